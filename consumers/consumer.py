@@ -1,0 +1,147 @@
+"""The one catch-up loop. A consumer follows one mode's log through its own cursor:
+
+      ┌─► lock the cursor ── taken by another worker ──► wait
+      │        │
+      │   read the events after it ── none ──► wait
+      │        │
+      │   apply, move the cursor            one transaction: the effect and the cursor commit together,
+      │        │                            so a projection is exactly-once
+      │     commit ──► effect.committed()
+      │        │
+      └────────┘       failed: effect.rolled_back(), then by kind of error
+                         · of the moment (connection, deadlock, …)  again, with backoff, for ever
+                         · the batch's own                          again a few times, then half the batch,
+                                                                    until one event stands alone: parked
+                                                                    in dead_events, and the cursor moves on
+
+Any number of workers may run the loop; whoever gets the cursor does the batch. A consumer in trouble holds up
+neither the other consumers nor the other mode. Parking is slow on purpose (several tries, with backoff, per
+event), so that a fault that is not the event's parks few of them before it is noticed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from schema import log
+from schema.database import Connection, Pool, is_transient
+from schema.log import LoggedEvent
+from schema.polling import Pace, through_outages
+
+_logger = logging.getLogger(__name__)
+TRIES_PER_BATCH = 3
+
+
+class Effect(Protocol):
+    """What remains to be done, in memory, once the fate of the transaction is known. Must not raise."""
+
+    def committed(self) -> None: ...
+    def rolled_back(self) -> None: ...
+
+
+class Handler(Protocol):
+    """What a consumer does with events. `apply` writes through `tx` alone and undoes what else it did if it raises."""
+
+    @property
+    def name(self) -> str: ...
+    async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Effect | None: ...
+
+
+class BatchFailed(Exception):
+    def __init__(self, events: Sequence[LoggedEvent], cause: Exception) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.events = events
+
+
+class Consumer:
+    def __init__(self, pool: Pool, handler: Handler, batch_size: int = 500) -> None:
+        self._pool = pool
+        self._handler = handler
+        self._most = batch_size
+        self._size = batch_size
+        self.pace = Pace()
+        self.applied = 0
+        self.parked = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            moved = await through_outages(stop, f"consumer {self._handler.name}", self.step)
+            await self.pace.wait(found=bool(moved))
+
+    async def step(self) -> int:
+        """Takes the cursor one batch further; returns by how many events. Lets errors of the moment through."""
+        try:
+            moved = await _a_few_times(self._advance)
+        except BatchFailed as failure:
+            if len(failure.events) == 1:
+                return await self._park(failure.events[0], str(failure))
+            self._size = len(failure.events) // 2
+            _logger.warning("%s: batch failed, halved to %d: %s", self._handler.name, self._size, failure)
+            return len(failure.events)
+        if moved:
+            self._size = min(self._most, self._size * 2)
+            self.applied += moved
+        return moved
+
+    async def _advance(self) -> int:
+        if not await log.backlog(self._pool, self._handler.name):
+            return 0
+        events: list[LoggedEvent] = []
+        effect: Effect | None = None
+        try:
+            async with self._pool.acquire() as tx, tx.transaction():
+                cursor = await log.lock_cursor(tx, self._handler.name)
+                if cursor is None:
+                    return 0
+                events = await log.read_after(tx, cursor.pos, self._size)
+                if not events:
+                    return 0
+                effect = await self._handler.apply(tx, events)
+                await log.move_cursor(tx, cursor, events[-1].pos)
+        except BaseException as error:
+            if effect:
+                effect.rolled_back()
+            if events and isinstance(error, Exception) and not is_transient(error):
+                raise BatchFailed(events, error) from error
+            raise
+        if effect:
+            effect.committed()
+        return len(events)
+
+    async def _park(self, event: LoggedEvent, error: str) -> int:
+        async with self._pool.acquire() as tx, tx.transaction():
+            cursor = await log.lock_cursor(tx, self._handler.name)
+            if cursor is None or cursor.pos != event.pos - 1:
+                return 0  # another worker got past it
+            await log.park(tx, self._handler.name, event, error)
+            await log.move_cursor(tx, cursor, event.pos)
+        self.parked += 1
+        _logger.error("%s: parked event %s at %d: %s", self._handler.name, event.id, event.pos, error)
+        return 1
+
+    async def retry_parked(self, event: LoggedEvent) -> bool:
+        """Applies one parked event and takes it off the list; raises what `apply` raises.
+
+        False when it is not on the list any more.
+        """
+        async with self._pool.acquire() as tx, tx.transaction():
+            if not await log.unpark(tx, self._handler.name, event.pos):
+                return False
+            effect = await self._handler.apply(tx, [event])
+        if effect:
+            effect.committed()
+        return True
+
+
+async def _a_few_times(advance: Callable[[], Awaitable[int]]) -> int:
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(BatchFailed),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        stop=stop_after_attempt(TRIES_PER_BATCH),
+        reraise=True,
+    )
+    moved: int = await retrying(advance)
+    return moved

@@ -1,0 +1,30 @@
+"""Gives committed events their positions. Every worker runs this; the database lets one at a time in."""
+
+import asyncio
+from collections.abc import Callable
+
+from schema import log
+from schema.database import Pool
+from schema.polling import Pace, through_outages
+
+
+class Sequencer:
+    def __init__(self, pool: Pool, wake: Callable[[], None], batch_size: int = 1000) -> None:
+        """`wake` is called after each batch: this process's consumers need not wait for their next poll."""
+        self._pool = pool
+        self._wake = wake
+        self._batch_size = batch_size
+        self._pace = Pace()
+        self.sequenced = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            found = await through_outages(stop, "sequencer", self.step)
+            await self._pace.wait(found=bool(found))
+
+    async def step(self) -> int:
+        count = await log.sequence(self._pool, self._batch_size) or 0
+        if count:
+            self.sequenced += count
+            self._wake()
+        return count

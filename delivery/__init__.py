@@ -1,0 +1,1 @@
+"""What sends: signing, the egress guard, the senders, dispatch and settlement."""

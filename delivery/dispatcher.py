@@ -1,0 +1,225 @@
+"""Sends one mode's deliveries: those that fan-out hands over, and those that wait in the table.
+
+      fan-out ──reserve()──► place ──commit──► submit() ──┐
+                 │ no room                                ├─► attempt ──► settler ──► place is free
+                 ▼                                        │
+          waits in the table ◄── retry, dead worker       │
+                 └──────────────── claim() ───────────────┘
+
+Memory is bounded by the places (Capacity): what has none stays in the table. An endpoint whose deliveries have
+begun to wait gets no place for new ones until the waiting ones, which are older, have been claimed. Claims go
+round the endpoints that have work, with equal shares.
+
+The worst a crash can do is repeat: a lease is in the database before its bytes are on the wire, and the
+result of an attempt that nobody settled is not known to anybody.
+"""
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from delivery.capacity import Capacity
+from delivery.outbound import Outbound, bodies
+from delivery.retry_policy import RetryPolicy
+from delivery.sending import AttemptResult, Sender
+from delivery.settler import Settled, Settler
+from delivery.verdict import judge
+from schema import deliveries
+from schema.database import Pool
+from schema.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
+from schema.ids import new_id
+from schema.polling import Pace, through_outages
+
+_logger = logging.getLogger(__name__)
+_ENDPOINTS_PER_CLAIM = 1000
+_FIRST = UUID(int=0)
+_UNSENDABLE_AGAIN_AFTER = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchLimits:
+    in_flight: int = 1000
+    in_flight_per_endpoint: int = 100
+    lease_for: timedelta = timedelta(minutes=10)
+    """A backstop far beyond any attempt: leases normally end by settling, or with their worker."""
+    drain_for: timedelta = timedelta(seconds=18)
+    """How long a stop waits for attempts under way."""
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        pool: Pool,
+        worker_id: Callable[[], int],
+        outbound: Outbound,
+        sender: Sender,
+        settler: Settler,
+        policy: RetryPolicy,
+        limits: DispatchLimits,
+    ) -> None:
+        self._pool = pool
+        self._worker_id = worker_id
+        self._outbound = outbound
+        self._sender = sender
+        self._settler = settler
+        self._policy = policy
+        self._limits = limits
+        self._capacity = Capacity(limits.in_flight, limits.in_flight_per_endpoint)
+        self._overflowing: set[UUID] = set()
+        self._abandoned: list[int] = []
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._round_from = _FIRST
+        self._pace = Pace(first=0.02, most=0.5)
+        self._open = True
+        settler.on_settled = self._settled
+
+    @property
+    def in_flight(self) -> int:
+        return self._capacity.in_flight
+
+    # Room, for fan-out
+
+    def reserve(self, endpoint_id: UUID) -> bool:
+        if not self._open or endpoint_id in self._overflowing:
+            return False
+        if self._capacity.room(endpoint_id) < 1:
+            self._overflowing.add(endpoint_id)
+            return False
+        self._capacity.take(endpoint_id)
+        return True
+
+    def give_back(self, endpoint_id: UUID) -> None:
+        self._capacity.give_back(endpoint_id)
+
+    def abandon(self, lease: int) -> None:
+        self._abandoned.append(lease)
+        self._pace.hint()
+
+    def submit(self, claims: Sequence[ClaimedDelivery]) -> None:
+        made = bodies(claims)
+        for claim in claims:
+            task = asyncio.create_task(self._attempt(claim, made[claim.event_id]))
+            self._attempts.add(task)
+            task.add_done_callback(self._attempts.discard)
+
+    # What waits in the table
+
+    async def run(self, stop: asyncio.Event) -> None:
+        try:
+            while not stop.is_set():
+                found = await through_outages(stop, "dispatcher", self.claim)
+                await self._pace.wait(found=bool(found))
+        finally:
+            await self._drain()
+
+    async def claim(self) -> int:
+        """Claims and submits one round of what is due; returns how many deliveries."""
+        await self._release_abandoned()
+        if self._capacity.free < 1:
+            return 0
+        waiting = await self._waiting()
+        wanted = self._capacity.shares(waiting)
+        if not wanted:
+            return 0
+        claims = await self._lease(wanted)
+        got = Counter(claim.endpoint_id for claim in claims)
+        for endpoint_id, count in wanted:
+            self._capacity.give_back(endpoint_id, count - got[endpoint_id])
+            if got[endpoint_id] < count:
+                self._overflowing.discard(endpoint_id)
+        self.submit(claims)
+        return len(claims)
+
+    async def _waiting(self) -> list[UUID]:
+        waiting = await deliveries.endpoints_waiting(self._pool, self._round_from, _ENDPOINTS_PER_CLAIM)
+        whole_round = self._round_from == _FIRST and len(waiting) < _ENDPOINTS_PER_CLAIM
+        if whole_round:
+            self._overflowing.intersection_update(waiting)
+        self._round_from = waiting[-1] if len(waiting) == _ENDPOINTS_PER_CLAIM else _FIRST
+        return waiting
+
+    async def _lease(self, wanted: Sequence[tuple[UUID, int]]) -> list[ClaimedDelivery]:
+        lease = deliveries.new_lease()
+        for endpoint_id, count in wanted:
+            self._capacity.take(endpoint_id, count)
+        try:
+            async with self._pool.acquire() as tx, tx.transaction():
+                return await deliveries.claim(tx, wanted, lease, self._worker_id(), self._limits.lease_for)
+        except BaseException:
+            for endpoint_id, count in wanted:
+                self._capacity.give_back(endpoint_id, count)
+            self.abandon(lease)
+            raise
+
+    async def _release_abandoned(self) -> None:
+        if leases := self._abandoned[:]:
+            await deliveries.release_leases(self._pool, leases)
+            del self._abandoned[: len(leases)]
+
+    # One attempt
+
+    async def _attempt(self, claim: ClaimedDelivery, body: bytes) -> None:
+        try:
+            self._settler.put(await self._send(claim, body))
+        except asyncio.CancelledError:
+            self._capacity.give_back(claim.endpoint_id)  # the lease goes with the worker
+            raise
+        except Exception:
+            _logger.exception("delivery %s could not be sent; it is tried again in a minute", claim.id)
+            again = datetime.now(UTC) + _UNSENDABLE_AGAIN_AFTER
+            self._settler.put(Settled(Settlement(claim, Verdict.RETRY, again)))
+
+    async def _send(self, claim: ClaimedDelivery, body: bytes) -> Settled:
+        if claim.endpoint is None or not claim.endpoint.enabled:
+            return Settled(Settlement(claim, Verdict.SKIPPED))
+        started_at = datetime.now(UTC)
+        request = self._outbound.request(claim, body, int(started_at.timestamp()))
+        result = await self._sender.send(request)
+        judgement = judge(
+            result,
+            tries=claim.tries,
+            replay=claim.replay,
+            policy=self._policy,
+            now=datetime.now(UTC),
+            random=random.random(),  # noqa: S311 - jitter, not a secret
+        )
+        attempt = _record(result, started_at)
+        return Settled(
+            Settlement(claim, judgement.verdict, judgement.retry_at, attempt), judgement.disable_endpoint
+        )
+
+    def _settled(self, claim: ClaimedDelivery) -> None:
+        self._capacity.give_back(claim.endpoint_id)
+        if self._overflowing:
+            self._pace.hint()
+
+    async def _drain(self) -> None:
+        self._open = False
+        if self._attempts:
+            _, late = await asyncio.wait(self._attempts, timeout=self._limits.drain_for.total_seconds())
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+def _record(result: AttemptResult, started_at: datetime) -> Attempt:
+    took = result.timings
+    return Attempt(
+        id=new_id(),
+        started_at=started_at,
+        outcome=result.outcome.value,
+        status_code=result.status,
+        error=result.error,
+        response_body=result.response_body,
+        address=result.address,
+        dns_ms=took.dns,
+        connect_ms=took.connect,
+        tls_ms=took.tls,
+        first_byte_ms=took.first_byte,
+        total_ms=took.total,
+    )

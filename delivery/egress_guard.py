@@ -1,0 +1,147 @@
+"""Keeps a merchant's URL from reaching what only this machine and its neighbours can reach.
+
+    URL ──parse──► name or address ──resolve──► every address checked ──► one pinned
+                                                                          │
+                    peer checked again ◄── connected ◄── checked again ◄──┘ (the connector)
+
+The address that was checked is the address that is dialled, so it does not matter what the name
+answers a moment later. A name with one forbidden address is refused whole: the choice among its addresses
+is not left to luck. Anything unexpected is an exception, and an exception is no connection.
+
+What an operator allows (DURO_EGRESS_ALLOW) is matched against the address that is dialled, and decides alone. An
+IPv4 network covers plain and IPv4-mapped addresses, which the kernel dials alike; it does not cover the
+same IPv4 inside NAT64, 6to4 or Teredo, since a gateway elsewhere would dial that on its own network. Only an
+allowed IPv6 network opens those, and no IPv6 network covers a mapped address.
+Plain http and unusual ports exist only inside what is allowed.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
+from typing import Final
+
+from delivery.endpoint_url import EndpointUrl
+from delivery.resolver import DnsFailed, Resolver
+from delivery.special_addresses import Address, unmapped, why_special
+from schema.errors import InvalidInput
+
+Network = IPv4Network | IPv6Network
+
+SAVE_SECONDS: Final = 5.0
+LOOPBACK: Final[tuple[Address, ...]] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+
+
+class Blocked(Exception):
+    """The guard's no. The message says why, for the merchant, without the address that DNS told us."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTarget:
+    url: EndpointUrl
+    address: Address
+    """Never IPv4-mapped: that is dialled as IPv4."""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressPolicy:
+    allow: tuple[Network, ...] = ()
+    ports: frozenset[int] = frozenset({443, 8443})
+
+    def allows(self, address: Address) -> bool:
+        """Whether an operator's network covers it."""
+        dialled = unmapped(address)
+        return any(dialled in network for network in self.allow)
+
+    def refusal(self, scheme: str, port: int, address: Address) -> str | None:
+        """Why this may not be dialled, or None."""
+        if self.allow and self.allows(address):
+            return None
+        if reason := why_special(address):
+            return f"the host is {reason}"
+        return self.refusal_by_scheme(scheme, port)
+
+    def refusal_by_scheme(self, scheme: str, port: int) -> str | None:
+        """The same for an address outside the allowed networks, whichever it is."""
+        if scheme != "https":
+            return "plain http is possible only to networks that the operator allows"
+        if port not in self.ports:
+            ports = " or ".join(map(str, sorted(self.ports)))
+            return f"port {port} is not {ports}, and the host is not in a network that the operator allows"
+        return None
+
+
+class EgressGuard:
+    def __init__(self, policy: EgressPolicy, resolver: Resolver) -> None:
+        self.policy = policy
+        self._resolver = resolver
+
+    async def resolve(self, url: EndpointUrl, deadline: float) -> CheckedTarget:
+        """`deadline` is on the loop's clock. Raises Blocked, DnsFailed or TimeoutError."""
+        addresses = await self._addresses(url, deadline)
+        for address in addresses:
+            if reason := self.policy.refusal(url.scheme, url.port, address):
+                raise Blocked(reason)
+        return CheckedTarget(url, _pick(addresses))
+
+    async def check_at_save(self, url: EndpointUrl) -> None:
+        """Raises InvalidInput when deliveries to `url` would be blocked as things stand.
+
+        A name that does not resolve is taken on trust for https, where every attempt asks again.
+        """
+        try:
+            await self.resolve(url, asyncio.get_running_loop().time() + SAVE_SECONDS)
+        except Blocked as blocked:
+            raise InvalidInput(_cannot_be_used(str(blocked))) from None
+        except (DnsFailed, TimeoutError):
+            if reason := self.policy.refusal_by_scheme(url.scheme, url.port):
+                raise InvalidInput(_cannot_be_used(f"its host does not resolve, and {reason}")) from None
+
+    async def _addresses(self, url: EndpointUrl, deadline: float) -> list[Address]:
+        if url.literal is not None:
+            return [unmapped(url.literal)]
+        if _is_localhost(url.host):
+            return [address for address in LOOPBACK if self.policy.allows(address)] or list(LOOPBACK)
+        addresses = [unmapped(address) for address in await self._resolver.resolve(url.host, deadline)]
+        if not addresses:
+            raise DnsFailed("the name has no address")
+        return addresses
+
+
+def parse_cidrs(text: str) -> tuple[Network, ...]:
+    """`"127.0.0.0/8,10.0.0.0/8"`, or nothing at all. Raises InvalidInput."""
+    return tuple(map(_parse_cidr, text.split(","))) if text.strip() else ()
+
+
+def _parse_cidr(text: str) -> Network:
+    entry = text.strip()
+    try:
+        if "%" in entry:
+            raise ValueError("a network has no zone")  # noqa: TRY301  ip_network takes one and forgets it
+        interface = ip_interface(entry)
+    except ValueError:
+        raise InvalidInput(f"{entry!a} is not a network; write it like 10.0.0.0/8 or fd00::/8.") from None
+    network = interface.network
+    if interface.ip != network.network_address:
+        raise InvalidInput(f"{entry!a} has bits set after its prefix; did you mean {network}?")
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        raise InvalidInput(f"{entry!a} is IPv4 written as IPv6; write the IPv4 network.")
+    return network
+
+
+def _is_localhost(host: str) -> bool:
+    """RFC 6761: these names are loopback by definition, and no DNS server is asked about them."""
+    name = host.removesuffix(".")
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def _pick(addresses: list[Address]) -> Address:
+    """The resolver's first, IPv4 before IPv6: with one address pinned there is no falling back to the other family,
+    and it is IPv6 that is announced without being reachable."""
+    return min(addresses, key=lambda address: address.version)
+
+
+def _cannot_be_used(reason: str) -> str:
+    return (
+        f"The endpoint URL cannot be used: {reason} (DURO_EGRESS_ALLOW lists the networks that are allowed)."
+    )

@@ -1,0 +1,136 @@
+"""The one reading of an endpoint's URL that everything else uses.
+
+A URL that two parsers read differently is how a guard is walked around, so this one takes RFC 3986's
+own grammar, refuses what is not canonical (`127.1`, `0x7f000001`, `①②⑦.0.0.1`), and hands out parts
+that nothing parses again: the HTTP client gets an address from the guard, never `host`.
+
+Messages name the fault and never repeat the URL: its path and query may hold a token.
+"""
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final, NoReturn
+from urllib.parse import quote
+
+from schema.errors import InvalidInput
+
+MAX_URL: Final = 2048
+MAX_HOST: Final = 253
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+_GENERIC: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.IGNORECASE)
+_BRACKETED: Final = re.compile(r"\[([^\[\]]*)\](?::(.*))?")
+_PORT: Final = re.compile(r"[0-9]{1,5}")
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PATH_SAFE: Final = "%/:@!$&'()*+,;=-._~"
+_QUERY_SAFE: Final = _PATH_SAFE + "?"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointUrl:
+    scheme: str
+    host: str
+    """A lower-case ASCII name (a trailing dot is kept) or a canonical address without brackets."""
+    port: int
+    target: str = field(repr=False)
+    """Path and query as they go on the request line: ASCII, percent-encoded, starting with `/`."""
+    literal: IPv4Address | IPv6Address | None
+    """`host` as an address, when it is one."""
+
+    @property
+    def host_header(self) -> str:
+        host = f"[{self.host}]" if isinstance(self.literal, IPv6Address) else self.host
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def tls_name(self) -> str:
+        """What the certificate must be for. RFC 6066 has no trailing dot in a server name."""
+        return self.host.removesuffix(".")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host_header}{self.target}"
+
+
+def parse_endpoint_url(text: str) -> EndpointUrl:
+    """Raises InvalidInput. `str()` of the result parses to an equal result."""
+    if len(text) > MAX_URL:
+        _refuse(f"is longer than {MAX_URL} characters")
+    if not text.isprintable() or " " in text or "\\" in text:
+        _refuse("contains whitespace, a backslash or an unprintable character; percent-encode it")
+    parts = _GENERIC.fullmatch(text)
+    if parts is None or parts[1].lower() not in DEFAULT_PORTS:
+        _refuse("must start with https:// (or http://, inside networks the operator allows)")
+    if parts[5] is not None:
+        _refuse("must not have a #fragment: it would never be sent")
+    if _BAD_ESCAPE.search(text):
+        _refuse("contains a % that is not followed by two hexadecimal digits; write %25 for a percent sign")
+
+    scheme = parts[1].lower()
+    host, literal, port = _read_authority(parts[2])
+    query = f"?{quote(parts[4], safe=_QUERY_SAFE)}" if parts[4] else ""
+    url = EndpointUrl(
+        scheme=scheme,
+        host=host,
+        port=DEFAULT_PORTS[scheme] if port is None else port,
+        target=(quote(parts[3], safe=_PATH_SAFE) or "/") + query,
+        literal=literal,
+    )
+    if len(str(url)) > MAX_URL:
+        _refuse(f"is longer than {MAX_URL} characters once percent-encoded")
+    return url
+
+
+def _read_authority(authority: str) -> tuple[str, IPv4Address | IPv6Address | None, int | None]:
+    if "@" in authority:
+        _refuse("must not contain a user name or password; use a custom header instead")
+    if not authority.isascii():
+        _refuse("has a host that is not ASCII; write the name in its punycode form (xn--…)")
+    if "%" in authority:
+        _refuse("must not have a % in its host: neither escapes nor zone ids are accepted there")
+    bracketed = _BRACKETED.fullmatch(authority)
+    if bracketed:
+        address = _read_ipv6(bracketed[1])
+        return str(address), address, _read_port(bracketed[2])
+    host, colon, port = authority.lower().partition(":")
+    try:
+        literal = IPv4Address(host)
+    except AddressValueError:
+        literal = None
+        _check_name(host)
+    return host, literal, _read_port(port if colon else None)
+
+
+def _read_ipv6(text: str) -> IPv6Address:
+    try:
+        return IPv6Address(text)
+    except AddressValueError:
+        _refuse("has brackets around something that is not an IPv6 address")
+
+
+def _read_port(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not _PORT.fullmatch(text) or not 1 <= int(text) <= 65535:
+        _refuse("has a port that is not a number from 1 to 65535")
+    return int(text)
+
+
+def _check_name(host: str) -> None:
+    if not host:
+        _refuse("has no host")
+    name = host.removesuffix(".")
+    labels = name.split(".")
+    if len(name) > MAX_HOST or not all(map(_LABEL.fullmatch, labels)):
+        _refuse(
+            "has a malformed host: a DNS name has at most 253 characters, in labels of 1 to 63 letters, "
+            "digits and inner hyphens"
+        )
+    if _NUMBER.fullmatch(labels[-1]):
+        _refuse("has a host that looks like a number; write an IPv4 address as four decimal numbers")
+
+
+def _refuse(fault: str) -> NoReturn:
+    raise InvalidInput(f"The endpoint URL {fault}.")

@@ -1,0 +1,88 @@
+"""What the dispatcher and a sender say to each other. A sender is one attempt over the wire and nothing else:
+whether to try again, and when, is decided elsewhere from the one word it answers with.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from delivery.endpoint_url import EndpointUrl
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    """Answered 2xx, in full (or past the read limit) and in time."""
+    HTTP_STATUS = "http_status"
+    """Answered anything else; redirects are not followed."""
+    TIMEOUT = "timeout"
+    """Some stage took too long; the error names it."""
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    """No handshake, or a certificate that is not for this host."""
+    PROTOCOL = "protocol"
+    """Connected, and then no complete and valid HTTP answer."""
+    BLOCKED = "blocked"
+    """Refused by the egress guard: final for the delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendLimits:
+    attempt_timeout: float = 15.0
+    """Seconds for everything: DNS, connect, TLS, headers and body."""
+    connect_timeout: float = 5.0
+    """Seconds of it for the TCP handshake."""
+    body_read: int = 64 * 1024
+    """Body bytes after which the connection is dropped. A receiver that writes this much is not
+    waiting to be heard, and its status is known."""
+    body_kept: int = 4 * 1024
+    header_line: int = 8190
+    header_count: int = 100
+    keepalive: float = 15.0
+    """Seconds that an idle connection is kept."""
+    kept_open: int = 512
+    """Connections are kept for reuse only while no more than this many are open: under the usual limit
+    of 1,024 descriptors it leaves room for requests in flight, which the dispatcher bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundRequest:
+    url: EndpointUrl
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    """Complete and in order, without Host and Content-Length."""
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds that each part took. None: that part did not happen, or did not end."""
+
+    dns: float | None = None
+    connect: float | None = None
+    tls: float | None = None
+    first_byte: float | None = None
+    """From the connection's being ready to the first byte of the answer."""
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptResult:
+    outcome: Outcome
+    status: int | None
+    """Known as soon as headers arrived, so also when the body then failed or timed out."""
+    error: str | None
+    """One short phrase for the merchant; None when ok. Holds no secret and no address that DNS told us."""
+    retry_after: str | None
+    """The header as received, at most 100 characters."""
+    response_body: bytes = field(repr=False)
+    address: str | None
+    """The address that was dialled or whose connection was reused."""
+    timings: Timings
+
+
+class Sender(Protocol):
+    async def send(self, request: OutboundRequest) -> AttemptResult:
+        """One attempt, ended within its deadline. Raises nothing but CancelledError."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,106 @@
+"""Writes results in batches: while one batch commits the next one gathers, so there is no round trip per delivery.
+
+A batch is one transaction: deliveries settled, attempts appended, health noted, and, when a receiver said 410,
+the endpoint disabled together with the event that tells so. A batch that the database cannot take for its own
+sake is halved until the one result stands alone, which is then stored without what the receiver sent.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from delivery.health_book import HealthBook
+from schema import deliveries, events
+from schema.database import Pool
+from schema.deliveries import ClaimedDelivery, Settlement
+from schema.ids import ENDPOINT, format_id
+from schema.polling import through_outages
+
+_logger = logging.getLogger(__name__)
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    settlement: Settlement
+    disable_endpoint: bool = False
+
+
+class Settler:
+    def __init__(self, pool: Pool, health: HealthBook) -> None:
+        self._pool = pool
+        self._health = health
+        self._gathered: list[Settled] = []
+        self._arrived = asyncio.Event()
+        self.on_settled: Callable[[ClaimedDelivery], None] = lambda _claim: None
+        self.settled = 0
+        self.fenced_off = 0
+
+    def put(self, result: Settled) -> None:
+        self._gathered.append(result)
+        self._arrived.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Ends once it is stopped and nothing is left to write, or the database cannot be had for the rest."""
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            while self._gathered or not stop.is_set():
+                batch, self._gathered = self._gathered[:_BATCH], self._gathered[_BATCH:]
+                if batch:
+                    await self._settle(stop, batch)
+                else:
+                    self._arrived.clear()
+                    arriving = asyncio.ensure_future(self._arrived.wait())
+                    await asyncio.wait((arriving, stopping), return_when=asyncio.FIRST_COMPLETED)
+                    arriving.cancel()
+        finally:
+            stopping.cancel()
+
+    async def _settle(self, stop: asyncio.Event, batch: Sequence[Settled]) -> None:
+        try:
+            await through_outages(stop, "settler", lambda: self._write(batch))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the rest of the batch
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                await self._settle(stop, batch[:middle])
+                await self._settle(stop, batch[middle:])
+                return
+            await self._settle_alone(batch[0], error)
+        for result in batch:
+            self.on_settled(result.settlement.claim)
+
+    async def _settle_alone(self, result: Settled, error: Exception) -> None:
+        claim, attempt = result.settlement.claim, result.settlement.attempt
+        _logger.error("the result of delivery %s cannot be stored as it is: %r", claim.id, error)
+        if attempt is None:
+            return
+        told = f"{attempt.outcome}; details could not be stored ({type(error).__name__})"
+        bare = replace(attempt, error=told, response_body=b"", address=None)
+        try:
+            await self._write([replace(result, settlement=replace(result.settlement, attempt=bare))])
+        except Exception:
+            _logger.exception("delivery %s stays leased and is sent again when its lease ends", claim.id)
+
+    async def _write(self, batch: Sequence[Settled]) -> None:
+        settlements = [result.settlement for result in batch]
+        notes = self._health.notes(settlements)
+        async with self._pool.acquire() as tx, tx.transaction():
+            settled = await deliveries.settle(tx, settlements)
+            if notes:
+                await deliveries.note_health(tx, notes)
+            for claim in {
+                r.settlement.claim.endpoint_id: r.settlement.claim for r in batch if r.disable_endpoint
+            }.values():
+                if await deliveries.disable_endpoint(
+                    tx, claim.endpoint_id, "The receiver answered 410 Gone."
+                ):
+                    await events.record(
+                        tx,
+                        claim.tenant_id,
+                        "webhook_endpoint_disabled",
+                        {"endpointId": format_id(ENDPOINT, claim.endpoint_id), "reason": "gone"},
+                    )
+        self._health.written(notes)
+        self.settled += settled
+        self.fenced_off += len(batch) - settled

@@ -1,0 +1,88 @@
+"""The one place where errors of asyncio, ssl, the system and aiohttp become an outcome and a phrase for the merchant.
+
+The libraries' own texts are not passed on: they name addresses, URLs and internals.
+"""
+
+import errno
+import logging
+import os
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+from aiohttp import (
+    ClientError,
+    ClientOSError,
+    ClientPayloadError,
+    ClientResponseError,
+    ServerDisconnectedError,
+)
+
+from delivery.egress_guard import Blocked
+from delivery.resolver import DnsFailed
+from delivery.sending import Outcome
+
+logger = logging.getLogger(__name__)
+
+
+class AttemptFailed(Exception):
+    """An error that was understood where it happened."""
+
+    def __init__(self, outcome: Outcome, error: str) -> None:
+        super().__init__(error)
+        self.outcome = outcome
+        self.error = error
+
+
+def explain(failure: Exception, waiting_for: str) -> tuple[Outcome, str]:
+    """`waiting_for` is what the attempt was busy with, for the case that time ran out."""
+    if isinstance(failure, TimeoutError):
+        return Outcome.TIMEOUT, f"no time was left for {waiting_for}"
+    for kind, translate in _KNOWN:
+        if isinstance(failure, kind):
+            return translate(failure)
+    logger.error("an attempt failed in a way that has no name", exc_info=failure)
+    return Outcome.PROTOCOL, f"internal error ({type(failure).__name__})"
+
+
+def os_reason(failure: OSError) -> str:
+    """ "connection refused" and the like."""
+    if failure.errno is not None and failure.errno in errno.errorcode:
+        return os.strerror(failure.errno).lower()
+    return "the connection failed"
+
+
+def tls_reason(failure: BaseException) -> str:
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        return f"the certificate was not accepted: {failure.verify_message}"[:200]
+    if isinstance(failure, ssl.SSLError) and failure.reason:
+        return f"TLS failed: {failure.reason.lower().replace('_', ' ')}"
+    return "the connection was closed during the TLS handshake"
+
+
+def _lost(failure: ClientOSError) -> tuple[Outcome, str]:
+    """With TLS 1.3 the server's no to our handshake arrives only when we read, as the cause of a lost connection."""
+    if isinstance(failure.__cause__, ssl.SSLError):
+        return Outcome.TLS, tls_reason(failure.__cause__)
+    return Outcome.PROTOCOL, os_reason(failure)
+
+
+def _unparsed(failure: ClientResponseError) -> tuple[Outcome, str]:
+    line = failure.message.partition("\n")[0].strip(" :")[:100]
+    detail = f": {line}" if line and line.isprintable() else ""
+    return Outcome.PROTOCOL, f"the answer is not valid HTTP{detail}"
+
+
+_KNOWN: Final[tuple[tuple[type[Exception], Callable[[Any], tuple[Outcome, str]]], ...]] = (
+    (AttemptFailed, lambda failure: (failure.outcome, failure.error)),
+    (Blocked, lambda failure: (Outcome.BLOCKED, str(failure))),
+    (DnsFailed, lambda failure: (Outcome.DNS, str(failure))),
+    (ClientResponseError, _unparsed),
+    (ClientPayloadError, lambda _: (Outcome.PROTOCOL, "the response's body broke off")),
+    (
+        ServerDisconnectedError,
+        lambda _: (Outcome.PROTOCOL, "the connection was closed without a complete answer"),
+    ),
+    (ClientOSError, _lost),
+    (ClientError, lambda _: (Outcome.PROTOCOL, "the connection was lost")),
+)

@@ -1,0 +1,165 @@
+"""The only ways to a connection. `core` and `data(mode)` log in as roles whose rights end at their schema, so a
+query cannot reach another mode even when it names it in full.
+
+    async with Database.open(url, key) as database:
+        await database.data(Mode.TEST).fetch("SELECT … FROM events …")
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from schema import migrate
+from schema.errors import Unavailable
+from schema.modes import Mode
+from schema.queries import load
+from schema.secret_box import derive_role_password
+
+Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy"
+Pool: TypeAlias = "asyncpg.Pool"
+Executor: TypeAlias = "Connection | Pool"  # for what is one statement
+
+CONNECT_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 60.0  # no statement of ours takes seconds; a wedged one must not hold its loop for ever
+
+# A peer that vanishes without a word (power, network) is noticed by the server within about ten seconds.
+_KEEPALIVE = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+
+# Errors of the moment: the same statement may work a little later. All others are the statement's own.
+_TRANSIENT = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.exceptions.OperatorInterventionError,
+    asyncpg.exceptions.InsufficientResourcesError,
+    asyncpg.exceptions.TransactionRollbackError,
+    asyncpg.exceptions.LockNotAvailableError,
+    asyncpg.exceptions.ReadOnlySQLTransactionError,
+)
+# … but a statement that runs out of time may do so for ever, so its caller has to change something.
+_OUT_OF_TIME = (TimeoutError, asyncpg.QueryCanceledError)
+
+
+def is_transient(error: BaseException) -> bool:
+    return isinstance(error, _TRANSIENT) and not isinstance(error, _OUT_OF_TIME)
+
+
+@dataclass(frozen=True)
+class Database:
+    url: str
+    key: bytes
+    core: Pool
+    _data: dict[Mode, Pool]
+
+    def __repr__(self) -> str:
+        return f"Database({printable(self.url)})"
+
+    def data(self, mode: Mode) -> Pool:
+        return self._data[mode]
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, url: str, key: bytes, *, name: str = "duro", max_per_role: int = 6
+    ) -> AsyncIterator["Database"]:
+        """Raises Unavailable when the database cannot be reached, is too old, or is not migrated."""
+        async with AsyncExitStack() as opened:
+            pools: dict[str, Pool] = {}
+            for schema in ("core", *(mode.schema for mode in Mode)):
+                with _sentences(url):
+                    pools[schema] = await _pool(url, _login(key, schema, name), max_per_role)
+                opened.callback(pools[schema].terminate)
+            database = cls(url, key, pools["core"], {mode: pools[mode.schema] for mode in Mode})
+            with _sentences(url):
+                await _check(database)
+            yield database
+
+
+async def connect_as_owner(url: str) -> asyncpg.Connection:
+    """For migrations and drills alone. Raises Unavailable with a sentence when it cannot."""
+    with _sentences(url):
+        connection: asyncpg.Connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+        return connection
+
+
+async def connect_to_core(database: Database, name: str) -> asyncpg.Connection:
+    """A connection outside the pool, for what a session itself holds."""
+    login = _login(database.key, "core", name)
+    connection: asyncpg.Connection = await asyncpg.connect(
+        database.url, **login, timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
+    )
+    return connection
+
+
+def _login(key: bytes, schema: str, name: str) -> dict[str, Any]:
+    role = f"duro_{schema}"
+    return {
+        "user": role,
+        "password": derive_role_password(key, role),
+        "server_settings": {"search_path": schema, "application_name": name, **_KEEPALIVE},
+    }
+
+
+async def _pool(url: str, login: dict[str, Any], max_size: int) -> Pool:
+    return await asyncpg.create_pool(
+        url,
+        **login,
+        min_size=1,
+        max_size=max_size,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        max_inactive_connection_lifetime=60,
+    )
+
+
+async def _check(database: Database) -> None:
+    async with database.core.acquire() as connection:
+        migrate.check_version(connection)
+        rows = await connection.fetch(load("migrations")["applied"])
+    if missing := migrate.missing({(row["schema"], row["name"]): row["sha256"] for row in rows}):
+        raise Unavailable(
+            f"The database lacks {len(missing)} migration(s) of this version: run duro migrate."
+        )
+
+
+@contextmanager
+def _sentences(url: str) -> Iterator[None]:
+    """The driver's errors on the way in, as what an operator can act on."""
+    try:
+        yield
+    except asyncpg.InvalidCatalogNameError:
+        problem = f"There is no database at {printable(url)}: create it, or correct DURO_DATABASE_URL."
+    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        problem = (
+            f"The database at {printable(url)} refuses the login ({error.message}): check DURO_DATABASE_URL; "
+            "for a role of duro's, run duro migrate with the DURO_SECRET_KEY in use here."
+        )
+    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
+        problem = f"The database at {printable(url)} is not migrated: run duro migrate."
+    except (asyncpg.ClientConfigurationError, ValueError) as error:
+        problem = (
+            f"DURO_DATABASE_URL cannot be used ({error}): give postgresql://user:password@host:5432/database."
+        )
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        problem = (
+            f"The database at {printable(url)} cannot be reached ({str(error) or type(error).__name__}): "
+            "start it, or correct DURO_DATABASE_URL."
+        )
+    else:
+        return
+    raise Unavailable(problem)
+
+
+def printable(url: str) -> str:
+    """The URL without its password."""
+    try:
+        parts = urlsplit(url)
+        host = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
+    except ValueError:
+        return "DURO_DATABASE_URL"
+    user = f"{parts.username}@" if parts.username else ""
+    return f"{parts.scheme}://{user}{host}{parts.path}"

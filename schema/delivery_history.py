@@ -1,0 +1,140 @@
+"""Deliveries of one tenant in one mode as people ask about them: listed, shown with their attempts, replayed."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from schema.database import Executor
+from schema.errors import InvalidInput, NotFound
+from schema.ids import DELIVERY, format_id
+from schema.pages import After, Page, page
+from schema.queries import load
+
+_SQL = load("deliveries")
+STATUSES: Final = ("pending", "delivered", "failed", "skipped")
+_REPLAY_STEP = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    id: UUID
+    endpoint_id: UUID
+    event_id: UUID
+    event_type: str
+    created_at: datetime
+    """The event's."""
+    status: str
+    attempts: int
+    due_at: datetime | None
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownAttempt:
+    id: UUID
+    started_at: datetime
+    replay: bool
+    outcome: str
+    status_code: int | None
+    error: str | None
+    response_body: bytes
+    address: str | None
+    dns_ms: float | None
+    connect_ms: float | None
+    tls_ms: float | None
+    first_byte_ms: float | None
+    total_ms: float
+    settled: bool
+    """False when its worker had been taken for dead: the delivery's state is another attempt's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownDelivery:
+    id: UUID
+    endpoint_id: UUID
+    event_id: UUID
+    event_type: str
+    created_at: datetime
+    status: str
+    attempts_made: int
+    tries: int
+    replays: int
+    due_at: datetime | None
+    retry_at: datetime | None
+    settled_at: datetime | None
+    in_flight: bool
+    attempts: Sequence[ShownAttempt]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayStep:
+    replayed: int
+    seen: int
+
+
+async def tenant_of(connection: Executor, delivery_id: UUID) -> UUID | None:
+    tenant_id: UUID | None = await connection.fetchval(_SQL["locate"], delivery_id)
+    return tenant_id
+
+
+async def list_deliveries(
+    connection: Executor,
+    tenant_id: UUID,
+    status: str | None,
+    endpoint_id: UUID | None,
+    after: After,
+    limit: int,
+) -> Page[Delivery]:
+    if status is not None and status not in STATUSES:
+        raise InvalidInput(f"{status!r} is not a status; use one of {', '.join(STATUSES)}.")
+    rows = await connection.fetch(
+        _SQL["list"], tenant_id, status, endpoint_id, after.created_at, after.id, limit + 1
+    )
+    return page([Delivery(**row) for row in rows], limit)
+
+
+async def show(connection: Executor, tenant_id: UUID, delivery_id: UUID) -> ShownDelivery:
+    row = await connection.fetchrow(_SQL["show"], tenant_id, delivery_id)
+    if row is None:
+        raise NotFound(
+            f"There is no delivery {format_id(DELIVERY, delivery_id)} of this tenant in this mode."
+        )
+    attempts = await connection.fetch(_SQL["attempts"], tenant_id, delivery_id, row["created_at"])
+    return ShownDelivery(**row, attempts=[ShownAttempt(**attempt) for attempt in attempts])
+
+
+async def replay(connection: Executor, tenant_id: UUID, delivery_id: UUID) -> str:
+    """The status it had. A pending delivery gets one more attempt at once and keeps its schedule."""
+    was: str | None = await connection.fetchval(_SQL["replay"], tenant_id, delivery_id)
+    if was is None:
+        raise NotFound(
+            f"There is no delivery {format_id(DELIVERY, delivery_id)} of this tenant in this mode."
+        )
+    return was
+
+
+async def replay_since(
+    connection: Executor,
+    tenant_id: UUID,
+    statuses: Sequence[str],
+    endpoint_id: UUID | None,
+    since: datetime,
+    until: datetime,
+) -> AsyncIterator[ReplayStep]:
+    """Replays settled deliveries whose events lie in [since, until), oldest first, in short transactions.
+
+    Deliveries of disabled endpoints are left as they are. Stopped half-way and begun again it replays nothing
+    twice: what was replayed is pending, or has been settled anew.
+    """
+    after: tuple[datetime | None, UUID | None] = (None, None)
+    while True:
+        row = await connection.fetchrow(
+            _SQL["replay_since"], tenant_id, statuses, endpoint_id, since, until, *after, _REPLAY_STEP
+        )
+        assert row is not None
+        yield ReplayStep(row["replayed"], row["seen"])
+        if row["seen"] < _REPLAY_STEP:
+            return
+        after = (row["created_at"], row["id"])

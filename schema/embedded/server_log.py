@@ -1,0 +1,29 @@
+"""postgres.log: what the server and the keeper write, kept to two files of bounded size."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+_ROTATE_AT: Final = 10 * 1024 * 1024  # bytes
+_READ_AT_MOST: Final = 64 * 1024
+
+
+def rotate_log(log: Path) -> None:
+    """At a start only, because a running server keeps writing to the file it has open."""
+    if log_size(log) > _ROTATE_AT:
+        log.replace(log.with_suffix(".log.1"))
+
+
+def log_size(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def read_log(log: Path, start: int) -> str:
+    """What was written from byte `start` on, or the last 64 KiB of it."""
+    with log.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(start, end - _READ_AT_MOST))
+        return file.read(_READ_AT_MOST).decode("utf-8", errors="replace")

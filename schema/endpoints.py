@@ -1,0 +1,111 @@
+"""Endpoints as operators manage them. What is secret comes and goes sealed; see delivery for what URLs may be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from schema import events
+from schema.database import Executor, Pool
+from schema.errors import Conflict, NotFound
+from schema.ids import ENDPOINT, format_id, new_id
+from schema.modes import Mode
+from schema.pages import After, Page, page
+from schema.queries import load
+
+_SQL = load("endpoints")
+_CHANGE = load("deliveries")  # enabling goes through the data role, beside the event about it
+
+
+@dataclass(frozen=True, slots=True)
+class NewEndpoint:
+    id: UUID
+    tenant_id: UUID
+    mode: Mode
+    url: str
+    description: str
+    event_types: Sequence[str]
+    sealed_headers: bytes | None = field(repr=False)
+    sealed_secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    id: UUID
+    tenant_id: UUID
+    mode: Mode
+    url: str
+    description: str
+    event_types: Sequence[str]
+    enabled: bool
+    disabled_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+    sealed_headers: bytes | None = field(repr=False)
+    secrets: int
+    """How many sign at present: two while a rotation's grace period lasts."""
+
+
+async def create(core: Pool, new: NewEndpoint) -> None:
+    async with core.acquire() as tx, tx.transaction():
+        await tx.execute(
+            _SQL["create"],
+            new.id,
+            new.tenant_id,
+            new.mode.value,
+            new.url,
+            new.description,
+            new.event_types,
+            new.sealed_headers,
+        )
+        await tx.execute(_SQL["add_secret"], new_id(), new.id, new.sealed_secret)
+
+
+async def show(core: Executor, endpoint_id: UUID) -> Endpoint:
+    row = await core.fetchrow(_SQL["show"], endpoint_id)
+    if row is None:
+        raise NotFound(
+            f"There is no endpoint {format_id(ENDPOINT, endpoint_id)}; duro endpoint list shows a tenant's."
+        )
+    return Endpoint(**{**row, "mode": Mode(row["mode"])})
+
+
+async def list_endpoints(
+    core: Executor, tenant_id: UUID, mode: Mode, after: After, limit: int
+) -> Page[Endpoint]:
+    rows = await core.fetch(_SQL["list"], tenant_id, mode.value, after.created_at, after.id, limit + 1)
+    return page([Endpoint(**{**row, "mode": Mode(row["mode"])}) for row in rows], limit)
+
+
+async def rotate_secret(core: Pool, endpoint_id: UUID, sealed: bytes, grace: timedelta) -> datetime:
+    """The new secret signs from the next attempt on, beside the old one until the moment returned."""
+    async with core.acquire() as tx, tx.transaction():
+        if await tx.fetchval(_SQL["lock"], endpoint_id) is None:
+            raise NotFound(f"There is no endpoint {format_id(ENDPOINT, endpoint_id)}.")
+        await tx.execute(_SQL["drop_expired_secrets"], endpoint_id)
+        expires_at: datetime = await tx.fetchval(_SQL["retire_secrets"], endpoint_id, grace)
+        await tx.execute(_SQL["add_secret"], new_id(), endpoint_id, sealed)
+    return expires_at
+
+
+async def enable(data: Pool, endpoint: Endpoint) -> None:
+    await _switch(data, endpoint, "webhook_endpoint_enabled", None)
+
+
+async def disable(data: Pool, endpoint: Endpoint, reason: str) -> None:
+    await _switch(data, endpoint, "webhook_endpoint_disabled", reason)
+
+
+async def _switch(data: Pool, endpoint: Endpoint, event_type: str, reason: str | None) -> None:
+    """The change and the event about it commit together."""
+    shown = format_id(ENDPOINT, endpoint.id)
+    told = {"endpointId": shown, "url": endpoint.url}
+    async with data.acquire() as tx, tx.transaction():
+        if reason is None:
+            changed = await tx.fetchval(_CHANGE["enable_endpoint"], endpoint.id)
+        else:
+            changed = await tx.fetchval(_CHANGE["disable_endpoint"], endpoint.id, reason)
+            told["reason"] = reason
+        if not changed:
+            raise Conflict(f"Endpoint {shown} is {'enabled' if reason is None else 'disabled'} already.")
+        await events.record(tx, endpoint.tenant_id, event_type, told)

@@ -1,0 +1,110 @@
+"""Reading the log: positions, cursors, and the events between them.
+
+State that every batch touches (sequencer, cursors) is appended as ticks and never updated: while some
+transaction holds the horizon back, the versions of an updated row cannot be pruned and each look-up walks all
+of them, whereas the newest tick is the last entry of its index. Locks are advisory for the same economy: a row
+lock would write on every idle poll.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from schema.database import Connection, Executor
+from schema.queries import load
+
+_SQL = load("log")
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    pos: int
+    id: UUID
+    tenant_id: UUID
+    type: str
+    created_at: datetime
+    data: str
+    """`jsonb` as Postgres prints it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    consumer: str
+    tick: int | None
+    pos: int
+
+
+async def sequence(connection: Executor, limit: int) -> int | None:
+    """How many events got a position; None while another session is at it."""
+    count: int | None = await connection.fetchval(_SQL["sequence"], limit)
+    return count
+
+
+async def lock_cursor(tx: Connection, consumer: str) -> Cursor | None:
+    """The cursor, ours until the transaction ends; None while another worker has it."""
+    if not await tx.fetchval(_SQL["lock_cursor"], consumer):
+        return None
+    row = await tx.fetchrow(_SQL["cursor"], consumer)
+    return Cursor(consumer, row["tick"], row["pos"]) if row else Cursor(consumer, None, 0)
+
+
+async def move_cursor(tx: Connection, cursor: Cursor, pos: int) -> None:
+    if cursor.tick is not None:
+        await tx.execute(_SQL["forget_cursor_tick"], cursor.consumer, cursor.tick)
+    await tx.execute(_SQL["move_cursor"], cursor.consumer, pos)
+
+
+async def backlog(connection: Executor, consumer: str) -> int:
+    """Events sequenced that this consumer has not applied. Locks nothing."""
+    return int(await connection.fetchval(_SQL["backlog"], consumer))
+
+
+async def read_after(connection: Executor, pos: int, limit: int) -> list[LoggedEvent]:
+    return [LoggedEvent(*row) for row in await connection.fetch(_SQL["read_after"], pos, limit)]
+
+
+async def read_one(connection: Executor, pos: int) -> LoggedEvent | None:
+    row = await connection.fetchrow(_SQL["read_one"], pos)
+    return LoggedEvent(*row) if row else None
+
+
+async def park(tx: Connection, consumer: str, event: LoggedEvent, error: str) -> None:
+    await tx.execute(
+        _SQL["park"], consumer, event.pos, event.tenant_id, event.id, event.created_at, error[:2000]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedEvent:
+    pos: int
+    event_id: UUID
+    tenant_id: UUID
+    created_at: datetime
+    error: str
+    parked_at: datetime
+
+
+async def parked(connection: Executor, consumer: str, after: int, limit: int) -> list[ParkedEvent]:
+    return [ParkedEvent(*row) for row in await connection.fetch(_SQL["parked"], consumer, after, limit)]
+
+
+async def unpark(tx: Connection, consumer: str, pos: int) -> bool:
+    """Whether it was parked."""
+    status = await tx.execute(_SQL["unpark"], consumer, pos)
+    return bool(status == "DELETE 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerStatus:
+    consumer: str
+    pos: int
+    last_pos: int
+    moved_at: datetime | None
+    dead: int
+    lag_seconds: float | None
+    """Age of the oldest event not yet applied; None when there is none."""
+
+
+async def consumer_status(connection: Executor, consumers: Sequence[str]) -> list[ConsumerStatus]:
+    return [ConsumerStatus(*row) for row in await connection.fetch(_SQL["consumer_status"], consumers)]

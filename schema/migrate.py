@@ -1,0 +1,108 @@
+"""Forward-only migrations: core's once, data's once for each mode's schema, each file in one transaction with
+its entry in the book. An advisory lock lets two processes start at once; a killed one leaves whole files only.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final
+
+import asyncpg
+
+from schema.errors import Unavailable
+from schema.modes import Mode
+from schema.queries import load
+from schema.roles import ensure_roles
+from schema.secret_box import key_check
+
+MINIMUM_MAJOR: Final = 16
+_LOCK_KEY: Final = 0x6475726F  # "duro"
+_SQL = load("migrations")
+
+
+@dataclass(frozen=True)
+class Migration:
+    schema: str
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def migrations() -> Iterator[Migration]:
+    """In the order of application: data's views look into core, so core comes first."""
+    yield from _folder("core", "core")
+    for mode in Mode:
+        yield from _folder("data", mode.schema)
+
+
+def _folder(folder: str, schema: str) -> Iterator[Migration]:
+    found = [f for f in files("schema").joinpath("migrations", folder).iterdir() if f.name.endswith(".sql")]
+    for file in sorted(found, key=lambda f: f.name):
+        yield Migration(schema, file.name, file.read_text(encoding="utf-8"))
+
+
+async def migrate(
+    owner: asyncpg.Connection, key: bytes, progress: Callable[[str], None] = lambda _line: None
+) -> int:
+    """Brings the database up to this version; returns how many files it applied. Safe to run again, and at once."""
+    check_version(owner)
+    await owner.fetchval(_SQL["lock"], _LOCK_KEY)
+    try:
+        return await _migrate(owner, key, progress)
+    finally:
+        if not owner.is_closed():
+            await owner.fetchval(_SQL["unlock"], _LOCK_KEY)
+
+
+def check_version(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy) -> None:
+    version = connection.get_server_version()
+    if version.major < MINIMUM_MAJOR:
+        raise Unavailable(
+            f"The database is PostgreSQL {version.major}.{version.minor}; "
+            f"duro needs PostgreSQL {MINIMUM_MAJOR} or newer: upgrade it or point DURO_DATABASE_URL elsewhere."
+        )
+
+
+async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[str], None]) -> int:
+    await owner.execute(_SQL["prepare"])
+    if await owner.fetchval(_SQL["claim_key"], key_check(key)) != key_check(key):
+        raise Unavailable(
+            "This database was set up with another secret key: set DURO_SECRET_KEY to that one, "
+            "or DURO_DATA_DIR to the directory that holds it."
+        )
+    await ensure_roles(owner, key)
+    await owner.execute(_SQL["grant_usage"])
+    pending = missing(
+        {(row["schema"], row["name"]): row["sha256"] for row in await owner.fetch(_SQL["applied"])}
+    )
+    for migration in pending:
+        progress(f"{migration.schema}: {migration.name}")
+        async with owner.transaction():
+            await owner.execute(f"SET LOCAL search_path = {migration.schema}")
+            await owner.execute(migration.text)
+            await owner.execute(_SQL["record"], migration.schema, migration.name, migration.sha256)
+    return len(pending)
+
+
+def missing(applied: Mapping[tuple[str, str], str]) -> list[Migration]:
+    """What a database with this book, {(schema, name): sha256}, still lacks, in order.
+
+    Raises Unavailable when the book has entries that this version cannot have written.
+    """
+    known = {(m.schema, m.name): m for m in migrations()}
+    for entry, sha256 in applied.items():
+        if entry not in known:
+            raise Unavailable(
+                f"The database has migration {'/'.join(entry)}, which this version does not know: "
+                "it belongs to a newer duro-webhooks; use that version."
+            )
+        if known[entry].sha256 != sha256:
+            raise Unavailable(
+                f"Migration {'/'.join(entry)} was applied with another text than this version has: "
+                "use the version that made this database, and never edit an applied migration."
+            )
+    return [migration for entry, migration in known.items() if entry not in applied]

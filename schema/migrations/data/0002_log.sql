@@ -1,0 +1,105 @@
+-- The log: events are appended by producers, positions by sequence_events(). See queries/log.sql
+-- and log.py for the protocol.
+
+-- `xid` is the top-level transaction that wrote the row; with it a snapshot says whether the row had
+-- been committed at some moment. `seq` orders the rows of one transaction.
+CREATE TABLE events (
+    seq        bigint GENERATED ALWAYS AS IDENTITY,
+    id         uuid NOT NULL DEFAULT new_ulid(),
+    tenant_id  uuid NOT NULL,
+    type       text NOT NULL,
+    data       jsonb NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    xid        xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    PRIMARY KEY (id, created_at)
+) PARTITION BY RANGE (created_at);
+CREATE INDEX events_by_xid ON events (xid, seq);
+CREATE INDEX events_by_tenant ON events (tenant_id, created_at, id);
+
+-- Look-ups instead of foreign keys: a foreign key would lock the tenant's and the type's row in every append,
+-- and make producers of one tenant share multixacts. Neither kind of row is ever deleted.
+CREATE FUNCTION check_event() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM event_types WHERE name = NEW.type) THEN
+        RAISE EXCEPTION 'unknown event type %', quote_literal(NEW.type)
+            USING ERRCODE = 'foreign_key_violation', HINT = 'Known types: SELECT name FROM event_types.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM tenants WHERE id = NEW.tenant_id) THEN
+        RAISE EXCEPTION 'unknown tenant %', format_id('ten', NEW.tenant_id)
+            USING ERRCODE = 'foreign_key_violation', HINT = 'Create it with: duro tenant create NAME.';
+    END IF;
+    IF jsonb_typeof(NEW.data) <> 'object' THEN
+        RAISE EXCEPTION 'event data must be a JSON object, not %', jsonb_typeof(NEW.data)
+            USING ERRCODE = 'check_violation';
+    END IF;
+    -- Text is at most six times the binary form (\u0001), so small values need not be printed to be measured.
+    IF pg_column_size(NEW.data) > 40000 AND octet_length(NEW.data::text) > 262144 THEN
+        RAISE EXCEPTION 'event data has % bytes, more than 262144 (256 KiB)', octet_length(NEW.data::text)
+            USING ERRCODE = 'check_violation', HINT = 'Send ids and amounts; let the receiver fetch the rest.';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER check_event BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION check_event();
+
+-- plpgsql, because it keeps the insert's plan: a function in SQL would plan thirteen partitions on each call.
+CREATE FUNCTION record_event(tenant_id uuid, type text, data jsonb) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    event_id uuid;
+BEGIN
+    INSERT INTO events (tenant_id, type, data)
+    VALUES (record_event.tenant_id, record_event.type, record_event.data)
+    RETURNING id INTO event_id;
+    RETURN event_id;
+END $$;
+
+-- The same with ids as the outside world writes them: 'ten_…' in, 'evt_…' out.
+CREATE FUNCTION record_event(tenant_id text, type text, data jsonb) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN format_id('evt', record_event(parse_id('ten', tenant_id), type, data));
+END $$;
+
+-- Where an event stands in the log. Dense, in commit-safe order; what the world may hold on to.
+CREATE TABLE event_log (
+    pos        bigint NOT NULL,
+    event_id   uuid NOT NULL,
+    tenant_id  uuid NOT NULL,
+    created_at timestamptz NOT NULL,   -- the event's
+    PRIMARY KEY (pos, created_at),
+    UNIQUE (event_id, created_at)
+) PARTITION BY RANGE (created_at);
+
+-- What has been sequenced, appended per batch (see log.py for why not updated): every transaction that
+-- `done` sees as finished has its events in event_log. The newest row counts; the one before is deleted.
+CREATE TABLE sequencer (
+    tick              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    done              pg_snapshot NOT NULL,
+    last_pos          bigint NOT NULL,
+    restore_floor     bigint NOT NULL,  -- rows with seq up to this may carry xids of another cluster
+    system_identifier bigint NOT NULL,  -- of the cluster whose xids `done` speaks of
+    sequenced_at      timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO sequencer (done, last_pos, restore_floor, system_identifier)
+SELECT '3:3:', 0, 0, system_identifier FROM pg_control_system();
+
+-- How far each consumer has come; appended like sequencer, newest tick counts.
+CREATE TABLE cursors (
+    consumer text NOT NULL,
+    tick     bigint GENERATED ALWAYS AS IDENTITY,
+    pos      bigint NOT NULL,
+    moved_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (consumer, tick)
+);
+
+-- Poison: events that a consumer could not apply even alone. Parked, never skipped in silence.
+CREATE TABLE dead_events (
+    consumer   text NOT NULL,
+    pos        bigint NOT NULL,
+    tenant_id  uuid NOT NULL,
+    event_id   uuid NOT NULL,
+    created_at timestamptz NOT NULL,   -- the event's
+    error      text NOT NULL,
+    parked_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer, pos)
+);

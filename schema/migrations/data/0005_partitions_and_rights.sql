@@ -1,0 +1,87 @@
+-- Monthly partitions, append-only enforcement, and what this schema's role may do.
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only: % is refused', TG_TABLE_NAME, TG_OP
+        USING ERRCODE = 'insufficient_privilege';
+END $$;
+
+-- By statement, so that it holds on an empty table too; ALWAYS, so that session_replication_role does not
+-- turn it off. Such a trigger does not reach partitions, so each partition gets its own.
+CREATE FUNCTION make_append_only(target regclass) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %s '
+                   'FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', target);
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER append_only', target);
+END $$;
+
+SELECT make_append_only('events'), make_append_only('event_log'), make_append_only('webhook_attempts');
+
+-- Makes the missing monthly partitions of every partitioned table here, from yesterday's month (clocks
+-- differ) to `months_ahead` from now; returns how many it made. A partition is made apart and attached, because
+-- CREATE TABLE … PARTITION OF would lock the parent against producers. There is no DEFAULT partition on
+-- purpose: it would have to be scanned, under a lock, by every later attach and detach.
+CREATE FUNCTION ensure_partitions(months_ahead integer DEFAULT 12) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+DECLARE
+    parent    regclass;
+    month     timestamptz;
+    partition text;
+    made      integer := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock('webhook_deliveries'::regclass::oid::integer, 0);
+    FOR parent, month IN
+        SELECT p.partrelid::regclass, m
+          FROM pg_partitioned_table p
+          JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = current_schema()::regnamespace,
+               generate_series(date_trunc('month', now() - interval '1 day'),
+                               date_trunc('month', now()) + make_interval(months => months_ahead),
+                               interval '1 month') AS m
+         ORDER BY m, c.relname
+    LOOP
+        partition := format('%s_%s', parent, to_char(month, 'YYYY_MM'));
+        CONTINUE WHEN to_regclass(partition) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
+        IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = parent AND tgname = 'append_only') THEN
+            PERFORM make_append_only(partition::regclass);
+        END IF;
+        EXECUTE format('ALTER TABLE %s ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                       parent, partition, month, month + interval '1 month');
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END $$;
+
+-- Whole months still ahead for which every partitioned table has its partition.
+CREATE FUNCTION partitions_ahead() RETURNS integer
+LANGUAGE sql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+    SELECT coalesce(min(ahead), 0)::integer
+      FROM (SELECT p.partrelid,
+                   (SELECT count(*)
+                      FROM generate_series(date_trunc('month', now()) + interval '1 month',
+                                           date_trunc('month', now()) + interval '10 years',
+                                           interval '1 month') AS m
+                     WHERE to_regclass(format('%s_%s', p.partrelid::regclass, to_char(m, 'YYYY_MM'))) IS NOT NULL
+                   ) AS ahead
+              FROM pg_partitioned_table p
+              JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = current_schema()::regnamespace) AS counted
+$$;
+
+SELECT ensure_partitions();
+
+-- The data role appends events through record_event() and positions through sequence_events() alone.
+DO $$
+DECLARE
+    data_role text := 'duro_' || current_schema();
+BEGIN
+    EXECUTE format('REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA %I FROM PUBLIC', current_schema());
+    EXECUTE format('GRANT SELECT ON tenants, event_types, webhook_endpoints, events, event_log, sequencer TO %I',
+                   data_role);
+    EXECUTE format('GRANT SELECT, INSERT, DELETE ON cursors, dead_events TO %I', data_role);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON webhook_deliveries, endpoint_health TO %I', data_role);
+    EXECUTE format('GRANT SELECT, INSERT ON webhook_attempts TO %I', data_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION this_mode(), new_ulid(), parse_id(text, text), format_id(text, uuid), '
+                   'record_event(uuid, text, jsonb), record_event(text, text, jsonb), disable_endpoint(uuid, text), enable_endpoint(uuid), '
+                   'sequence_events(integer), ensure_partitions(integer), partitions_ahead() TO %I', data_role);
+END $$;

@@ -1,0 +1,77 @@
+"""Keyset pages, newest first: a page starts after the last row of the one before, so page 500 costs what page 1 does."""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NotBase64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from schema.errors import InvalidInput
+
+DEFAULT_LIMIT: Final = 20
+MOST: Final = 100
+
+
+class Keyed(Protocol):
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def id(self) -> UUID: ...
+
+
+T = TypeVar("T", bound=Keyed)
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """Where a page begins; both None for the first."""
+
+    created_at: datetime | None = None
+    id: UUID | None = None
+
+    @classmethod
+    def read(cls, cursor: str | None) -> "After":
+        """Raises InvalidInput unless `cursor` came from a page."""
+        if cursor is None:
+            return cls()
+        try:
+            moment, _, id_ = urlsafe_b64decode(cursor.encode()).decode().partition(" ")
+            after = cls(datetime.fromisoformat(moment), UUID(id_))
+        except (ValueError, NotBase64):
+            raise InvalidInput(
+                "The cursor is not one that a list returned; leave it out to start at the top."
+            ) from None
+        if after.created_at is None or after.created_at.tzinfo is None:
+            raise InvalidInput(
+                "The cursor is not one that a list returned; leave it out to start at the top."
+            )
+        return after
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    items: Sequence[T]
+    next_cursor: str | None
+
+    @property
+    def has_more(self) -> bool:
+        return self.next_cursor is not None
+
+
+def check_limit(limit: int) -> int:
+    if not 1 <= limit <= MOST:
+        raise InvalidInput(f"limit must be from 1 to {MOST}.")
+    return limit
+
+
+def page(rows: Sequence[T], limit: int) -> Page[T]:
+    """From `limit` + 1 rows asked for: the extra one only tells that there is more."""
+    items = rows[:limit]
+    more = len(rows) > limit
+    return Page(items, _cursor(items[-1]) if more else None)
+
+
+def _cursor(row: Keyed) -> str:
+    return urlsafe_b64encode(f"{row.created_at.isoformat()} {row.id}".encode()).decode()

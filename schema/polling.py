@@ -1,0 +1,79 @@
+"""How loops wait. Polling is the truth; a hint only makes the next poll come sooner."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+
+from schema.database import is_transient
+
+T = TypeVar("T")
+_logger = logging.getLogger(__name__)
+
+
+class Pace:
+    """Polls without pause while there is work, then ever more slowly up to `most` seconds."""
+
+    def __init__(self, first: float = 0.002, most: float = 0.05, growth: float = 1.5) -> None:
+        self._first = first
+        self._most = most
+        self._growth = growth
+        self._interval = first
+        self._hint = asyncio.Event()
+
+    def hint(self) -> None:
+        """There may be work: poll now."""
+        self._hint.set()
+
+    async def wait(self, *, found: bool) -> None:
+        if found:
+            self._interval = self._first
+            await asyncio.sleep(0)
+            return
+        try:
+            async with asyncio.timeout(self._interval):
+                await self._hint.wait()
+        except TimeoutError:
+            self._interval = min(self._most, self._interval * self._growth)
+        else:
+            self._interval = self._first
+        self._hint.clear()
+
+
+async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
+    """Sleeps, but not past `stop`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass
+
+
+async def through_outages(stop: asyncio.Event, what: str, operation: Callable[[], Awaitable[T]]) -> T | None:
+    """The operation's result, tried again through troubles of the moment with jittered backoff up to 5 s.
+
+    None when `stop` came first. Other errors go through at once.
+    """
+
+    def report(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        _logger.warning("%s: database trouble, try %d: %r", what, state.attempt_number, error)
+
+    async def attempt() -> T:  # tenacity would not await what a lambda returns
+        return await operation()
+
+    async def pause(seconds: float) -> None:
+        await sleep_unless(stop, seconds)
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(is_transient),
+        wait=wait_random_exponential(multiplier=0.05, max=5),
+        stop=lambda _state: stop.is_set(),
+        sleep=pause,
+        before_sleep=report,
+        retry_error_callback=lambda _state: None,
+    )
+    result: T | None = await retrying(attempt)
+    return result

@@ -1,0 +1,46 @@
+-- Endpoints, in core; an operator's or the dashboard's side of them.
+
+-- name: create
+-- $1 id, $2 tenant, $3 mode, $4 url, $5 description, $6 event types, $7 sealed headers or null.
+INSERT INTO webhook_endpoints (id, tenant_id, mode, url, description, event_types, sealed_headers)
+VALUES ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: add_secret
+-- $1 id, $2 endpoint, $3 sealed secret.
+INSERT INTO webhook_endpoint_secrets (id, endpoint_id, sealed) VALUES ($1, $2, $3);
+
+-- name: lock
+-- $1 endpoint. Two rotations at once take turns.
+SELECT id FROM webhook_endpoints WHERE id = $1 FOR UPDATE;
+
+-- name: retire_secrets
+-- $1 endpoint, $2 grace. The newest keeps signing for the grace period; what had one already keeps its own.
+UPDATE webhook_endpoint_secrets
+   SET expires_at = now() + $2::interval
+ WHERE endpoint_id = $1 AND expires_at IS NULL
+RETURNING expires_at;
+
+-- name: drop_expired_secrets
+-- $1 endpoint.
+DELETE FROM webhook_endpoint_secrets WHERE endpoint_id = $1 AND expires_at <= now();
+
+-- name: show
+-- $1 endpoint. With the number of secrets that sign now.
+SELECT e.id, e.tenant_id, e.mode, e.url, e.description, e.event_types, e.enabled, e.disabled_reason,
+       e.created_at, e.updated_at, e.sealed_headers,
+       (SELECT count(*) FROM webhook_endpoint_secrets s
+         WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > now())) AS secrets
+  FROM webhook_endpoints e
+ WHERE e.id = $1;
+
+-- name: list
+-- $1 tenant, $2 mode, $3 and $4 the last row's created_at and id or null, $5 limit. Newest first.
+SELECT e.id, e.tenant_id, e.mode, e.url, e.description, e.event_types, e.enabled, e.disabled_reason,
+       e.created_at, e.updated_at, e.sealed_headers,
+       (SELECT count(*) FROM webhook_endpoint_secrets s
+         WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > now())) AS secrets
+  FROM webhook_endpoints e
+ WHERE e.tenant_id = $1 AND e.mode = $2
+   AND ($3::timestamptz IS NULL OR (e.created_at, e.id) < ($3, $4::uuid))
+ ORDER BY e.created_at DESC, e.id DESC
+ LIMIT $5;

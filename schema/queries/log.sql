@@ -1,0 +1,68 @@
+-- The log's positions and the consumers' cursors. See migrations/data/0003_sequencer.sql for the protocol.
+
+-- name: sequence
+-- $1 limit. How many events got a position; null while another session is at it.
+SELECT sequence_events($1);
+
+-- name: backlog
+-- $1 consumer. Events sequenced and not yet applied; each newest tick is the last entry of its index.
+SELECT (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1)
+       - coalesce((SELECT pos FROM cursors WHERE consumer = $1 ORDER BY tick DESC LIMIT 1), 0);
+
+-- name: lock_cursor
+-- $1 consumer. True when this transaction now has the cursor to itself. Advisory: idle polls write nothing.
+SELECT pg_try_advisory_xact_lock('cursors'::regclass::oid::integer, hashtext($1));
+
+-- name: cursor
+-- $1 consumer. A statement of its own: its snapshot must be younger than the lock.
+SELECT tick, pos FROM cursors WHERE consumer = $1 ORDER BY tick DESC LIMIT 1;
+
+-- name: forget_cursor_tick
+-- $1 consumer, $2 tick.
+DELETE FROM cursors WHERE consumer = $1 AND tick = $2;
+
+-- name: move_cursor
+-- $1 consumer, $2 pos.
+INSERT INTO cursors (consumer, pos) VALUES ($1, $2);
+
+-- name: read_after
+-- $1 pos, $2 limit. Events after a position, in order. The log is cut first and OFFSET 0 keeps the join a look-up
+-- per row, whatever the planner believes of the tables' sizes.
+SELECT l.pos, e.id, e.tenant_id, e.type, e.created_at, e.data::text AS data
+  FROM (SELECT pos, event_id, created_at FROM event_log WHERE pos > $1 ORDER BY pos LIMIT $2) l
+ CROSS JOIN LATERAL (SELECT * FROM events e
+                      WHERE e.id = l.event_id AND e.created_at = l.created_at OFFSET 0) e
+ ORDER BY l.pos;
+
+-- name: read_one
+-- $1 pos.
+SELECT l.pos, e.id, e.tenant_id, e.type, e.created_at, e.data::text AS data
+  FROM event_log l JOIN events e ON e.id = l.event_id AND e.created_at = l.created_at
+ WHERE l.pos = $1;
+
+-- name: park
+-- $1 consumer, $2 pos, $3 tenant, $4 event, $5 the event's created_at, $6 error.
+INSERT INTO dead_events (consumer, pos, tenant_id, event_id, created_at, error)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (consumer, pos) DO NOTHING;
+
+-- name: parked
+-- $1 consumer, $2 after pos, $3 limit.
+SELECT pos, event_id, tenant_id, created_at, error, parked_at
+  FROM dead_events WHERE consumer = $1 AND pos > $2 ORDER BY pos LIMIT $3;
+
+-- name: unpark
+-- $1 consumer, $2 pos.
+DELETE FROM dead_events WHERE consumer = $1 AND pos = $2;
+
+-- name: consumer_status
+-- $1 consumers. Lag in events and in seconds, and what is parked.
+SELECT c.consumer, coalesce(k.pos, 0) AS pos, s.last_pos, k.moved_at,
+       (SELECT count(*) FROM dead_events d WHERE d.consumer = c.consumer) AS dead,
+       (SELECT extract(epoch FROM now() - l.created_at)::float8
+          FROM event_log l WHERE l.pos = coalesce(k.pos, 0) + 1) AS lag_seconds
+  FROM unnest($1::text[]) AS c (consumer)
+ CROSS JOIN (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1) s
+  LEFT JOIN LATERAL (SELECT pos, moved_at FROM cursors k
+                      WHERE k.consumer = c.consumer ORDER BY tick DESC LIMIT 1) k ON true
+ ORDER BY c.consumer;

@@ -1,0 +1,48 @@
+-- The book of what has been applied. Run as the owner.
+
+-- name: prepare
+-- Schemas and the book itself.
+CREATE SCHEMA IF NOT EXISTS core;
+CREATE SCHEMA IF NOT EXISTS sandbox;
+CREATE SCHEMA IF NOT EXISTS live;
+CREATE TABLE IF NOT EXISTS core.schema_migrations (
+    schema     text NOT NULL,
+    name       text NOT NULL,
+    sha256     text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (schema, name)
+);
+CREATE TABLE IF NOT EXISTS core.installation (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    key_check text NOT NULL
+);
+
+-- name: claim_key
+-- $1 what the secret key in use yields. Returns what the first one did: another key would lock every role out and
+-- leave sealed secrets unreadable.
+WITH first AS (
+    INSERT INTO core.installation (key_check) VALUES ($1) ON CONFLICT DO NOTHING RETURNING key_check
+)
+SELECT key_check FROM first UNION ALL SELECT key_check FROM core.installation;
+
+-- name: grant_usage
+-- Each role enters its own schema and no other.
+GRANT USAGE ON SCHEMA core TO duro_core;
+GRANT USAGE ON SCHEMA sandbox TO duro_sandbox, duro_sandbox_analyst;
+GRANT USAGE ON SCHEMA live TO duro_live, duro_live_analyst;
+GRANT SELECT ON core.schema_migrations TO duro_core;
+
+-- name: applied
+SELECT schema, name, sha256 FROM core.schema_migrations;
+
+-- name: record
+-- $1 schema, $2 file name, $3 sha256 of its text.
+INSERT INTO core.schema_migrations (schema, name, sha256) VALUES ($1, $2, $3);
+
+-- name: lock
+-- $1 key. Held by the session; a second process waits here until the first is through.
+SELECT pg_advisory_lock($1);
+
+-- name: unlock
+-- $1 key.
+SELECT pg_advisory_unlock($1);

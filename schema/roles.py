@@ -1,0 +1,69 @@
+"""Login roles, one per client. Rights end at a schema's border and SET ROLE does not help: none is a member
+of another. Roles belong to the whole cluster, their rights to one database.
+
+Passwords are derived from the service's secret key, so that any host with the owner's URL and the key can
+log in as each role, and nothing has to be stored or handed around.
+"""
+
+import hashlib
+import hmac
+import os
+from base64 import b64encode
+from typing import Final
+
+import asyncpg
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+
+from schema.errors import Unavailable
+from schema.modes import Mode
+from schema.queries import load
+from schema.secret_box import derive_role_password
+
+CORE_ROLE: Final = "duro_core"
+LOGIN_ROLES: Final = (CORE_ROLE, *(mode.role for mode in Mode))
+ANALYST_ROLES: Final = tuple(f"{mode.role}_analyst" for mode in Mode)
+
+_SQL = load("roles")
+_SCRAM_ITERATIONS = 4096  # Postgres's own default
+
+
+async def ensure_roles(owner: asyncpg.Connection, key: bytes) -> None:
+    """Creates the roles that are missing and gives the login roles the passwords that `key` yields."""
+    try:
+        for role in (*LOGIN_ROLES, *ANALYST_ROLES):
+            await owner.execute(_SQL["create_role"].replace(":role", role))
+        for role in LOGIN_ROLES:
+            await _set_password(owner, role, derive_role_password(key, role))
+        await owner.execute(
+            _SQL["grant_connect"].replace(":roles", ", ".join((*LOGIN_ROLES, *ANALYST_ROLES)))
+        )
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Unavailable(
+            f"The role in DURO_DATABASE_URL may not manage roles ({error.message}): "
+            "it must own the database and have CREATEROLE."
+        ) from None
+
+
+async def _set_password(owner: asyncpg.Connection, role: str, password: str) -> None:
+    statement = _SQL["set_password"].replace(":role", role).replace(":verifier", scram_verifier(password))
+    # Roles are the cluster's, and no lock spans databases: of two that alter one at once, one is refused.
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(asyncpg.InternalServerError),
+        wait=wait_random(0.01, 0.2),
+        stop=stop_after_attempt(20),
+        reraise=True,
+    ):
+        with attempt:
+            await owner.execute(statement)
+
+
+def scram_verifier(password: str, salt: bytes | None = None) -> str:
+    """What Postgres stores for a password (RFC 5803), so that no statement ever carries the password."""
+    salt = salt or os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _SCRAM_ITERATIONS)
+    stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    return (
+        f"SCRAM-SHA-256${_SCRAM_ITERATIONS}:{b64encode(salt).decode()}"
+        f"${b64encode(stored_key).decode()}:{b64encode(server_key).decode()}"
+    )

@@ -1,0 +1,1 @@
+"""What an operator runs: the command line, settings, and the processes that put the parts together."""

@@ -1,0 +1,206 @@
+"""Settings: read once from the environment, validated, frozen. `duro config` prints this table.
+
+Every default is meant to be right for a first day in production; its reason stands in its help.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+from delivery.egress_guard import Network, parse_cidrs
+from delivery.retry_policy import DEFAULT_DELAYS
+from schema.durations import format_duration, parse_duration, parse_schedule
+from schema.errors import DuroError, InvalidInput
+from schema.secret_box import parse_secret_key
+
+PREFIX: Final = "DURO_"
+
+
+def _setting(
+    default: Any,
+    help_: str,
+    *,
+    parse: Callable[[str], Any] = str,
+    show: Callable[[Any], str] = str,
+    secret: bool = False,
+) -> Any:
+    metadata = {"help": help_, "parse": parse, "show": show, "secret": secret}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata, repr=not secret)
+    return field(default=default, metadata=metadata, repr=not secret)
+
+
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise InvalidInput(f"{text!r} is not a whole number from {least} to {most}.")
+        return int(text)
+
+    return parse
+
+
+def _duration(least: timedelta, most: timedelta) -> Callable[[str], timedelta]:
+    return lambda text: parse_duration(text, minimum=least, maximum=most)
+
+
+def _ports(text: str) -> frozenset[int]:
+    return frozenset(_integer(1, 65535)(port.strip()) for port in text.split(","))
+
+
+def _header_prefix(text: str) -> str:
+    if not (text.isascii() and text.replace("-", "").isalnum() and 1 <= len(text) <= 40) or text.endswith(
+        "-"
+    ):
+        raise InvalidInput(
+            f"{text!r} is not a header prefix: use letters, digits and inner hyphens, as in Duro."
+        )
+    return text
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise InvalidInput(f"{text!r} is not one of {', '.join(words)}.")
+        return text
+
+    return parse
+
+
+def _schedule(text: str) -> tuple[timedelta, ...]:
+    return parse_schedule(text, minimum=timedelta(milliseconds=100), maximum=timedelta(days=7))
+
+
+def _list(values: Any) -> str:
+    return ",".join(map(str, sorted(values, key=str)))
+
+
+def _default_data_dir() -> Path:
+    """Where the system keeps a service's state, and for an ordinary user where the desktop's rules put it."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/duro")
+    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(home) / "duro"
+
+
+@dataclass(frozen=True)
+class Settings:
+    database_url: str | None = _setting(
+        None,
+        "PostgreSQL 16 or newer, as the database's owner; unset: the embedded one in DURO_DATA_DIR.",
+        secret=True,
+    )
+    data_dir: Path = _setting(_default_data_dir, "Where the embedded database and its keys live.", parse=Path)
+    secret_key: bytes | None = _setting(
+        None,
+        "32 bytes as base64 or hex: seals endpoint secrets and yields the roles' passwords. "
+        "Needed with DURO_DATABASE_URL; unset: the embedded database's own.",
+        parse=parse_secret_key,
+        secret=True,
+    )
+    host: str = _setting("127.0.0.1", "Address that the HTTP server listens on; 0.0.0.0 in a container.")
+    port: int = _setting(8400, "Port of the HTTP server; 0 takes a free one.", parse=_integer(0, 65535))
+    egress_allow: tuple[Network, ...] = _setting(
+        (),
+        "Networks, as CIDRs, that endpoints may be in although they are private; plain http is possible only there.",
+        parse=parse_cidrs,
+        show=_list,
+    )
+    egress_ports: frozenset[int] = _setting(
+        frozenset({443, 8443}),
+        "Ports that endpoints may use outside DURO_EGRESS_ALLOW.",
+        parse=_ports,
+        show=_list,
+    )
+    retry_schedule: tuple[timedelta, ...] = _setting(
+        DEFAULT_DELAYS,
+        "Waits before the retries, each ±10 %; after the last the delivery has failed.",
+        parse=_schedule,
+        show=lambda delays: ",".join(map(format_duration, delays)),
+    )
+    attempt_timeout: timedelta = _setting(
+        timedelta(seconds=15),
+        "Deadline of one attempt: DNS, connect, TLS, headers and body together.",
+        parse=_duration(timedelta(milliseconds=100), timedelta(seconds=60)),
+        show=format_duration,
+    )
+    connect_timeout: timedelta = _setting(
+        timedelta(seconds=5),
+        "How much of it a TCP connect may take.",
+        parse=_duration(timedelta(milliseconds=50), timedelta(seconds=60)),
+        show=format_duration,
+    )
+    rotation_grace: timedelta = _setting(
+        timedelta(hours=24),
+        "How long a rotated secret keeps signing beside the new one.",
+        parse=_duration(timedelta(0), timedelta(days=30)),
+        show=format_duration,
+    )
+    max_in_flight: int = _setting(
+        1000,
+        "Attempts that one worker has under way in one mode; bounds its memory.",
+        parse=_integer(1, 100_000),
+    )
+    max_in_flight_per_endpoint: int = _setting(
+        100,
+        "The same for one endpoint, so that a slow one cannot take every place.",
+        parse=_integer(1, 100_000),
+    )
+    header_prefix: str = _setting(
+        "Duro",
+        "Product name in the headers PREFIX-Signature, PREFIX-Event-Id, PREFIX-Event-Type and the User-Agent.",
+        parse=_header_prefix,
+    )
+    log_level: str = _setting(
+        "warning",
+        "debug, info, warning or error; the log goes to stderr.",
+        parse=_one_of("debug", "info", "warning", "error"),
+    )
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> "Settings":
+        """Raises InvalidInput for a value that cannot be read, and for a DURO_ name that is none."""
+        known = {PREFIX + f.name.upper(): f for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for name, text in environment.items():
+            if not name.startswith(PREFIX):
+                continue
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}?" if near else "duro config lists those there are."
+                raise InvalidInput(f"{name} is not a setting: {hint}")
+            if text:
+                values[known[name].name] = _parsed(name, text, known[name].metadata["parse"])
+        return cls(**values)
+
+    def rows(self) -> list[dict[str, str | bool]]:
+        """For `duro config`: name, value, default, whether it is set, help. Secrets are not shown."""
+        defaults = Settings()
+        return [
+            _row(f.name, getattr(self, f.name), getattr(defaults, f.name), f.metadata) for f in fields(self)
+        ]
+
+
+def _parsed(name: str, text: str, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(text)
+    except DuroError as error:
+        raise InvalidInput(f"{name}: {error}") from None
+
+
+def _row(name: str, value: Any, default: Any, metadata: Mapping[str, Any]) -> dict[str, str | bool]:
+    def shown(what: Any) -> str:
+        if what is None:
+            return ""
+        return "(secret)" if metadata["secret"] else metadata["show"](what)
+
+    return {
+        "name": PREFIX + name.upper(),
+        "value": shown(value),
+        "default": shown(default),
+        "set": value != default,
+        "help": metadata["help"],
+    }

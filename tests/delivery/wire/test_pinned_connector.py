@@ -1,0 +1,234 @@
+"""Where connections go, whether they are kept, and who may use them again."""
+
+import asyncio
+import socket
+from ipaddress import ip_address
+
+import pytest
+from aiohttp import ClientSession
+
+from delivery.aiohttp_sender import AiohttpSender, default_ssl_context
+from delivery.egress_guard import Blocked, CheckedTarget, EgressGuard, EgressPolicy
+from delivery.endpoint_url import EndpointUrl
+from delivery.pinned_connector import Exchange, PinnedConnector, check_peer, current_exchange
+from delivery.sending import Outcome, SendLimits
+from tests.delivery.wire.receiver import OK, Names, Peer, answering, receiving, sending, to, until
+
+
+async def test_a_connection_is_used_again() -> None:
+    async with receiving() as receiver, sending() as sender:
+        results = [await sender.send(to(f"http://127.0.0.1:{receiver.port}/")) for _ in range(3)]
+    assert [result.outcome for result in results] == [Outcome.OK] * 3
+    assert receiver.connections == 1
+    assert results[0].timings.connect is not None
+    assert results[1].timings.connect is None
+
+
+async def test_an_idle_connection_is_closed_after_its_time() -> None:
+    async with receiving() as receiver, sending(keepalive=0.05) as sender:
+        await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
+        await receiver.all_closed()
+
+
+async def test_idle_connections_are_bounded() -> None:
+    together = asyncio.Barrier(6)
+
+    async def answer_together(peer: Peer) -> None:
+        await peer.request()
+        await together.wait()
+        await peer.answer()
+        await peer.hung_up()
+
+    async with receiving(answer_together) as receiver, sending(kept_open=2) as sender:
+        request = to(f"http://127.0.0.1:{receiver.port}/")
+        await asyncio.gather(*(sender.send(request) for _ in range(6)))
+        await until(lambda: sender._connector.alive <= 2)
+
+
+async def test_a_kept_connection_that_the_peer_just_closed_is_replaced_within_the_attempt() -> None:
+    async def close_when_used_again(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer()
+        if peer.number == 1:
+            await peer.request()
+
+    async with receiving(close_when_used_again) as receiver, sending() as sender:
+        request = to(f"http://127.0.0.1:{receiver.port}/")
+        first, second = await sender.send(request), await sender.send(request)
+    assert (first.outcome, second.outcome) == (Outcome.OK, Outcome.OK)
+    assert (receiver.connections, len(receiver.requests)) == (2, 3)
+    assert second.timings.connect is not None
+
+
+async def test_it_is_replaced_once_by_a_fresh_connection_and_not_by_another_kept_one() -> None:
+    """Two kept connections, both dead: the second attempt must not be spent on the other corpse."""
+    together = asyncio.Barrier(2)
+
+    async def close_when_used_again(peer: Peer) -> None:
+        await peer.request()
+        if peer.number <= 2:
+            await together.wait()
+        await peer.answer()
+        if peer.number <= 2:
+            await peer.request()
+
+    async with receiving(close_when_used_again) as receiver, sending() as sender:
+        request = to(f"http://127.0.0.1:{receiver.port}/")
+        await asyncio.gather(sender.send(request), sender.send(request))
+        result = await sender.send(request)
+    assert (result.outcome, receiver.connections) == (Outcome.OK, 3)
+
+
+async def test_a_fresh_connection_that_closes_unanswered_is_not_tried_again() -> None:
+    async def close(peer: Peer) -> None:
+        await peer.request()
+
+    async with receiving(close) as receiver, sending() as sender:
+        result = await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
+    assert (result.outcome, receiver.connections) == (Outcome.PROTOCOL, 1)
+
+
+async def test_the_second_try_is_the_last() -> None:
+    async def answer_the_very_first(peer: Peer) -> None:
+        await peer.request()
+        if peer.number == 1:
+            await peer.answer()
+            await peer.request()
+
+    async with receiving(answer_the_very_first) as receiver, sending() as sender:
+        request = to(f"http://127.0.0.1:{receiver.port}/")
+        await sender.send(request)
+        result = await sender.send(request)
+    assert (result.outcome, receiver.connections) == (Outcome.PROTOCOL, 2)
+
+
+async def test_a_kept_connection_that_began_to_answer_is_not_tried_again() -> None:
+    async def break_off(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer()
+        await peer.request()
+        await peer.answer(b"H")
+        peer.writer.close()
+        await peer.writer.wait_closed()
+
+    async with receiving(break_off) as receiver, sending() as sender:
+        request = to(f"http://127.0.0.1:{receiver.port}/")
+        await sender.send(request)
+        result = await sender.send(request)
+    assert (result.outcome, receiver.connections) == (Outcome.PROTOCOL, 1)
+
+
+async def test_what_arrives_on_an_idle_connection_is_nobodys_answer() -> None:
+    """Gateways send `408 Request Timeout` before they close an idle connection."""
+    dropped = asyncio.Event()
+
+    async def speak_unasked(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer()
+        if peer.number == 1:
+            idle.set()
+            await may_speak.wait()
+            await peer.answer(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+            await peer.hung_up()
+            dropped.set()
+
+    idle, may_speak = asyncio.Event(), asyncio.Event()
+    async with receiving(speak_unasked) as receiver, sending() as sender:
+        request = to(f"http://127.0.0.1:{receiver.port}/")
+        await sender.send(request)
+        may_speak.set()
+        await dropped.wait()
+        result = await sender.send(request)
+    assert (result.status, receiver.connections) == (200, 2)
+
+
+async def test_a_second_response_in_the_same_breath_is_nobodys_answer() -> None:
+    extra = b"HTTP/1.1 500 Extra\r\nContent-Length: 0\r\n\r\n"
+    async with receiving(answering(OK + extra)) as receiver, sending() as sender:
+        request = to(f"http://127.0.0.1:{receiver.port}/")
+        results = [await sender.send(request) for _ in range(2)]
+    assert [result.status for result in results] == [200, 200]
+    assert receiver.connections == 2
+
+
+async def test_a_response_that_says_close_is_believed() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    async with receiving(answering(raw)) as receiver, sending() as sender:
+        for _ in range(2):
+            await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
+    assert receiver.connections == 2
+
+
+async def test_the_address_that_was_checked_is_dialled_whatever_the_name_answers_next() -> None:
+    """Rebinding: the second answer would be refused, and the first attempt never sees it."""
+    names = Names(rebind_test=[["127.0.0.1"], ["10.0.0.1"]])
+    async with receiving() as receiver, sending(names) as sender:
+        request = to(f"http://rebind.test:{receiver.port}/")
+        first = await sender.send(request)
+        assert names.asked == ["rebind.test"]
+        second = await sender.send(request)
+    assert (first.outcome, first.address) == (Outcome.OK, "127.0.0.1")
+    assert second.outcome is Outcome.BLOCKED
+    assert len(receiver.requests) == 1
+
+
+async def test_the_connector_checks_for_itself() -> None:
+    """Even if the guard were fooled, no connection is made."""
+
+    class Fooled(EgressGuard):
+        async def resolve(self, url: EndpointUrl, _deadline: float) -> CheckedTarget:
+            return CheckedTarget(url, ip_address("127.0.0.1"))
+
+    async with receiving() as receiver:
+        sender = AiohttpSender(Fooled(EgressPolicy(), Names()))
+        try:
+            result = await sender.send(to(f"http://a.test:{receiver.port}/"))
+        finally:
+            await sender.close()
+    assert (result.outcome, result.error) == (Outcome.BLOCKED, "the host is a loopback address")
+    assert receiver.connections == 0
+
+
+@pytest.mark.parametrize(("host", "allow"), [("0.0.0.0", "0.0.0.0/8"), ("[::]", "::/128")])
+async def test_a_peer_that_is_not_the_checked_address_gets_not_one_byte(host: str, allow: str) -> None:
+    """The kernel turns the unspecified address into loopback, which nobody allowed."""
+    heard = bytearray()
+
+    async def listen(peer: Peer) -> None:
+        heard.extend(await peer.reader.read())
+
+    local = "::1" if host == "[::]" else "127.0.0.1"
+    for scheme in ("http", "https"):
+        async with receiving(listen, host=local) as receiver, sending(allow=[allow]) as sender:
+            result = await sender.send(to(f"{scheme}://{host}:{receiver.port}/"))
+            await until(lambda receiver=receiver: receiver.connections == 1)
+            await receiver.all_closed()
+        assert result.outcome is Outcome.BLOCKED
+        assert "another address" in (result.error or "")
+    assert heard == b""
+
+
+async def test_a_peer_is_known_by_address_and_port() -> None:
+    async with receiving() as receiver:
+        with socket.create_connection(("127.0.0.1", receiver.port)) as sock:
+            check_peer(sock, ip_address("127.0.0.1"), receiver.port)
+            for address, port in (
+                ("127.0.0.2", receiver.port),
+                ("127.0.0.1", receiver.port + 1),
+                ("::1", receiver.port),
+            ):
+                with pytest.raises(Blocked):
+                    check_peer(sock, ip_address(address), port)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f000001"])
+async def test_aiohttp_has_nothing_to_resolve_or_to_parse_a_host_with(host: str) -> None:
+    async with receiving() as receiver:
+        policy = EgressPolicy((), frozenset({receiver.port}))
+        connector = PinnedConnector(policy, SendLimits(), default_ssl_context())
+        token = current_exchange.set(Exchange())
+        async with ClientSession(connector=connector) as session:
+            with pytest.raises(ValueError, match="does not appear to be an IPv4 or IPv6 address"):
+                await session.post(f"http://{host}:{receiver.port}/")
+        current_exchange.reset(token)
+    assert receiver.connections == 0

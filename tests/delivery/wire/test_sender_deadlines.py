@@ -1,0 +1,177 @@
+"""One deadline over everything, and nothing left behind when it passes or when the attempt is cancelled."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from delivery.sending import OutboundRequest, Outcome
+from tests.delivery.wire.receiver import (
+    Behaviour,
+    Names,
+    Peer,
+    Silence,
+    receiving,
+    sending,
+    to,
+    until,
+)
+
+
+async def never_answer(peer: Peer) -> None:
+    await peer.request()
+    await peer.hung_up()
+
+
+async def drip_headers(peer: Peer) -> None:
+    await peer.request()
+    for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 1000:
+        await peer.answer(bytes([byte]))
+        await asyncio.sleep(0.01)
+
+
+async def drip_body(peer: Peer) -> None:
+    await peer.request()
+    await peer.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(1000):
+        await peer.answer(b"a")
+        await asyncio.sleep(0.01)
+
+
+async def stop_in_the_body(peer: Peer) -> None:
+    await peer.request()
+    await peer.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+    await peer.hung_up()
+
+
+async def never_shake_hands(peer: Peer) -> None:
+    await peer.hung_up()
+
+
+@asynccontextmanager
+async def nobody_accepts() -> AsyncIterator[int]:
+    """A port whose queue of connections is full, so that the kernel leaves every further SYN unanswered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        crowd = [socket.socket() for _ in range(4)]
+        try:
+            for member in crowd:
+                member.setblocking(False)
+                member.connect_ex(("127.0.0.1", port))
+            await asyncio.sleep(0.05)  # for the kernel to queue the first ones
+            yield port
+        finally:
+            for member in crowd:
+                member.close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "behave", "waiting_for", "status"),
+    [
+        ("https", never_shake_hands, "the TLS handshake", None),
+        ("http", never_answer, "the response's headers", None),
+        ("http", drip_headers, "the response's headers", None),
+        ("http", drip_body, "the end of the response's body", 200),
+        ("http", stop_in_the_body, "the end of the response's body", 200),
+    ],
+)
+async def test_the_deadline_ends_every_stage_and_drops_the_connection(
+    scheme: str, behave: Behaviour, waiting_for: str, status: int | None
+) -> None:
+    async with receiving(behave) as receiver, sending(attempt_timeout=0.25) as sender:
+        result = await sender.send(to(f"{scheme}://127.0.0.1:{receiver.port}/"))
+        await until(lambda: sender._connector.alive == 0)
+        await receiver.all_closed()
+
+    assert (result.outcome, result.status) == (Outcome.TIMEOUT, status)
+    assert result.error == f"no time was left for {waiting_for}"
+    assert 200 < result.timings.total < 2000
+    assert not sender._connector._acquired
+
+
+async def test_dns_that_does_not_answer_is_a_timeout() -> None:
+    async with sending(Silence(), attempt_timeout=0.1) as sender:
+        result = await sender.send(to("https://hooks.example/"))
+    assert (result.outcome, result.error) == (Outcome.TIMEOUT, "no time was left for an answer from DNS")
+
+
+async def test_a_connection_that_is_not_accepted_times_out_before_the_attempt_does() -> None:
+    async with nobody_accepts() as port, sending(connect_timeout=0.2, attempt_timeout=10) as sender:
+        result = await sender.send(to(f"http://127.0.0.1:{port}/"))
+    assert (result.outcome, result.error) == (Outcome.TIMEOUT, "no time was left for a TCP connection")
+    assert 150 < result.timings.total < 2000
+
+
+async def test_time_spent_on_one_stage_is_missing_in_the_next() -> None:
+    class Slow(Names):
+        async def resolve(self, host: str, deadline: float) -> object:
+            await asyncio.sleep(0.2)
+            return await super().resolve(host, deadline)
+
+    names = Slow(a_test=[["127.0.0.1"]])
+    async with receiving(never_answer) as receiver, sending(names, attempt_timeout=0.4) as sender:
+        result = await sender.send(to(f"http://a.test:{receiver.port}/"))
+    assert result.outcome is Outcome.TIMEOUT
+    assert result.timings.dns is not None
+    assert result.timings.dns > 150
+    assert result.timings.total < 550
+
+
+async def cancel_once(sender: object, request: OutboundRequest, busy: asyncio.Event) -> None:
+    attempt = asyncio.create_task(sender.send(request))
+    await busy.wait()
+    await asyncio.sleep(0.02)  # into the stage, whose beginning the receiver cannot see
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+
+
+@pytest.mark.parametrize(
+    ("scheme", "behave"),
+    [
+        ("https", never_shake_hands),
+        ("http", never_answer),
+        ("http", drip_headers),
+        ("http", stop_in_the_body),
+    ],
+)
+async def test_cancelling_leaves_no_connection_in_use(scheme: str, behave: Behaviour) -> None:
+    busy = asyncio.Event()
+
+    async def tell(peer: Peer) -> None:
+        busy.set()
+        await behave(peer)
+
+    async with receiving(tell) as receiver, sending() as sender:
+        await cancel_once(sender, to(f"{scheme}://127.0.0.1:{receiver.port}/"), busy)
+        await until(lambda: sender._connector.alive == 0)
+        await receiver.all_closed()
+        assert not sender._connector._acquired
+        assert not sender._connector._conns
+
+
+async def test_cancelling_while_connecting_leaves_nothing_behind() -> None:
+    busy = asyncio.Event()
+    busy.set()
+    async with nobody_accepts() as port, sending() as sender:
+        await cancel_once(sender, to(f"http://127.0.0.1:{port}/"), busy)
+        assert not sender._connector._acquired
+
+
+async def test_closing_the_sender_ends_what_is_in_flight_with_a_result() -> None:
+    busy = asyncio.Event()
+
+    async def hang(peer: Peer) -> None:
+        await peer.request()
+        busy.set()
+        await peer.hung_up()
+
+    async with receiving(hang) as receiver, sending(tls=ssl.create_default_context()) as sender:
+        attempt = asyncio.create_task(sender.send(to(f"http://127.0.0.1:{receiver.port}/")))
+        await busy.wait()
+        await sender.close()
+        result = await attempt
+    assert result.outcome is Outcome.PROTOCOL
