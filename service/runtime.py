@@ -1,6 +1,5 @@
 """The composition root: puts the parts of a worker together, and starts nothing by itself."""
 
-import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -27,7 +26,7 @@ from schema.modes import Mode
 from schema.secret_box import SecretBox
 from service.housekeeping import Housekeeping
 from service.settings import Settings
-from service.supervisor import Part, Supervisor
+from service.supervisor import Part
 
 
 @dataclass(frozen=True)
@@ -47,28 +46,23 @@ class Worker:
     presence: Presence
     modes: Sequence[ModeParts]
     housekeeping: Housekeeping
-    sender: Sender
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def register(self) -> None:
+        """Comes before the stages run. Raises what the database raises."""
         await self.presence.register()
         await self.housekeeping.ensure_partitions()
-        try:
-            await self._supervisor().run(stop)
-        finally:
-            await self.sender.close()
 
-    def _supervisor(self) -> Supervisor:
-        return Supervisor(
+    def stages(self) -> list[list[Part]]:
+        """For a Supervisor, in the order of starting."""
+        return [
+            [Part("presence", self.presence), Part("housekeeping", self.housekeeping)],
+            [Part(f"settler {m.mode}", m.settler) for m in self.modes],
+            [Part(f"dispatcher {m.mode}", m.dispatcher) for m in self.modes],
             [
-                [Part("presence", self.presence), Part("housekeeping", self.housekeeping)],
-                [Part(f"settler {m.mode}", m.settler) for m in self.modes],
-                [Part(f"dispatcher {m.mode}", m.dispatcher) for m in self.modes],
-                [
-                    *(Part(f"fanout {m.mode}", m.fanout) for m in self.modes),
-                    *(Part(f"sequencer {m.mode}", m.sequencer) for m in self.modes),
-                ],
-            ]
-        )
+                *(Part(f"fanout {m.mode}", m.fanout) for m in self.modes),
+                *(Part(f"sequencer {m.mode}", m.sequencer) for m in self.modes),
+            ],
+        ]
 
 
 @asynccontextmanager
@@ -77,30 +71,22 @@ async def worker(settings: Settings, url: str, key: bytes) -> AsyncIterator[Work
     name = f"duro worker {socket.gethostname()}/{os.getpid()}"
     async with Database.open(url, key, name=name) as database:
         resolver = SystemResolver()
+        limits = SendLimits(
+            attempt_timeout=settings.attempt_timeout.total_seconds(),
+            connect_timeout=settings.connect_timeout.total_seconds(),
+        )
+        sender = AiohttpSender(EgressGuard(egress_policy(settings), resolver), limits)
         try:
-            yield _worker(settings, database, name, EgressGuard(egress_policy(settings), resolver))
+            presence = Presence(database, name)
+            modes = [_mode_parts(settings, database, mode, presence, sender) for mode in Mode]
+            yield Worker(database, presence, modes, Housekeeping(database))
         finally:
+            await sender.close()
             await resolver.close()
 
 
 def egress_policy(settings: Settings) -> EgressPolicy:
     return EgressPolicy(settings.egress_allow, settings.egress_ports)
-
-
-def _worker(settings: Settings, database: Database, name: str, guard: EgressGuard) -> Worker:
-    presence = Presence(database, name)
-    limits = SendLimits(
-        attempt_timeout=settings.attempt_timeout.total_seconds(),
-        connect_timeout=settings.connect_timeout.total_seconds(),
-    )
-    sender = AiohttpSender(guard, limits)
-    return Worker(
-        database,
-        presence,
-        [_mode_parts(settings, database, mode, presence, sender) for mode in Mode],
-        Housekeeping(database),
-        sender,
-    )
 
 
 def _mode_parts(

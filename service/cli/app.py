@@ -4,7 +4,6 @@ Exit status: 0, 1 (it failed), 2 (used wrongly). Results go to stdout, as JSON w
 stderr, so a script can read one and a person the other.
 """
 
-import asyncio
 import logging
 import os
 import sys

@@ -1,0 +1,46 @@
+"""One more worker as a process of its own, kept running until stopped. It ends with this process, however that ends:
+its standard input is a pipe from here, and it stops when the pipe closes.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+
+from schema.polling import sleep_unless
+
+_STOP_WITHIN_S = 24.0
+
+
+class ChildWorker:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """`environment` is added to this process's own."""
+        self._environment = {**os.environ, **environment}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Raises when the process ends by itself, so that the supervisor starts another."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "service.cli",
+            "work",
+            "--until-stdin-closes",
+            stdin=asyncio.subprocess.PIPE,
+            env=self._environment,
+        )
+        stopping = asyncio.ensure_future(stop.wait())
+        ended = asyncio.ensure_future(process.wait())
+        try:
+            await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                await sleep_unless(stop, 0.1)  # a signal to the whole group reaches the child first
+            if not stop.is_set():
+                raise RuntimeError(f"a worker process ended by itself with status {process.returncode}")
+            assert process.stdin is not None
+            process.stdin.close()
+            await asyncio.wait((ended,), timeout=_STOP_WITHIN_S)
+        finally:
+            stopping.cancel()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()

@@ -1,0 +1,61 @@
+"""`duro work`: one worker."""
+
+import asyncio
+import os
+import sys
+
+import click
+import uvloop
+
+from service.backbone import Backbone, backbone
+from service.cli.app import App, command, main
+from service.http_server import HttpServer
+from service.runtime import worker
+from service.signals import stop_on_signals
+from service.supervisor import Part, Supervisor
+
+
+@command(main, "work")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Also serve /healthz, /readyz and /metrics there."
+)
+@click.option(
+    "--until-stdin-closes", is_flag=True, hidden=True, help="For a parent process: stop when it is gone."
+)
+def work(app: App, port: int | None, *, until_stdin_closes: bool) -> None:
+    """Run one worker: sequence events, fan them out, deliver them.
+
+    All workers are equal: run as many as you like, on as many hosts; each needs the database and the secret key.
+    The database must be migrated (duro migrate). Stays until Ctrl-C or SIGTERM, which lets attempts under way end.
+
+    \b
+    Example:
+      DURO_DATABASE_URL=postgresql://… DURO_SECRET_KEY=… duro work --port 9400
+    """
+    with backbone(app.settings, app.progress) as base:
+        uvloop.run(_work(app, base, port, until_stdin_closes))
+
+
+async def _work(app: App, base: Backbone, port: int | None, until_stdin_closes: bool) -> None:
+    stop = stop_on_signals()
+    if until_stdin_closes:
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), lambda: _on_input(stop))
+    async with worker(app.settings, base.url, base.key) as this:
+        stages = this.stages()
+        ready: dict[str, str | int] = {}
+        if port is not None:
+            http = HttpServer(this, app.settings.host, port, stop)
+            ready["api"] = await http.bind()
+            stages.insert(0, [Part("http", http)])
+        await this.register()
+        ready["worker"] = this.presence.worker_id
+        running = asyncio.create_task(Supervisor(stages).run(stop))
+        if not until_stdin_closes:
+            app.result(ready, lambda out: out.print(f"Worker {ready['worker']} is at work. Ctrl-C stops it."))
+        await running
+
+
+def _on_input(stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 1024):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stop.set()
