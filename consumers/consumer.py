@@ -27,7 +27,7 @@ from typing import Protocol
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from schema import log
-from schema.database import Connection, Pool, is_transient
+from schema.database import Connection, Pool, is_of_the_batch
 from schema.log import LoggedEvent
 from schema.polling import Pace, through_outages
 
@@ -104,7 +104,7 @@ class Consumer:
         except BaseException as error:
             if effect:
                 effect.rolled_back()
-            if events and isinstance(error, Exception) and not is_transient(error):
+            if events and isinstance(error, Exception) and is_of_the_batch(error):
                 raise BatchFailed(events, error) from error
             raise
         if effect:

@@ -2,8 +2,8 @@
 
 What the worker has room for it claims in the same insert and hands to its dispatcher after the commit; the
 rest waits in the table for whoever has room. Between commit and hand-over nothing can be lost: the leases of a
-worker that dies are taken over. When the commit's fate is unknown the lease is abandoned, which gives back
-exactly what may have been committed.
+worker that dies are taken over, and what a commit of unknown fate leaves leased to nobody's knowledge, the
+worker's own audit gives back (see delivery/dispatcher.py).
 """
 
 from collections import defaultdict
@@ -33,9 +33,6 @@ class Room(Protocol):
     def submit(self, claims: Sequence[ClaimedDelivery]) -> None:
         """Sends what places were reserved for."""
 
-    def abandon(self, lease: int) -> None:
-        """Gives back, in the database, whatever is held under this lease."""
-
 
 class NoRoom:
     """For a process that does not send: everything waits in the table."""
@@ -45,13 +42,11 @@ class NoRoom:
 
     def give_back(self, endpoint_id: UUID) -> None: ...
     def submit(self, claims: Sequence[ClaimedDelivery]) -> None: ...
-    def abandon(self, lease: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Handover:
     room: Room
-    lease: int
     claims: Sequence[ClaimedDelivery]
 
     def committed(self) -> None:
@@ -60,7 +55,6 @@ class _Handover:
     def rolled_back(self) -> None:
         for claim in self.claims:
             self.room.give_back(claim.endpoint_id)
-        self.room.abandon(self.lease)
 
 
 class FanOut:
@@ -86,12 +80,12 @@ class FanOut:
         try:
             new = await deliveries.fan_out(tx, planned, lease, self._worker_id(), self._lease_for)
         except BaseException:
-            _Handover(self._room, lease, claimed).rolled_back()
+            _Handover(self._room, claimed).rolled_back()
             raise
         for claim in claimed:
             if claim.id not in new:  # the cursor was set back: this pair had its delivery already
                 self._room.give_back(claim.endpoint_id)
-        return _Handover(self._room, lease, [claim for claim in claimed if claim.id in new])
+        return _Handover(self._room, [claim for claim in claimed if claim.id in new])
 
     def _plan(self, event: LoggedEvent, target: EndpointTarget) -> PlannedDelivery:
         return PlannedDelivery(

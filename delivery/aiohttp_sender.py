@@ -107,8 +107,6 @@ class AiohttpSender:
             outcome, error = explain(failure, attempt.exchange.stage)
         else:
             outcome, error = _judge(attempt.status)
-        finally:
-            _leave(attempt.exchange)
         return attempt.result(outcome, error)
 
     async def close(self) -> None:
@@ -123,7 +121,6 @@ class AiohttpSender:
         except ClientConnectionError:
             if not attempt.exchange.met_a_stale_connection:
                 raise
-            _leave(attempt.exchange)
             attempt.exchange = Exchange(fresh_only=True)
             await self._post(request, attempt.address, attempt)
 
@@ -148,7 +145,7 @@ class AiohttpSender:
     async def _read_body(self, response: ClientResponse, attempt: _Attempt) -> None:
         """Up to the read limit; leaving the response unread is what makes aiohttp drop the connection."""
         kept, read = self._limits.body_kept, 0
-        while read < self._limits.body_read and response.status >= 200:
+        while read < self._limits.body_read:
             chunk = await response.content.readany()
             if not chunk:
                 return
@@ -161,13 +158,6 @@ def _judge(status: int | None) -> tuple[Outcome, str | None]:
     if status is not None and 200 <= status <= 299:
         return Outcome.OK, None
     return Outcome.HTTP_STATUS, f"answered {status}"
-
-
-def _leave(exchange: Exchange) -> None:
-    """From here on the connection, if it was kept, belongs to nobody or to the exchange that has taken it since."""
-    protocol = exchange.protocol
-    if protocol is not None and protocol.exchange is exchange:
-        protocol.exchange = None
 
 
 @lru_cache(maxsize=1024)

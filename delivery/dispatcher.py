@@ -11,7 +11,8 @@ begun to wait gets no place for new ones until the waiting ones, which are older
 round the endpoints that have work, with equal shares.
 
 The worst a crash can do is repeat: a lease is in the database before its bytes are on the wire, and the
-result of an attempt that nobody settled is not known to anybody.
+result of an attempt that nobody settled is not known to anybody. A commit whose answer was lost may leave
+deliveries leased to this worker without its knowledge; an audit finds them and makes them due again.
 """
 
 import asyncio
@@ -47,6 +48,7 @@ class DispatchLimits:
     in_flight_per_endpoint: int = 100
     lease_for: timedelta = timedelta(minutes=10)
     """A backstop far beyond any attempt: leases normally end by settling, or with their worker."""
+    audit_every: timedelta = timedelta(seconds=30)
     drain_for: timedelta = timedelta(seconds=18)
     """How long a stop waits for attempts under way."""
 
@@ -71,7 +73,8 @@ class Dispatcher:
         self._limits = limits
         self._capacity = Capacity(limits.in_flight, limits.in_flight_per_endpoint)
         self._overflowing: set[UUID] = set()
-        self._abandoned: list[int] = []
+        self._held: Counter[int] = Counter()
+        self._audit_at = 0.0
         self._attempts: set[asyncio.Task[None]] = set()
         self._round_from = _FIRST
         self._pace = Pace(first=0.02, most=0.5)
@@ -96,13 +99,10 @@ class Dispatcher:
     def give_back(self, endpoint_id: UUID) -> None:
         self._capacity.give_back(endpoint_id)
 
-    def abandon(self, lease: int) -> None:
-        self._abandoned.append(lease)
-        self._pace.hint()
-
     def submit(self, claims: Sequence[ClaimedDelivery]) -> None:
         made = bodies(claims)
         for claim in claims:
+            self._held[claim.lease] += 1
             task = asyncio.create_task(self._attempt(claim, made[claim.event_id]))
             self._attempts.add(task)
             task.add_done_callback(self._attempts.discard)
@@ -119,7 +119,7 @@ class Dispatcher:
 
     async def claim(self) -> int:
         """Claims and submits one round of what is due; returns how many deliveries."""
-        await self._release_abandoned()
+        await self._audit()
         if self._capacity.free < 1:
             return 0
         waiting = await self._waiting()
@@ -153,13 +153,21 @@ class Dispatcher:
         except BaseException:
             for endpoint_id, count in wanted:
                 self._capacity.give_back(endpoint_id, count)
-            self.abandon(lease)
             raise
 
-    async def _release_abandoned(self) -> None:
-        if leases := self._abandoned[:]:
-            await deliveries.release_leases(self._pool, leases)
-            del self._abandoned[: len(leases)]
+    async def _audit(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._audit_at:
+            return
+        limits = self._limits
+        released = await deliveries.release_unknown_leases(
+            self._pool, self._worker_id(), list(self._held), limits.lease_for, limits.audit_every
+        )
+        self._audit_at = now + limits.audit_every.total_seconds()
+        if released:
+            _logger.warning(
+                "%d deliveries were leased here without being known; they are due again", released
+            )
 
     # One attempt
 
@@ -167,7 +175,7 @@ class Dispatcher:
         try:
             self._settler.put(await self._send(claim, body))
         except asyncio.CancelledError:
-            self._capacity.give_back(claim.endpoint_id)  # the lease goes with the worker
+            self._let_go(claim)  # the lease ends with the worker
             raise
         except Exception:
             _logger.exception("delivery %s could not be sent; it is tried again in a minute", claim.id)
@@ -193,8 +201,14 @@ class Dispatcher:
             Settlement(claim, judgement.verdict, judgement.retry_at, attempt), judgement.disable_endpoint
         )
 
-    def _settled(self, claim: ClaimedDelivery) -> None:
+    def _let_go(self, claim: ClaimedDelivery) -> None:
         self._capacity.give_back(claim.endpoint_id)
+        self._held[claim.lease] -= 1
+        if not self._held[claim.lease]:
+            del self._held[claim.lease]
+
+    def _settled(self, claim: ClaimedDelivery) -> None:
+        self._let_go(claim)
         if self._overflowing:
             self._pace.hint()
 

@@ -61,7 +61,6 @@ class Exchange:
     """Do not take a connection from the pool."""
     dialled: bool = False
     """The connection is new, not from the pool."""
-    protocol: "PinnedProtocol | None" = None
     connect: float | None = None
     tls: float | None = None
     ready_at: float | None = None
@@ -109,11 +108,17 @@ class PinnedProtocol(ResponseHandler):
         self.abort()
 
     def data_received(self, data: bytes) -> None:
+        """aiohttp calls this with nothing, too, to make its parser go on after a pause."""
+        if data and not self._expected(data):
+            return
+        super().data_received(data)
+
+    def _expected(self, data: bytes) -> bool:
         exchange = self.exchange
         if exchange is None:
             # Nobody has asked. aiohttp would keep this as the answer to the next request.
             self.abort()
-            return
+            return False
         if exchange.first_byte_at is None:
             exchange.first_byte_at = monotonic()
         if exchange.stage is not Stage.BODY:
@@ -123,8 +128,8 @@ class PinnedProtocol(ResponseHandler):
                 self.set_exception(
                     AttemptFailed(Outcome.PROTOCOL, "the response's headers do not come to an end")
                 )
-                return
-        super().data_received(data)
+                return False
+        return True
 
 
 class PinnedConnector(BaseConnector):
@@ -151,9 +156,9 @@ class PinnedConnector(BaseConnector):
             assert isinstance(protocol, PinnedProtocol)
             if exchange.dialled or not (exchange.fresh_only or protocol.should_close):
                 break
+            # It is not wanted, or something unasked came in the same breath as its last response's end.
             connection.close()
         protocol.exchange = exchange
-        exchange.protocol = protocol
         exchange.ready_at = monotonic()
         exchange.stage = Stage.HEADERS
         return connection
@@ -186,10 +191,11 @@ class PinnedConnector(BaseConnector):
         return protocol
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        transport = protocol.transport
-        unread = transport is not None and transport.get_write_buffer_size() > 0
+        """Called with every connection that an exchange is done with, to pool it or to close it."""
+        assert isinstance(protocol, PinnedProtocol)
+        protocol.exchange = None
         crowded = self.alive > self._limits.kept_open
-        super()._release(key, protocol, should_close=should_close or unread or crowded)
+        super()._release(key, protocol, should_close=should_close or crowded)
 
     def _new_protocol(self) -> PinnedProtocol:
         return PinnedProtocol(self._loop, self)

@@ -26,6 +26,7 @@ from schema.polling import sleep_unless, through_outages
 _logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 3.0
+ANSWER_WITHIN_S = 10.0
 SWEEP_EVERY_S = 30.0  # for leases that outlived every deadline, whoever holds them
 
 
@@ -55,6 +56,15 @@ class Presence:
         await through_outages(stop, "presence", self._leave)
 
     async def look(self) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                await self._look()
+        except TimeoutError:
+            if self._guard is not None:
+                self._guard.terminate()  # cut off without a word: the server has ended this session, or will
+            raise
+
+    async def _look(self) -> None:
         guard = await self._stand_guard()
         now = asyncio.get_running_loop().time()
         absent = await workers.absent(guard, self.worker_id)

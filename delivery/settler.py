@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from delivery.health_book import HealthBook
 from schema import deliveries, events
-from schema.database import Pool
+from schema.database import Pool, is_of_the_batch
 from schema.deliveries import ClaimedDelivery, Settlement
 from schema.ids import ENDPOINT, format_id
 from schema.polling import through_outages
@@ -25,6 +25,10 @@ _BATCH = 500
 class Settled:
     settlement: Settlement
     disable_endpoint: bool = False
+
+
+class _BatchFailed(Exception):
+    """Not of the moment: waiting will not help."""
 
 
 class Settler:
@@ -59,7 +63,7 @@ class Settler:
 
     async def _settle(self, stop: asyncio.Event, batch: Sequence[Settled]) -> None:
         try:
-            await through_outages(stop, "settler", lambda: self._write(batch))
+            await through_outages(stop, "settler", lambda: self._write_whole(batch))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the rest of the batch
             if len(batch) > 1:
                 middle = len(batch) // 2
@@ -70,12 +74,20 @@ class Settler:
         for result in batch:
             self.on_settled(result.settlement.claim)
 
+    async def _write_whole(self, batch: Sequence[Settled]) -> None:
+        try:
+            await self._write(batch)
+        except Exception as error:
+            if is_of_the_batch(error):
+                raise _BatchFailed from error
+            raise
+
     async def _settle_alone(self, result: Settled, error: Exception) -> None:
         claim, attempt = result.settlement.claim, result.settlement.attempt
-        _logger.error("the result of delivery %s cannot be stored as it is: %r", claim.id, error)
+        _logger.error("the result of delivery %s cannot be stored as it is: %r", claim.id, error.__cause__ or error)
         if attempt is None:
             return
-        told = f"{attempt.outcome}; details could not be stored ({type(error).__name__})"
+        told = f"{attempt.outcome}; the details could not be stored"
         bare = replace(attempt, error=told, response_body=b"", address=None)
         try:
             await self._write([replace(result, settlement=replace(result.settlement, attempt=bare))])

@@ -49,7 +49,7 @@ def os_reason(failure: OSError) -> str:
     """ "connection refused" and the like."""
     if failure.errno is not None and failure.errno in errno.errorcode:
         return os.strerror(failure.errno).lower()
-    return "the connection failed"
+    return "the connection was closed by the receiver"
 
 
 def tls_reason(failure: BaseException) -> str:
@@ -61,7 +61,8 @@ def tls_reason(failure: BaseException) -> str:
 
 
 def _lost(failure: ClientOSError) -> tuple[Outcome, str]:
-    """With TLS 1.3 the server's no to our handshake arrives only when we read, as the cause of a lost connection."""
+    """With TLS 1.3 the server's no to our handshake arrives after it, as the cause of a lost connection; when it beats
+    our first write, aiohttp knows no cause."""
     if isinstance(failure.__cause__, ssl.SSLError):
         return Outcome.TLS, tls_reason(failure.__cause__)
     return Outcome.PROTOCOL, os_reason(failure)

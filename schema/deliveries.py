@@ -192,13 +192,21 @@ async def settle(tx: Connection, settlements: Sequence[Settlement]) -> int:
     return settled
 
 
-async def release_leases(connection: Executor, leases: Sequence[int]) -> None:
-    await connection.execute(_SQL["release_leases"], leases)
+async def release_unknown_leases(
+    connection: Executor, worker: int, known: Sequence[int], lease_for: timedelta, older_than: timedelta
+) -> int:
+    """Makes due again what this worker holds without knowing it; returns how many deliveries."""
+    status = await connection.execute(_SQL["release_unknown_leases"], worker, known, lease_for, older_than)
+    return _affected(status)
 
 
 async def take_over(connection: Executor, dead_workers: Sequence[int]) -> int:
     """Makes due again what dead workers had claimed, and what any worker has held beyond every deadline."""
     status = await connection.execute(_SQL["take_over"], dead_workers)
+    return _affected(status)
+
+
+def _affected(status: str) -> int:
     return int(status.rpartition(" ")[2])
 
 

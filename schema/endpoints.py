@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from schema import events
@@ -13,6 +14,7 @@ from schema.modes import Mode
 from schema.pages import After, Page, page
 from schema.queries import load
 
+NO_HEADERS: Final = b""
 _SQL = load("endpoints")
 _CHANGE = load("deliveries")  # enabling goes through the data role, beside the event about it
 
@@ -27,6 +29,17 @@ class NewEndpoint:
     event_types: Sequence[str]
     sealed_headers: bytes | None = field(repr=False)
     sealed_secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointChanges:
+    """None leaves a thing as it is."""
+
+    url: str | None
+    description: str | None
+    event_types: Sequence[str] | None
+    sealed_headers: bytes | None = field(repr=False)
+    """NO_HEADERS removes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,19 @@ async def create(core: Pool, new: NewEndpoint) -> None:
             new.sealed_headers,
         )
         await tx.execute(_SQL["add_secret"], new_id(), new.id, new.sealed_secret)
+
+
+async def update(core: Executor, endpoint_id: UUID, changes: EndpointChanges) -> None:
+    found = await core.fetchval(
+        _SQL["update"],
+        endpoint_id,
+        changes.url,
+        changes.description,
+        changes.event_types,
+        changes.sealed_headers,
+    )
+    if found is None:
+        raise NotFound(f"There is no endpoint {format_id(ENDPOINT, endpoint_id)}.")
 
 
 async def show(core: Executor, endpoint_id: UUID) -> Endpoint:

@@ -50,9 +50,7 @@ async def lock_cursor(tx: Connection, consumer: str) -> Cursor | None:
 
 
 async def move_cursor(tx: Connection, cursor: Cursor, pos: int) -> None:
-    if cursor.tick is not None:
-        await tx.execute(_SQL["forget_cursor_tick"], cursor.consumer, cursor.tick)
-    await tx.execute(_SQL["move_cursor"], cursor.consumer, pos)
+    await tx.execute(_SQL["move_cursor"], cursor.consumer, cursor.tick, pos)
 
 
 async def backlog(connection: Executor, consumer: str) -> int:

@@ -18,6 +18,7 @@ from schema.polling import sleep_unless
 
 _logger = logging.getLogger(__name__)
 PATIENCE_S = 24.0
+_FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 
 
@@ -66,12 +67,16 @@ class Supervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep(self, part: Part, stop: asyncio.Event) -> None:
-        backoff = 0.5
+        backoff = _FIRST_BACKOFF_S
+        loop = asyncio.get_running_loop()
         while not stop.is_set():
+            started = loop.time()
             try:
                 await part.runs.run(stop)
             except Exception:
                 self.restarts += 1
+                if loop.time() - started > _LONGEST_BACKOFF_S:
+                    backoff = _FIRST_BACKOFF_S
                 _logger.exception("%s failed; it is started again in %.1f s", part.name, backoff)
                 await sleep_unless(stop, backoff)
                 backoff = min(_LONGEST_BACKOFF_S, backoff * 2)

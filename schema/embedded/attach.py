@@ -20,8 +20,8 @@ Every fact is an flock(2), which the kernel frees however its holder dies, so th
 The keeper is spawned before the server is started and lives in its own session, so neither Ctrl-C in a terminal
 nor SIGKILL of every duro process at any moment leaves a server behind. keeper.lock is let go before users.lock
 because a newcomer takes them in the other order: whoever shares users.lock and finds keeper.lock held has a
-keeper that will stay. A keeper that was itself killed is
-replaced by the next process to attach or release.
+keeper that will stay. A keeper that was itself killed is replaced by the next process to attach or release;
+until then a server that dies stays down.
 """
 
 import logging

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -56,14 +57,14 @@ class Healing:
                 server.start(locate(self._data), server_lock, may_move=False)
 
 
-def keep(data: DataDir, keeper_fd: int) -> None:
+def keep(data: DataDir, let_go_of_keeper_lock: Callable[[], None]) -> None:
     healing = Healing(data)
     with FileLock(data.users_lock) as users:
         while not users.try_exclusive():
             _log_errors(healing.attend)
             time.sleep(POLL)
         _log_errors(lambda: _stop(data))
-        os.close(keeper_fd)  # before users.lock: a newcomer that shares it must find keeper.lock free
+        let_go_of_keeper_lock()  # before users.lock: a newcomer that shares it must find keeper.lock free
 
 
 def _stop(data: DataDir) -> None:
@@ -86,7 +87,7 @@ def main() -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         # Its users decide when it ends. Not SIG_IGN, which the server would inherit.
         signal.signal(number, lambda _number, _frame: None)
-    keep(DataDir(Path(sys.argv[1])), int(sys.argv[2]))
+    keep(DataDir(Path(sys.argv[1])), partial(os.close, int(sys.argv[2])))
 
 
 if __name__ == "__main__":

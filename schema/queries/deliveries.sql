@@ -120,11 +120,13 @@ WITH result AS (
 )
 SELECT count(*) FROM settled;
 
--- name: release_leases
--- $1 leases. Gives back what was claimed and will not be sent.
+-- name: release_unknown_leases
+-- $1 worker, $2 the leases it knows of, $3 lease duration, $4 how old a lease must be. Gives back what the worker
+-- holds without knowing it: a claim whose commit looked as if it had failed.
 UPDATE webhook_deliveries
    SET lease = NULL, leased_by = NULL, leased_until = NULL
- WHERE lease IS NOT NULL AND lease = ANY($1::bigint[]);
+ WHERE lease IS NOT NULL AND leased_by = $1 AND lease <> ALL($2::bigint[])
+   AND leased_until < now() + $3::interval - $4::interval;
 
 -- name: take_over
 -- $1 workers known to be dead. Their deliveries are due at once; so are leases that outlived every deadline.

@@ -5,6 +5,18 @@
 INSERT INTO webhook_endpoints (id, tenant_id, mode, url, description, event_types, sealed_headers)
 VALUES ($1, $2, $3, $4, $5, $6, $7);
 
+-- name: update
+-- $1 endpoint, $2 url, $3 description, $4 event types, $5 sealed headers, where no bytes remove them; a null leaves
+-- a column as it is. Returns the endpoint's id.
+UPDATE webhook_endpoints
+   SET url            = coalesce($2, url),
+       description    = coalesce($3, description),
+       event_types    = coalesce($4, event_types),
+       sealed_headers = CASE WHEN $5::bytea IS NULL THEN sealed_headers ELSE nullif($5, ''::bytea) END,
+       updated_at     = now()
+ WHERE id = $1
+RETURNING id;
+
 -- name: add_secret
 -- $1 id, $2 endpoint, $3 sealed secret.
 INSERT INTO webhook_endpoint_secrets (id, endpoint_id, sealed) VALUES ($1, $2, $3);

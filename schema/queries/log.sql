@@ -17,13 +17,10 @@ SELECT pg_try_advisory_xact_lock('cursors'::regclass::oid::integer, hashtext($1)
 -- $1 consumer. A statement of its own: its snapshot must be younger than the lock.
 SELECT tick, pos FROM cursors WHERE consumer = $1 ORDER BY tick DESC LIMIT 1;
 
--- name: forget_cursor_tick
--- $1 consumer, $2 tick.
-DELETE FROM cursors WHERE consumer = $1 AND tick = $2;
-
 -- name: move_cursor
--- $1 consumer, $2 pos.
-INSERT INTO cursors (consumer, pos) VALUES ($1, $2);
+-- $1 consumer, $2 the tick it stands at or null, $3 pos.
+WITH left_behind AS (DELETE FROM cursors WHERE consumer = $1 AND tick = $2)
+INSERT INTO cursors (consumer, pos) VALUES ($1, $3);
 
 -- name: read_after
 -- $1 pos, $2 limit. Events after a position, in order. The log is cut first and OFFSET 0 keeps the join a look-up

@@ -9,6 +9,7 @@ import pytest
 
 from schema.embedded import attach, wait_stopped
 from schema.embedded.data_dir import DataDir
+from schema.embedded.keeper import keep
 from schema.embedded.locks import is_held
 from schema.embedded.waiting import wait_until
 from tests.schema.embedded_harness import (
@@ -109,6 +110,13 @@ async def test_a_newcomer_during_the_stop_gets_a_server(data: DataDir) -> None:
         with attach(data.root) as server:
             assert await query(server.owner_url, "SELECT 1") == 1
         assert wait_until(lambda: is_held(data.users_lock), PATIENCE, poll=0)
+
+
+def test_a_leaving_keeper_lets_go_of_its_lock_while_newcomers_still_wait(data: DataDir) -> None:
+    """Else a newcomer would find keeper.lock held and count on a keeper that is about to exit."""
+    newcomers_wait: list[bool] = []
+    keep(data, lambda: newcomers_wait.append(is_held(data.users_lock)))
+    assert newcomers_wait == [True]
 
 
 def test_killing_the_starter_in_the_middle_of_a_start_leaves_no_server(data: DataDir) -> None:

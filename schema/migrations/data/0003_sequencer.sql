@@ -108,7 +108,8 @@ $$;
 -- which the rows were numbered. From then on rows up to `restore_floor` are looked up before they are
 -- appended, because their old xids will be handed out again.
 CREATE FUNCTION sequence_restored_events() RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+SET enable_seqscan = on SET enable_hashjoin = on AS $$  -- it reads everything, once
 DECLARE
     was       sequencer%ROWTYPE;
     own       xid8 := pg_current_xact_id_if_assigned();

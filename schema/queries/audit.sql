@@ -1,0 +1,26 @@
+-- What the log's promises can be held against, for drills and the demo. All of it reads one mode.
+
+-- name: last_position
+-- The log's end.
+SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1;
+
+-- name: positions_missing
+-- $1 position. How many of the positions after it, up to the log's end, no event has; one snapshot sees both.
+SELECT (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1) - $1::bigint
+       - (SELECT count(*) FROM event_log WHERE pos > $1::bigint);
+
+-- name: without_position
+-- $1 events. Those that are not in the log.
+SELECT e.id
+  FROM unnest($1::uuid[]) AS e (id)
+ WHERE NOT EXISTS (SELECT FROM event_log l WHERE l.event_id = e.id);
+
+-- name: recorded
+-- $1 events. Those that exist.
+SELECT e.id
+  FROM unnest($1::uuid[]) AS e (id)
+ WHERE EXISTS (SELECT FROM events x WHERE x.id = e.id);
+
+-- name: deliveries_by_status
+-- $1 tenants.
+SELECT status, count(*) AS count FROM webhook_deliveries WHERE tenant_id = ANY($1::uuid[]) GROUP BY status;
