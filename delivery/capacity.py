@@ -40,12 +40,6 @@ class Capacity:
 
     def shares(self, endpoints: list[UUID]) -> list[tuple[UUID, int]]:
         """What to claim for each of these endpoints: alike for all, no more than its own room, no more than is free."""
-        fair = max(1, self.free // len(endpoints)) if endpoints else 0
-        shares: list[tuple[UUID, int]] = []
-        left = self.free
-        for endpoint_id in endpoints:
-            share = min(fair, self.room(endpoint_id), left)
-            if share > 0:
-                shares.append((endpoint_id, share))
-                left -= share
-        return shares
+        with_room = [endpoint_id for endpoint_id in endpoints if self.room(endpoint_id) > 0][: self.free]
+        fair = self.free // len(with_room) if with_room else 0
+        return [(endpoint_id, min(fair, self.room(endpoint_id))) for endpoint_id in with_room]

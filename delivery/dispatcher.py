@@ -8,7 +8,7 @@
 
 Memory is bounded by the places (Capacity): what has none stays in the table. An endpoint whose deliveries have
 begun to wait gets no place for new ones until the waiting ones, which are older, have been claimed. Claims go
-round the endpoints that have work, with equal shares.
+round the endpoints that have work, with equal shares; a round that runs out of places goes on where it stopped.
 
 The worst a crash can do is repeat: a lease is in the database before its bytes are on the wire, and the
 result of an attempt that nobody settled is not known to anybody. A commit whose answer was lost may leave
@@ -19,9 +19,10 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from delivery.capacity import Capacity
@@ -38,7 +39,7 @@ from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)
 _ENDPOINTS_PER_CLAIM = 1000
-_FIRST = UUID(int=0)
+_FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
 _UNSENDABLE_AGAIN_AFTER = timedelta(minutes=1)
 
 
@@ -105,17 +106,21 @@ class Dispatcher:
             self._held[claim.lease] += 1
             task = asyncio.create_task(self._attempt(claim, made[claim.event_id]))
             self._attempts.add(task)
-            task.add_done_callback(self._attempts.discard)
+            task.add_done_callback(partial(self._ended, claim))
 
     # What waits in the table
 
     async def run(self, stop: asyncio.Event) -> None:
+        """Attempts outlive a failure in here, which the supervisor answers by running it again."""
+        self._open = True
         try:
             while not stop.is_set():
                 found = await through_outages(stop, "dispatcher", self.claim)
                 await self._pace.wait(found=bool(found))
-        finally:
             await self._drain()
+        except asyncio.CancelledError:
+            await self._cut_off(self._attempts)
+            raise
 
     async def claim(self) -> int:
         """Claims and submits one round of what is due; returns how many deliveries."""
@@ -124,6 +129,7 @@ class Dispatcher:
             return 0
         waiting = await self._waiting()
         wanted = self._capacity.shares(waiting)
+        self._round_from = self._goes_on_after(waiting, wanted)
         if not wanted:
             return 0
         claims = await self._lease(wanted)
@@ -137,11 +143,20 @@ class Dispatcher:
 
     async def _waiting(self) -> list[UUID]:
         waiting = await deliveries.endpoints_waiting(self._pool, self._round_from, _ENDPOINTS_PER_CLAIM)
-        whole_round = self._round_from == _FIRST and len(waiting) < _ENDPOINTS_PER_CLAIM
-        if whole_round:
-            self._overflowing.intersection_update(waiting)
-        self._round_from = waiting[-1] if len(waiting) == _ENDPOINTS_PER_CLAIM else _FIRST
+        if not waiting and self._round_from != _FIRST:
+            self._round_from = _FIRST
+            waiting = await deliveries.endpoints_waiting(self._pool, _FIRST, _ENDPOINTS_PER_CLAIM)
+        last = waiting[-1] if len(waiting) == _ENDPOINTS_PER_CLAIM else _LAST
+        self._overflowing -= {
+            endpoint_id for endpoint_id in self._overflowing if self._round_from < endpoint_id <= last
+        }.difference(waiting)
         return waiting
+
+    def _goes_on_after(self, waiting: Sequence[UUID], wanted: Sequence[tuple[UUID, int]]) -> UUID:
+        """Where the next round begins: without it the places would go to the same few ids each time."""
+        if wanted and sum(count for _, count in wanted) == self._capacity.free:
+            return wanted[-1][0]
+        return waiting[-1] if len(waiting) == _ENDPOINTS_PER_CLAIM else _FIRST
 
     async def _lease(self, wanted: Sequence[tuple[UUID, int]]) -> list[ClaimedDelivery]:
         lease = deliveries.new_lease()
@@ -174,9 +189,6 @@ class Dispatcher:
     async def _attempt(self, claim: ClaimedDelivery, body: bytes) -> None:
         try:
             self._settler.put(await self._send(claim, body))
-        except asyncio.CancelledError:
-            self._let_go(claim)  # the lease ends with the worker
-            raise
         except Exception:
             _logger.exception("delivery %s could not be sent; it is tried again in a minute", claim.id)
             again = datetime.now(UTC) + _UNSENDABLE_AGAIN_AFTER
@@ -201,6 +213,11 @@ class Dispatcher:
             Settlement(claim, judgement.verdict, judgement.retry_at, attempt), judgement.disable_endpoint
         )
 
+    def _ended(self, claim: ClaimedDelivery, attempt: asyncio.Task[None]) -> None:
+        self._attempts.discard(attempt)
+        if attempt.cancelled():
+            self._let_go(claim)  # the lease ends with the worker
+
     def _let_go(self, claim: ClaimedDelivery) -> None:
         self._capacity.give_back(claim.endpoint_id)
         self._held[claim.lease] -= 1
@@ -216,9 +233,13 @@ class Dispatcher:
         self._open = False
         if self._attempts:
             _, late = await asyncio.wait(self._attempts, timeout=self._limits.drain_for.total_seconds())
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await self._cut_off(late)
+
+    async def _cut_off(self, attempts: Collection[asyncio.Task[None]]) -> None:
+        late = list(attempts)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
 
 def _record(result: AttemptResult, started_at: datetime) -> Attempt:

@@ -26,6 +26,8 @@ from schema.polling import sleep_unless, through_outages
 _logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 3.0
+BACK_WITHIN_S = 1.0  # the longest wait between two tries to come back, less than the others' patience
+ASK_AGAIN_S = 0.1
 ANSWER_WITHIN_S = 10.0
 SWEEP_EVERY_S = 30.0  # for leases that outlived every deadline, whoever holds them
 
@@ -51,7 +53,7 @@ class Presence:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await through_outages(stop, "presence", self.look)
+            await through_outages(stop, "presence", self.look, BACK_WITHIN_S)
             await sleep_unless(stop, LOOK_EVERY_S)
         await through_outages(stop, "presence", self._leave)
 
@@ -90,8 +92,16 @@ class Presence:
         return self._guard
 
     async def _is_still(self, guard: asyncpg.Connection, own_id: int) -> bool:
-        """Whether nobody took us for dead. The lock is ours already, or free again after a lost session."""
-        return await workers.is_registered(guard, own_id) and await workers.hold(guard, own_id)
+        """Whether nobody took us for dead. The lock is ours already, or free again after a lost session.
+
+        While it is not free, the server has not noticed yet that the session is lost, or somebody is taking over:
+        soon it is free, or the row is gone.
+        """
+        while await workers.is_registered(guard, own_id):
+            if await workers.hold(guard, own_id):
+                return True
+            await asyncio.sleep(ASK_AGAIN_S)
+        return False
 
     async def _take_over(self, dead: Sequence[int]) -> None:
         for mode in Mode:

@@ -19,6 +19,7 @@ from schema.polling import through_outages
 
 _logger = logging.getLogger(__name__)
 _BATCH = 500
+LAST_TRIES_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,11 @@ class _BatchFailed(Exception):
 
 
 class Settler:
-    def __init__(self, pool: Pool, health: HealthBook) -> None:
+    def __init__(self, pool: Pool, health: HealthBook, last_tries_s: float = LAST_TRIES_S) -> None:
+        """`last_tries_s`: for how long after a stop a database in trouble is still tried."""
         self._pool = pool
         self._health = health
+        self._last_tries_s = last_tries_s
         self._gathered: list[Settled] = []
         self._arrived = asyncio.Event()
         self.on_settled: Callable[[ClaimedDelivery], None] = lambda _claim: None
@@ -48,11 +51,13 @@ class Settler:
     async def run(self, stop: asyncio.Event) -> None:
         """Ends once it is stopped and nothing is left to write, or the database cannot be had for the rest."""
         stopping = asyncio.ensure_future(stop.wait())
+        give_up = asyncio.Event()
+        giving_up = asyncio.ensure_future(self._give_up(stop, give_up))
         try:
             while self._gathered or not stop.is_set():
                 batch, self._gathered = self._gathered[:_BATCH], self._gathered[_BATCH:]
                 if batch:
-                    await self._settle(stop, batch)
+                    await self._settle(give_up, batch)
                 else:
                     self._arrived.clear()
                     arriving = asyncio.ensure_future(self._arrived.wait())
@@ -60,17 +65,23 @@ class Settler:
                     arriving.cancel()
         finally:
             stopping.cancel()
+            giving_up.cancel()
 
-    async def _settle(self, stop: asyncio.Event, batch: Sequence[Settled]) -> None:
+    async def _give_up(self, stop: asyncio.Event, give_up: asyncio.Event) -> None:
+        await stop.wait()
+        await asyncio.sleep(self._last_tries_s)
+        give_up.set()
+
+    async def _settle(self, give_up: asyncio.Event, batch: Sequence[Settled]) -> None:
         try:
-            await through_outages(stop, "settler", lambda: self._write_whole(batch))
+            await through_outages(give_up, "settler", lambda: self._write_whole(batch))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the rest of the batch
             if len(batch) > 1:
                 middle = len(batch) // 2
-                await self._settle(stop, batch[:middle])
-                await self._settle(stop, batch[middle:])
+                await self._settle(give_up, batch[:middle])
+                await self._settle(give_up, batch[middle:])
                 return
-            await self._settle_alone(batch[0], error)
+            await self._settle_alone(give_up, batch[0], error)
         for result in batch:
             self.on_settled(result.settlement.claim)
 
@@ -82,17 +93,20 @@ class Settler:
                 raise _BatchFailed from error
             raise
 
-    async def _settle_alone(self, result: Settled, error: Exception) -> None:
+    async def _settle_alone(self, give_up: asyncio.Event, result: Settled, error: Exception) -> None:
         claim, attempt = result.settlement.claim, result.settlement.attempt
-        _logger.error("the result of delivery %s cannot be stored as it is: %r", claim.id, error.__cause__ or error)
+        _logger.error(
+            "the result of delivery %s cannot be stored as it is: %r", claim.id, error.__cause__ or error
+        )
         if attempt is None:
             return
         told = f"{attempt.outcome}; the details could not be stored"
         bare = replace(attempt, error=told, response_body=b"", address=None)
+        stripped = replace(result, settlement=replace(result.settlement, attempt=bare))
         try:
-            await self._write([replace(result, settlement=replace(result.settlement, attempt=bare))])
+            await through_outages(give_up, "settler", lambda: self._write([stripped]))
         except Exception:
-            _logger.exception("delivery %s stays leased and is sent again when its lease ends", claim.id)
+            _logger.exception("the result of delivery %s is lost; it is sent again", claim.id)
 
     async def _write(self, batch: Sequence[Settled]) -> None:
         settlements = [result.settlement for result in batch]

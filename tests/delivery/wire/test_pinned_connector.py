@@ -10,7 +10,7 @@ from aiohttp import ClientSession
 from delivery.aiohttp_sender import AiohttpSender, default_ssl_context
 from delivery.egress_guard import Blocked, CheckedTarget, EgressGuard, EgressPolicy
 from delivery.endpoint_url import EndpointUrl
-from delivery.pinned_connector import Exchange, PinnedConnector, check_peer, current_exchange
+from delivery.pinned_connector import Exchange, PinnedConnector, Stage, check_peer, current_exchange
 from delivery.sending import Outcome, SendLimits
 from tests.delivery.wire.receiver import OK, Names, Peer, answering, receiving, sending, to, until
 
@@ -119,25 +119,26 @@ async def test_a_kept_connection_that_began_to_answer_is_not_tried_again() -> No
 
 
 async def test_what_arrives_on_an_idle_connection_is_nobodys_answer() -> None:
-    """Gateways send `408 Request Timeout` before they close an idle connection."""
+    """Gateways send `408 Request Timeout` before they close an idle connection. It ends it at once, so that nothing
+    can pile up there."""
     dropped = asyncio.Event()
 
     async def speak_unasked(peer: Peer) -> None:
         await peer.request()
         await peer.answer()
         if peer.number == 1:
-            idle.set()
             await may_speak.wait()
             await peer.answer(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
             await peer.hung_up()
             dropped.set()
 
-    idle, may_speak = asyncio.Event(), asyncio.Event()
+    may_speak = asyncio.Event()
     async with receiving(speak_unasked) as receiver, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/")
         await sender.send(request)
         may_speak.set()
-        await dropped.wait()
+        async with asyncio.timeout(5):
+            await dropped.wait()
         result = await sender.send(request)
     assert (result.status, receiver.connections) == (200, 2)
 
@@ -148,6 +149,30 @@ async def test_a_second_response_in_the_same_breath_is_nobodys_answer() -> None:
         request = to(f"http://127.0.0.1:{receiver.port}/")
         results = [await sender.send(request) for _ in range(2)]
     assert [result.status for result in results] == [200, 200]
+    assert receiver.connections == 2
+
+
+async def test_a_second_response_in_the_same_breath_as_the_first_ones_end_is_nobodys_answer() -> None:
+    """aiohttp pools the connection at the first one's end and then reads on."""
+    body_begun = asyncio.Event()
+
+    async def say_too_much(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+        await body_begun.wait()
+        await peer.answer(b"kHTTP/1.1 500 Extra\r\nContent-Length: 0\r\n\r\n")
+        await peer.hung_up()
+
+    async with receiving(say_too_much) as receiver, sending() as sender:
+        request = to(f"http://127.0.0.1:{receiver.port}/")
+        attempt = asyncio.create_task(sender.send(request))
+        in_use = sender._connector._acquired
+        await until(
+            lambda: any(getattr(one, "exchange", None) and one.exchange.stage is Stage.BODY for one in in_use)
+        )
+        body_begun.set()
+        first, second = await attempt, await sender.send(request)
+    assert (first.status, first.response_body, second.status) == (200, b"ok", 200)
     assert receiver.connections == 2
 
 
