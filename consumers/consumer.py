@@ -62,7 +62,8 @@ class Consumer:
         self._handler = handler
         self._most = batch_size
         self._size = batch_size
-        self.pace = Pace()
+        # Whoever sequences events wakes its own consumers; this poll is for when that worker dies in between.
+        self.pace = Pace(first=0.02, most=0.25)
         self.applied = 0
         self.parked = 0
 

@@ -14,7 +14,7 @@ class Sequencer:
         self._pool = pool
         self._wake = wake
         self._batch_size = batch_size
-        self._pace = Pace()
+        self._pace = Pace(first=0.002, most=0.025)
         self.sequenced = 0
 
     async def run(self, stop: asyncio.Event) -> None:

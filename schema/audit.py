@@ -28,4 +28,6 @@ async def recorded(connection: Executor, events: Sequence[UUID]) -> list[UUID]:
 
 
 async def deliveries_by_status(connection: Executor, tenants: Sequence[UUID]) -> dict[str, int]:
-    return {row["status"]: row["count"] for row in await connection.fetch(_SQL["deliveries_by_status"], tenants)}
+    return {
+        row["status"]: row["count"] for row in await connection.fetch(_SQL["deliveries_by_status"], tenants)
+    }

@@ -24,7 +24,10 @@ Pool: TypeAlias = "asyncpg.Pool"
 Executor: TypeAlias = "Connection | Pool"  # for what is one statement
 
 CONNECT_TIMEOUT_S = 10.0
-COMMAND_TIMEOUT_S = 60.0  # no statement of ours takes seconds; a wedged one must not hold its loop for ever
+# No statement of ours takes seconds. The server ends one that does, and the fault is the statement's; when nothing
+# is heard even after that, the connection is dead, and that is an outage.
+STATEMENT_TIMEOUT = "50s"
+COMMAND_TIMEOUT_S = 60.0
 
 # A peer that vanishes without a word (power, network) is noticed by the server within about ten seconds.
 _KEEPALIVE = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
@@ -34,6 +37,7 @@ _KEEPALIVE = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_k
 _TRANSIENT = (
     OSError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the first statement on a session that the server has just ended
     asyncpg.PostgresConnectionError,
     asyncpg.exceptions.OperatorInterventionError,
     asyncpg.exceptions.InsufficientResourcesError,
@@ -41,7 +45,6 @@ _TRANSIENT = (
     asyncpg.exceptions.LockNotAvailableError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,
 )
-_OUT_OF_TIME = (TimeoutError, asyncpg.QueryCanceledError)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -50,7 +53,9 @@ def is_transient(error: BaseException) -> bool:
 
 def is_of_the_batch(error: BaseException) -> bool:
     """Whether a smaller or another batch may succeed where this one failed."""
-    return isinstance(error, Exception) and (isinstance(error, _OUT_OF_TIME) or not is_transient(error))
+    return isinstance(error, asyncpg.QueryCanceledError) or (
+        isinstance(error, Exception) and not is_transient(error)
+    )
 
 
 # Every statement of ours walks an index, a few rows at a time, and is planned once. Left to itself the planner
@@ -118,7 +123,13 @@ def _login(key: bytes, schema: str, name: str) -> dict[str, Any]:
     return {
         "user": role,
         "password": derive_role_password(key, role),
-        "server_settings": {"search_path": schema, "application_name": name, **_KEEPALIVE, **_PLANNING},
+        "server_settings": {
+            "search_path": schema,
+            "application_name": name,
+            "statement_timeout": STATEMENT_TIMEOUT,
+            **_KEEPALIVE,
+            **_PLANNING,
+        },
     }
 
 

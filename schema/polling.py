@@ -16,7 +16,7 @@ _logger = logging.getLogger(__name__)
 class Pace:
     """Polls without pause while there is work, then ever more slowly up to `most` seconds."""
 
-    def __init__(self, first: float = 0.002, most: float = 0.05, growth: float = 1.5) -> None:
+    def __init__(self, first: float, most: float, growth: float = 1.5) -> None:
         self._first = first
         self._most = most
         self._growth = growth
@@ -51,8 +51,10 @@ async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
         pass
 
 
-async def through_outages(stop: asyncio.Event, what: str, operation: Callable[[], Awaitable[T]]) -> T | None:
-    """The operation's result, tried again through troubles of the moment with jittered backoff up to 5 s.
+async def through_outages(
+    stop: asyncio.Event, what: str, operation: Callable[[], Awaitable[T]], longest_wait_s: float = 5.0
+) -> T | None:
+    """The operation's result, tried again through troubles of the moment with jittered backoff.
 
     None when `stop` came first. Other errors go through at once.
     """
@@ -69,7 +71,7 @@ async def through_outages(stop: asyncio.Event, what: str, operation: Callable[[]
 
     retrying = AsyncRetrying(
         retry=retry_if_exception(is_transient),
-        wait=wait_random_exponential(multiplier=0.05, max=5),
+        wait=wait_random_exponential(multiplier=0.05, max=longest_wait_s),
         stop=lambda _state: stop.is_set(),
         sleep=pause,
         before_sleep=report,

@@ -21,6 +21,7 @@ class ChildWorker:
         """Raises when the process ends by itself, so that the supervisor starts another."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # a folder named service where the user stands must not shadow ours
             "-m",
             "service.cli",
             "work",

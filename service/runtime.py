@@ -76,11 +76,12 @@ async def worker(settings: Settings, url: str, key: bytes) -> AsyncIterator[Work
             connect_timeout=settings.connect_timeout.total_seconds(),
         )
         sender = AiohttpSender(EgressGuard(egress_policy(settings), resolver), limits)
+        presence = Presence(database, name)
         try:
-            presence = Presence(database, name)
             modes = [_mode_parts(settings, database, mode, presence, sender) for mode in Mode]
             yield Worker(database, presence, modes, Housekeeping(database))
         finally:
+            presence.close()
             await sender.close()
             await resolver.close()
 

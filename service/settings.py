@@ -4,6 +4,7 @@ Every default is meant to be right for a first day in production; its reason sta
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -18,6 +19,7 @@ from schema.errors import DuroError, InvalidInput
 from schema.secret_box import parse_secret_key
 
 PREFIX: Final = "DURO_"
+_DIGITS: Final = re.compile("[0-9]{1,10}")
 
 
 def _setting(
@@ -36,7 +38,7 @@ def _setting(
 
 def _integer(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        if not (_DIGITS.fullmatch(text) and least <= int(text) <= most):
             raise InvalidInput(f"{text!r} is not a whole number from {least} to {most}.")
         return int(text)
 

@@ -5,19 +5,22 @@
       stop      ◄───────────────────────────────────────────────────────   a stage stops when the one after it has
 
 So what takes work in stops first and what writes results last. A part that fails is started again with backoff,
-alone: the others do not notice. When the whole stop takes longer than `patience`, the rest is cancelled.
+alone: the others do not notice. When the whole stop takes longer than `patience`, the rest is cancelled; what does
+not end even then (a driver that waits for a database that is silent) is left behind.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from schema.polling import sleep_unless
 
 _logger = logging.getLogger(__name__)
-PATIENCE_S = 24.0
+PATIENCE_S = 23.0
+CANCEL_WITHIN_S = 1.0
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 
@@ -40,31 +43,27 @@ class Stage:
 
 
 class Supervisor:
-    def __init__(self, stages: Sequence[Sequence[Part]]) -> None:
-        self._stages = [Stage(parts) for parts in stages]
+    def __init__(self, stages: Sequence[Sequence[Part]], patience_s: float = PATIENCE_S) -> None:
+        self._stages = stages
+        self._patience_s = patience_s
         self.restarts = 0
 
     async def run(self, stop: asyncio.Event) -> None:
-        for stage in self._stages:
+        stages = [Stage(parts) for parts in self._stages]
+        for stage in stages:
             stage.tasks = [
                 asyncio.create_task(self._keep(part, stage.stop), name=part.name) for part in stage.parts
             ]
         try:
             await stop.wait()
-            async with asyncio.timeout(PATIENCE_S):
-                for stage in reversed(self._stages):
+            async with asyncio.timeout(self._patience_s):
+                for stage in reversed(stages):
                     stage.stop.set()
-                    await asyncio.gather(*stage.tasks)
+                    await _ended(stage.tasks)
         except TimeoutError:
-            _logger.error("stopping took longer than %.0f s; the rest is cut off", PATIENCE_S)  # noqa: TRY400
+            _logger.error("stopping took longer than %.0f s; the rest is cut off", self._patience_s)  # noqa: TRY400
         finally:
-            await self._cancel()
-
-    async def _cancel(self) -> None:
-        tasks = [task for stage in self._stages for task in stage.tasks if not task.done()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            await _cancel(stages)
 
     async def _keep(self, part: Part, stop: asyncio.Event) -> None:
         backoff = _FIRST_BACKOFF_S
@@ -72,7 +71,7 @@ class Supervisor:
         while not stop.is_set():
             started = loop.time()
             try:
-                await part.runs.run(stop)
+                await _run(part, stop)
             except Exception:
                 self.restarts += 1
                 if loop.time() - started > _LONGEST_BACKOFF_S:
@@ -80,3 +79,26 @@ class Supervisor:
                 _logger.exception("%s failed; it is started again in %.1f s", part.name, backoff)
                 await sleep_unless(stop, backoff)
                 backoff = min(_LONGEST_BACKOFF_S, backoff * 2)
+
+
+async def _run(part: Part, stop: asyncio.Event) -> None:
+    await part.runs.run(stop)
+    if not stop.is_set():
+        raise RuntimeError(f"{part.name} ended before it was told to")
+
+
+async def _cancel(stages: Sequence[Stage]) -> None:
+    for stage in stages:
+        stage.stop.set()  # an error in place of the cancellation must not start the part again
+    tasks = [task for stage in stages for task in stage.tasks if not task.done()]
+    for task in tasks:
+        task.cancel()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CANCEL_WITHIN_S):
+            await _ended(tasks)
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Unlike gather, this can be cut off while a task still refuses to end."""
+    if tasks:
+        await asyncio.wait(tasks)

@@ -1,5 +1,5 @@
-"""The `duro` command. Each command is a small module here; app.py holds what they share."""
+"""The `duro` command: root.py is the table of commands, app.py what they share, and each is a small module here."""
 
-from service.cli.app import main
+from service.cli.root import main
 
 __all__ = ["main"]

@@ -1,30 +1,33 @@
-"""What every command shares: settings, output for people or machines, errors in one line, exit status.
-
-Exit status: 0, 1 (it failed), 2 (used wrongly). Results go to stdout, as JSON with --json; everything else goes to
-stderr, so a script can read one and a person the other.
-"""
+"""What every command shares: its settings, a database, and words for people or JSON for machines."""
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar
+from pathlib import Path
+from typing import IO, Any, ParamSpec, TypeVar
 
+import asyncpg
 import click
 import orjson
 import uvloop
 from rich.console import Console
 
-from schema.database import Database
-from schema.errors import DuroError
+from schema.database import Database, is_transient
+from schema.errors import Unavailable
 from service.backbone import backbone
+from service.cli.root import main
 from service.settings import Settings
+
+__all__ = ["App", "command", "group", "main"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-INTERRUPTED: Final = 130
+
+_UNWRAPPED = 1000  # columns where no terminal sets a width, so that no table cuts an id in two
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,25 @@ class App:
     err: Console
 
     def result(self, value: Mapping[str, Any], show: Callable[[Console], None]) -> None:
-        """`value` as one line of JSON, or whatever `show` prints for people."""
+        """`value` as one line of JSON, or whatever `show` prints for people. Flushed: a reader may be waiting."""
         if self.json:
-            click.echo(orjson.dumps(value, default=str))
+            click.echo(orjson.dumps(value))
         else:
             show(self.out)
+        sys.stdout.flush()
 
     def progress(self, line: str) -> None:
         if not self.json:
-            self.err.print(f"{line} …", style="dim", highlight=False)
+            self.err.print(f"{line} …", style="dim")
+
+    @contextmanager
+    def counting(self, line: str) -> Iterator[Callable[[str], None]]:
+        """For long work: yields what replaces `line` as the work goes on. Silent without a terminal or with --json."""
+        if self.json or not self.err.is_terminal:
+            yield lambda _line: None
+            return
+        with self.err.status(line) as status:
+            yield status.update
 
     def with_database(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         """Runs `work` on a migrated database, starting (and migrating) the embedded one if need be."""
@@ -57,44 +70,75 @@ class App:
                 async with Database.open(base.url, base.key, name="duro cli", max_per_role=2) as database:
                     return await work(database)
 
-            return uvloop.run(run())
+            with database_errors():
+                return uvloop.run(run())
 
 
-def command(group: click.Group, name: str, **options: Any) -> Callable[[Callable[..., None]], click.Command]:
-    """A command that takes an App first and has --json; DuroErrors become one line on stderr."""
+def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command that takes an App first. It has --json, and --data-dir unless it declares its own."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @wraps(function)
         def run(*args: Any, json: bool, **kwargs: Any) -> None:
-            err = Console(stderr=True, highlight=False)
-            settings = Settings.read(os.environ)
-            logging.basicConfig(
-                level=settings.log_level.upper(),
-                stream=sys.stderr,
-                format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            )
-            function(App(settings, json, Console(highlight=False), err), *args, **kwargs)
+            function(_app(json, kwargs.pop("data_dir") if shared else None), *args, **kwargs)
 
-        run = click.option("--json", is_flag=True, help="Print the result as one line of JSON.")(run)
-        return group.command(name, **options)(run)
+        made = group.command(name)(run)
+        shared = all(option.name != "data_dir" for option in made.params)
+        made.params += [_json_option(), _data_dir_option()] if shared else [_json_option()]
+        return made
 
     return decorate
 
 
-class _Group(click.Group):
-    """The root: turns errors into one line and an exit status."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().main(*args, **kwargs)
-        except DuroError as error:
-            click.echo(f"duro: {error}", err=True)
-            sys.exit(error.exit_status)
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
+def group(name: str) -> Callable[[Callable[[], None]], click.Group]:
+    """A group of commands, as in `duro tenant create`."""
+    return main.group(name, no_args_is_help=True)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="duro-webhooks", prog_name="duro")
-def main() -> None:
-    """Self-hosted webhook delivery that needs one Postgres and loses nothing."""
+def _json_option() -> click.Option:
+    return click.Option(["--json"], is_flag=True, help="Print the result as one line of JSON.")
+
+
+def _data_dir_option() -> click.Option:
+    return click.Option(
+        ["--data-dir"],
+        type=click.Path(path_type=Path),
+        help="Where the embedded database and its keys live.  [default: DURO_DATA_DIR]",
+    )
+
+
+def _app(json: bool, data_dir: Path | None) -> App:
+    settings = Settings.read(os.environ)
+    if data_dir is not None:
+        settings = replace(settings, data_dir=data_dir)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    return App(settings, json, _console(sys.stdout), _console(sys.stderr))
+
+
+def _console(stream: IO[str]) -> Console:
+    """Plain: what is printed may be a stranger's, so nothing in it is markup."""
+    width = None if stream.isatty() else _UNWRAPPED
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turns what may happen to a connection, or to a login with too few rights, into Unavailable."""
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Unavailable(
+            f"The database does not let this login do it ({error.message}): "
+            "let DURO_DATABASE_URL name the database's owner, who may also create roles."
+        ) from None
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if not is_transient(error):
+            raise
+        raise Unavailable(
+            f"The database went away in the middle ({str(error) or type(error).__name__}): "
+            "see that it runs, and try again."
+        ) from None

@@ -57,7 +57,9 @@ async def _up(app: App, settings: Settings, base: Backbone, workers: int) -> Non
         api = await http.bind()
         await first.register()
         others = [Part(f"worker process {n}", ChildWorker(_environment(base))) for n in range(2, workers + 1)]
-        running = asyncio.create_task(Supervisor([[Part("http", http)], *first.stages(), others]).run(stop))
+        # One stage, so that all workers drain at the same time.
+        all_workers = [Part("worker", Supervisor(first.stages())), *others]
+        running = asyncio.create_task(Supervisor([[Part("http", http)], all_workers]).run(stop))
         app.result(
             {"api": api, "database_url": base.url}, lambda out: _show(out, api, settings, base, workers)
         )

@@ -1,0 +1,114 @@
+"""`duro consumers`."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import click
+from rich.console import Console
+
+from consumers.fanout import FANOUT
+from schema import log
+from schema.database import Database
+from schema.errors import Conflict
+from schema.ids import EVENT, format_id
+from schema.log import ConsumerStatus
+from schema.modes import Mode
+from service.cli import options
+from service.cli.app import App, command, group
+from service.cli.views import table
+from service.parked_events import CONSUMERS, Retried, RetryResult, retry_parked
+from service.shapes import consumer_shape
+
+_Statuses = Sequence[tuple[Mode, ConsumerStatus]]
+_Results = Sequence[tuple[Mode, RetryResult]]
+_HIGHEST_POS: Final = 2**63 - 1
+
+
+@group("consumers")
+def consumers() -> None:
+    """How far each consumer of the log has come, and events that one could not apply."""
+
+
+@command(consumers, "status")
+def status(app: App) -> None:
+    """Show each consumer's position, how far it is behind the log's end, and how many events are parked.
+
+    Events that no worker has given a position yet are not in the log, and not counted.
+
+    \b
+    Example:
+      duro consumers status
+    """
+
+    async def find(database: Database) -> _Statuses:
+        return [
+            (mode, found)
+            for mode in Mode
+            for found in await log.consumer_status(database.data(mode), CONSUMERS)
+        ]
+
+    found = app.with_database(find)
+    app.result({"consumers": [consumer_shape(*row) for row in found]}, lambda out: _show_status(out, found))
+
+
+@command(consumers, "retry-dead")
+@click.option(
+    "--consumer", type=click.Choice(CONSUMERS), default=FANOUT, show_default=True, help="Which one's."
+)
+@click.option("--mode", type=options.ModeChoice(), help="Only in this mode.")
+@click.option(
+    "--pos", type=click.IntRange(1, _HIGHEST_POS), help="Only the event at this position; needs --mode."
+)
+def retry_dead(app: App, consumer: str, mode: Mode | None, pos: int | None) -> None:
+    """Apply parked events again. Those that fail again stay parked, and make the exit status 1.
+
+    \b
+    Example:
+      duro consumers retry-dead
+      duro consumers retry-dead --mode live --pos 18467
+    """
+    if pos is not None and mode is None:
+        raise click.UsageError("A position means something in one mode only: give --mode as well.")
+
+    async def run(database: Database) -> _Results:
+        results: list[tuple[Mode, RetryResult]] = []
+        with app.counting("Retrying") as count:
+            for each in (mode,) if mode else Mode:
+                async for result in retry_parked(database.data(each), consumer, pos):
+                    results.append((each, result))
+                    count(f"Retrying: {len(results)} so far")
+        return results
+
+    results = app.with_database(run)
+    app.result({"items": [_shape(*row) for row in results]}, lambda out: _show_results(out, results))
+    failed = sum(result.result is Retried.FAILED for _, result in results)
+    if failed:
+        raise Conflict(
+            f"{failed} of {len(results)} parked events failed again and stay parked: see their errors above."
+        )
+
+
+def _shape(mode: Mode, result: RetryResult) -> dict[str, object]:
+    return {
+        "mode": mode.value,
+        "position": result.pos,
+        "eventId": format_id(EVENT, result.event_id),
+        "result": result.result.value,
+        "error": result.error,
+    }
+
+
+def _show_status(out: Console, found: _Statuses) -> None:
+    rows = [
+        (mode, s.consumer, s.pos, s.last_pos, s.last_pos - s.pos, f"{s.lag_seconds or 0:.1f} s", s.dead)
+        for mode, s in found
+    ]
+    headings = ("Mode", "Consumer", "Position", "End", "Behind", "Lag", "Parked")
+    table(out, headings, rows, none="There are no consumers.")
+    if any(s.dead for _, s in found):
+        out.print("Parked events wait for: duro consumers retry-dead")
+
+
+def _show_results(out: Console, results: _Results) -> None:
+    rows = [(mode, r.pos, format_id(EVENT, r.event_id), r.result, r.error) for mode, r in results]
+    table(out, ("Mode", "Position", "Event", "Result", "Error"), rows, none="Nothing is parked.")

@@ -1,0 +1,259 @@
+"""`duro endpoint`."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import click
+
+from schema import endpoints, tenants
+from schema.database import Database
+from schema.endpoints import Endpoint
+from schema.ids import ENDPOINT, format_id
+from schema.modes import Mode
+from schema.pages import After, Page
+from schema.timestamps import iso_millis
+from service.cli import options
+from service.cli.app import App, command, group
+from service.cli.endpoint_views import show_created, show_endpoint, show_page, show_rotated
+from service.cli.input_files import FILE, STDIN, add_header, parse_headers, read_secret, read_text
+from service.endpoint_admin import EndpointAdmin, Wish, endpoint_admin
+from service.shapes import endpoint_shape, page_shape
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_LONGEST_GRACE: Final = timedelta(days=30)
+_ID: Final = options.Id(ENDPOINT)
+
+_secret_stdin = click.option(
+    "--secret-stdin",
+    is_flag=True,
+    help="Read the signing secret (whsec_…) from standard input; else one is made.",
+)
+
+
+@group("endpoint")
+def endpoint() -> None:
+    """Where a tenant's webhooks go. An endpoint belongs to one mode."""
+
+
+def _wishes(function: F) -> F:
+    """What an endpoint has beside its URL."""
+    for option in (
+        click.option("--description", help="A note for people, at most 500 characters."),
+        click.option(
+            "--headers-file",
+            type=FILE,
+            help="Custom headers from a file (- is standard input), one Name: value a line; "
+            "a value given here is in no process list.",
+        ),
+        click.option(
+            "--header",
+            "headers",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A custom header; may be repeated.",
+        ),
+        click.option(
+            "--event",
+            "event_types",
+            multiple=True,
+            metavar="TYPE",
+            help="Deliver this event type, or 'subscription_*' for all that begin so; may be repeated.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@command(endpoint, "create")
+@options.tenant
+@options.mode
+@click.option(
+    "--url", required=True, help="https, on port 443 or 8443; more is possible inside DURO_EGRESS_ALLOW."
+)
+@_wishes
+@_secret_stdin
+def create(
+    app: App,
+    tenant: UUID,
+    mode: Mode,
+    url: str,
+    event_types: Sequence[str],
+    headers: Sequence[str],
+    headers_file: str | None,
+    description: str | None,
+    *,
+    secret_stdin: bool,
+) -> None:
+    """Create an endpoint and its signing secret, which is shown this once.
+
+    Without --event it gets events of every type. The URL must be one that may be delivered to: not this machine's
+    network, unless DURO_EGRESS_ALLOW lists it.
+
+    \b
+    Example:
+      duro endpoint create --tenant ten_… --mode live --url https://shop.example/webhooks \\
+          --event 'subscription_*' --event invoice_created
+    """
+    wish = Wish(None, description, event_types, _headers(headers, headers_file, secret_stdin))
+    secret = read_secret() if secret_stdin else None
+    endpoint_id, secret = _administer(app, lambda admin: admin.create(tenant, mode, url, wish, secret))
+    shown = format_id(ENDPOINT, endpoint_id)
+    app.result({"id": shown, "secret": secret}, lambda out: show_created(out, shown, secret))
+
+
+@command(endpoint, "update")
+@click.argument("endpoint_id", type=_ID)
+@click.option("--url", help="Where it moves to; retries of old deliveries go there too.")
+@_wishes
+@click.option("--all-events", is_flag=True, help="Deliver events of every type.")
+@click.option("--no-headers", is_flag=True, help="Send no custom headers.")
+def update(
+    app: App,
+    endpoint_id: UUID,
+    url: str | None,
+    event_types: Sequence[str],
+    headers: Sequence[str],
+    headers_file: str | None,
+    description: str | None,
+    *,
+    all_events: bool,
+    no_headers: bool,
+) -> None:
+    """Change an endpoint. What is not named stays; event types and headers are replaced as a whole.
+
+    \b
+    Example:
+      duro endpoint update we_… --url https://shop.example/v2/webhooks --event invoice_created
+    """
+    if all_events and event_types:
+        raise click.UsageError("--all-events and --event exclude each other: leave one out.")
+    if no_headers and (headers or headers_file):
+        raise click.UsageError("--no-headers and new headers exclude each other: leave one out.")
+    wish = Wish(
+        url,
+        description,
+        event_types if event_types or all_events else None,
+        _headers(headers, headers_file) if headers or headers_file or no_headers else None,
+    )
+    if wish == Wish():
+        raise click.UsageError("There is nothing to change: give --url, --event, --header or --description.")
+    _show_changed(app, _administer(app, lambda admin: admin.update(endpoint_id, wish)))
+
+
+@command(endpoint, "list")
+@options.tenant
+@options.mode
+@options.page
+def list_(app: App, tenant: UUID, mode: Mode, limit: int, after: After) -> None:
+    """List a tenant's endpoints in one mode, newest first.
+
+    \b
+    Example:
+      duro endpoint list --tenant ten_… --mode test
+    """
+
+    async def find(database: Database) -> Page[Endpoint]:
+        await tenants.require(database.core, tenant)
+        return await endpoints.list_endpoints(database.core, tenant, mode, after, limit)
+
+    page = app.with_database(find)
+    app.result(page_shape(page, endpoint_shape), lambda out: show_page(out, page))
+
+
+@command(endpoint, "show")
+@click.argument("endpoint_id", type=_ID)
+def show(app: App, endpoint_id: UUID) -> None:
+    """Show one endpoint. Secrets and the values of custom headers are never shown.
+
+    \b
+    Example:
+      duro endpoint show we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
+    """
+    _show_changed(app, _administer(app, lambda admin: admin.show(endpoint_id)))
+
+
+@command(endpoint, "enable")
+@click.argument("endpoint_id", type=_ID)
+def enable(app: App, endpoint_id: UUID) -> None:
+    """Deliver to an endpoint again. What was skipped meanwhile can be replayed.
+
+    \b
+    Example:
+      duro endpoint enable we_…
+      duro delivery replay --tenant ten_… --mode live --since 24h --status skipped
+    """
+    _show_changed(app, _administer(app, lambda admin: admin.enable(endpoint_id)))
+
+
+@command(endpoint, "disable")
+@click.argument("endpoint_id", type=_ID)
+@click.option(
+    "--reason", default="disabled by an operator", show_default=True, help="Why; told in the event about it."
+)
+def disable(app: App, endpoint_id: UUID, reason: str) -> None:
+    """Stop delivering to an endpoint. Its deliveries are kept as skipped, and can be replayed.
+
+    \b
+    Example:
+      duro endpoint disable we_… --reason "moving to a new server"
+    """
+    _show_changed(app, _administer(app, lambda admin: admin.disable(endpoint_id, reason)))
+
+
+@command(endpoint, "rotate-secret")
+@click.argument("endpoint_id", type=_ID)
+@click.option(
+    "--grace",
+    type=options.Duration(timedelta(0), _LONGEST_GRACE),
+    help="How long the old secret keeps signing beside the new one.  [default: DURO_ROTATION_GRACE]",
+)
+@_secret_stdin
+def rotate_secret(app: App, endpoint_id: UUID, grace: timedelta | None, *, secret_stdin: bool) -> None:
+    """Give an endpoint a new signing secret, which is shown this once.
+
+    Until the old one's grace period ends every webhook carries a signature of each, so the receiver can change over
+    at any time. With --grace 0s the old one ends at once: right when it has leaked.
+
+    \b
+    Example:
+      duro endpoint rotate-secret we_… --grace 24h
+    """
+    secret = read_secret() if secret_stdin else None
+    grace = app.settings.rotation_grace if grace is None else grace
+    secret, until = _administer(app, lambda admin: admin.rotate_secret(endpoint_id, secret, grace))
+    shown = format_id(ENDPOINT, endpoint_id)
+    app.result(
+        {"id": shown, "secret": secret, "oldSecretSignsUntil": iso_millis(until)},
+        lambda out: show_rotated(out, shown, secret, until),
+    )
+
+
+def _administer(app: App, work: Callable[[EndpointAdmin], Coroutine[Any, Any, T]]) -> T:
+    async def run(database: Database) -> T:
+        async with endpoint_admin(app.settings, database) as admin:
+            return await work(admin)
+
+    return app.with_database(run)
+
+
+def _show_changed(app: App, endpoint: Endpoint) -> None:
+    app.result(endpoint_shape(endpoint), lambda out: show_endpoint(out, endpoint))
+
+
+def _headers(given: Sequence[str], file: str | None, secret_stdin: bool = False) -> dict[str, str]:
+    """From NAME=VALUE, or `Name: value` lines. Messages repeat no value."""
+    if file == STDIN and secret_stdin:
+        raise click.UsageError(
+            "--headers-file - and --secret-stdin both want standard input: use a file for one."
+        )
+    headers = parse_headers(read_text(file).splitlines()) if file else {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError("--header is NAME=VALUE, as in --header 'X-Shop=12'.")
+        add_header(headers, name, value)
+    return headers

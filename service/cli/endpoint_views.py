@@ -1,0 +1,54 @@
+"""Endpoints for people."""
+
+from datetime import datetime
+
+from rich.console import Console
+
+from schema.endpoints import Endpoint
+from schema.ids import ENDPOINT, TENANT, format_id
+from schema.pages import Page
+from service.cli.views import fields, more, table
+
+
+def show_created(out: Console, endpoint_id: str, secret: str) -> None:
+    fields(out, {"Endpoint": endpoint_id, "Secret": secret})
+    out.print("Give the secret to the receiver: it cannot be shown again.")
+
+
+def show_rotated(out: Console, endpoint_id: str, secret: str, until: datetime) -> None:
+    fields(out, {"Endpoint": endpoint_id, "Secret": secret, "Old one signs until": until})
+    out.print("Give the secret to the receiver: it cannot be shown again.")
+
+
+def show_endpoint(out: Console, endpoint: Endpoint) -> None:
+    fields(
+        out,
+        {
+            "Endpoint": format_id(ENDPOINT, endpoint.id),
+            "Tenant": format_id(TENANT, endpoint.tenant_id),
+            "Mode": endpoint.mode,
+            "URL": endpoint.url,
+            "Description": endpoint.description,
+            "Event types": _event_types(endpoint),
+            "Custom headers": "yes, not shown" if endpoint.sealed_headers else "none",
+            "Secrets that sign": endpoint.secrets,
+            "State": _state(endpoint),
+            "Created": endpoint.created_at,
+            "Updated": endpoint.updated_at,
+        },
+    )
+
+
+def show_page(out: Console, page: Page[Endpoint]) -> None:
+    rows = [(format_id(ENDPOINT, e.id), _state(e), _event_types(e), e.url) for e in page.items]
+    none = "There are no endpoints: duro endpoint create --help."
+    table(out, ("Endpoint", "State", "Event types", "URL"), rows, none)
+    more(out, page)
+
+
+def _state(endpoint: Endpoint) -> str:
+    return "enabled" if endpoint.enabled else f"disabled: {endpoint.disabled_reason}"
+
+
+def _event_types(endpoint: Endpoint) -> str:
+    return ", ".join(endpoint.event_types) or "all"

@@ -1,0 +1,149 @@
+"""`duro event`."""
+
+from typing import Final
+from uuid import UUID
+
+import click
+import orjson
+from rich.console import Console
+
+from consumers.subscriptions import validate_patterns
+from schema import events, tenants
+from schema.database import Database
+from schema.errors import InvalidInput
+from schema.events import Event, ShownEvent
+from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
+from schema.modes import Mode
+from schema.pages import After, Page
+from service.cli import options
+from service.cli.app import App, command, group
+from service.cli.input_files import STDIN, read_text
+from service.cli.views import fields, more, table, visible
+from service.locating import Located, locate_event
+from service.shapes import event_shape, page_shape, shown_event_shape
+
+_LONGEST_IN_TABLE: Final = 60
+
+
+@group("event")
+def event() -> None:
+    """Record events and look at them. Producers record theirs in SQL, in their own transactions."""
+
+
+@command(event, "record")
+@options.tenant
+@options.mode
+@click.option("--type", "type_", required=True, metavar="TYPE", help="As in the catalog: invoice_created, …")
+@click.option(
+    "--data",
+    required=True,
+    metavar="JSON|@FILE|-",
+    help="A JSON object, a file that holds one, or standard input.",
+)
+def record(app: App, tenant: UUID, mode: Mode, type_: str, data: str) -> None:
+    """Record an event, as a producer does with record_event() in SQL.
+
+    It is delivered to each of the tenant's endpoints in this mode that asked for its type. The data has at
+    most 256 KiB.
+
+    \b
+    Example:
+      duro event record --tenant ten_… --mode test --type invoice_created \\
+          --data '{"invoiceId": "inv_…", "amount": 500000, "currency": "NGN"}'
+    """
+    text = _read_data(data)
+
+    async def run(database: Database) -> UUID:
+        pool = database.data(mode)
+        validate_patterns([type_], await events.type_names(pool))  # its sentence names near misses
+        return await events.record(pool, tenant, type_, text)
+
+    shown = format_id(EVENT, app.with_database(run))
+    app.result({"id": shown}, lambda out: out.print(shown))
+
+
+@command(event, "list")
+@options.tenant
+@options.mode
+@click.option("--type", "type_", metavar="TYPE", help="Only events of this type.")
+@options.page
+def list_(app: App, tenant: UUID, mode: Mode, type_: str | None, limit: int, after: After) -> None:
+    """List a tenant's events in one mode, newest first.
+
+    \b
+    Example:
+      duro event list --tenant ten_… --mode live --type invoice_created
+    """
+
+    async def find(database: Database) -> Page[Event]:
+        await tenants.require(database.core, tenant)
+        pool = database.data(mode)
+        if type_ is not None:
+            validate_patterns([type_], await events.type_names(pool))
+        return await events.list_events(pool, tenant, type_, after, limit)
+
+    page = app.with_database(find)
+    app.result(page_shape(page, event_shape), lambda out: _show_page(out, page))
+
+
+@command(event, "show")
+@click.argument("event_id", type=options.Id(EVENT))
+def show(app: App, event_id: UUID) -> None:
+    """Show one event with its position in the log and its deliveries. The id is enough, whatever the mode.
+
+    \b
+    Example:
+      duro event show evt_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
+    """
+
+    async def find(database: Database) -> tuple[Located, ShownEvent]:
+        located = await locate_event(database, event_id)
+        return located, await events.show(located.pool, located.tenant_id, event_id)
+
+    located, shown = app.with_database(find)
+    app.result(
+        shown_event_shape(shown, located.tenant, located.mode), lambda out: _show_event(out, located, shown)
+    )
+
+
+def _read_data(argument: str) -> str:
+    """The JSON text as it was given, since it is the database that keeps its numbers. Raises InvalidInput."""
+    if argument == STDIN or argument.startswith("@"):
+        text = read_text(argument.removeprefix("@"))
+    else:
+        text = argument
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"The event data is not JSON: {error}.") from None
+    return text
+
+
+def _show_page(out: Console, page: Page[Event]) -> None:
+    rows = [(format_id(EVENT, e.id), e.type, e.created_at, _shortened(e.data)) for e in page.items]
+    table(out, ("Event", "Type", "Created", "Data"), rows, none="There are no such events.")
+    more(out, page)
+
+
+def _show_event(out: Console, located: Located, event: ShownEvent) -> None:
+    fields(
+        out,
+        {
+            "Event": format_id(EVENT, event.id),
+            "Type": event.type,
+            "Tenant": located.tenant,
+            "Mode": located.mode,
+            "Created": event.created_at,
+            "Position": "none yet" if event.pos is None else event.pos,
+        },
+    )
+    out.print(f"\n{visible(event.data)}\n", soft_wrap=True)
+    rows = [
+        (format_id(DELIVERY, d.id), format_id(ENDPOINT, d.endpoint_id), d.status, d.attempts)
+        for d in event.deliveries
+    ]
+    table(out, ("Delivery", "Endpoint", "Status", "Attempts"), rows, none="It has no deliveries.")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_IN_TABLE else f"{text[:_LONGEST_IN_TABLE]}…"

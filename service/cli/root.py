@@ -1,0 +1,121 @@
+"""The root of `duro`: which commands there are, and how each ends.
+
+    status 0     it worked
+           1     it failed              one line on stderr that says what to do
+           2     it was used wrongly    one line on stderr that says what to do
+           130   Ctrl-C
+
+A command's module is imported when it is called, so that `duro --help` answers at once. Only an exception that
+is a defect of ours keeps its traceback.
+"""
+
+import os
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from schema.errors import DuroError
+
+FAILED: Final = 1
+INTERRUPTED: Final = 130
+
+SECTIONS: Final = {
+    "Run": {
+        "up": "Everything on this machine: database, migrations, API and workers.",
+        "demo": "A show of the main job: events in, verified webhooks out.",
+        "work": "One worker.",
+        "migrate": "Bring the database up to this version.",
+        "config": "The settings, their values and defaults.",
+    },
+    "Manage": {
+        "tenant": "Tenants and their API keys.",
+        "endpoint": "Where a tenant's webhooks go.",
+        "event": "Record events and look at them.",
+        "delivery": "Look at deliveries, and replay them.",
+        "consumers": "How far the log has been worked off, and what was parked.",
+    },
+    "Receive": {
+        "listen": "A local receiver that verifies webhooks and prints them.",
+        "verify": "Check the signature of a webhook kept in a file.",
+    },
+}
+
+
+class Root(click.Group):
+    """Imports `service.cli.NAME` for `duro NAME`; the import registers the command here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        return [name for commands in SECTIONS.values() for name in commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.list_commands(ctx):
+            import_module(f"service.cli.{cmd_name}")
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+            near = get_close_matches(args[0], self.list_commands(ctx), 1)
+            hint = f"did you mean {near[0]}?" if near else "duro --help lists those there are."
+            raise click.UsageError(f"There is no command {args[0]!r}: {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(commands.items()))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            status = super().main(*args, **{**kwargs, "standalone_mode": False})
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _forget_stdout()
+            status = FAILED
+        except (KeyboardInterrupt, click.Abort):
+            status = INTERRUPTED
+        except click.exceptions.NoArgsIsHelpError as wanted:
+            wanted.show()
+            status = wanted.exit_code
+        except click.ClickException as error:
+            _complain(_usage_sentence(error))
+            status = error.exit_code
+        except DuroError as error:
+            _complain(str(error))
+            status = error.exit_status
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(sentence: str) -> None:
+    click.echo(f"duro: {' '.join(sentence.split())}", err=True)
+
+
+def _usage_sentence(error: click.ClickException) -> str:
+    sentence = error.format_message()
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None or context.parent is None:
+        return sentence
+    return f"{sentence} ({context.command_path} --help shows how it is used)"
+
+
+def _forget_stdout() -> None:
+    """The reader has gone (`duro event list | head -1`); the interpreter's last flush must not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="duro-webhooks", prog_name="duro")
+def main() -> None:
+    """Self-hosted webhook delivery that needs one Postgres and loses nothing.
+
+    Every command takes --json and prints its result on stdout; all else goes to stderr. The exit status is
+    0, 1 when it failed and 2 when it was used wrongly.
+
+    \b
+    Example:
+      duro demo
+    """

@@ -1,0 +1,32 @@
+"""Moments as people name them: how long ago (`24h`), or ISO 8601 with a time zone."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from schema.durations import parse_duration
+from schema.errors import InvalidInput
+
+_LONGEST_AGO: Final = timedelta(days=3660)
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """Raises InvalidInput. A time without a zone is refused: it would mean another moment on each machine."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return now - _ago(text)
+    if moment.tzinfo is None:
+        raise InvalidInput(f"{text!r} has no time zone: write 2026-06-28T09:00:00Z.")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(f"{text!r} is beyond what a calendar holds: write 2026-06-28T09:00:00Z.") from None
+
+
+def _ago(text: str) -> timedelta:
+    try:
+        return parse_duration(text, maximum=_LONGEST_AGO)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"{text!r} is neither how long ago, such as 24h, nor a time such as 2026-06-28T09:00:00Z ({error})"
+        ) from None
