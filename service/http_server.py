@@ -7,7 +7,8 @@
 
 import asyncio
 import errno
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 
 import asyncpg
 from aiohttp import web
@@ -17,8 +18,9 @@ from schema.errors import Unavailable
 from service.runtime import Worker
 from service.telemetry import exposition
 
+T = TypeVar("T")
 _ANSWER_WITHIN_S: Final = 5.0
-_TROUBLE: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_TROUBLE: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class HttpServer:
@@ -60,16 +62,27 @@ class HttpServer:
         if self._stopping.is_set():
             return web.json_response({"status": "stopping"}, status=503)
         try:
-            async with asyncio.timeout(_ANSWER_WITHIN_S):
-                await self._worker.database.core.fetchval("SELECT 1")
+            await _in_time(self._worker.database.core.fetchval("SELECT 1"))
         except _TROUBLE:
             return web.json_response({"status": "database unavailable"}, status=503)
         return web.json_response({"status": "ready"})
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         try:
-            async with asyncio.timeout(_ANSWER_WITHIN_S):
-                text = await exposition(self._worker)
+            text = await _in_time(exposition(self._worker))
         except _TROUBLE:
             return web.Response(status=503, text="database unavailable\n")
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _in_time(answer: Coroutine[Any, Any, T]) -> T:
+    """Raises TimeoutError, and at once: the driver, cancelled, may wait long for a server that is silent."""
+    asking = asyncio.create_task(answer)
+    asking.add_done_callback(
+        lambda task: task.cancelled() or task.exception()
+    )  # nobody else may be there to ask
+    await asyncio.wait((asking,), timeout=_ANSWER_WITHIN_S)
+    if not asking.done():
+        asking.cancel()
+        raise TimeoutError
+    return asking.result()

@@ -9,7 +9,6 @@ A command's module is imported when it is called, so that `duro --help` answers 
 is a defect of ours keeps its traceback.
 """
 
-import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -19,7 +18,6 @@ import click
 
 from schema.errors import DuroError
 
-FAILED: Final = 1
 INTERRUPTED: Final = 130
 
 SECTIONS: Final = {
@@ -72,10 +70,6 @@ class Root(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
             status = super().main(*args, **{**kwargs, "standalone_mode": False})
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _forget_stdout()
-            status = FAILED
         except (KeyboardInterrupt, click.Abort):
             status = INTERRUPTED
         except click.exceptions.NoArgsIsHelpError as wanted:
@@ -100,11 +94,6 @@ def _usage_sentence(error: click.ClickException) -> str:
     if context is None or context.parent is None:
         return sentence
     return f"{sentence} ({context.command_path} --help shows how it is used)"
-
-
-def _forget_stdout() -> None:
-    """The reader has gone (`duro event list | head -1`); the interpreter's last flush must not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -15,7 +15,7 @@ def table(out: Console, headings: Sequence[str], rows: Iterable[Sequence[object]
     """`none` is what to say when there are no rows."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
-        grid.add_column(heading, overflow="fold")
+        grid.add_column(heading, overflow="fold", no_wrap=not grid.columns)  # the first is what gets copied
     for row in rows:
         grid.add_row(*map(visible, row))
     if grid.row_count:

@@ -1,0 +1,86 @@
+"""`duro consumers`."""
+
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from schema import log
+from schema.database import Database
+from schema.modes import Mode
+from tests.service.cli.duro_command import Duro
+from tests.service.cli.log_work import fan_out
+from tests.support.engine import add_endpoint
+from tests.support.events import sequenced
+
+
+async def status_of(duro: Duro, mode: Mode) -> dict[str, object]:
+    rows = (await duro.json("consumers", "status"))["consumers"]
+    return next(row for row in rows if row["mode"] == mode.value)
+
+
+@pytest.fixture
+async def parked(database: Database, tenant: UUID) -> list[int]:
+    """Two positions of the test mode's log, parked by the fan-out; nothing was fanned out for them."""
+    await add_endpoint(database, tenant, "https://shop.example/hooks")
+    pool = database.data(Mode.TEST)
+    events = await sequenced(pool, tenant, 2)
+    async with pool.acquire() as tx, tx.transaction():
+        cursor = await log.lock_cursor(tx, "fanout")
+        assert cursor is not None
+        for event in events:
+            await log.park(tx, "fanout", event, "poison")
+        await log.move_cursor(tx, cursor, events[-1].pos)
+    return [event.pos for event in events]
+
+
+async def deliveries(database: Database) -> int:
+    return int(await database.data(Mode.TEST).fetchval("SELECT count(*) FROM webhook_deliveries"))
+
+
+async def test_status_tells_position_and_lag_of_each_mode(
+    duro: Duro, database: Database, tenant: UUID
+) -> None:
+    await sequenced(database.data(Mode.TEST), tenant, 3)
+    behind = await status_of(duro, Mode.TEST)
+    assert (behind["position"], behind["end"], behind["lagEvents"], behind["parked"]) == (0, 3, 3, 0)
+    assert float(str(behind["lagSeconds"])) > 0
+    assert (await status_of(duro, Mode.LIVE))["end"] == 0
+    await fan_out(database)
+    caught_up = await status_of(duro, Mode.TEST)
+    assert (caught_up["position"], caught_up["lagEvents"], caught_up["lagSeconds"]) == (3, 0, 0)
+
+
+async def test_parked_events_are_applied_once_and_leave_the_list(
+    duro: Duro, database: Database, parked: list[int]
+) -> None:
+    assert (await status_of(duro, Mode.TEST))["parked"] == 2
+    retried = await duro.json("consumers", "retry-dead")
+    assert [(row["position"], row["result"]) for row in retried["items"]] == [
+        (pos, "applied") for pos in parked
+    ]
+    assert (await status_of(duro, Mode.TEST))["parked"] == 0
+    assert await deliveries(database) == 2
+    assert (await duro.json("consumers", "retry-dead"))["items"] == []
+
+
+async def test_one_position_can_be_retried_alone(duro: Duro, database: Database, parked: list[int]) -> None:
+    first, second = parked
+    one = ("consumers", "retry-dead", "--mode", "test", "--pos")
+    for found in ([first], []):
+        retried = await duro.json(*one, str(first))
+        assert [row["position"] for row in retried["items"]] == found
+    assert (await duro.json(*one, str(second + 1)))["items"] == []
+    assert (await status_of(duro, Mode.TEST))["parked"] == 1
+    assert await deliveries(database) == 1
+
+
+async def test_what_fails_again_stays_parked_and_fails_the_command(
+    duro: Duro, parked: list[int], owner: asyncpg.Connection
+) -> None:
+    await owner.execute("ALTER TABLE webhook_deliveries ADD CHECK (false) NOT VALID")
+    outcome = await duro("consumers", "retry-dead")
+    assert outcome.status == 1
+    assert outcome.stdout.count("failed") == 2
+    assert "2 of 2 parked events failed again" in outcome.stderr
+    assert (await status_of(duro, Mode.TEST))["parked"] == len(parked)

@@ -1,0 +1,32 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from schema.errors import InvalidInput
+from service.moments import parse_moment
+
+NOW = datetime(2026, 6, 28, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("24h", NOW - timedelta(hours=24)),
+        ("1d12h", NOW - timedelta(hours=36)),
+        ("0s", NOW),
+        ("2026-06-28T09:00:00Z", NOW - timedelta(hours=3)),
+        ("2026-06-28T10:00:00.000+01:00", NOW - timedelta(hours=3)),
+        ("2026-06-28 09:00Z", NOW - timedelta(hours=3)),
+    ],
+)
+def test_how_long_ago_and_iso_times_are_read(text: str, moment: datetime) -> None:
+    assert parse_moment(text, NOW) == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "yesterday", "24", "-1h", "2026-06-28", "2026-06-28T09:00:00", "0001-01-01T00:00:00+23:59", "4000d"],
+)
+def test_anything_else_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InvalidInput, match="2026-06-28T09:00:00Z"):
+        parse_moment(text, NOW)
