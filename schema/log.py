@@ -100,8 +100,15 @@ class ConsumerStatus:
     last_pos: int
     moved_at: datetime | None
     dead: int
+    unsequenced: int
+    """Committed events without a position; more than a moment's worth means that no worker runs."""
     lag_seconds: float | None
     """Age of the oldest event not yet applied; None when there is none."""
+
+    @property
+    def lag(self) -> int:
+        """Committed events not yet applied."""
+        return self.last_pos - self.pos + self.unsequenced
 
 
 async def consumer_status(connection: Executor, consumers: Sequence[str]) -> list[ConsumerStatus]:

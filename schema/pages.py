@@ -4,7 +4,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -38,16 +38,12 @@ class After:
             return cls()
         try:
             moment, _, id_ = urlsafe_b64decode(cursor.encode()).decode().partition(" ")
-            after = cls(datetime.fromisoformat(moment), UUID(id_))
-        except (ValueError, NotBase64):
-            raise InvalidInput(
-                "The cursor is not one that a list returned; leave it out to start at the top."
-            ) from None
-        if after.created_at is None or after.created_at.tzinfo is None:
-            raise InvalidInput(
-                "The cursor is not one that a list returned; leave it out to start at the top."
-            )
-        return after
+            created_at = datetime.fromisoformat(moment)
+            if created_at.tzinfo is not None:
+                return cls(created_at.astimezone(UTC), UUID(id_))
+        except (ValueError, OverflowError, NotBase64):
+            pass
+        raise InvalidInput("The cursor is not one that a list returned; leave it out to start at the top.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,8 +171,10 @@ class Settings:
             if not name.startswith(PREFIX):
                 continue
             if name not in known:
-                near = get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}?" if near else "duro config lists those there are."
+                near = get_close_matches(
+                    name.removeprefix(PREFIX), [n.removeprefix(PREFIX) for n in known], 1
+                )
+                hint = f"did you mean {PREFIX}{near[0]}?" if near else "duro config lists those there are."
                 raise InvalidInput(f"{name} is not a setting: {hint}")
             if text:
                 values[known[name].name] = _parsed(name, text, known[name].metadata["parse"])

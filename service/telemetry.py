@@ -50,7 +50,9 @@ class _Scrape(Collector):
             for parts in self._worker.modes:
                 counter.add_metric([parts.mode.value], read(parts))
             yield counter
-        in_flight = GaugeMetricFamily("duro_deliveries_in_flight", "Attempts under way here.", labels=["mode"])
+        in_flight = GaugeMetricFamily(
+            "duro_deliveries_in_flight", "Attempts under way here.", labels=["mode"]
+        )
         for parts in self._worker.modes:
             in_flight.add_metric([parts.mode.value], parts.dispatcher.in_flight)
         yield in_flight
@@ -68,14 +70,14 @@ class _Scrape(Collector):
     def _consumers(self) -> Iterator[Metric]:
         labels = ["mode", "consumer"]
         lag = GaugeMetricFamily(
-            "duro_consumer_lag_events", "Events sequenced and not applied.", labels=labels
+            "duro_consumer_lag_events", "Events committed and not applied.", labels=labels
         )
         age = GaugeMetricFamily("duro_consumer_lag_seconds", "Age of the oldest of them.", labels=labels)
         dead = GaugeMetricFamily("duro_dead_events", "Events parked.", labels=labels)
         for mode, statuses in self._facts.consumers.items():
             for status in statuses:
                 of = [mode.value, status.consumer]
-                lag.add_metric(of, status.last_pos - status.pos)
+                lag.add_metric(of, status.lag)
                 age.add_metric(of, status.lag_seconds or 0)
                 dead.add_metric(of, status.dead)
         yield from (lag, age, dead)

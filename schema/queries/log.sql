@@ -53,13 +53,29 @@ SELECT pos, event_id, tenant_id, created_at, error, parked_at
 DELETE FROM dead_events WHERE consumer = $1 AND pos = $2;
 
 -- name: consumer_status
--- $1 consumers. Lag in events and in seconds, and what is parked.
-SELECT c.consumer, coalesce(k.pos, 0) AS pos, s.last_pos, k.moved_at,
+-- $1 consumers. How far behind each is, in events and in seconds, what is parked, and how many committed events have
+-- no position yet because nobody sequences (counted up to 100,000; the condition is sequence_events()'s).
+WITH log AS MATERIALIZED (
+    SELECT done, last_pos, restore_floor FROM sequencer ORDER BY tick DESC LIMIT 1
+), unsequenced AS MATERIALIZED (
+    SELECT count(*) AS events, min(e.created_at) AS oldest
+      FROM (SELECT e.created_at
+              FROM log, events e
+             WHERE e.xid >= pg_snapshot_xmin(log.done) AND e.xid < pg_snapshot_xmax(pg_current_snapshot())
+               AND NOT pg_visible_in_snapshot(e.xid, log.done)
+               AND (e.seq > log.restore_floor
+                    OR NOT EXISTS (SELECT FROM event_log l WHERE l.event_id = e.id AND l.created_at = e.created_at))
+             LIMIT 100000) e
+)
+SELECT c.consumer, coalesce(k.pos, 0) AS pos, log.last_pos, k.moved_at,
        (SELECT count(*) FROM dead_events d WHERE d.consumer = c.consumer) AS dead,
-       (SELECT extract(epoch FROM now() - l.created_at)::float8
-          FROM event_log l WHERE l.pos = coalesce(k.pos, 0) + 1) AS lag_seconds
+       unsequenced.events AS unsequenced,
+       extract(epoch FROM now() - coalesce(
+           (SELECT l.created_at FROM event_log l WHERE l.pos = coalesce(k.pos, 0) + 1),
+           unsequenced.oldest))::float8 AS lag_seconds
   FROM unnest($1::text[]) AS c (consumer)
- CROSS JOIN (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1) s
+ CROSS JOIN log
+ CROSS JOIN unsequenced
   LEFT JOIN LATERAL (SELECT pos, moved_at FROM cursors k
                       WHERE k.consumer = c.consumer ORDER BY tick DESC LIMIT 1) k ON true
  ORDER BY c.consumer;

@@ -33,7 +33,7 @@ def consumers() -> None:
 def status(app: App) -> None:
     """Show each consumer's position, how far it is behind the log's end, and how many events are parked.
 
-    Events that no worker has given a position yet are not in the log, and not counted.
+    Committed events that have no position yet, because no worker runs, count as not applied.
 
     \b
     Example:
@@ -100,7 +100,7 @@ def _shape(mode: Mode, result: RetryResult) -> dict[str, object]:
 
 def _show_status(out: Console, found: _Statuses) -> None:
     rows = [
-        (mode, s.consumer, s.pos, s.last_pos, s.last_pos - s.pos, f"{s.lag_seconds or 0:.1f} s", s.dead)
+        (mode, s.consumer, s.pos, s.last_pos, s.lag, f"{s.lag_seconds or 0:.1f} s", s.dead)
         for mode, s in found
     ]
     headings = ("Mode", "Consumer", "Position", "End", "Behind", "Lag", "Parked")

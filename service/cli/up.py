@@ -3,7 +3,6 @@
 import asyncio
 from base64 import b64encode
 from dataclasses import replace
-from pathlib import Path
 
 import click
 import uvloop
@@ -24,12 +23,7 @@ from service.supervisor import Part, Supervisor
     "--port", type=click.IntRange(0, 65535), help="HTTP port; 0 takes a free one.  [default: DURO_PORT, 8400]"
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="Where the embedded database lives.  [default: DURO_DATA_DIR]",
-)
-def up(app: App, port: int | None, workers: int, data_dir: Path | None) -> None:
+def up(app: App, port: int | None, workers: int) -> None:
     """Run everything on this machine: database, migrations, API and workers.
 
     With DURO_DATABASE_URL that database is used; otherwise an embedded PostgreSQL 16 in the data directory. Prints
@@ -39,11 +33,7 @@ def up(app: App, port: int | None, workers: int, data_dir: Path | None) -> None:
     Example:
       duro up --port 8400 --workers 2
     """
-    settings = replace(
-        app.settings,
-        port=app.settings.port if port is None else port,
-        data_dir=data_dir or app.settings.data_dir,
-    )
+    settings = app.settings if port is None else replace(app.settings, port=port)
     with backbone(settings, app.progress) as base:
         uvloop.run(_up(app, settings, base, workers))
         app.progress("Stopping")

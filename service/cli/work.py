@@ -40,6 +40,8 @@ async def _work(app: App, base: Backbone, port: int | None, until_stdin_closes: 
     stop = stop_on_signals()
     if until_stdin_closes:
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), lambda: _on_input(stop))
+    if base.embedded:
+        await base.migrate(app.progress)
     async with worker(app.settings, base.url, base.key) as this:
         stages = this.stages()
         ready: dict[str, str | int] = {}
