@@ -22,6 +22,7 @@ event), so that a fault that is not the event's parks few of them before it is n
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -42,12 +43,23 @@ class Effect(Protocol):
     def rolled_back(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """How many of the events were applied, the first ones; the others come again with the next batch."""
+
+    events: int
+    effect: Effect | None = None
+
+
 class Handler(Protocol):
-    """What a consumer does with events. `apply` writes through `tx` alone and undoes what else it did if it raises."""
+    """What a consumer does with events: one of them at least, and then as many as are a batch of reasonable size.
+
+    `apply` writes through `tx` alone, and undoes what else it did if it raises.
+    """
 
     @property
     def name(self) -> str: ...
-    async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Effect | None: ...
+    async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied: ...
 
 
 class BatchFailed(Exception):
@@ -91,7 +103,7 @@ class Consumer:
         if not await log.backlog(self._pool, self._handler.name):
             return 0
         events: list[LoggedEvent] = []
-        effect: Effect | None = None
+        applied = Applied(0)
         try:
             async with self._pool.acquire() as tx, tx.transaction():
                 cursor = await log.lock_cursor(tx, self._handler.name)
@@ -100,17 +112,17 @@ class Consumer:
                 events = await log.read_after(tx, cursor.pos, self._size)
                 if not events:
                     return 0
-                effect = await self._handler.apply(tx, events)
-                await log.move_cursor(tx, cursor, events[-1].pos)
+                applied = await self._handler.apply(tx, events)
+                await log.move_cursor(tx, cursor, events[applied.events - 1].pos)
         except BaseException as error:
-            if effect:
-                effect.rolled_back()
+            if applied.effect:
+                applied.effect.rolled_back()
             if events and isinstance(error, Exception) and is_of_the_batch(error):
                 raise BatchFailed(events, error) from error
             raise
-        if effect:
-            effect.committed()
-        return len(events)
+        if applied.effect:
+            applied.effect.committed()
+        return applied.events
 
     async def _park(self, event: LoggedEvent, error: str) -> int:
         async with self._pool.acquire() as tx, tx.transaction():
@@ -128,12 +140,18 @@ class Consumer:
 
         False when it is not on the list any more.
         """
-        async with self._pool.acquire() as tx, tx.transaction():
-            if not await log.unpark(tx, self._handler.name, event.pos):
-                return False
-            effect = await self._handler.apply(tx, [event])
-        if effect:
-            effect.committed()
+        applied = Applied(0)
+        try:
+            async with self._pool.acquire() as tx, tx.transaction():
+                if not await log.unpark(tx, self._handler.name, event.pos):
+                    return False
+                applied = await self._handler.apply(tx, [event])
+        except BaseException:
+            if applied.effect:
+                applied.effect.rolled_back()
+            raise
+        if applied.effect:
+            applied.effect.committed()
         return True
 
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
+from consumers.consumer import Applied
 from consumers.subscriptions import matches
 from schema import deliveries
 from schema.database import Connection
@@ -21,15 +22,18 @@ from schema.ids import new_id
 from schema.log import LoggedEvent
 
 FANOUT: Final = "fanout"
+MOST_PAIRS: Final = (
+    2000  # deliveries planned at a time: a batch for many endpoints must not hold up the event loop
+)
 
 
 class Room(Protocol):
     """Where a worker's deliveries go; the dispatcher is one."""
 
-    def reserve(self, endpoint_id: UUID) -> bool:
-        """Takes a place for one delivery, if there is one."""
+    def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
+        """Takes a place for one delivery of so many characters of data, if there is one."""
 
-    def give_back(self, endpoint_id: UUID) -> None: ...
+    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None: ...
     def submit(self, claims: Sequence[ClaimedDelivery]) -> None:
         """Sends what places were reserved for."""
 
@@ -37,10 +41,10 @@ class Room(Protocol):
 class NoRoom:
     """For a process that does not send: everything waits in the table."""
 
-    def reserve(self, endpoint_id: UUID) -> bool:  # noqa: ARG002
+    def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:  # noqa: ARG002
         return False
 
-    def give_back(self, endpoint_id: UUID) -> None: ...
+    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None: ...
     def submit(self, claims: Sequence[ClaimedDelivery]) -> None: ...
 
 
@@ -54,22 +58,24 @@ class _Handover:
 
     def rolled_back(self) -> None:
         for claim in self.claims:
-            self.room.give_back(claim.endpoint_id)
+            self.room.give_back(claim.tenant_id, claim.endpoint_id, len(claim.data))
 
 
 class FanOut:
     name = FANOUT
 
-    def __init__(self, room: Room, worker_id: Callable[[], int], lease_for: timedelta) -> None:
+    def __init__(
+        self, room: Room, worker_id: Callable[[], int], lease_for: timedelta = deliveries.LEASE_FOR
+    ) -> None:
         self._room = room
         self._worker_id = worker_id
         self._lease_for = lease_for
 
-    async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> _Handover | None:
+    async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:
         targets = await deliveries.endpoints_of_tenants(tx, list({event.tenant_id for event in events}))
-        pairs = _pairs(events, targets)
+        covered, pairs = _pairs(events, targets)
         if not pairs:
-            return None
+            return Applied(covered)
         lease = deliveries.new_lease()
         planned = [self._plan(event, target) for event, target in pairs]
         claimed = [
@@ -84,8 +90,8 @@ class FanOut:
             raise
         for claim in claimed:
             if claim.id not in new:  # the cursor was set back: this pair had its delivery already
-                self._room.give_back(claim.endpoint_id)
-        return _Handover(self._room, [claim for claim in claimed if claim.id in new])
+                self._room.give_back(claim.tenant_id, claim.endpoint_id, len(claim.data))
+        return Applied(covered, _Handover(self._room, [claim for claim in claimed if claim.id in new]))
 
     def _plan(self, event: LoggedEvent, target: EndpointTarget) -> PlannedDelivery:
         return PlannedDelivery(
@@ -96,22 +102,27 @@ class FanOut:
             event.type,
             event.created_at,
             target.enabled,
-            target.enabled and self._room.reserve(target.id),
+            target.enabled and self._room.reserve(event.tenant_id, target.id, len(event.data)),
         )
 
 
 def _pairs(
     events: Sequence[LoggedEvent], targets: Sequence[EndpointTarget]
-) -> list[tuple[LoggedEvent, EndpointTarget]]:
+) -> tuple[int, list[tuple[LoggedEvent, EndpointTarget]]]:
+    """Who gets what, for as many whole events as make some MOST_PAIRS; and how many events those are."""
     by_tenant: defaultdict[UUID, list[EndpointTarget]] = defaultdict(list)
     for target in targets:
         by_tenant[target.tenant_id].append(target)
-    return [
-        (event, target)
-        for event in events
-        for target in by_tenant[event.tenant_id]
-        if matches(target.event_types, event.type)
-    ]
+    pairs: list[tuple[LoggedEvent, EndpointTarget]] = []
+    for covered, event in enumerate(events):
+        if len(pairs) >= MOST_PAIRS:
+            return covered, pairs
+        pairs += [
+            (event, target)
+            for target in by_tenant[event.tenant_id]
+            if matches(target.event_types, event.type)
+        ]
+    return len(events), pairs
 
 
 def _claim(

@@ -1,11 +1,16 @@
 """Gives committed events their positions. Every worker runs this; the database lets one at a time in."""
 
 import asyncio
+import logging
 from collections.abc import Callable
+
+import asyncpg
 
 from schema import log
 from schema.database import Pool
 from schema.polling import Pace, through_outages
+
+_logger = logging.getLogger(__name__)
 
 
 class Sequencer:
@@ -23,7 +28,11 @@ class Sequencer:
             await self._pace.wait(found=bool(found))
 
     async def step(self) -> int:
-        count = await log.sequence(self._pool, self._batch_size) or 0
+        try:
+            count = await log.sequence(self._pool, self._batch_size) or 0
+        except asyncpg.QueryCanceledError:
+            _logger.warning("a batch of millions is being sequenced; this takes its time")
+            count = await log.sequence_patiently(self._pool, self._batch_size) or 0
         if count:
             self.sequenced += count
             self._wake()

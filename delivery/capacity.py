@@ -1,45 +1,115 @@
-"""How much a worker has in flight: a pure count, in all and per endpoint, that bounds its memory and keeps one
-endpoint from taking every place.
+"""How much a worker has in flight in one mode: a pure count of places, in all, per tenant and per endpoint, and of
+bytes. It bounds memory, and keeps one endpoint, or one tenant's many, from taking every place.
+
+An endpoint begins with few places of its own. Each good answer gives it one more, up to the limit; each failure
+takes half of them, down to one. So who answers well is soon limited by the others' share alone, and who hangs
+holds a single place.
 """
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 from uuid import UUID
+
+FIRST_PLACES: Final = 4
+_REMEMBERED: Final = 10_000
+
+
+class Place(NamedTuple):
+    """Whose a place is."""
+
+    tenant_id: UUID
+    endpoint_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityLimits:
+    total: int = 1000
+    per_tenant: int = 500
+    per_endpoint: int = 100
+    size: int = 64 * 1024 * 1024
+    """Bytes of event data, in all."""
+    largest: int = 256 * 1024
+    """Bytes that a delivery may turn out to have when it is claimed unseen."""
 
 
 class Capacity:
-    def __init__(self, total: int, per_endpoint: int) -> None:
-        self._total = total
-        self._per_endpoint = per_endpoint
-        self._taken: Counter[UUID] = Counter()
-        self._sum = 0
-
-    @property
-    def in_flight(self) -> int:
-        return self._sum
+    def __init__(self, limits: CapacityLimits) -> None:
+        self._limits = limits
+        self._by_tenant: Counter[UUID] = Counter()
+        self._by_endpoint: Counter[UUID] = Counter()
+        self._allowed: dict[UUID, int] = {}
+        self._size = 0
+        self.in_flight = 0
 
     @property
     def free(self) -> int:
-        return self._total - self._sum
+        return self._limits.total - self.in_flight
 
-    def room(self, endpoint_id: UUID) -> int:
-        return min(self.free, self._per_endpoint - self._taken[endpoint_id])
+    @property
+    def free_unseen(self) -> int:
+        """Places for deliveries whose size is not known yet; one at least when nothing is in flight."""
+        by_size = (self._limits.size - self._size) // self._limits.largest
+        return max(0, min(self.free, by_size if self.in_flight else max(1, by_size)))
 
-    def take(self, endpoint_id: UUID, count: int = 1) -> None:
-        if count > self.room(endpoint_id):
+    def allowed(self, endpoint_id: UUID) -> int:
+        """Places that the endpoint has earned."""
+        return min(self._limits.per_endpoint, self._allowed.get(endpoint_id, FIRST_PLACES))
+
+    def room(self, place: Place) -> int:
+        return min(
+            self.free,
+            self._limits.per_tenant - self._by_tenant[place.tenant_id],
+            self.allowed(place.endpoint_id) - self._by_endpoint[place.endpoint_id],
+        )
+
+    def fits(self, place: Place, size: int) -> bool:
+        """Whether one more delivery of this many bytes may go out now."""
+        return self.room(place) > 0 and (self.in_flight == 0 or self._size + size <= self._limits.size)
+
+    def take(self, place: Place, count: int = 1, size: int = 0) -> None:
+        """`count` must be within `room`; `size` is in bytes, of all of them together."""
+        if count > self.room(place):
             raise ValueError("more taken than there is room for")
-        self._taken[endpoint_id] += count
-        self._sum += count
+        self._by_tenant[place.tenant_id] += count
+        self._by_endpoint[place.endpoint_id] += count
+        self.in_flight += count
+        self._size += size
 
-    def give_back(self, endpoint_id: UUID, count: int = 1) -> None:
-        if count > self._taken[endpoint_id]:
+    def weigh(self, size: int) -> None:
+        """Bytes of what was taken unseen."""
+        self._size += size
+
+    def give_back(self, place: Place, count: int = 1, size: int = 0) -> None:
+        if count > self._by_endpoint[place.endpoint_id]:
             raise ValueError("more given back than was taken")
-        self._taken[endpoint_id] -= count
-        self._sum -= count
-        if not self._taken[endpoint_id]:
-            del self._taken[endpoint_id]  # endpoints come and go; the count must not grow with them
+        for counts, key in ((self._by_tenant, place.tenant_id), (self._by_endpoint, place.endpoint_id)):
+            counts[key] -= count
+            if not counts[key]:
+                del counts[key]  # they come and go; the count must not grow with them
+        self.in_flight -= count
+        self._size -= size
 
-    def shares(self, endpoints: list[UUID]) -> list[tuple[UUID, int]]:
-        """What to claim for each of these endpoints: alike for all, no more than its own room, no more than is free."""
-        with_room = [endpoint_id for endpoint_id in endpoints if self.room(endpoint_id) > 0][: self.free]
-        fair = self.free // len(with_room) if with_room else 0
-        return [(endpoint_id, min(fair, self.room(endpoint_id))) for endpoint_id in with_room]
+    def learn(self, endpoint_id: UUID, *, answered_well: bool) -> None:
+        now = self.allowed(endpoint_id)
+        self._allowed[endpoint_id] = now + 1 if answered_well else max(1, now // 2)
+        if len(self._allowed) > _REMEMBERED:
+            del self._allowed[next(iter(self._allowed))]
+
+    def shares(self, waiting: Sequence[Place]) -> list[tuple[Place, int]]:
+        """What to claim for each of these, unseen: alike for all, no more than each one's room and what is free."""
+        left = self.free_unseen
+        fair = max(1, left // len(waiting)) if waiting else 0
+        of_tenant: Counter[UUID] = Counter()
+        shares: list[tuple[Place, int]] = []
+        for place in waiting:
+            tenant_left = (
+                self._limits.per_tenant - self._by_tenant[place.tenant_id] - of_tenant[place.tenant_id]
+            )
+            share = min(fair, self.room(place), tenant_left, left)
+            if share > 0:
+                shares.append((place, share))
+                left -= share
+                of_tenant[place.tenant_id] += share
+        return shares

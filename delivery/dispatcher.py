@@ -6,7 +6,7 @@
           waits in the table ◄── retry, dead worker       │
                  └──────────────── claim() ───────────────┘
 
-Memory is bounded by the places (Capacity): what has none stays in the table. An endpoint whose deliveries have
+Memory is bounded by the places (capacity.py): what has none stays in the table. An endpoint whose deliveries have
 begun to wait gets no place for new ones until the waiting ones, which are older, have been claimed. Claims go
 round the endpoints that have work, with equal shares; a round that runs out of places goes on where it stopped.
 
@@ -17,38 +17,29 @@ deliveries leased to this worker without its knowledge; an audit finds them and 
 
 import asyncio
 import logging
-import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from uuid import UUID
 
-from delivery.capacity import Capacity
-from delivery.outbound import Outbound, bodies
-from delivery.retry_policy import RetryPolicy
-from delivery.sending import AttemptResult, Sender
+from delivery.attempting import Attempts
+from delivery.capacity import Capacity, CapacityLimits, Place
+from delivery.outbound import bodies
 from delivery.settler import Settled, Settler
-from delivery.verdict import judge
 from schema import deliveries
 from schema.database import Pool
-from schema.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
-from schema.ids import new_id
+from schema.deliveries import ClaimedDelivery
 from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)
 _ENDPOINTS_PER_CLAIM = 1000
 _FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
-_UNSENDABLE_AGAIN_AFTER = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
 class DispatchLimits:
-    in_flight: int = 1000
-    in_flight_per_endpoint: int = 100
-    lease_for: timedelta = timedelta(minutes=10)
-    """A backstop far beyond any attempt: leases normally end by settling, or with their worker."""
+    capacity: CapacityLimits = field(default_factory=CapacityLimits)
     audit_every: timedelta = timedelta(seconds=30)
     drain_for: timedelta = timedelta(seconds=18)
     """How long a stop waits for attempts under way."""
@@ -59,24 +50,20 @@ class Dispatcher:
         self,
         pool: Pool,
         worker_id: Callable[[], int],
-        outbound: Outbound,
-        sender: Sender,
+        attempts: Attempts,
         settler: Settler,
-        policy: RetryPolicy,
         limits: DispatchLimits,
     ) -> None:
         self._pool = pool
         self._worker_id = worker_id
-        self._outbound = outbound
-        self._sender = sender
+        self._attempts = attempts
         self._settler = settler
-        self._policy = policy
         self._limits = limits
-        self._capacity = Capacity(limits.in_flight, limits.in_flight_per_endpoint)
+        self._capacity = Capacity(limits.capacity)
         self._overflowing: set[UUID] = set()
         self._held: Counter[int] = Counter()
         self._audit_at = 0.0
-        self._attempts: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], ClaimedDelivery] = {}
         self._round_from = _FIRST
         self._pace = Pace(first=0.02, most=0.5)
         self._open = True
@@ -88,25 +75,27 @@ class Dispatcher:
 
     # Room, for fan-out
 
-    def reserve(self, endpoint_id: UUID) -> bool:
+    def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
         if not self._open or endpoint_id in self._overflowing:
             return False
-        if self._capacity.room(endpoint_id) < 1:
+        place = Place(tenant_id, endpoint_id)
+        if not self._capacity.fits(place, size):
             self._overflowing.add(endpoint_id)
             return False
-        self._capacity.take(endpoint_id)
+        self._capacity.take(place, size=size)
         return True
 
-    def give_back(self, endpoint_id: UUID) -> None:
-        self._capacity.give_back(endpoint_id)
+    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None:
+        self._capacity.give_back(Place(tenant_id, endpoint_id), size=size)
 
     def submit(self, claims: Sequence[ClaimedDelivery]) -> None:
         made = bodies(claims)
         for claim in claims:
             self._held[claim.lease] += 1
-            task = asyncio.create_task(self._attempt(claim, made[claim.event_id]))
-            self._attempts.add(task)
-            task.add_done_callback(partial(self._ended, claim))
+            kept = replace(claim, data="", size=len(claim.data))  # the body holds it from here on
+            task = asyncio.create_task(self._attempt(kept, made[claim.event_id]))
+            self._under_way[task] = kept
+            task.add_done_callback(self._ended)
 
     # What waits in the table
 
@@ -119,13 +108,13 @@ class Dispatcher:
                 await self._pace.wait(found=bool(found))
             await self._drain()
         except asyncio.CancelledError:
-            await self._cut_off(self._attempts)
+            await self._cut_off(self._under_way)
             raise
 
     async def claim(self) -> int:
         """Claims and submits one round of what is due; returns how many deliveries."""
         await self._audit()
-        if self._capacity.free < 1:
+        if self._capacity.free_unseen < 1:
             return 0
         waiting = await self._waiting()
         wanted = self._capacity.shares(waiting)
@@ -133,106 +122,93 @@ class Dispatcher:
         if not wanted:
             return 0
         claims = await self._lease(wanted)
+        self._capacity.weigh(sum(len(claim.data) for claim in claims))
         got = Counter(claim.endpoint_id for claim in claims)
-        for endpoint_id, count in wanted:
-            self._capacity.give_back(endpoint_id, count - got[endpoint_id])
-            if got[endpoint_id] < count:
-                self._overflowing.discard(endpoint_id)
+        for place, count in wanted:
+            self._capacity.give_back(place, count - got[place.endpoint_id])
+            if got[place.endpoint_id] < count:
+                self._overflowing.discard(place.endpoint_id)
         self.submit(claims)
         return len(claims)
 
-    async def _waiting(self) -> list[UUID]:
-        waiting = await deliveries.endpoints_waiting(self._pool, self._round_from, _ENDPOINTS_PER_CLAIM)
+    async def _waiting(self) -> list[Place]:
+        waiting = await self._waiting_after(self._round_from)
         if not waiting and self._round_from != _FIRST:
             self._round_from = _FIRST
-            waiting = await deliveries.endpoints_waiting(self._pool, _FIRST, _ENDPOINTS_PER_CLAIM)
-        last = waiting[-1] if len(waiting) == _ENDPOINTS_PER_CLAIM else _LAST
+            waiting = await self._waiting_after(_FIRST)
+        last = waiting[-1].endpoint_id if len(waiting) == _ENDPOINTS_PER_CLAIM else _LAST
         self._overflowing -= {
             endpoint_id for endpoint_id in self._overflowing if self._round_from < endpoint_id <= last
-        }.difference(waiting)
+        }.difference(place.endpoint_id for place in waiting)
         return waiting
 
-    def _goes_on_after(self, waiting: Sequence[UUID], wanted: Sequence[tuple[UUID, int]]) -> UUID:
-        """Where the next round begins: without it the places would go to the same few ids each time."""
-        if wanted and sum(count for _, count in wanted) == self._capacity.free:
-            return wanted[-1][0]
-        return waiting[-1] if len(waiting) == _ENDPOINTS_PER_CLAIM else _FIRST
+    async def _waiting_after(self, endpoint_id: UUID) -> list[Place]:
+        found = await deliveries.endpoints_waiting(self._pool, endpoint_id, _ENDPOINTS_PER_CLAIM)
+        return [Place(*row) for row in found]
 
-    async def _lease(self, wanted: Sequence[tuple[UUID, int]]) -> list[ClaimedDelivery]:
+    def _goes_on_after(self, waiting: Sequence[Place], wanted: Sequence[tuple[Place, int]]) -> UUID:
+        """Where the next round begins: without it the places would go to the same few ids each time."""
+        if wanted and sum(count for _, count in wanted) == self._capacity.free_unseen:
+            return wanted[-1][0].endpoint_id
+        return waiting[-1].endpoint_id if len(waiting) == _ENDPOINTS_PER_CLAIM else _FIRST
+
+    async def _lease(self, wanted: Sequence[tuple[Place, int]]) -> list[ClaimedDelivery]:
         lease = deliveries.new_lease()
-        for endpoint_id, count in wanted:
-            self._capacity.take(endpoint_id, count)
+        ask = [(place.endpoint_id, count) for place, count in wanted]
+        for place, count in wanted:
+            self._capacity.take(place, count)
         try:
             async with self._pool.acquire() as tx, tx.transaction():
-                return await deliveries.claim(tx, wanted, lease, self._worker_id(), self._limits.lease_for)
+                return await deliveries.claim(tx, ask, lease, self._worker_id())
         except BaseException:
-            for endpoint_id, count in wanted:
-                self._capacity.give_back(endpoint_id, count)
+            for place, count in wanted:
+                self._capacity.give_back(place, count)
             raise
 
     async def _audit(self) -> None:
         now = asyncio.get_running_loop().time()
         if now < self._audit_at:
             return
-        limits = self._limits
-        released = await deliveries.release_unknown_leases(
-            self._pool, self._worker_id(), list(self._held), limits.lease_for, limits.audit_every
-        )
-        self._audit_at = now + limits.audit_every.total_seconds()
+        async with (
+            self._pool.acquire() as connection
+        ):  # first: what is held may change while one is waited for
+            released = await deliveries.release_unknown_leases(
+                connection, self._worker_id(), list(self._held), older_than=self._limits.audit_every
+            )
+        self._audit_at = now + self._limits.audit_every.total_seconds()
         if released:
             _logger.warning(
                 "%d deliveries were leased here without being known; they are due again", released
             )
 
-    # One attempt
+    # Attempts under way
 
     async def _attempt(self, claim: ClaimedDelivery, body: bytes) -> None:
-        try:
-            self._settler.put(await self._send(claim, body))
-        except Exception:
-            _logger.exception("delivery %s could not be sent; it is tried again in a minute", claim.id)
-            again = datetime.now(UTC) + _UNSENDABLE_AGAIN_AFTER
-            self._settler.put(Settled(Settlement(claim, Verdict.RETRY, again)))
+        self._settler.put(await self._attempts.make(claim, body))
 
-    async def _send(self, claim: ClaimedDelivery, body: bytes) -> Settled:
-        if claim.endpoint is None or not claim.endpoint.enabled:
-            return Settled(Settlement(claim, Verdict.SKIPPED))
-        started_at = datetime.now(UTC)
-        request = self._outbound.request(claim, body, int(started_at.timestamp()))
-        result = await self._sender.send(request)
-        judgement = judge(
-            result,
-            tries=claim.tries,
-            replay=claim.replay,
-            policy=self._policy,
-            now=datetime.now(UTC),
-            random=random.random(),  # noqa: S311 - jitter, not a secret
-        )
-        attempt = _record(result, started_at)
-        return Settled(
-            Settlement(claim, judgement.verdict, judgement.retry_at, attempt), judgement.disable_endpoint
-        )
-
-    def _ended(self, claim: ClaimedDelivery, attempt: asyncio.Task[None]) -> None:
-        self._attempts.discard(attempt)
+    def _ended(self, attempt: asyncio.Task[None]) -> None:
+        claim = self._under_way.pop(attempt)
         if attempt.cancelled():
             self._let_go(claim)  # the lease ends with the worker
 
     def _let_go(self, claim: ClaimedDelivery) -> None:
-        self._capacity.give_back(claim.endpoint_id)
+        self._capacity.give_back(Place(claim.tenant_id, claim.endpoint_id), size=claim.size)
         self._held[claim.lease] -= 1
         if not self._held[claim.lease]:
             del self._held[claim.lease]
 
-    def _settled(self, claim: ClaimedDelivery) -> None:
+    def _settled(self, result: Settled) -> None:
+        claim = result.settlement.claim
         self._let_go(claim)
+        if result.settlement.attempt is not None:
+            self._capacity.learn(claim.endpoint_id, answered_well=result.answered_well)
         if self._overflowing:
             self._pace.hint()
 
     async def _drain(self) -> None:
         self._open = False
-        if self._attempts:
-            _, late = await asyncio.wait(self._attempts, timeout=self._limits.drain_for.total_seconds())
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=self._limits.drain_for.total_seconds())
             await self._cut_off(late)
 
     async def _cut_off(self, attempts: Collection[asyncio.Task[None]]) -> None:
@@ -240,21 +216,3 @@ class Dispatcher:
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-
-
-def _record(result: AttemptResult, started_at: datetime) -> Attempt:
-    took = result.timings
-    return Attempt(
-        id=new_id(),
-        started_at=started_at,
-        outcome=result.outcome.value,
-        status_code=result.status,
-        error=result.error,
-        response_body=result.response_body,
-        address=result.address,
-        dns_ms=took.dns,
-        connect_ms=took.connect,
-        tls_ms=took.tls,
-        first_byte_ms=took.first_byte,
-        total_ms=took.total,
-    )

@@ -1,15 +1,16 @@
 """Shows that this worker lives, and takes over from those that do not.
 
-A worker is a row in `workers` and a session that holds an advisory lock on it. No clock and no heartbeat: when
-the process dies, or its host vanishes (keepalives tell the server within about ten seconds), the server ends
-the session and the lock is free. Each worker looks every second:
+A worker is a row in `workers` that names a session of the database. No clock and no heartbeat: when the process
+dies, or its host vanishes (keepalives tell the server within about ten seconds), the server ends the session. Each
+worker looks every second:
 
-      lock free ──seen so for `patience`──► take the lock ──► leases of that worker become due ──► forget the row
-                 │                              │ refused: it is back, or another is at it
-                 └─ back in time (a restart of the database frees all locks at once): nothing happens
+      session gone ──seen so for `patience`──► lock the row ──► leases of that worker become due ──► forget the row
+                 │                                 │ it is back, or another worker is at it: nothing happens
+                 └─ back in time (a restart of the database ends all sessions at once): its row names the new one
 
-Whoever takes over holds the dead one's lock meanwhile, so the two cannot both act. A worker that finds its row
-gone was taken for dead: it registers anew, and what it still sends under old leases is fenced off.
+Whoever takes over has the dead one's row locked meanwhile, so it cannot come back in between. A worker that finds
+its row gone was taken for dead: it registers anew, and what it still sends under old leases is fenced off. Leases
+in a name that nobody bears (its last commit landed after the take-over) are found by a sweep.
 """
 
 import asyncio
@@ -27,7 +28,6 @@ _logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 3.0
 BACK_WITHIN_S = 1.0  # the longest wait between two tries to come back, less than the others' patience
-ASK_AGAIN_S = 0.1
 ANSWER_WITHIN_S = 10.0
 SWEEP_EVERY_S = 30.0  # for leases that outlived every deadline, whoever holds them
 
@@ -57,13 +57,17 @@ class Presence:
             await sleep_unless(stop, LOOK_EVERY_S)
         await through_outages(stop, "presence", self._leave)
 
+    def close(self) -> None:
+        """For whoever does not `run` to the end: the session is gone, the leases are for others to find."""
+        if self._guard is not None:
+            self._guard.terminate()
+
     async def look(self) -> None:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await self._look()
         except TimeoutError:
-            if self._guard is not None:
-                self._guard.terminate()  # cut off without a word: the server has ended this session, or will
+            self.close()  # cut off without a word: the server has ended this session, or will
             raise
 
     async def _look(self) -> None:
@@ -71,37 +75,34 @@ class Presence:
         now = asyncio.get_running_loop().time()
         absent = await workers.absent(guard, self.worker_id)
         self._absent_since = {worker: self._absent_since.get(worker, now) for worker in absent}
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_EVERY_S
-            await self._take_over([])
         for worker, since in self._absent_since.items():
-            if now - since >= PATIENCE_S and await workers.lock(guard, worker):
-                try:
-                    await self._take_over([worker])
-                    await workers.forget(guard, worker)
-                finally:
-                    await workers.unlock(guard, worker)
+            if now - since >= PATIENCE_S:
+                await self._declare_dead(guard, worker)
+        if now >= self._sweep_at:
+            await self._sweep(guard)
+            self._sweep_at = now + SWEEP_EVERY_S
 
     async def _stand_guard(self) -> asyncpg.Connection:
-        """The session that holds our lock, made again when it was lost."""
+        """The session that our row names, made again when it was lost."""
         if self._guard is None or self._guard.is_closed():
             self._guard = await connect_to_core(self._database, f"{self._name} presence")
-        if self._id is None or not await self._is_still(self._guard, self._id):
+        if self._id is None or not await workers.hold(self._guard, self._id):
             self._id = await workers.register(self._guard, self._name)
             _logger.info("registered as worker %d", self._id)
         return self._guard
 
-    async def _is_still(self, guard: asyncpg.Connection, own_id: int) -> bool:
-        """Whether nobody took us for dead. The lock is ours already, or free again after a lost session.
+    async def _declare_dead(self, guard: asyncpg.Connection, worker: int) -> None:
+        async with guard.transaction():
+            if await workers.lock_absent(guard, worker):
+                await self._take_over([worker])
+                await workers.forget(guard, worker)
 
-        While it is not free, the server has not noticed yet that the session is lost, or somebody is taking over:
-        soon it is free, or the row is gone.
-        """
-        while await workers.is_registered(guard, own_id):
-            if await workers.hold(guard, own_id):
-                return True
-            await asyncio.sleep(ASK_AGAIN_S)
-        return False
+    async def _sweep(self, guard: asyncpg.Connection) -> None:
+        living = await workers.registered(guard)
+        for mode in Mode:
+            count = await deliveries.release_orphans(self._database.data(mode), living)
+            if count:
+                _logger.warning("%d %s deliveries were leased to nobody; they are due again", count, mode)
 
     async def _take_over(self, dead: Sequence[int]) -> None:
         for mode in Mode:

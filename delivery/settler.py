@@ -1,7 +1,7 @@
 """Writes results in batches: while one batch commits the next one gathers, so there is no round trip per delivery.
 
-A batch is one transaction: deliveries settled, attempts appended, health noted, and, when a receiver said 410,
-the endpoint disabled together with the event that tells so. A batch that the database cannot take for its own
+A batch is one transaction: deliveries settled, attempts appended, health noted. When a receiver said 410, another one
+disables the endpoint, together with the event that tells so. A batch that the database cannot take for its own
 sake is halved until the one result stands alone, which is then stored without what the receiver sent.
 """
 
@@ -19,6 +19,7 @@ from schema.polling import through_outages
 
 _logger = logging.getLogger(__name__)
 _BATCH = 500
+GONE = "The receiver answered 410 Gone."
 LAST_TRIES_S = 3.0
 
 
@@ -26,6 +27,8 @@ LAST_TRIES_S = 3.0
 class Settled:
     settlement: Settlement
     disable_endpoint: bool = False
+    answered_well: bool = True
+    """Whether the endpoint can take more at once."""
 
 
 class _BatchFailed(Exception):
@@ -40,7 +43,7 @@ class Settler:
         self._last_tries_s = last_tries_s
         self._gathered: list[Settled] = []
         self._arrived = asyncio.Event()
-        self.on_settled: Callable[[ClaimedDelivery], None] = lambda _claim: None
+        self.on_settled: Callable[[Settled], None] = lambda _result: None
         self.settled = 0
         self.fenced_off = 0
 
@@ -83,7 +86,7 @@ class Settler:
                 return
             await self._settle_alone(give_up, batch[0], error)
         for result in batch:
-            self.on_settled(result.settlement.claim)
+            self.on_settled(result)
 
     async def _write_whole(self, batch: Sequence[Settled]) -> None:
         try:
@@ -115,18 +118,20 @@ class Settler:
             settled = await deliveries.settle(tx, settlements)
             if notes:
                 await deliveries.note_health(tx, notes)
-            for claim in {
-                r.settlement.claim.endpoint_id: r.settlement.claim for r in batch if r.disable_endpoint
-            }.values():
-                if await deliveries.disable_endpoint(
-                    tx, claim.endpoint_id, "The receiver answered 410 Gone."
-                ):
-                    await events.record(
-                        tx,
-                        claim.tenant_id,
-                        "webhook_endpoint_disabled",
-                        {"endpointId": format_id(ENDPOINT, claim.endpoint_id), "reason": "gone"},
-                    )
         self._health.written(notes)
-        self.settled += settled
-        self.fenced_off += len(batch) - settled
+        self.settled += len(settled)
+        self.fenced_off += len(batch) - len(settled)
+        claims = [result.settlement.claim for result in batch if result.disable_endpoint]
+        for claim in {claim.endpoint_id: claim for claim in claims if claim.id in settled}.values():
+            await self._disable(claim)
+
+    async def _disable(self, claim: ClaimedDelivery) -> None:
+        """Apart from the batch, which must not wait for whoever is at the endpoint's row. The next 410 tries again."""
+        assert claim.endpoint is not None
+        told = {"endpointId": format_id(ENDPOINT, claim.endpoint_id), "reason": "gone"}
+        try:
+            async with self._pool.acquire() as tx, tx.transaction():
+                if await deliveries.disable_endpoint(tx, claim.endpoint_id, GONE, claim.endpoint.url):
+                    await events.record(tx, claim.tenant_id, "webhook_endpoint_disabled", told)
+        except Exception:
+            _logger.exception("endpoint %s answered 410 and could not be disabled", told["endpointId"])

@@ -169,9 +169,10 @@ def _sentences(url: str) -> Iterator[None]:
         )
     except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
         problem = f"The database at {printable(url)} is not migrated: run duro migrate."
-    except (asyncpg.ClientConfigurationError, ValueError) as error:
+    except (asyncpg.ClientConfigurationError, ValueError):  # its text may quote the password
         problem = (
-            f"DURO_DATABASE_URL cannot be used ({error}): give postgresql://user:password@host:5432/database."
+            "DURO_DATABASE_URL cannot be read: write postgresql://user:password@host:5432/database, "
+            "with special characters of the password percent-encoded."
         )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         problem = (

@@ -2,9 +2,10 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
 from asyncpg import Record
@@ -13,6 +14,10 @@ from schema.database import Connection, Executor
 from schema.queries import load
 
 _SQL = load("deliveries")
+LEASE_FOR: Final = timedelta(minutes=10)
+"""A backstop far beyond any attempt: leases normally end by settling, or with their worker."""
+SETTLED_IN: Final = timedelta(seconds=30)
+"""After this a lease that is known to nobody is no commit still on its way, but lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,12 @@ class ClaimedDelivery:
     """Attempts made of the present schedule."""
     replay: bool
     """An extra attempt that was asked for; the schedule goes on whatever comes of it."""
-    data: str
+    data: str = field(repr=False)
     lease: int
     endpoint: EndpointTarget | None
     """None when the mode has no such endpoint any more."""
+    size: int = 0
+    """Characters of `data`, noted by who lets it go before the delivery is settled."""
 
 
 class Verdict(StrEnum):
@@ -97,7 +104,8 @@ class Attempt:
 class Settlement:
     claim: ClaimedDelivery
     verdict: Verdict
-    retry_at: datetime | None = None
+    retry_in: timedelta | None = None
+    """With RETRY. A duration, because the database's clock decides when it is over."""
     attempt: Attempt | None = None
     """None when nothing was sent."""
 
@@ -127,7 +135,11 @@ def _target(row: Record) -> EndpointTarget:
 
 
 async def fan_out(
-    tx: Connection, planned: Sequence[PlannedDelivery], lease: int, worker: int, lease_for: timedelta
+    tx: Connection,
+    planned: Sequence[PlannedDelivery],
+    lease: int,
+    worker: int,
+    lease_for: timedelta = LEASE_FOR,
 ) -> set[UUID]:
     """Inserts what is not there yet; returns the ids that are new."""
     rows = await tx.fetch(
@@ -147,13 +159,20 @@ async def fan_out(
     return {row["id"] for row in rows}
 
 
-async def endpoints_waiting(connection: Executor, after: UUID, limit: int) -> list[UUID]:
-    """Endpoints with a delivery due, in the order of their ids, so that a caller can go round."""
-    return [row["endpoint_id"] for row in await connection.fetch(_SQL["endpoints_waiting"], after, limit)]
+async def endpoints_waiting(connection: Executor, after: UUID, limit: int) -> list[tuple[UUID, UUID]]:
+    """(tenant, endpoint) with a delivery due, in the order of the endpoints' ids, so that a caller can go round."""
+    return [
+        (row["tenant_id"], row["endpoint_id"])
+        for row in await connection.fetch(_SQL["endpoints_waiting"], after, limit)
+    ]
 
 
 async def claim(
-    tx: Connection, wanted: Sequence[tuple[UUID, int]], lease: int, worker: int, lease_for: timedelta
+    tx: Connection,
+    wanted: Sequence[tuple[UUID, int]],
+    lease: int,
+    worker: int,
+    lease_for: timedelta = LEASE_FOR,
 ) -> list[ClaimedDelivery]:
     """`wanted` is (endpoint, how many at most). Run in a transaction: endpoints are read after the claim."""
     rows = await tx.fetch(
@@ -163,16 +182,16 @@ async def claim(
     return [ClaimedDelivery(**row, lease=lease, endpoint=targets.get(row["endpoint_id"])) for row in rows]
 
 
-async def settle(tx: Connection, settlements: Sequence[Settlement]) -> int:
-    """Returns how many were settled; the rest had been taken over, and only their attempts are recorded."""
+async def settle(tx: Connection, settlements: Sequence[Settlement]) -> set[UUID]:
+    """Returns the deliveries settled; the rest had been taken over, and only their attempts are recorded."""
     attempts = [s.attempt for s in settlements]
-    settled: int = await tx.fetchval(
+    rows = await tx.fetch(
         _SQL["settle"],
         [s.claim.id for s in settlements],
         [s.claim.created_at for s in settlements],
         [s.claim.lease for s in settlements],
         [s.verdict.value for s in settlements],
-        [s.retry_at for s in settlements],
+        [s.retry_in for s in settlements],
         [s.claim.replay for s in settlements],
         [a and a.id for a in attempts],
         [s.claim.tenant_id for s in settlements],
@@ -189,21 +208,35 @@ async def settle(tx: Connection, settlements: Sequence[Settlement]) -> int:
         [a and a.first_byte_ms for a in attempts],
         [a and a.total_ms for a in attempts],
     )
-    return settled
+    return {row["id"] for row in rows}
 
 
 async def release_unknown_leases(
-    connection: Executor, worker: int, known: Sequence[int], lease_for: timedelta, older_than: timedelta
+    connection: Executor,
+    worker: int,
+    known: Sequence[int],
+    lease_for: timedelta = LEASE_FOR,
+    older_than: timedelta = SETTLED_IN,
 ) -> int:
     """Makes due again what this worker holds without knowing it; returns how many deliveries."""
-    status = await connection.execute(_SQL["release_unknown_leases"], worker, known, lease_for, older_than)
-    return _affected(status)
+    return _affected(
+        await connection.execute(_SQL["release_unknown_leases"], worker, known, lease_for, older_than)
+    )
 
 
 async def take_over(connection: Executor, dead_workers: Sequence[int]) -> int:
-    """Makes due again what dead workers had claimed, and what any worker has held beyond every deadline."""
-    status = await connection.execute(_SQL["take_over"], dead_workers)
-    return _affected(status)
+    """Makes due again what dead workers had claimed."""
+    return _affected(await connection.execute(_SQL["take_over"], dead_workers))
+
+
+async def release_orphans(
+    connection: Executor,
+    living: Sequence[int],
+    lease_for: timedelta = LEASE_FOR,
+    older_than: timedelta = SETTLED_IN,
+) -> int:
+    """Makes due again what is leased to nobody, or has been for longer than any lease."""
+    return _affected(await connection.execute(_SQL["release_orphans"], living, lease_for, older_than))
 
 
 def _affected(status: str) -> int:
@@ -233,6 +266,7 @@ async def note_health(tx: Connection, notes: Sequence[HealthNote]) -> None:
     )
 
 
-async def disable_endpoint(tx: Connection, endpoint_id: UUID, reason: str) -> bool:
-    """Whether it was enabled until now."""
-    return bool(await tx.fetchval(_SQL["disable_endpoint"], endpoint_id, reason))
+async def disable_endpoint(tx: Connection, endpoint_id: UUID, reason: str, at_url: str) -> bool:
+    """Whether it was enabled, and at this URL, until now. Gives up after two seconds if its row is locked."""
+    await tx.execute(_SQL["do_not_wait_long"])
+    return bool(await tx.fetchval(_SQL["disable_endpoint"], endpoint_id, reason, at_url))

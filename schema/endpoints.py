@@ -17,6 +17,7 @@ from schema.queries import load
 NO_HEADERS: Final = b""
 _SQL = load("endpoints")
 _CHANGE = load("deliveries")  # enabling goes through the data role, beside the event about it
+MOST_PER_TENANT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,13 @@ class Endpoint:
 
 
 async def create(core: Pool, new: NewEndpoint) -> None:
+    """Raises Conflict when the tenant has MOST_PER_TENANT in this mode: each event is so many deliveries."""
     async with core.acquire() as tx, tx.transaction():
+        if await tx.fetchval(_SQL["count"], new.tenant_id, new.mode.value) >= MOST_PER_TENANT:
+            raise Conflict(
+                f"The tenant has {MOST_PER_TENANT} endpoints in mode {new.mode}, and more are not possible: "
+                "use one that gets more event types."
+            )
         await tx.execute(
             _SQL["create"],
             new.id,
@@ -130,7 +137,7 @@ async def _switch(data: Pool, endpoint: Endpoint, event_type: str, reason: str |
         if reason is None:
             changed = await tx.fetchval(_CHANGE["enable_endpoint"], endpoint.id)
         else:
-            changed = await tx.fetchval(_CHANGE["disable_endpoint"], endpoint.id, reason)
+            changed = await tx.fetchval(_CHANGE["disable_endpoint"], endpoint.id, reason, None)
             told["reason"] = reason
         if not changed:
             raise Conflict(f"Endpoint {shown} is {'enabled' if reason is None else 'disabled'} already.")

@@ -10,7 +10,7 @@ import asyncpg
 import orjson
 
 from schema.database import Executor
-from schema.errors import InvalidInput, NotFound
+from schema.errors import InvalidInput, NotFound, Unavailable
 from schema.ids import EVENT, format_id
 from schema.pages import After, Page, page
 from schema.queries import load
@@ -54,7 +54,13 @@ async def record(tx: Executor, tenant_id: UUID, type_: str, data: Mapping[str, A
     text = data if isinstance(data, str) else orjson.dumps(data).decode()
     try:
         event_id: UUID = await tx.fetchval(_SQL["record"], tenant_id, type_, text)
-    except (asyncpg.ForeignKeyViolationError, asyncpg.CheckViolationError) as error:
+    except asyncpg.CheckViolationError as error:
+        if "no partition" in error.message:
+            raise Unavailable(
+                "The log has no partition for this month: start a worker, or run duro migrate."
+            ) from None
+        raise InvalidInput(_sentence(error)) from None
+    except asyncpg.ForeignKeyViolationError as error:
         raise InvalidInput(_sentence(error)) from None
     except (
         asyncpg.InvalidTextRepresentationError,

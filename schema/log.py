@@ -9,12 +9,15 @@ lock would write on every idle poll.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
-from schema.database import Connection, Executor
+from schema.database import Connection, Executor, Pool
 from schema.queries import load
 
 _SQL = load("log")
+READ_BYTES: Final = 4 * 1024 * 1024  # 500 events of 256 KiB would be 128 MiB at once
+_SEQUENCE_SECONDS: Final = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,14 @@ async def sequence(connection: Executor, limit: int) -> int | None:
     return count
 
 
+async def sequence_patiently(pool: Pool, limit: int) -> int | None:
+    """As `sequence`, without the usual limit of time: a transaction is never cut, and a restored log is one batch."""
+    async with pool.acquire() as tx, tx.transaction():
+        await tx.execute(_SQL["no_statement_timeout"])
+        count: int | None = await tx.fetchval(_SQL["sequence"], limit, timeout=_SEQUENCE_SECONDS)
+        return count
+
+
 async def lock_cursor(tx: Connection, consumer: str) -> Cursor | None:
     """The cursor, ours until the transaction ends; None while another worker has it."""
     if not await tx.fetchval(_SQL["lock_cursor"], consumer):
@@ -58,8 +69,11 @@ async def backlog(connection: Executor, consumer: str) -> int:
     return int(await connection.fetchval(_SQL["backlog"], consumer))
 
 
-async def read_after(connection: Executor, pos: int, limit: int) -> list[LoggedEvent]:
-    return [LoggedEvent(*row) for row in await connection.fetch(_SQL["read_after"], pos, limit)]
+async def read_after(
+    connection: Executor, pos: int, limit: int, most_bytes: int = READ_BYTES
+) -> list[LoggedEvent]:
+    """The next events in order: `limit` at most, and no more than `most_bytes` of data, yet one in any case."""
+    return [LoggedEvent(*row) for row in await connection.fetch(_SQL["read_after"], pos, limit, most_bytes)]
 
 
 async def read_one(connection: Executor, pos: int) -> LoggedEvent | None:

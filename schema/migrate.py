@@ -13,7 +13,7 @@ import asyncpg
 from schema.errors import Unavailable
 from schema.modes import Mode
 from schema.queries import load
-from schema.roles import ensure_roles
+from schema.roles import ensure_roles, refuse_foreign_roles
 from schema.secret_box import key_check
 
 MINIMUM_MAJOR: Final = 16
@@ -68,12 +68,14 @@ def check_version(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionPr
 
 
 async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[str], None]) -> int:
-    await owner.execute(_SQL["prepare"])
-    if await owner.fetchval(_SQL["claim_key"], key_check(key)) != key_check(key):
-        raise Unavailable(
-            "This database was set up with another secret key: set DURO_SECRET_KEY to that one, "
-            "or DURO_DATA_DIR to the directory that holds it."
-        )
+    async with owner.transaction():  # a key that is refused leaves no claim behind
+        await owner.execute(_SQL["prepare"])
+        if await owner.fetchval(_SQL["claim_key"], key_check(key)) != key_check(key):
+            raise Unavailable(
+                "This database was set up with another secret key: set DURO_SECRET_KEY to that one, "
+                "or DURO_DATA_DIR to the directory that holds it."
+            )
+        await refuse_foreign_roles(owner, key)
     await ensure_roles(owner, key)
     await owner.execute(_SQL["grant_usage"])
     pending = missing(
@@ -82,7 +84,8 @@ async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[st
     for migration in pending:
         progress(f"{migration.schema}: {migration.name}")
         async with owner.transaction():
-            await owner.execute(f"SET LOCAL search_path = {migration.schema}")
+            # pg_temp last, in the path that functions keep too: else a caller's temporary table stands in for ours.
+            await owner.execute(f"SET LOCAL search_path = {migration.schema}, pg_temp")
             await owner.execute(migration.text)
             await owner.execute(_SQL["record"], migration.schema, migration.name, migration.sha256)
     return len(pending)

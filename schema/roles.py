@@ -17,21 +17,48 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from schema.errors import Unavailable
 from schema.modes import Mode
 from schema.queries import load
-from schema.secret_box import derive_role_password
+from schema.secret_box import derive_role_password, key_check
 
 CORE_ROLE: Final = "duro_core"
 LOGIN_ROLES: Final = (CORE_ROLE, *(mode.role for mode in Mode))
 ANALYST_ROLES: Final = tuple(f"{mode.role}_analyst" for mode in Mode)
+PRODUCER_ROLES: Final = tuple(
+    f"{mode.role}_producer" for mode in Mode
+)  # for a product's own role to be a member of
 
 _SQL = load("roles")
 _SCRAM_ITERATIONS = 4096  # Postgres's own default
 
 
+async def refuse_foreign_roles(owner: asyncpg.Connection, key: bytes) -> bool:
+    """Whether the roles are noted as ours already.
+
+    Raises Unavailable when another installation in this cluster has given them the passwords of another key.
+    """
+    noted = await owner.fetchval(_SQL["key_of_role"], CORE_ROLE)
+    if noted not in {None, key_check(key)}:
+        raise Unavailable(
+            "The roles duro_… of this cluster belong to a duro database with another secret key: set DURO_SECRET_KEY "
+            "to that one, use another cluster, or drop those roles if that database is gone."
+        )
+    return noted is not None
+
+
 async def ensure_roles(owner: asyncpg.Connection, key: bytes) -> None:
-    """Creates the roles that are missing and gives the login roles the passwords that `key` yields."""
+    """Creates the roles that are missing and gives the login roles the passwords that `key` yields.
+
+    Raises Unavailable when they are another installation's.
+    """
+    noted = await refuse_foreign_roles(owner, key)
     try:
         for role in (*LOGIN_ROLES, *ANALYST_ROLES):
-            await owner.execute(_SQL["create_role"].replace(":role", role))
+            await owner.execute(_SQL["create_role"].replace(":role", role).replace(":login", "LOGIN"))
+        for role in PRODUCER_ROLES:
+            await owner.execute(_SQL["create_role"].replace(":role", role).replace(":login", "NOLOGIN"))
+        if not noted:
+            await owner.execute(
+                _SQL["note_key"].replace(":role", CORE_ROLE).replace(":key_check", key_check(key))
+            )
         for role in LOGIN_ROLES:
             await _set_password(owner, role, derive_role_password(key, role))
         await owner.execute(

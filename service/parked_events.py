@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -18,7 +17,7 @@ _STEP: Final = 100
 
 # What they hand on waits in its table: this process has no worker id to claim it with.
 _HANDLERS: Final[Mapping[str, Callable[[], Handler]]] = {
-    FANOUT: lambda: FanOut(NoRoom(), lambda: 0, timedelta(0)),
+    FANOUT: lambda: FanOut(NoRoom(), lambda: 0),
 }
 CONSUMERS: Final = tuple(_HANDLERS)
 

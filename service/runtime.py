@@ -12,6 +12,8 @@ from consumers.consumer import Consumer
 from consumers.fanout import FanOut
 from consumers.sequencing import Sequencer
 from delivery.aiohttp_sender import AiohttpSender
+from delivery.attempting import Attempts
+from delivery.capacity import CapacityLimits
 from delivery.dispatcher import Dispatcher, DispatchLimits
 from delivery.egress_guard import EgressGuard, EgressPolicy
 from delivery.health_book import HealthBook
@@ -95,16 +97,17 @@ def _mode_parts(
 ) -> ModeParts:
     pool = database.data(mode)
     user_agent = f"{settings.header_prefix}-Webhooks/{version('duro-webhooks')}"
-    limits = DispatchLimits(settings.max_in_flight, settings.max_in_flight_per_endpoint)
+    outbound = Outbound(SecretBox(database.key), settings.header_prefix, user_agent)
+    limits = CapacityLimits(
+        settings.max_in_flight, settings.max_in_flight_per_tenant, settings.max_in_flight_per_endpoint
+    )
     settler = Settler(pool, HealthBook(lambda: datetime.now(UTC)))
     dispatcher = Dispatcher(
         pool,
         lambda: presence.worker_id,
-        Outbound(SecretBox(database.key), settings.header_prefix, user_agent),
-        sender,
+        Attempts(outbound, sender, RetryPolicy(settings.retry_schedule)),
         settler,
-        RetryPolicy(settings.retry_schedule),
-        limits,
+        DispatchLimits(limits),
     )
-    fanout = Consumer(pool, FanOut(dispatcher, lambda: presence.worker_id, limits.lease_for))
+    fanout = Consumer(pool, FanOut(dispatcher, lambda: presence.worker_id))
     return ModeParts(mode, Sequencer(pool, fanout.pace.hint), fanout, dispatcher, settler)

@@ -146,6 +146,11 @@ class Settings:
         "Attempts that one worker has under way in one mode; bounds its memory.",
         parse=_integer(1, 100_000),
     )
+    max_in_flight_per_tenant: int = _setting(
+        500,
+        "The same for one tenant, so that its endpoints together cannot either.",
+        parse=_integer(1, 100_000),
+    )
     max_in_flight_per_endpoint: int = _setting(
         100,
         "The same for one endpoint, so that a slow one cannot take every place.",

@@ -12,9 +12,13 @@ def stop_on_signals() -> asyncio.Event:
     """Set by the first signal. Call it in the running loop."""
     stop = asyncio.Event()
 
+    signalled = False  # `stop` may be set already: a child's input closes while its own signal is on the way
+
     def received() -> None:
-        if stop.is_set():
+        nonlocal signalled
+        if signalled:
             os._exit(INTERRUPTED)  # leases and sends are as after a kill: others take over
+        signalled = True
         stop.set()
 
     loop = asyncio.get_running_loop()

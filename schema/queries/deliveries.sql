@@ -27,18 +27,18 @@ RETURNING id;
 
 -- name: endpoints_waiting
 -- $1 start after this endpoint, $2 limit. Endpoints that have a delivery due, each found by one step along the index.
-WITH RECURSIVE step (endpoint_id, due_at) AS (
-    (SELECT endpoint_id, due_at FROM webhook_deliveries
+WITH RECURSIVE step (endpoint_id, tenant_id, due_at) AS (
+    (SELECT endpoint_id, tenant_id, due_at FROM webhook_deliveries
       WHERE status = 'pending' AND lease IS NULL AND endpoint_id > $1
       ORDER BY endpoint_id, due_at LIMIT 1)
     UNION ALL
-    SELECT next.endpoint_id, next.due_at
+    SELECT next.endpoint_id, next.tenant_id, next.due_at
       FROM step,
-           LATERAL (SELECT d.endpoint_id, d.due_at FROM webhook_deliveries d
+           LATERAL (SELECT d.endpoint_id, d.tenant_id, d.due_at FROM webhook_deliveries d
                      WHERE d.status = 'pending' AND d.lease IS NULL AND d.endpoint_id > step.endpoint_id
                      ORDER BY d.endpoint_id, d.due_at LIMIT 1) AS next
 )
-SELECT endpoint_id FROM step WHERE due_at <= now() LIMIT $2;
+SELECT tenant_id, endpoint_id FROM step WHERE due_at <= now() LIMIT $2;
 
 -- name: claim
 -- $1 endpoints, $2 how many of each, $3 lease, $4 worker, $5 lease duration. Oldest due first; what another
@@ -72,17 +72,17 @@ SELECT id, tenant_id, url, event_types, sealed_headers, enabled, sealed_secrets
 
 -- name: settle
 -- Column arrays, one entry per delivery: $1 delivery, $2 the event's created_at, $3 lease, $4 verdict
--- (delivered, failed, skipped, retry, kept), $5 next retry (for `retry`), $6 replay, and of the attempt, whose id is
+-- (delivered, failed, skipped, retry, kept), $5 how long until the retry, $6 replay, and of the attempt, whose id is
 -- null when none was made: $7 id, $8 tenant, $9 endpoint, $10 started_at, $11 outcome, $12 status code, $13 error,
 -- $14 response body, $15 address, $16 … $20 milliseconds of dns, connect, tls, first byte, total.
 -- The lease fences: a delivery that was taken over keeps its newer state, and the attempt is told as unsettled.
--- A replay that was asked for meanwhile starts the schedule anew instead of ending it. Returns deliveries settled.
+-- A replay that was asked for meanwhile starts the schedule anew instead of ending it. Returns what was settled.
 WITH result AS (
     SELECT r.*, r.verdict IN ('delivered', 'failed', 'skipped') AS ends, r.replay::integer AS replayed
-      FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::text[], $5::timestamptz[], $6::boolean[],
+      FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::text[], $5::interval[], $6::boolean[],
                   $7::uuid[], $8::uuid[], $9::uuid[], $10::timestamptz[], $11::text[], $12::smallint[], $13::text[],
                   $14::bytea[], $15::text[], $16::real[], $17::real[], $18::real[], $19::real[], $20::real[])
-           AS r (delivery_id, created_at, lease, verdict, retry_at, replay,
+           AS r (delivery_id, created_at, lease, verdict, retry_in, replay,
                  attempt_id, tenant_id, endpoint_id, started_at, outcome, status_code, error,
                  response_body, address, dns_ms, connect_ms, tls_ms, first_byte_ms, total_ms)
 ), settled AS (
@@ -97,11 +97,11 @@ WITH result AS (
            retry_at   = CASE WHEN r.ends AND d.replays > r.replayed THEN now()
                              WHEN r.ends THEN NULL
                              WHEN r.verdict = 'kept' THEN d.retry_at
-                             ELSE r.retry_at END,
+                             ELSE now() + r.retry_in END,
            due_at     = CASE WHEN d.replays > r.replayed THEN now()
                              WHEN r.ends THEN NULL
                              WHEN r.verdict = 'kept' THEN d.retry_at
-                             ELSE r.retry_at END,
+                             ELSE now() + r.retry_in END,
            lease = NULL, leased_by = NULL, leased_until = NULL
       FROM result r
      WHERE d.id = r.delivery_id AND d.created_at = r.created_at AND d.lease = r.lease
@@ -118,7 +118,7 @@ WITH result AS (
      WHERE r.attempt_id IS NOT NULL
     ON CONFLICT DO NOTHING
 )
-SELECT count(*) FROM settled;
+SELECT id FROM settled;
 
 -- name: release_unknown_leases
 -- $1 worker, $2 the leases it knows of, $3 lease duration, $4 how old a lease must be. Gives back what the worker
@@ -129,10 +129,19 @@ UPDATE webhook_deliveries
    AND leased_until < now() + $3::interval - $4::interval;
 
 -- name: take_over
--- $1 workers known to be dead. Their deliveries are due at once; so are leases that outlived every deadline.
+-- $1 workers known to be dead. Their deliveries are due at once.
 UPDATE webhook_deliveries
    SET lease = NULL, leased_by = NULL, leased_until = NULL
- WHERE lease IS NOT NULL AND (leased_by = ANY($1::integer[]) OR leased_until < now());
+ WHERE lease IS NOT NULL AND leased_by = ANY($1::integer[]);
+
+-- name: release_orphans
+-- $1 workers that are registered, $2 lease duration, $3 how old a lease must be. What is leased to nobody, and what
+-- anybody has held beyond every deadline, is due again.
+UPDATE webhook_deliveries
+   SET lease = NULL, leased_by = NULL, leased_until = NULL
+ WHERE lease IS NOT NULL
+   AND (leased_until < now()
+        OR (leased_by <> ALL($1::integer[]) AND leased_until < now() + $2::interval - $3::interval));
 
 -- name: note_health
 -- Column arrays, one entry per endpoint: $1 endpoint, $2 tenant, $3 succeeded last, $4 failures since the last
@@ -156,8 +165,12 @@ ON CONFLICT (endpoint_id) DO UPDATE
        updated_at = now();
 
 -- name: disable_endpoint
--- $1 endpoint, $2 reason. Whether it was enabled until now.
-SELECT disable_endpoint($1, $2);
+-- $1 endpoint, $2 reason, $3 the URL that gave cause, or null. Whether it was enabled, and there, until now.
+SELECT disable_endpoint($1, $2, $3);
+
+-- name: do_not_wait_long
+-- For the present transaction: somebody may be at the endpoint's row.
+SET LOCAL lock_timeout = '2s';
 
 -- name: enable_endpoint
 -- $1 endpoint. Whether it was disabled until now.
@@ -170,7 +183,7 @@ SELECT id, endpoint_id, event_id, event_type, created_at, status, attempts, due_
  WHERE tenant_id = $1
    AND ($2::text IS NULL OR status = $2)
    AND ($3::uuid IS NULL OR endpoint_id = $3)
-   AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5::uuid))
+   AND (created_at, id) < (coalesce($4::timestamptz, 'infinity'), $5::uuid)
  ORDER BY created_at DESC, id DESC
  LIMIT $6;
 
@@ -215,7 +228,7 @@ WITH step AS (
     SELECT d.id, d.created_at, d.status, d.endpoint_id
       FROM webhook_deliveries d
      WHERE d.tenant_id = $1 AND d.created_at >= $4 AND d.created_at < $5
-       AND ($6::timestamptz IS NULL OR (d.created_at, d.id) > ($6, $7::uuid))
+       AND (d.created_at, d.id) > (coalesce($6::timestamptz, '-infinity'), $7::uuid)
      ORDER BY d.created_at, d.id
      LIMIT $8
 ), replayed AS (

@@ -17,6 +17,10 @@ UPDATE webhook_endpoints
  WHERE id = $1
 RETURNING id;
 
+-- name: count
+-- $1 tenant, $2 mode.
+SELECT count(*) FROM webhook_endpoints WHERE tenant_id = $1 AND mode = $2;
+
 -- name: add_secret
 -- $1 id, $2 endpoint, $3 sealed secret.
 INSERT INTO webhook_endpoint_secrets (id, endpoint_id, sealed) VALUES ($1, $2, $3);
@@ -53,6 +57,6 @@ SELECT e.id, e.tenant_id, e.mode, e.url, e.description, e.event_types, e.enabled
          WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > now())) AS secrets
   FROM webhook_endpoints e
  WHERE e.tenant_id = $1 AND e.mode = $2
-   AND ($3::timestamptz IS NULL OR (e.created_at, e.id) < ($3, $4::uuid))
+   AND (e.created_at, e.id) < (coalesce($3::timestamptz, 'infinity'), $4::uuid)
  ORDER BY e.created_at DESC, e.id DESC
  LIMIT $5;

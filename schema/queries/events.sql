@@ -5,12 +5,13 @@
 SELECT record_event($1::uuid, $2::text, $3::jsonb);
 
 -- name: list
--- $1 tenant, $2 type or null, $3 and $4 the last row's created_at and id or null, $5 limit. Newest first.
+-- $1 tenant, $2 type or null, $3 and $4 the last row's created_at and id or null, $5 limit. Newest first. In
+-- this and the other lists, coalesce and not OR: in the one plan for all pages a page then begins by index.
 SELECT id, type, data::text AS data, created_at
   FROM events
  WHERE tenant_id = $1
    AND ($2::text IS NULL OR type = $2)
-   AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4::uuid))
+   AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), $4::uuid)
  ORDER BY created_at DESC, id DESC
  LIMIT $5;
 

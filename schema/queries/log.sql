@@ -4,14 +4,18 @@
 -- $1 limit. How many events got a position; null while another session is at it.
 SELECT sequence_events($1);
 
+-- name: no_statement_timeout
+-- For the present transaction.
+SET LOCAL statement_timeout = 0;
+
 -- name: backlog
 -- $1 consumer. Events sequenced and not yet applied; each newest tick is the last entry of its index.
 SELECT (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1)
        - coalesce((SELECT pos FROM cursors WHERE consumer = $1 ORDER BY tick DESC LIMIT 1), 0);
 
 -- name: lock_cursor
--- $1 consumer. True when this transaction now has the cursor to itself. Advisory: idle polls write nothing.
-SELECT pg_try_advisory_xact_lock('cursors'::regclass::oid::integer, hashtext($1));
+-- $1 consumer. A row when this transaction now has the cursor to itself, none while another has it.
+SELECT name FROM consumers WHERE name = $1 FOR UPDATE SKIP LOCKED;
 
 -- name: cursor
 -- $1 consumer. A statement of its own: its snapshot must be younger than the lock.
@@ -23,13 +27,17 @@ WITH left_behind AS (DELETE FROM cursors WHERE consumer = $1 AND tick = $2)
 INSERT INTO cursors (consumer, pos) VALUES ($1, $3);
 
 -- name: read_after
--- $1 pos, $2 limit. Events after a position, in order. The log is cut first and OFFSET 0 keeps the join a look-up
--- per row, whatever the planner believes of the tables' sizes.
-SELECT l.pos, e.id, e.tenant_id, e.type, e.created_at, e.data::text AS data
-  FROM (SELECT pos, event_id, created_at FROM event_log WHERE pos > $1 ORDER BY pos LIMIT $2) l
- CROSS JOIN LATERAL (SELECT * FROM events e
-                      WHERE e.id = l.event_id AND e.created_at = l.created_at OFFSET 0) e
- ORDER BY l.pos;
+-- $1 pos, $2 limit, $3 bytes of data at most, though never less than one event. In order. The log is cut first and
+-- OFFSET 0 keeps the join a look-up per row, whatever the planner believes of the tables' sizes.
+SELECT pos, id, tenant_id, type, created_at, data
+  FROM (SELECT l.pos, e.id, e.tenant_id, e.type, e.created_at, e.data,
+               sum(octet_length(e.data)) OVER (ORDER BY l.pos) - octet_length(e.data) AS bytes_before
+          FROM (SELECT pos, event_id, created_at FROM event_log WHERE pos > $1 ORDER BY pos LIMIT $2) l
+         CROSS JOIN LATERAL (SELECT e.id, e.tenant_id, e.type, e.created_at, e.data::text AS data
+                               FROM events e
+                              WHERE e.id = l.event_id AND e.created_at = l.created_at OFFSET 0) e) AS batch
+ WHERE bytes_before < $3
+ ORDER BY pos;
 
 -- name: read_one
 -- $1 pos.

@@ -16,6 +16,6 @@ SELECT EXISTS (SELECT FROM tenants WHERE id = $1);
 -- $1 and $2 the last row's created_at and id or null, $3 limit. Newest first.
 SELECT id, name, created_at
   FROM tenants
- WHERE $1::timestamptz IS NULL OR (created_at, id) < ($1, $2::uuid)
+ WHERE (created_at, id) < (coalesce($1::timestamptz, 'infinity'), $2::uuid)
  ORDER BY created_at DESC, id DESC
  LIMIT $3;

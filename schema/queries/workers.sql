@@ -1,37 +1,41 @@
--- Presence: a worker is alive while its session holds the advisory lock (workers' oid, id). See delivery/presence.py.
+-- Presence: a worker is alive while the session named in its row exists. See delivery/presence.py.
 
 -- name: register
--- $1 name.
-INSERT INTO workers (name) VALUES ($1) RETURNING id;
-
--- name: lock
--- $1 id. False while another session holds it.
-SELECT pg_try_advisory_lock('workers'::regclass::oid::integer, $1);
-
--- name: unlock
--- $1 id.
-SELECT pg_advisory_unlock('workers'::regclass::oid::integer, $1);
+-- $1 name. The session that runs this is the worker's.
+INSERT INTO workers (name, pid, session_start)
+SELECT $1, pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
+RETURNING id;
 
 -- name: hold
--- $1 id. Session locks count how often they are taken, so one that is held is not taken again.
-SELECT EXISTS (SELECT FROM pg_locks l
-                WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted AND l.pid = pg_backend_pid()
-                  AND l.classid = 'workers'::regclass::oid AND l.objid = $1::integer::oid)
-       OR pg_try_advisory_lock('workers'::regclass::oid::integer, $1::integer);
+-- $1 id. Names the session that runs this, unless it is named already; no row when others have declared the worker
+-- dead. While somebody is declaring it dead, waits for that.
+UPDATE workers w
+   SET pid = a.pid, session_start = a.backend_start
+  FROM pg_stat_activity a
+ WHERE w.id = $1 AND a.pid = pg_backend_pid()
+   AND (w.pid, w.session_start) IS DISTINCT FROM (a.pid, a.backend_start);
 
 -- name: is_registered
--- $1 id. False when others have declared it dead.
+-- $1 id.
 SELECT EXISTS (SELECT FROM workers WHERE id = $1);
 
+-- name: registered
+SELECT id FROM workers;
+
 -- name: absent
--- $1 own id. Registered workers whose lock nobody holds.
+-- $1 own id. Registered workers whose session is gone. A pid may be another session's by now, its start may not.
 SELECT w.id
   FROM workers w
  WHERE w.id <> $1
-   AND NOT EXISTS (SELECT FROM pg_locks l
-                    WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
-                      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                      AND l.classid = 'workers'::regclass::oid AND l.objid = w.id::oid);
+   AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = w.pid AND a.backend_start = w.session_start);
+
+-- name: lock_absent
+-- $1 id. A row, ours until the transaction ends, if the worker is still absent and nobody else is at it.
+SELECT w.id
+  FROM workers w
+ WHERE w.id = $1
+   AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = w.pid AND a.backend_start = w.session_start)
+   FOR UPDATE SKIP LOCKED;
 
 -- name: forget
 -- $1 id.

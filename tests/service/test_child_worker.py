@@ -5,13 +5,18 @@ import os
 import signal
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from schema.database import Database
+from schema.modes import Mode
 from service import child_worker
 from service.child_worker import ChildWorker
 from tests.support.duro_process import REPOSITORY, eventually, settings
+from tests.support.engine import add_endpoint
+from tests.support.events import record
+from tests.support.receiver import Answer, receiving
 
 PARENT = """
 import asyncio
@@ -20,12 +25,17 @@ asyncio.run(ChildWorker({}).run(asyncio.Event()))
 """
 
 
+async def registered(database: Database) -> int:
+    count: int = await database.core.fetchval("SELECT count(*) FROM workers")
+    return count
+
+
 async def at_work(database: Database) -> bool:
-    return await database.core.fetchval("SELECT count(*) FROM workers") == 1
+    return await registered(database) == 1
 
 
 async def none_left(database: Database) -> bool:
-    return await database.core.fetchval("SELECT count(*) FROM workers") == 0
+    return await registered(database) == 0
 
 
 def children() -> list[int]:
@@ -101,3 +111,30 @@ async def test_it_ends_when_its_parent_is_killed(database: Database, db_url: str
     parent.kill()
     await parent.wait()
     await eventually(lambda: none_left(database), "the child leaves")
+
+
+async def test_a_signal_after_the_end_of_its_input_does_not_cut_it_off(
+    database: Database, db_url: str, key: bytes, tenant: UUID
+) -> None:
+    """Ctrl-C reaches the child too, and its parent may have closed the pipe before: that is not a second signal."""
+    held = asyncio.Event()
+    async with receiving() as receiver:
+        receiver.answer = lambda _request: Answer(held_by=held)
+        await add_endpoint(database, tenant, receiver.url)
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "service.cli", "work", "--until-stdin-closes"),
+            stdin=asyncio.subprocess.PIPE,
+            env={**os.environ, **settings(db_url, key)},
+            cwd=REPOSITORY,
+        )
+        assert child.stdin is not None
+        await record(database.data(Mode.TEST), tenant)
+        await receiver.requests.count(1)
+        child.stdin.close()
+        await asyncio.sleep(0.3)  # nothing tells when it has read the end
+        child.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.1)
+        held.set()
+        assert await asyncio.wait_for(child.wait(), 20) == 0
+    assert await none_left(database)

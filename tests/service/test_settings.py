@@ -42,6 +42,7 @@ def test_without_any_variable_every_default_holds() -> None:
         ("CONNECT_TIMEOUT", "50ms", timedelta(milliseconds=50)),
         ("ROTATION_GRACE", "0s", timedelta(0)),
         ("MAX_IN_FLIGHT", "1", 1),
+        ("MAX_IN_FLIGHT_PER_TENANT", "2", 2),
         ("MAX_IN_FLIGHT_PER_ENDPOINT", "100000", 100_000),
         ("HEADER_PREFIX", "Acme-Pay", "Acme-Pay"),
         ("LOG_LEVEL", "debug", "debug"),
@@ -58,7 +59,7 @@ def test_each_setting_is_read(name: str, text: str, value: object) -> None:
         ("PORT", "65536"),
         ("PORT", "-1"),
         ("PORT", "80a"),
-        ("PORT", "８０"),
+        ("PORT", "\uff18\uff10"),
         ("PORT", "9" * 5000),
         ("PORT", " 80"),
         ("EGRESS_ALLOW", "10.0.0.1/8"),
@@ -75,6 +76,7 @@ def test_each_setting_is_read(name: str, text: str, value: object) -> None:
         ("CONNECT_TIMEOUT", "1ms"),
         ("ROTATION_GRACE", "31d"),
         ("MAX_IN_FLIGHT", "0"),
+        ("MAX_IN_FLIGHT_PER_TENANT", "100001"),
         ("MAX_IN_FLIGHT_PER_ENDPOINT", "1e3"),
         ("HEADER_PREFIX", "Acme-"),
         ("HEADER_PREFIX", "Ac me"),
@@ -150,7 +152,7 @@ def test_rows_tell_each_setting_s_value_default_and_reason() -> None:
         "8400",
         True,
     )
-    assert rows["DURO_RETRY_SCHEDULE"]["value"] == "1m,5m,30m,2h,6h,24h"
+    assert rows["DURO_RETRY_SCHEDULE"]["value"] == "1m,5m,30m,2h,6h,1d"
     assert rows["DURO_EGRESS_PORTS"] == {**rows["DURO_EGRESS_PORTS"], "value": "443,8443", "set": False}
     assert rows["DURO_SECRET_KEY"]["value"] == ""
     assert all(row["help"] for row in rows.values())
@@ -161,7 +163,9 @@ def test_what_rows_show_can_be_read_again() -> None:
         {"DURO_EGRESS_ALLOW": "10.0.0.0/8", "DURO_RETRY_SCHEDULE": "1h30m", "DURO_ATTEMPT_TIMEOUT": "1500ms"}
     )
     shown = {
-        str(row["name"]): str(row["value"]) for row in settings.rows() if row["value"] != "(secret)" and row["value"]
+        str(row["name"]): str(row["value"])
+        for row in settings.rows()
+        if row["value"] != "(secret)" and row["value"]
     }
     assert Settings.read(shown) == settings
 

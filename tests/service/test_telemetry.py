@@ -13,7 +13,7 @@ from schema.partitions import ensure_partitions
 from service.runtime import Worker, worker
 from service.settings import Settings
 from service.telemetry import exposition
-from tests.support.engine import listen, add_endpoint, running
+from tests.support.engine import add_endpoint, listen, running
 from tests.support.events import record_many
 from tests.support.receiver import Answer, receiving
 
@@ -44,9 +44,7 @@ async def test_an_idle_worker_counts_nothing(whole: Worker) -> None:
     assert {mode for _, mode in numbers} == {"test", "live", None}
 
 
-async def test_what_was_done_is_counted_in_its_mode(
-    whole: Worker, database: Database, tenant: UUID
-) -> None:
+async def test_what_was_done_is_counted_in_its_mode(whole: Worker, database: Database, tenant: UUID) -> None:
     test = whole.modes[0]
     assert test.mode is Mode.TEST
     settled = listen(test.settler)

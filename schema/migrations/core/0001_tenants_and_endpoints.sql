@@ -5,6 +5,7 @@ CREATE TABLE tenants (
     name       text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
     created_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX tenants_by_age ON tenants (created_at, id);
 
 -- Keys are shown once and kept as SHA-256; the hint (last four characters) tells them apart in a list.
 CREATE TABLE api_keys (
@@ -75,15 +76,17 @@ CREATE UNIQUE INDEX webhook_endpoint_secrets_current
     ON webhook_endpoint_secrets (endpoint_id) WHERE expires_at IS NULL;
 CREATE INDEX webhook_endpoint_secrets_by_endpoint ON webhook_endpoint_secrets (endpoint_id, created_at);
 
--- One row per running worker process. A worker is alive while it holds the advisory lock
--- (workers' oid, id); its row goes when its leases have been taken over or given back.
+-- One row per running worker process. A worker is alive while the session named here exists; its row goes when its
+-- leases have been taken over or given back.
 CREATE TABLE workers (
-    id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    name       text NOT NULL,
-    started_at timestamptz NOT NULL DEFAULT now()
+    id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name          text NOT NULL,
+    pid           integer NOT NULL,
+    session_start timestamptz NOT NULL,
+    started_at    timestamptz NOT NULL DEFAULT now()
 );
 
 GRANT SELECT, INSERT, UPDATE ON tenants, api_keys, webhook_endpoints, webhook_endpoint_secrets TO duro_core;
 GRANT DELETE ON webhook_endpoint_secrets TO duro_core;
 GRANT SELECT ON event_types TO duro_core;
-GRANT SELECT, INSERT, DELETE ON workers TO duro_core;
+GRANT SELECT, INSERT, UPDATE, DELETE ON workers TO duro_core;

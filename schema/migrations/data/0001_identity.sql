@@ -68,13 +68,14 @@ SELECT e.id, e.tenant_id, e.url, e.event_types, e.sealed_headers, e.enabled, e.c
 
 -- The data roles' only ways to change an endpoint, so that the change and the event about it are one
 -- transaction. They return whether anything changed.
-CREATE FUNCTION disable_endpoint(endpoint_id uuid, reason text) RETURNS boolean
+-- `at_url`, unless null: only while the endpoint still is there. An old server's answer says nothing of a new one.
+CREATE FUNCTION disable_endpoint(endpoint_id uuid, reason text, at_url text) RETURNS boolean
 LANGUAGE sql SECURITY DEFINER
 BEGIN ATOMIC
     WITH changed AS (
         UPDATE core.webhook_endpoints e
            SET enabled = false, disabled_reason = reason, updated_at = now()
-         WHERE e.id = endpoint_id AND e.mode = this_mode() AND e.enabled
+         WHERE e.id = endpoint_id AND e.mode = this_mode() AND e.enabled AND (at_url IS NULL OR e.url = at_url)
         RETURNING e.id)
     SELECT EXISTS (SELECT FROM changed);
 END;

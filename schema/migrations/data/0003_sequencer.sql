@@ -14,7 +14,10 @@
 --   · the lock is taken in a statement of its own: the next statement's snapshot sees the last holder's tick;
 --   · no clock takes part: gaps need no waiting out, rolled-back rows are simply not visible.
 -- A limit cuts at a whole transaction, and the stored snapshot is cut there too (see `cut` below).
--- The lock is an advisory one and a poll that finds nothing writes nothing: no xid, no WAL.
+-- The lock is on an empty table: it writes nothing, so a poll that finds nothing costs no xid and no WAL, and
+-- needs this schema's rights, which an advisory lock would not.
+
+CREATE TABLE sequencer_lock ();
 
 CREATE FUNCTION sequence_events(batch_limit integer DEFAULT 1000) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -34,9 +37,11 @@ BEGIN
         RAISE EXCEPTION 'sequence_events() needs a READ COMMITTED transaction'
             USING ERRCODE = 'invalid_transaction_state';
     END IF;
-    IF NOT pg_try_advisory_xact_lock('sequencer'::regclass::oid::integer, 0) THEN
+    BEGIN
+        LOCK TABLE sequencer_lock IN EXCLUSIVE MODE NOWAIT;
+    EXCEPTION WHEN lock_not_available THEN
         RETURN NULL;  -- another session is sequencing
-    END IF;
+    END;
 
     SELECT * INTO STRICT was FROM sequencer ORDER BY tick DESC LIMIT 1;
 

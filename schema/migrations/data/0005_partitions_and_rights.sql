@@ -18,8 +18,10 @@ END $$;
 
 SELECT make_append_only('events'), make_append_only('event_log'), make_append_only('webhook_attempts');
 
+CREATE TABLE partitions_lock ();  -- two workers make them in turn
+
 -- Makes the missing monthly partitions of every partitioned table here, from yesterday's month (clocks
--- differ) to `months_ahead` from now; returns how many it made. A partition is made apart and attached, because
+-- differ) to `months_ahead` (24 at most) from now; returns how many it made. A partition is made apart and attached, because
 -- CREATE TABLE … PARTITION OF would lock the parent against producers. There is no DEFAULT partition on
 -- purpose: it would have to be scanned, under a lock, by every later attach and detach.
 CREATE FUNCTION ensure_partitions(months_ahead integer DEFAULT 12) RETURNS integer
@@ -30,13 +32,13 @@ DECLARE
     partition text;
     made      integer := 0;
 BEGIN
-    PERFORM pg_advisory_xact_lock('webhook_deliveries'::regclass::oid::integer, 0);
+    LOCK TABLE partitions_lock IN EXCLUSIVE MODE;
     FOR parent, month IN
         SELECT p.partrelid::regclass, m
           FROM pg_partitioned_table p
           JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = current_schema()::regnamespace,
                generate_series(date_trunc('month', now() - interval '1 day'),
-                               date_trunc('month', now()) + make_interval(months => months_ahead),
+                               date_trunc('month', now()) + make_interval(months => least(months_ahead, 24)),
                                interval '1 month') AS m
          ORDER BY m, c.relname
     LOOP
@@ -78,10 +80,14 @@ BEGIN
     EXECUTE format('REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA %I FROM PUBLIC', current_schema());
     EXECUTE format('GRANT SELECT ON tenants, event_types, webhook_endpoints, events, event_log, sequencer TO %I',
                    data_role);
+    EXECUTE format('GRANT SELECT, UPDATE ON consumers TO %I', data_role);  -- to lock a row takes UPDATE
     EXECUTE format('GRANT SELECT, INSERT, DELETE ON cursors, dead_events TO %I', data_role);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON webhook_deliveries, endpoint_health TO %I', data_role);
     EXECUTE format('GRANT SELECT, INSERT ON webhook_attempts TO %I', data_role);
+    -- A product's own role is made a member of this one to append events, and can do nothing else here.
+    EXECUTE format('GRANT EXECUTE ON FUNCTION parse_id(text, text), format_id(text, uuid), '
+                   'record_event(uuid, text, jsonb), record_event(text, text, jsonb) TO %I', data_role || '_producer');
     EXECUTE format('GRANT EXECUTE ON FUNCTION this_mode(), new_ulid(), parse_id(text, text), format_id(text, uuid), '
-                   'record_event(uuid, text, jsonb), record_event(text, text, jsonb), disable_endpoint(uuid, text), enable_endpoint(uuid), '
+                   'record_event(uuid, text, jsonb), record_event(text, text, jsonb), disable_endpoint(uuid, text, text), enable_endpoint(uuid), '
                    'sequence_events(integer), ensure_partitions(integer), partitions_ahead() TO %I', data_role);
 END $$;

@@ -1,0 +1,88 @@
+"""One attempt at one claimed delivery, from its preparation to what its result means."""
+
+import logging
+import random
+from datetime import UTC, datetime
+
+from delivery.outbound import Outbound
+from delivery.retry_policy import RetryPolicy
+from delivery.sending import AttemptResult, Outcome, Sender, Timings
+from delivery.settler import Settled
+from delivery.verdict import judge
+from schema.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
+from schema.errors import DuroError
+from schema.ids import new_id
+
+_logger = logging.getLogger(__name__)
+# It counts as an attempt, so that what can never be sent fails in the end instead of coming back for ever.
+_UNPREPARED = AttemptResult(
+    Outcome.PROTOCOL, None, "the request could not be prepared", None, b"", None, Timings()
+)
+
+
+class Attempts:
+    def __init__(self, outbound: Outbound, sender: Sender, policy: RetryPolicy) -> None:
+        self._outbound = outbound
+        self._sender = sender
+        self._policy = policy
+
+    async def make(self, claim: ClaimedDelivery, body: bytes) -> Settled:
+        """Raises nothing but CancelledError."""
+        if claim.endpoint is None or not claim.endpoint.enabled:
+            return Settled(Settlement(claim, Verdict.SKIPPED))
+        started_at = datetime.now(UTC)
+        result = await self._send(claim, body, started_at)
+        now = datetime.now(UTC)
+        judgement = judge(
+            result,
+            tries=claim.tries,
+            replay=claim.replay,
+            policy=self._policy,
+            now=now,
+            random=random.random(),  # noqa: S311 - jitter, not a secret
+        )
+        retry_in = judgement.retry_at - now if judgement.retry_at else None
+        return Settled(
+            Settlement(claim, judgement.verdict, retry_in, _record(result, started_at)),
+            disable_endpoint=judgement.disable_endpoint,
+            answered_well=answered_well(result),
+        )
+
+    async def _send(self, claim: ClaimedDelivery, body: bytes, started_at: datetime) -> AttemptResult:
+        try:
+            request = self._outbound.request(claim, body, int(started_at.timestamp()))
+        except DuroError as error:
+            _logger.error("delivery %s could not be prepared: %s", claim.id, error)  # noqa: TRY400 - it says all
+            return _UNPREPARED
+        except Exception:
+            _logger.exception("delivery %s could not be prepared", claim.id)
+            return _UNPREPARED
+        return await self._sender.send(request)
+
+
+def answered_well(result: AttemptResult) -> bool:
+    """Whether the endpoint can take more: it answered in time, and not that it is in trouble or has too much."""
+    return result.outcome is Outcome.OK or (
+        result.outcome is Outcome.HTTP_STATUS
+        and result.status is not None
+        and result.status < 500
+        and result.status != 429
+    )
+
+
+def _record(result: AttemptResult, started_at: datetime) -> Attempt:
+    took = result.timings
+    return Attempt(
+        id=new_id(),
+        started_at=started_at,
+        outcome=result.outcome.value,
+        status_code=result.status,
+        error=result.error,
+        response_body=result.response_body,
+        address=result.address,
+        dns_ms=took.dns,
+        connect_ms=took.connect,
+        tls_ms=took.tls,
+        first_byte_ms=took.first_byte,
+        total_ms=took.total,
+    )

@@ -1,0 +1,86 @@
+"""What every test may ask for. A test that touches the database gets one of its own, migrated and empty."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from uuid import UUID
+
+import asyncpg
+import pytest
+from hypothesis import settings
+
+from schema import tenants
+from schema.database import Database
+from tests.support.connections import SUPERUSER, Connect, connections
+from tests.support.databases import OWNER, TEMPLATE, Cluster, make_template, run_apart, running_cluster
+
+# No deadlines: a busy machine is not a failure. `HYPOTHESIS_PROFILE=long` looks further.
+settings.register_profile("moderate", deadline=None, max_examples=100, print_blob=True)
+settings.register_profile("long", settings.get_profile("moderate"), max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "moderate"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def template(cluster: Cluster) -> str:
+    run_apart(make_template(cluster))
+    return TEMPLATE
+
+
+@pytest.fixture
+async def db_name(cluster: Cluster, template: str) -> AsyncIterator[str]:
+    async with cluster.fresh_database(template) as name:
+        yield name
+
+
+@pytest.fixture
+def db_url(cluster: Cluster, db_name: str) -> str:
+    """As the owner, the way DURO_DATABASE_URL names it."""
+    return cluster.url(db_name)
+
+
+@pytest.fixture
+def key(cluster: Cluster) -> bytes:
+    return cluster.key
+
+
+@pytest.fixture
+async def database(db_url: str, key: bytes) -> AsyncIterator[Database]:
+    async with Database.open(db_url, key) as database:
+        yield database
+    await asyncio.sleep(0)  # the loop closes what has been terminated
+
+
+@pytest.fixture
+async def connect(cluster: Cluster, db_name: str) -> AsyncIterator[Connect]:
+    async with connections(cluster, db_name) as connect:
+        yield connect
+
+
+@pytest.fixture
+async def owner(connect: Connect) -> asyncpg.Connection:
+    return await connect(OWNER)
+
+
+@pytest.fixture
+async def superuser(connect: Connect) -> asyncpg.Connection:
+    return await connect(SUPERUSER)
+
+
+@pytest.fixture
+def new_tenant(database: Database) -> Callable[[], Awaitable[UUID]]:
+    async def create() -> UUID:
+        tenant_id, _api_keys = await tenants.create(database.core, "Lagos Gym")
+        return tenant_id
+
+    return create
+
+
+@pytest.fixture
+async def tenant(new_tenant: Callable[[], Awaitable[UUID]]) -> UUID:
+    return await new_tenant()

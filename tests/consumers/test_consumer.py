@@ -1,0 +1,327 @@
+"""The one loop: effect and cursor commit together, poison is parked alone, trouble of the moment is waited out."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from consumers import consumer as loop
+from consumers.consumer import Applied, Consumer
+from schema import log
+from schema.database import Connection, Database, Pool
+from schema.log import LoggedEvent
+from schema.modes import Mode
+from tests.support.connections import Connect
+from tests.support.events import sequenced
+
+Fault = Callable[[Connection, Sequence[LoggedEvent]], Awaitable[None]]
+
+
+class Outcome:
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def committed(self) -> None:
+        self._told.append("committed")
+
+    def rolled_back(self) -> None:
+        self._told.append("rolled back")
+
+
+class Projection:
+    """Writes one row for each event it is given, and then does whatever is wrong with it."""
+
+    def __init__(self, name: str = "projection") -> None:
+        self.name = name
+        self.fault: Fault | None = None
+        self.applied = asyncio.Event()
+        self.told: list[str] = []
+        self.most = 1000
+
+    async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:
+        events = events[: self.most]
+        await tx.executemany(
+            "INSERT INTO projected (consumer, pos) VALUES ($1, $2)",
+            [(self.name, event.pos) for event in events],
+        )
+        if self.fault:
+            await self.fault(tx, events)
+        self.applied.set()
+        return Applied(len(events), Outcome(self.told))
+
+
+@pytest.fixture
+async def data(database: Database, owner: asyncpg.Connection) -> Pool:
+    """With a table that does not mind an event applied twice, so that a test would see it."""
+    await owner.execute(
+        "INSERT INTO sandbox.consumers (name) VALUES ('projection'), ('broken'), ('sound');"
+        "CREATE TABLE sandbox.projected (number serial, consumer text, pos bigint);"
+        "GRANT SELECT, INSERT ON sandbox.projected TO duro_sandbox;"
+        "GRANT USAGE ON SEQUENCE sandbox.projected_number_seq TO duro_sandbox"
+    )
+    return database.data(Mode.TEST)
+
+
+@pytest.fixture
+def projection() -> Projection:
+    return Projection()
+
+
+@pytest.fixture
+def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poison is given up at once, where the pauses between tries are not what is tested."""
+    monkeypatch.setattr(loop, "TRIES_PER_BATCH", 1)
+
+
+async def projected(data: Pool, consumer: str = "projection") -> list[int]:
+    rows = await data.fetch("SELECT pos FROM projected WHERE consumer = $1 ORDER BY number", consumer)
+    return [row["pos"] for row in rows]
+
+
+async def parked(data: Pool, consumer: str = "projection") -> dict[int, str]:
+    return {entry.pos: entry.error for entry in await log.parked(data, consumer, 0, 1000)}
+
+
+async def step_to_the_end(consumer: Consumer) -> None:
+    while await consumer.step():
+        pass
+
+
+def poison(*positions: int) -> Fault:
+    async def fault(_tx: Connection, events: Sequence[LoggedEvent]) -> None:
+        for event in events:
+            if event.pos in positions:
+                raise LookupError(f"no plan for {event.pos}")
+
+    return fault
+
+
+def once(fault: Fault) -> Fault:
+    armed = [fault]
+
+    async def first_time(tx: Connection, events: Sequence[LoggedEvent]) -> None:
+        if armed:
+            await armed.pop()(tx, events)
+
+    return first_time
+
+
+async def kill_own_backend(tx: Connection, _events: Sequence[LoggedEvent]) -> None:
+    await tx.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    await tx.execute("SELECT 1")
+
+
+async def test_events_are_applied_in_order_batch_by_batch(
+    data: Pool, projection: Projection, tenant: UUID
+) -> None:
+    await sequenced(data, tenant, 7)
+    consumer = Consumer(data, projection, batch_size=3)
+    assert [await consumer.step() for _ in range(4)] == [3, 3, 1, 0]
+    assert await projected(data) == [1, 2, 3, 4, 5, 6, 7]
+    assert consumer.applied == 7
+    assert projection.told == ["committed"] * 3
+
+
+async def test_a_handler_may_take_fewer_and_the_others_come_again(
+    data: Pool, projection: Projection, tenant: UUID
+) -> None:
+    await sequenced(data, tenant, 5)
+    projection.most = 2
+    consumer = Consumer(data, projection)
+    assert [await consumer.step() for _ in range(4)] == [2, 2, 1, 0]
+    assert await projected(data) == [1, 2, 3, 4, 5]
+
+
+async def test_a_batch_that_fails_midway_is_applied_once_in_the_end(
+    data: Pool, projection: Projection, tenant: UUID
+) -> None:
+    """What it had written is gone with the cursor's move, and the next try writes it again."""
+    await sequenced(data, tenant, 3)
+    projection.fault = once(poison(2))
+    consumer = Consumer(data, projection)
+    assert await consumer.step() == 3
+    assert await projected(data) == [1, 2, 3]
+    assert await parked(data) == {}
+
+
+async def test_a_commit_that_fails_is_told_as_rolled_back(
+    data: Pool, projection: Projection, owner: asyncpg.Connection, tenant: UUID, one_try: None
+) -> None:
+    await sequenced(data, tenant, 1)
+    await owner.execute(
+        """
+        CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE 'no commit today'; END $$;
+        CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON sandbox.projected
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.fail();
+        """
+    )
+    consumer = Consumer(data, projection)
+    assert await consumer.step() == 1
+    assert projection.told == ["rolled back"]
+    assert await projected(data) == []
+    assert await parked(data) == {1: "RaiseError: no commit today"}
+
+
+@pytest.mark.parametrize("bad", [(1,), (5,), (8,), (2, 3), (1, 8), (1, 2, 3, 4, 5, 6, 7, 8)])
+async def test_poison_is_parked_alone_with_its_error_and_the_rest_is_applied(
+    data: Pool, projection: Projection, tenant: UUID, one_try: None, bad: tuple[int, ...]
+) -> None:
+    await sequenced(data, tenant, 8)
+    projection.fault = poison(*bad)
+    consumer = Consumer(data, projection, batch_size=8)
+    await step_to_the_end(consumer)
+    assert await projected(data) == [pos for pos in range(1, 9) if pos not in bad]
+    assert await parked(data) == {pos: f"LookupError: no plan for {pos}" for pos in bad}
+    assert (consumer.applied, consumer.parked) == (8 - len(bad), len(bad))
+
+
+async def test_poison_is_tried_several_times_before_it_is_parked(
+    data: Pool, projection: Projection, tenant: UUID
+) -> None:
+    await sequenced(data, tenant, 1)
+    tries = 0
+
+    async def fault(_tx: Connection, _events: Sequence[LoggedEvent]) -> None:
+        nonlocal tries
+        tries += 1
+        raise LookupError
+
+    projection.fault = fault
+    await Consumer(data, projection).step()
+    assert tries == loop.TRIES_PER_BATCH > 1
+
+
+async def test_after_poison_batches_grow_again(
+    data: Pool, projection: Projection, tenant: UUID, one_try: None
+) -> None:
+    await sequenced(data, tenant, 20)
+    projection.fault = poison(1)
+    consumer = Consumer(data, projection, batch_size=8)
+    moved = []
+    while step := await consumer.step():
+        moved.append(step)
+    assert moved[:4] == [8, 4, 2, 1]  # halved, and the one that stood alone was parked
+    assert moved[4:] == [1, 2, 4, 8, 4]
+
+
+async def test_what_was_parked_can_be_applied_later_once(
+    data: Pool, projection: Projection, tenant: UUID, one_try: None
+) -> None:
+    await sequenced(data, tenant, 2)
+    projection.fault = poison(1)
+    consumer = Consumer(data, projection)
+    await step_to_the_end(consumer)
+    event = await log.read_one(data, 1)
+    assert event
+    with pytest.raises(LookupError):
+        await consumer.retry_parked(event)
+    assert list(await parked(data)) == [1]
+
+    projection.fault = None
+    assert await consumer.retry_parked(event)
+    assert not await consumer.retry_parked(event)
+    assert await parked(data) == {}
+    assert await projected(data) == [2, 1]
+
+
+async def test_a_retry_whose_commit_fails_is_told_as_rolled_back(
+    data: Pool, projection: Projection, owner: asyncpg.Connection, tenant: UUID, one_try: None
+) -> None:
+    await test_a_commit_that_fails_is_told_as_rolled_back(data, projection, owner, tenant, one_try)
+    event = await log.read_one(data, 1)
+    assert event
+    with pytest.raises(asyncpg.RaiseError):
+        await Consumer(data, projection).retry_parked(event)
+    assert projection.told == ["rolled back", "rolled back"]
+    assert list(await parked(data)) == [1]
+
+
+async def test_a_killed_backend_parks_nothing(data: Pool, projection: Projection, tenant: UUID) -> None:
+    await sequenced(data, tenant, 3)
+    projection.fault = once(kill_own_backend)
+    consumer = Consumer(data, projection)
+    with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.InterfaceError)):
+        await consumer.step()
+    assert await consumer.step() == 3
+    assert await projected(data) == [1, 2, 3]
+    assert await parked(data) == {}
+
+
+async def test_the_loop_goes_on_through_killed_backends(
+    data: Pool, projection: Projection, tenant: UUID
+) -> None:
+    await sequenced(data, tenant, 3)
+    projection.fault = once(kill_own_backend)
+    consumer = Consumer(data, projection, batch_size=10)
+    stop = asyncio.Event()
+    running = asyncio.create_task(consumer.run(stop))
+    async with asyncio.timeout(20):
+        await projection.applied.wait()
+        projection.applied.clear()
+        await sequenced(data, tenant, 2)
+        await projection.applied.wait()
+    stop.set()
+    await running
+    assert await projected(data) == [1, 2, 3, 4, 5]
+    assert await parked(data) == {}
+
+
+async def test_two_workers_on_one_cursor_apply_each_event_once_and_in_order(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    await sequenced(data, tenant, 300)
+    stop = asyncio.Event()
+
+    async def stop_at_the_end(_tx: Connection, events: Sequence[LoggedEvent]) -> None:
+        if events[-1].pos == 300:
+            stop.set()
+
+    workers = [Projection() for _ in range(3)]
+    for worker in workers:
+        worker.fault = stop_at_the_end
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(Consumer(data, worker, batch_size=5).run(stop) for worker in workers))
+    assert await projected(data) == list(range(1, 301))
+    assert sum(worker.told.count("committed") for worker in workers) == 60
+
+
+async def test_a_worker_waits_while_another_has_the_cursor(
+    connect: Connect, data: Pool, projection: Projection, tenant: UUID
+) -> None:
+    await sequenced(data, tenant, 1)
+    other = await connect()
+    async with other.transaction():
+        assert await log.lock_cursor(other, projection.name)
+        assert await Consumer(data, projection).step() == 0
+    assert await Consumer(data, projection).step() == 1
+
+
+async def test_one_consumers_trouble_does_not_hold_up_another(
+    data: Pool, tenant: UUID, one_try: None
+) -> None:
+    await sequenced(data, tenant, 4)
+    broken, sound = Projection("broken"), Projection("sound")
+    broken.fault = poison(1, 2, 3, 4)
+    await Consumer(data, broken).step()
+    assert await Consumer(data, sound).step() == 4
+    assert await projected(data, "sound") == [1, 2, 3, 4]
+
+
+async def test_cursors_do_not_pile_up(data: Pool, projection: Projection, tenant: UUID) -> None:
+    await sequenced(data, tenant, 40)
+    await step_to_the_end(Consumer(data, projection, batch_size=1))
+    assert await data.fetchval("SELECT array_agg(pos) FROM cursors") == [40]
+
+
+async def test_an_idle_step_writes_nothing(data: Pool, projection: Projection, tenant: UUID) -> None:
+    await sequenced(data, tenant, 1)
+    consumer = Consumer(data, projection)
+    await step_to_the_end(consumer)
+    before = await data.fetchval("SELECT array_agg(xmin::text) FROM cursors")
+    told = list(projection.told)
+    assert [await consumer.step() for _ in range(3)] == [0, 0, 0]
+    assert await data.fetchval("SELECT array_agg(xmin::text) FROM cursors") == before
+    assert projection.told == told

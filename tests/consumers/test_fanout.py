@@ -1,0 +1,243 @@
+"""Fan-out: one delivery per event and matching endpoint, and no place in the worker lost or taken twice."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from consumers import consumer as loop
+from consumers import fanout
+from consumers.consumer import Consumer
+from consumers.fanout import FANOUT, FanOut, NoRoom, Room
+from schema import deliveries, log
+from schema.database import Database, Pool
+from schema.deliveries import ClaimedDelivery
+from schema.modes import Mode
+from tests.support.deliveries import LEASE_FOR, Queue, new_endpoint
+from tests.support.events import record, sequence_all
+
+WORKER = 7
+
+
+@dataclass
+class Places(Room):
+    """A worker's room as it is told of it; each endpoint has so many places."""
+
+    per_endpoint: int
+    taken: Counter[tuple[UUID, UUID]] = field(default_factory=Counter)
+    characters: int = 0
+    submitted: list[ClaimedDelivery] = field(default_factory=list)
+
+    def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
+        if self.taken[tenant_id, endpoint_id] == self.per_endpoint:
+            return False
+        self.taken[tenant_id, endpoint_id] += 1
+        self.characters += size
+        return True
+
+    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None:
+        self.taken[tenant_id, endpoint_id] -= 1
+        self.characters -= size
+        assert self.taken[tenant_id, endpoint_id] >= 0
+
+    def submit(self, claims: Sequence[ClaimedDelivery]) -> None:
+        self.submitted += claims
+
+
+@pytest.fixture
+def data(database: Database) -> Pool:
+    return database.data(Mode.TEST)
+
+
+@pytest.fixture
+def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "TRIES_PER_BATCH", 1)
+
+
+def fan_out(data: Pool, room: Room) -> Consumer:
+    return Consumer(data, FanOut(room, lambda: WORKER, LEASE_FOR))
+
+
+async def rows(data: Pool) -> list[asyncpg.Record]:
+    return await data.fetch("SELECT * FROM webhook_deliveries ORDER BY id")
+
+
+async def pairs(data: Pool) -> set[tuple[UUID, UUID]]:
+    found = [(row["event_id"], row["endpoint_id"]) for row in await rows(data)]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+async def test_each_event_goes_to_each_endpoint_of_its_tenant_and_mode(
+    database: Database, data: Pool, new_tenant: Callable[[], Awaitable[UUID]]
+) -> None:
+    ours, theirs = await new_tenant(), await new_tenant()
+    first, second = [await new_endpoint(database, ours) for _ in range(2)]
+    other = await new_endpoint(database, theirs)
+    await new_endpoint(database, ours, Mode.LIVE)
+    a, b = await record(data, ours), await record(data, theirs)
+    await sequence_all(data)
+    await fan_out(data, NoRoom()).step()
+    assert await pairs(data) == {(a, first), (a, second), (b, other)}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ((), {"subscription_created", "subscription_payment_failed", "invoice_created"}),
+        (("*",), {"subscription_created", "subscription_payment_failed", "invoice_created"}),
+        (("subscription_*",), {"subscription_created", "subscription_payment_failed"}),
+        (("subscription_payment_*", "invoice_created"), {"subscription_payment_failed", "invoice_created"}),
+        (("invoice_created",), {"invoice_created"}),
+        (("webhook_test",), set()),
+    ],
+)
+async def test_an_endpoint_gets_the_types_it_asked_for(
+    database: Database, data: Pool, tenant: UUID, patterns: tuple[str, ...], expected: set[str]
+) -> None:
+    await new_endpoint(database, tenant, event_types=patterns)
+    for type_ in ("subscription_created", "subscription_payment_failed", "invoice_created"):
+        await record(data, tenant, type_)
+    await sequence_all(data)
+    assert await fan_out(data, NoRoom()).step() == 3
+    assert {row["event_type"] for row in await rows(data)} == expected
+
+
+async def test_a_disabled_endpoint_gets_skipped_deliveries_and_takes_no_place(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    endpoint = await new_endpoint(database, tenant, enabled=False)
+    await record(data, tenant)
+    await sequence_all(data)
+    room = Places(per_endpoint=5)
+    await fan_out(data, room).step()
+    (row,) = await rows(data)
+    assert (row["status"], row["endpoint_id"], row["lease"]) == ("skipped", endpoint, None)
+    assert not +room.taken
+    assert room.submitted == []
+
+
+async def test_what_there_is_room_for_is_leased_and_handed_over_and_the_rest_waits(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    endpoint = await new_endpoint(database, tenant)
+    events = [await record(data, tenant, n=n) for n in range(5)]
+    await sequence_all(data)
+    room = Places(per_endpoint=3)
+    await fan_out(data, room).step()
+
+    assert [claim.event_id for claim in room.submitted] == events[:3]
+    assert room.taken == {(tenant, endpoint): 3}
+    assert room.characters == sum(len(claim.data) for claim in room.submitted)
+    held = {row["event_id"]: (row["lease"], row["leased_by"]) for row in await rows(data) if row["lease"]}
+    assert held == {claim.event_id: (claim.lease, WORKER) for claim in room.submitted}
+    waiting = await Queue(data, tenant, endpoint).claim()
+    assert {claim.event_id for claim in waiting} == set(events[3:])
+
+
+async def test_what_is_handed_over_is_what_a_claim_would_have_brought(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    endpoint = await new_endpoint(database, tenant)
+    await record(data, tenant)
+    await sequence_all(data)
+    room = Places(per_endpoint=1)
+    await fan_out(data, room).step()
+    (handed_over,) = room.submitted
+    await deliveries.take_over(data, [WORKER])
+    (claimed,) = await Queue(data, tenant, endpoint).claim()
+    assert replace(claimed, lease=handed_over.lease) == handed_over
+
+
+async def test_a_cursor_set_back_makes_no_second_delivery_and_gives_the_places_back(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    endpoint = await new_endpoint(database, tenant)
+    for _ in range(3):
+        await record(data, tenant)
+    await sequence_all(data)
+    await fan_out(data, Places(per_endpoint=9)).step()
+    before = await rows(data)
+    async with data.acquire() as tx, tx.transaction():
+        cursor = await log.lock_cursor(tx, FANOUT)
+        assert cursor
+        await log.move_cursor(tx, cursor, 0)
+
+    late = await record(data, tenant)
+    await sequence_all(data)
+    room = Places(per_endpoint=9)
+    assert await fan_out(data, room).step() == 4
+    assert [claim.event_id for claim in room.submitted] == [late]
+    assert room.taken == {(tenant, endpoint): 1}
+    assert room.characters == len(room.submitted[0].data)
+    assert [row for row in await rows(data) if row["event_id"] != late] == before
+
+
+FAIL = """
+CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$;
+CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON sandbox.{table}
+    {when} FOR EACH ROW EXECUTE FUNCTION public.fail();
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "when"),
+    [
+        ("webhook_deliveries", "NOT DEFERRABLE"),
+        ("cursors", "NOT DEFERRABLE"),
+        ("cursors", "DEFERRABLE INITIALLY DEFERRED"),
+    ],
+    ids=["insert", "cursor", "commit"],
+)
+async def test_a_batch_that_is_rolled_back_gives_its_places_back_and_hands_nothing_over(
+    database: Database,
+    data: Pool,
+    owner: asyncpg.Connection,
+    tenant: UUID,
+    one_try: None,
+    table: str,
+    when: str,
+) -> None:
+    endpoint = await new_endpoint(database, tenant)
+    for _ in range(4):
+        await record(data, tenant)
+    await sequence_all(data)
+    await owner.execute(FAIL.format(table=table, when=when))
+    room = Places(per_endpoint=2)
+    consumer = fan_out(data, room)
+    await consumer.step()
+    assert not +room.taken
+    assert room.characters == 0
+    assert (room.submitted, await rows(data)) == ([], [])
+
+    await owner.execute(f"DROP TRIGGER fail ON sandbox.{table}")
+    while await consumer.step():
+        pass
+    assert len(room.submitted) == room.taken[tenant, endpoint] == 2
+    assert len(await pairs(data)) == 4
+
+
+async def test_a_batch_ends_where_it_would_plan_too_many_deliveries(
+    database: Database, data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whole events, and at least one."""
+    monkeypatch.setattr(fanout, "MOST_PAIRS", 3)
+    endpoints = [await new_endpoint(database, tenant) for _ in range(2)]
+    events = [await record(data, tenant) for _ in range(5)]
+    await sequence_all(data)
+    consumer = fan_out(data, NoRoom())
+    assert [await consumer.step() for _ in range(4)] == [2, 2, 1, 0]
+    assert await pairs(data) == {(event, endpoint) for event in events for endpoint in endpoints}
+
+
+async def test_leases_last_as_long_as_they_are_given(database: Database, data: Pool, tenant: UUID) -> None:
+    await new_endpoint(database, tenant)
+    await record(data, tenant)
+    await sequence_all(data)
+    await fan_out(data, Places(per_endpoint=1)).step()
+    left = await data.fetchval("SELECT leased_until - now() FROM webhook_deliveries")
+    assert LEASE_FOR - timedelta(seconds=30) < left <= LEASE_FOR

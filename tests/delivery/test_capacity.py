@@ -1,0 +1,241 @@
+"""The count of places: what is taken never exceeds the limits, and nothing is lost or gained on the way."""
+
+from collections import Counter
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from delivery.capacity import FIRST_PLACES, Capacity, CapacityLimits, Place
+
+TENANT, OTHER = UUID(int=1), UUID(int=2)
+A, B, C = (Place(TENANT, UUID(int=10 + n)) for n in range(3))
+D = Place(OTHER, UUID(int=13))
+PLACES = [Place(UUID(int=n % 3), UUID(int=10 + n)) for n in range(9)]
+
+
+def capacity(
+    total: int = 100, per_tenant: int = 100, per_endpoint: int = 4, size: int = 1000, largest: int = 1
+) -> Capacity:
+    return Capacity(CapacityLimits(total, per_tenant, per_endpoint, size, largest))
+
+
+# Places
+
+
+def test_room_is_bounded_by_the_endpoint_the_tenant_and_the_whole() -> None:
+    count = capacity(total=7, per_tenant=5, per_endpoint=3)
+    count.take(A, 3)
+    assert (count.room(A), count.room(B), count.room(D)) == (0, 2, 3)
+    count.take(B, 2)
+    assert (count.room(B), count.room(C), count.room(D), count.free) == (0, 0, 2, 2)
+    count.take(D, 2)
+    assert (count.room(D), count.free, count.in_flight) == (0, 0, 7)
+
+
+def test_taking_more_than_there_is_room_for_is_refused_and_takes_nothing() -> None:
+    count = capacity(per_endpoint=2)
+    with pytest.raises(ValueError, match="more taken"):
+        count.take(A, 3, size=10)
+    assert (count.in_flight, count.room(A)) == (0, 2)
+
+
+def test_giving_back_more_than_was_taken_is_refused_and_gives_nothing() -> None:
+    count = capacity()
+    count.take(A)
+    for place, number in ((A, 2), (B, 1)):
+        with pytest.raises(ValueError, match="more given back"):
+            count.give_back(place, number)
+    assert count.in_flight == 1
+
+
+def test_the_count_does_not_grow_with_endpoints_that_have_come_and_gone() -> None:
+    count = capacity()
+    for number in range(100):
+        place = Place(UUID(int=number), UUID(int=number))
+        count.take(place, size=1)
+        count.give_back(place, size=1)
+    assert not count._by_endpoint
+    assert not count._by_tenant
+
+
+# Bytes
+
+
+def test_bytes_bound_what_is_in_flight_but_never_all_of_it() -> None:
+    """What alone is larger than the limit still goes out, alone."""
+    count = capacity(size=100)
+    assert count.fits(A, 5000)
+    count.take(A, size=5000)
+    assert not count.fits(B, 0)
+    count.give_back(A, size=5000)
+    count.take(A, size=60)
+    assert count.fits(B, 40)
+    assert not count.fits(B, 41)
+
+
+def test_what_is_claimed_unseen_counts_as_the_largest_until_it_is_weighed() -> None:
+    count = capacity(size=1000, largest=250)
+    assert count.free_unseen == 4
+    count.take(A, 2)
+    count.weigh(800)
+    assert count.free_unseen == 0
+    count.give_back(A, size=700)
+    assert count.free_unseen == 3
+
+
+def test_one_unseen_may_always_go_when_nothing_is_in_flight() -> None:
+    count = capacity(size=10, largest=250)
+    assert count.free_unseen == 1
+    count.take(A)
+    assert count.free_unseen == 0
+
+
+# Earned places
+
+
+def test_an_endpoint_begins_with_few_places_and_earns_one_with_each_good_answer_up_to_the_limit() -> None:
+    count = capacity(per_endpoint=6)
+    assert count.allowed(A.endpoint_id) == FIRST_PLACES == 4
+    for earned in (5, 6, 6):
+        count.learn(A.endpoint_id, answered_well=True)
+        assert count.allowed(A.endpoint_id) == earned
+    assert count.room(A) == 6
+    assert count.room(B) == 4, "for itself alone"
+
+
+def test_each_failure_takes_half_of_the_places_down_to_one() -> None:
+    count = capacity()
+    for left in (2, 1, 1):
+        count.learn(A.endpoint_id, answered_well=False)
+        assert count.allowed(A.endpoint_id) == left
+
+
+def test_an_endpoint_that_recovers_is_soon_where_it_was() -> None:
+    count = capacity(per_endpoint=50)
+    for _ in range(20):
+        count.learn(A.endpoint_id, answered_well=False)
+    for _ in range(49):
+        count.learn(A.endpoint_id, answered_well=True)
+    assert count.allowed(A.endpoint_id) == 50
+
+
+def test_places_that_are_lost_while_taken_leave_no_room_until_enough_are_given_back() -> None:
+    count = capacity()
+    count.take(A, 4)
+    count.learn(A.endpoint_id, answered_well=False)
+    count.give_back(A)
+    assert count.room(A) <= 0
+    count.give_back(A, 2)
+    assert count.room(A) == 1
+
+
+def test_what_is_remembered_of_endpoints_is_bounded() -> None:
+    count = capacity()
+    for number in range(10_100):
+        count.learn(UUID(int=number), answered_well=True)
+    assert len(count._allowed) == 10_000
+
+
+# Shares
+
+
+@pytest.mark.parametrize(
+    ("total", "per_tenant", "taken", "waiting", "shares"),
+    [
+        pytest.param(10, 100, {}, [], [], id="nobody waits"),
+        pytest.param(10, 100, {}, [A], [(A, 4)], id="one gets what its own limit allows"),
+        pytest.param(6, 100, {}, [A, B, C], [(A, 2), (B, 2), (C, 2)], id="alike for all"),
+        pytest.param(7, 100, {A: 3}, [A, B], [(A, 1), (B, 2)], id="no more than its own room"),
+        pytest.param(2, 100, {}, [A, B, C], [(A, 1), (B, 1)], id="fewer places than endpoints"),
+        pytest.param(4, 100, {A: 4}, [A, B], [], id="nothing is free"),
+        pytest.param(12, 5, {}, [A, B, D], [(A, 4), (B, 1), (D, 4)], id="no more than the tenant's room"),
+        pytest.param(12, 4, {A: 4}, [A, B, D], [(D, 2)], id="a tenant without room leaves it to others"),
+    ],
+)
+def test_shares(
+    total: int,
+    per_tenant: int,
+    taken: dict[Place, int],
+    waiting: list[Place],
+    shares: list[tuple[Place, int]],
+) -> None:
+    count = capacity(total, per_tenant)
+    for place, number in taken.items():
+        count.take(place, number)
+    assert count.shares(waiting) == shares
+
+
+@given(
+    total=st.integers(1, 40),
+    per_tenant=st.integers(1, 20),
+    per_endpoint=st.integers(1, 10),
+    size=st.integers(1, 100),
+    taken=st.lists(st.tuples(st.sampled_from(PLACES), st.integers(0, 20)), max_size=40),
+    waiting=st.lists(st.sampled_from(PLACES), unique=True),
+)
+def test_shares_can_be_taken_as_they_are(
+    total: int,
+    per_tenant: int,
+    per_endpoint: int,
+    size: int,
+    taken: list[tuple[Place, int]],
+    waiting: list[Place],
+) -> None:
+    """Whatever is in flight: every share fits beside the others, none is empty, all fit into the unseen places, and
+    somebody gets something if anybody has room."""
+    count = capacity(total, per_tenant, per_endpoint, size, largest=7)
+    for place, weight in taken:
+        if count.fits(place, weight):
+            count.take(place, size=weight)
+    shares = count.shares(waiting)
+    assert sum(number for _, number in shares) <= count.free_unseen
+    if count.free_unseen and any(count.room(place) > 0 for place in waiting):
+        assert shares
+    for place, number in shares:
+        assert number > 0
+        count.take(place, number)
+
+
+class Bookkeeping(RuleBasedStateMachine):
+    """Against a plain list of what is out: the limits hold, and every place given back can be taken again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = capacity(total=10, per_tenant=6, per_endpoint=5, size=50)
+        self.out: list[tuple[Place, int]] = []
+
+    @rule(place=st.sampled_from(PLACES), size=st.integers(0, 30))
+    def take(self, place: Place, size: int) -> None:
+        if self.count.fits(place, size):
+            self.count.take(place, size=size)
+            self.out.append((place, size))
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        place, size = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        self.count.give_back(place, size=size)
+
+    @rule(place=st.sampled_from(PLACES), answered_well=st.booleans())
+    def learn(self, place: Place, *, answered_well: bool) -> None:
+        self.count.learn(place.endpoint_id, answered_well=answered_well)
+
+    @precondition(lambda self: not self.out)
+    @rule(place=st.sampled_from(PLACES))
+    def an_empty_count_has_room_for_anybody(self, place: Place) -> None:
+        assert self.count.fits(place, 10**9)
+
+    @invariant()
+    def nothing_is_lost_or_gained(self) -> None:
+        assert self.count.in_flight == len(self.out) <= 10
+        assert self.count._size == sum(size for _, size in self.out)
+        assert max(Counter(place.tenant_id for place, _ in self.out).values(), default=0) <= 6
+        assert max(Counter(place for place, _ in self.out).values(), default=0) <= 5
+        if len(self.out) > 1:
+            assert self.count._size <= 50
+
+
+TestBookkeeping = Bookkeeping.TestCase

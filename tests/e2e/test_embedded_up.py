@@ -1,0 +1,93 @@
+"""`duro up` with nothing but a directory: killed at any moment, it goes on where it was."""
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from schema import tenants
+from schema.database import Database
+from schema.embedded import read_secret_key, wait_stopped
+from schema.ids import EVENT, format_id
+from schema.modes import Mode
+from tests.support.duro_process import DuroProcess, duro
+from tests.support.engine import add_endpoint
+from tests.support.events import record_many
+from tests.support.receiver import Receiver
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Not pytest's tmp_path, whose parents are closed to the server's user."""
+    place = Path(tempfile.mkdtemp(prefix="duro-test-"))
+    place.chmod(0o755)
+    yield place / "data"
+    wait_stopped(place / "data", 30)
+    shutil.rmtree(place)
+
+
+@asynccontextmanager
+async def duro_up(data_dir: Path) -> AsyncIterator[tuple[DuroProcess, str]]:
+    """The process, and the database's URL as it said it."""
+    environment = {"DURO_EGRESS_ALLOW": "127.0.0.0/8"}
+    async with duro("up", "--port", "0", "--json", "--data-dir", str(data_dir), env=environment) as up:
+        yield up, (await up.said())["database_url"]
+
+
+async def new_tenant_with_endpoint(url: str, data_dir: Path, receiver: Receiver) -> UUID:
+    async with Database.open(url, read_secret_key(data_dir)) as database:
+        tenant, _keys = await tenants.create(database.core, "Lagos Gym")
+        await add_endpoint(database, tenant, receiver.url)
+    return tenant
+
+
+async def committed(url: str, tenant: UUID, count: int) -> set[str]:
+    producer = await asyncpg.connect(url, server_settings={"search_path": Mode.TEST.schema})
+    try:
+        return {format_id(EVENT, event) for event in await record_many(producer, tenant, count)}
+    finally:
+        await producer.close()
+
+
+async def all_of(receiver: Receiver, sent: set[str]) -> None:
+    await receiver.requests.until(lambda _all: receiver.event_ids().keys() >= sent, within_s=30)
+    assert receiver.event_ids().keys() == sent
+
+
+async def test_the_whole_group_killed_in_the_middle_goes_on_when_started_again(
+    data_dir: Path, receiver: Receiver
+) -> None:
+    async with duro_up(data_dir) as (up, url):
+        tenant = await new_tenant_with_endpoint(url, data_dir, receiver)
+        sent = await committed(url, tenant, 300)
+        await receiver.requests.count(100)
+        up.kill_group()
+        assert await up.ended() == -signal.SIGKILL
+    assert len(receiver.requests) < 300, "it was killed in the middle"
+    async with duro_up(data_dir) as (up, url):
+        sent |= await committed(url, tenant, 20)
+        await all_of(receiver, sent)
+        up.send(signal.SIGTERM)
+        assert await up.ended(25) == 0
+
+
+async def test_a_killed_postgres_comes_back_and_nothing_is_lost(data_dir: Path, receiver: Receiver) -> None:
+    """The server alone is killed, in the middle; `duro up` stays, and at worst repeats."""
+    async with duro_up(data_dir) as (up, url):
+        tenant = await new_tenant_with_endpoint(url, data_dir, receiver)
+        sent = await committed(url, tenant, 300)
+        await receiver.requests.count(100)
+        postmaster = int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGKILL)
+        await all_of(receiver, sent)
+        sent |= await committed(url, tenant, 20)
+        await all_of(receiver, sent)
+        up.send(signal.SIGTERM)
+        assert await up.ended(25) == 0

@@ -1,0 +1,249 @@
+"""A role's rights end at its schema: whatever it types, the database refuses what is another mode's or core's."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from schema import endpoints
+from schema.database import Database
+from schema.ids import new_id
+from schema.modes import Mode
+from schema.roles import ANALYST_ROLES, CORE_ROLE, LOGIN_ROLES, PRODUCER_ROLES
+from tests.support.catalog import SCHEMAS, describe, functions, granted_to_public, relations
+from tests.support.connections import LIVE, SANDBOX, Connect
+
+REFUSED = asyncpg.InsufficientPrivilegeError
+ALL_ROLES = (*LOGIN_ROLES, *ANALYST_ROLES, *PRODUCER_ROLES)
+
+
+def attempts(relation: asyncpg.Record) -> Iterator[str]:
+    name, column = f"{relation['schema']}.{relation['name']}", relation["first_column"]
+    yield f"SELECT * FROM {name}"
+    if relation["kind"] == "S":
+        yield f"SELECT nextval('{name}')"
+        return
+    yield f"SELECT FROM {name}"
+    yield f"COPY {name} TO STDOUT"
+    yield f"INSERT INTO {name} DEFAULT VALUES"
+    if column:
+        yield f"UPDATE {name} SET {column} = DEFAULT"
+    yield f"DELETE FROM {name} WHERE false"
+    if relation["kind"] != "v":
+        yield f"TRUNCATE {name}"
+
+
+async def assert_refused(connection: asyncpg.Connection, statement: str) -> None:
+    try:
+        await connection.execute(statement)
+    except REFUSED:
+        return
+    except asyncpg.PostgresError as error:
+        pytest.fail(f"{statement}: not refused, but {error!r}")
+    pytest.fail(f"{statement}: not refused")
+
+
+@pytest.mark.parametrize("role", LOGIN_ROLES)
+async def test_a_role_can_neither_read_nor_write_a_table_outside_its_schema(
+    connect: Connect, owner: asyncpg.Connection, role: str
+) -> None:
+    outside = [s for s in SCHEMAS if s != role.removeprefix("duro_")]
+    foreign = await relations(owner, *outside)
+    assert {relation["schema"] for relation in foreign} == set(outside)
+    connection = await connect(role)
+    for relation in foreign:
+        for statement in attempts(relation):
+            await assert_refused(connection, statement)
+
+
+@pytest.mark.parametrize("role", LOGIN_ROLES)
+async def test_a_role_can_call_no_function_outside_its_schema(
+    connect: Connect, owner: asyncpg.Connection, role: str
+) -> None:
+    outside = [s for s in SCHEMAS if s != role.removeprefix("duro_")]
+    foreign = await functions(owner, *outside)
+    assert foreign
+    connection = await connect(role)
+    for function in foreign:
+        arguments = ", ".join(f"NULL::{type_}" for type_ in function["argument_types"])
+        await assert_refused(connection, f"SELECT {function['schema']}.{function['name']}({arguments})")
+
+
+@pytest.mark.parametrize("role", LOGIN_ROLES)
+async def test_a_role_cannot_become_another(connect: Connect, role: str) -> None:
+    connection = await connect(role)
+    others = {*ALL_ROLES, "duro_owner", "postgres"} - {role}
+    for other in others:
+        await assert_refused(connection, f"SET ROLE {other}")
+        await assert_refused(connection, f"SET SESSION AUTHORIZATION {other}")
+        await assert_refused(connection, f"GRANT {other} TO {role}")
+
+
+async def test_a_search_path_opens_no_schema(connect: Connect) -> None:
+    connection = await connect(SANDBOX)
+    await connection.execute("SET search_path = live, core")
+    for table in ("events", "tenants", "webhook_deliveries", "api_keys"):
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await connection.execute(f"SELECT * FROM {table}")
+    await assert_refused(connection, "SELECT * FROM live.events")
+
+
+@pytest.mark.parametrize("role", LOGIN_ROLES)
+async def test_a_role_can_create_nothing(connect: Connect, role: str) -> None:
+    connection = await connect(role)
+    schema = role.removeprefix("duro_")
+    for statement in (
+        f"CREATE TABLE {schema}.events_too (id uuid)",
+        "CREATE TABLE public.events (id uuid)",
+        "CREATE SCHEMA mine",
+        f"CREATE FUNCTION {schema}.peek() RETURNS int LANGUAGE sql RETURN 1",
+        "CREATE ROLE friend",
+        "CREATE DATABASE mine",
+    ):
+        await assert_refused(connection, statement)
+
+
+async def test_a_temporary_table_does_not_stand_in_for_one_of_ours(connect: Connect, tenant: UUID) -> None:
+    """Whoever may connect may make one, and by default it comes first wherever a function names a table."""
+    connection = await connect(SANDBOX)
+    for table in ("tenants", "event_types", "events", "event_log", "sequencer", "sequencer_lock"):
+        await connection.execute(f"CREATE TEMPORARY TABLE {table} (id uuid, name text)")
+        await connection.execute(f"GRANT ALL ON {table} TO PUBLIC")
+    await connection.fetchval("SELECT record_event($1::uuid, 'invoice_created', '{}')", tenant)
+    assert await connection.fetchval("SELECT sequence_events()") == 1
+    assert await connection.fetchval("SELECT count(*) FROM sandbox.event_log") == 1
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await connection.fetchval("SELECT record_event($1::uuid, 'made_up', '{}')", tenant)
+
+
+async def test_a_products_own_role_can_record_events_and_nothing_else(
+    owner: asyncpg.Connection, superuser: asyncpg.Connection, tenant: UUID
+) -> None:
+    everything = await relations(owner)
+    await superuser.execute(
+        f"CREATE ROLE shop; GRANT {PRODUCER_ROLES[0]} TO shop; SET SESSION AUTHORIZATION shop"
+    )
+    try:
+        await superuser.fetchval("SELECT record_event($1::uuid, 'invoice_created', '{}')", tenant)
+        await superuser.fetchval("SELECT record_event($1::text, 'invoice_created', '{}')", str(tenant))
+        for relation in everything:
+            for statement in attempts(relation):
+                await assert_refused(superuser, statement)
+        await assert_refused(superuser, "SELECT sequence_events()")
+        await assert_refused(superuser, "SELECT live.record_event(NULL::uuid, NULL, NULL)")
+    finally:
+        await superuser.execute("RESET SESSION AUTHORIZATION; DROP ROLE shop")
+
+
+async def test_roles_have_no_powers_of_their_own(owner: asyncpg.Connection) -> None:
+    roles = await owner.fetch(
+        "SELECT rolname, rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls AS powers,"
+        "       EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid) AS belongs"
+        "  FROM pg_roles r WHERE rolname = ANY($1)",
+        ALL_ROLES,
+    )
+    assert {row["rolname"] for row in roles} == set(ALL_ROLES)
+    assert not any(row["powers"] or row["belongs"] for row in roles)
+
+
+async def test_an_analyst_sees_nothing_yet(owner: asyncpg.Connection, superuser: asyncpg.Connection) -> None:
+    everything = await relations(owner)
+    for role in ANALYST_ROLES:
+        await superuser.execute(f"SET SESSION AUTHORIZATION {role}")
+        for relation in everything:
+            for statement in attempts(relation):
+                await assert_refused(superuser, statement)
+        await superuser.execute("RESET SESSION AUTHORIZATION")
+
+
+async def test_everybody_has_nothing(owner: asyncpg.Connection) -> None:
+    assert await granted_to_public(owner) == []
+
+
+async def test_what_a_data_role_may_change_in_its_own_schema(owner: asyncpg.Connection) -> None:
+    rows = await owner.fetch(
+        "SELECT table_name, string_agg(privilege_type, ' ' ORDER BY privilege_type) AS may"
+        "  FROM information_schema.table_privileges"
+        " WHERE grantee = 'duro_sandbox' AND privilege_type <> 'SELECT' GROUP BY 1"
+    )
+    assert {row["table_name"]: row["may"] for row in rows} == {
+        "consumers": "UPDATE",
+        "cursors": "DELETE INSERT",
+        "dead_events": "DELETE INSERT",
+        "webhook_deliveries": "INSERT UPDATE",
+        "webhook_attempts": "INSERT",
+        "endpoint_health": "INSERT UPDATE",
+    }
+
+
+async def endpoint_of(database: Database, tenant: UUID, mode: Mode) -> UUID:
+    new = endpoints.NewEndpoint(new_id(), tenant, mode, f"https://{mode}.example", "", (), None, b"sealed")
+    await endpoints.create(database.core, new)
+    return new.id
+
+
+async def test_the_endpoints_of_the_other_mode_are_out_of_sight_and_reach(
+    database: Database, tenant: UUID
+) -> None:
+    ours, theirs = [await endpoint_of(database, tenant, mode) for mode in Mode]
+    sandbox = database.data(Mode.TEST)
+
+    assert [row["id"] for row in await sandbox.fetch("SELECT id FROM webhook_endpoints")] == [ours]
+    assert not await sandbox.fetchval("SELECT disable_endpoint($1, 'gone', NULL)", theirs)
+    assert not await sandbox.fetchval("SELECT enable_endpoint($1)", theirs)
+    assert (await endpoints.show(database.core, theirs)).enabled
+
+
+async def test_a_condition_that_leaks_what_it_sees_sees_no_other_mode(
+    database: Database, tenant: UUID
+) -> None:
+    """A failing cast quotes its argument; the view's own condition comes first."""
+    await endpoint_of(database, tenant, Mode.LIVE)
+    leak = "SELECT id FROM webhook_endpoints WHERE url::integer > 0"
+    assert await database.data(Mode.TEST).fetch(leak) == []
+    with pytest.raises(asyncpg.InvalidTextRepresentationError, match=r"https://live\.example"):
+        await database.data(Mode.LIVE).fetch(leak)
+
+
+async def test_core_holds_no_data_role_and_data_no_core_role(connect: Connect) -> None:
+    for role, statement in (
+        (CORE_ROLE, "SELECT live.record_event(NULL::uuid, NULL, NULL)"),
+        (LIVE, "SELECT key_hash FROM core.api_keys"),
+        (SANDBOX, "UPDATE core.webhook_endpoints SET url = url"),
+    ):
+        await assert_refused(await connect(role), statement)
+
+
+async def differences(owner: asyncpg.Connection) -> set[tuple[str, str]]:
+    sandbox, live = [await describe(owner, mode.schema) for mode in Mode]
+    return {(kind, name) for kind, name, _text in sandbox ^ live}
+
+
+async def test_the_catalogs_of_sandbox_and_live_are_equal(owner: asyncpg.Connection) -> None:
+    """But for the one function that says which mode this is."""
+    assert len(await describe(owner, "live")) > 300
+    assert await differences(owner) == {("function", "MODE.this_mode()")}
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ("ALTER TABLE live.cursors ADD note text", ("column", "cursors.note")),
+        ("ALTER TABLE live.cursors ALTER moved_at DROP DEFAULT", ("column", "cursors.moved_at")),
+        ("DROP INDEX live.events_by_tenant", ("index", "events_by_tenant")),
+        ("ALTER TABLE live.events DISABLE TRIGGER append_only", ("trigger", "events.append_only")),
+        ("GRANT DELETE ON live.events TO duro_live", ("grant", "events")),
+        ("ALTER FUNCTION live.new_ulid() SECURITY DEFINER", ("function", "MODE.new_ulid()")),
+        ("ALTER VIEW live.tenants SET (security_barrier = false)", ("relation", "tenants")),
+        (
+            "ALTER TABLE live.dead_events DROP CONSTRAINT dead_events_pkey",
+            ("constraint", "dead_events.dead_events_pkey"),
+        ),
+    ],
+)
+async def test_the_comparison_of_catalogs_sees(
+    owner: asyncpg.Connection, change: str, seen: tuple[str, str]
+) -> None:
+    await owner.execute(change)
+    assert seen in await differences(owner)

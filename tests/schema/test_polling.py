@@ -1,0 +1,165 @@
+"""How loops wait: never past a stop, through outages and nothing else, and at once when there is a hint."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schema.database import is_of_the_batch, is_transient
+from schema.polling import Pace, sleep_unless, through_outages
+
+MUCH_TOO_LONG = 3600.0
+
+
+class Flaky:
+    """Fails as it is told, then answers."""
+
+    def __init__(self, *failures: BaseException) -> None:
+        self._failures = list(failures)
+        self.calls = 0
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        if self._failures:
+            raise self._failures.pop(0)
+        return "done"
+
+
+async def soon(work: Awaitable[object]) -> object:
+    return await asyncio.wait_for(work, 10)
+
+
+TRANSIENT = [
+    ConnectionRefusedError(),
+    ConnectionResetError(),
+    TimeoutError(),
+    asyncpg.InterfaceError("connection is closed"),
+    asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress"),
+    asyncpg.ConnectionDoesNotExistError("gone"),
+    asyncpg.CannotConnectNowError("starting up"),
+    asyncpg.AdminShutdownError("terminated"),
+    asyncpg.TooManyConnectionsError("too many clients"),
+    asyncpg.DeadlockDetectedError("deadlock"),
+    asyncpg.SerializationError("serialize"),
+    asyncpg.ReadOnlySQLTransactionError("a standby"),
+]
+OWN_FAULT = [
+    ValueError("a defect"),
+    asyncpg.UniqueViolationError("twice"),
+    asyncpg.UndefinedTableError("no such table"),
+    asyncpg.InsufficientPrivilegeError("not yours"),
+]
+
+
+@pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__)
+async def test_troubles_of_the_moment_are_waited_out(error: Exception) -> None:
+    assert is_transient(error)
+    assert not is_of_the_batch(error)
+    operation = Flaky(error, error, error)
+    assert await soon(through_outages(asyncio.Event(), "a test", operation, 0.01)) == "done"
+    assert operation.calls == 4
+
+
+@pytest.mark.parametrize("error", OWN_FAULT, ids=lambda error: type(error).__name__)
+async def test_other_errors_go_through_at_once(error: Exception) -> None:
+    assert not is_transient(error)
+    assert is_of_the_batch(error)
+    operation = Flaky(error)
+    with pytest.raises(type(error)):
+        await soon(through_outages(asyncio.Event(), "a test", operation))
+    assert operation.calls == 1
+
+
+def test_a_statement_that_the_server_ended_for_its_length_is_worth_a_smaller_batch() -> None:
+    """In contrast to silence, which is the connection's fault."""
+    assert is_of_the_batch(asyncpg.QueryCanceledError("canceling statement due to statement timeout"))
+    assert not is_of_the_batch(TimeoutError())
+
+
+async def test_cancellation_is_not_an_outage() -> None:
+    operation = Flaky(asyncio.CancelledError())
+    with pytest.raises(asyncio.CancelledError):
+        await through_outages(asyncio.Event(), "a test", operation)
+    assert operation.calls == 1
+
+
+async def test_a_stop_ends_the_wait_for_an_outage_to_pass() -> None:
+    stop, failing = asyncio.Event(), asyncio.Event()
+
+    failures = Flaky(*[ConnectionRefusedError()] * 1000)
+
+    async def operation() -> str:
+        failing.set()
+        return await failures()
+
+    waiting = asyncio.create_task(through_outages(stop, "a test", operation))
+    await failing.wait()
+    stop.set()
+    assert await soon(waiting) is None
+
+
+async def test_after_a_stop_there_is_one_try() -> None:
+    stop = asyncio.Event()
+    stop.set()
+    assert await soon(through_outages(stop, "a test", Flaky())) == "done"
+    operation = Flaky(ConnectionRefusedError(), ConnectionRefusedError())
+    assert await soon(through_outages(stop, "a test", operation)) is None
+    assert operation.calls == 1
+
+
+async def test_a_hint_ends_a_wait_and_starts_the_next_ones_short() -> None:
+    pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
+    waiting = asyncio.create_task(pace.wait(found=False))
+    await asyncio.sleep(0)
+    pace.hint()
+    await soon(waiting)
+
+
+async def test_a_hint_given_before_the_wait_is_not_lost_and_counts_once() -> None:
+    pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
+    pace.hint()
+    pace.hint()
+    await soon(pace.wait(found=False))
+    waiting = asyncio.create_task(pace.wait(found=False))
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    assert not done
+    waiting.cancel()
+
+
+async def test_there_is_no_pause_while_there_is_work() -> None:
+    pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
+    await soon(pace.wait(found=True))
+
+
+async def test_work_without_end_lets_others_run() -> None:
+    """A loop that always finds something must not starve the loop it runs in."""
+    ran = asyncio.Event()
+    asyncio.get_running_loop().call_soon(ran.set)
+    await Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG).wait(found=True)
+    assert ran.is_set()
+
+
+@given(st.lists(st.sampled_from(["found", "idle", "hint"]), max_size=30))
+def test_intervals_grow_while_idle_and_never_beyond_the_most(history: list[str]) -> None:
+    pace = Pace(first=1e-6, most=5e-6)
+
+    async def live() -> None:
+        for moment in history:
+            before = pace._interval
+            if moment == "hint":
+                pace.hint()
+            await pace.wait(found=moment == "found")
+            expected = min(5e-6, before * 1.5) if moment == "idle" else 1e-6
+            assert pace._interval == expected
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("set_it", [asyncio.Event.set, lambda _stop: None])
+async def test_sleeping_ends_with_the_stop_or_with_the_time(set_it: Callable[[asyncio.Event], None]) -> None:
+    stop = asyncio.Event()
+    set_it(stop)
+    await soon(sleep_unless(stop, MUCH_TOO_LONG if stop.is_set() else 0.01))

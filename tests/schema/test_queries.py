@@ -1,0 +1,69 @@
+"""Every statement in queries/ is one that the real schema takes from the role that sends it."""
+
+import re
+from importlib.resources import files
+
+import asyncpg
+import pytest
+
+from schema.queries import load
+from schema.roles import CORE_ROLE
+from tests.support.connections import LIVE, SANDBOX, Connect
+from tests.support.databases import OWNER
+
+SENDERS = {
+    "audit": (SANDBOX, LIVE),
+    "deliveries": (SANDBOX, LIVE),
+    "endpoints": (CORE_ROLE,),
+    "events": (SANDBOX, LIVE),
+    "log": (SANDBOX, LIVE),
+    "migrations": (OWNER,),
+    "partitions": (SANDBOX, LIVE),
+    "tenants": (CORE_ROLE,),
+    "workers": (CORE_ROLE,),
+}
+DDL = {"roles"}  # takes no parameters, runs in every migration
+SEVERAL_STATEMENTS = {("migrations", "prepare"), ("migrations", "grant_usage")}
+
+STATEMENTS = [
+    (file, name, role)
+    for file, roles in SENDERS.items()
+    for name in load(file)
+    for role in roles
+    if (file, name) not in SEVERAL_STATEMENTS
+]
+
+
+def test_every_file_has_a_sender() -> None:
+    present = {file.name.removesuffix(".sql") for file in files("schema").joinpath("queries").iterdir()}
+    assert present == {*SENDERS, *DDL}
+
+
+async def test_every_statement_can_be_prepared_and_run_by_its_sender(connect: Connect) -> None:
+    """EXPLAIN goes as far as checking the role's rights to each table and function, which preparing does not."""
+    opened = {role: await connect(role) for role in {role for _, _, role in STATEMENTS}}
+    for file, name, role in STATEMENTS:
+        connection, statement = opened[role], load(file)[name]
+        try:
+            await connection.prepare(statement)
+            if "\nSET " not in statement:
+                await connection.execute(f"EXPLAIN (GENERIC_PLAN) {statement}")
+        except asyncpg.PostgresError as error:
+            pytest.fail(f"{file}.{name} as {role}: {error}")
+
+
+async def test_core_may_read_the_book_of_migrations(connect: Connect) -> None:
+    assert await (await connect(CORE_ROLE)).fetch(load("migrations")["applied"])
+
+
+def test_every_statement_explains_its_parameters() -> None:
+    for file, name in {(file, name) for file, name, _ in STATEMENTS}:
+        lines = load(file)[name].splitlines()
+        prose = " ".join(line for line in lines if line.startswith("--"))
+        sql = " ".join(line for line in lines if not line.startswith("--"))
+        unexplained = parameters(sql) - parameters(prose)
+        assert not unexplained or "…" in prose, f"{file}.{name}: {unexplained}"
+
+
+def parameters(text: str) -> set[str]:
+    return set(re.findall(r"\$\d+", text))

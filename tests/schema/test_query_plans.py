@@ -1,0 +1,219 @@
+"""The hot statements read what they return and little more, whatever lies behind them and whatever is known of it.
+
+All go through a pool of Database, whose planner settings are part of the promise. Without statistics, as right
+after a restore or a busy first hour, the plans must be the same.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+
+from schema import delivery_history, events, log
+from schema.database import Connection, Database
+from schema.modes import Mode
+from schema.pages import After
+from schema.queries import load
+from tests.support import history
+from tests.support.connections import SUPERUSER, connections
+from tests.support.databases import Cluster
+from tests.support.events import sequence_all
+from tests.support.plans import Plan, explain
+
+LOG, DELIVERIES, EVENTS = load("log"), load("deliveries"), load("events")
+TENANT = UUID("00000000-0000-0000-0000-000000000003")
+PARTITIONS = 13
+LEASE_FOR = timedelta(minutes=5)
+
+
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=[True, False], ids=["analyzed", "not analyzed"]
+)
+async def past(request: pytest.FixtureRequest, cluster: Cluster, template: str) -> AsyncIterator[str]:
+    """The name of a database with a history."""
+    async with cluster.fresh_database(template) as name:
+        async with connections(cluster, name) as connect:
+            await history.write_history(await connect(SUPERUSER), analyze=request.param)
+        yield name
+
+
+@pytest.fixture
+async def data(cluster: Cluster, past: str) -> AsyncIterator[Connection]:
+    async with (
+        Database.open(cluster.url(past), cluster.key) as database,
+        database.data(Mode.TEST).acquire() as connection,
+    ):
+        yield connection
+
+
+def assert_frugal(plan: Plan, *, rows: int, pages: int) -> None:
+    """At most that many rows looked at, kept or not, and pages touched; and no table read from end to end."""
+    assert plan.full_scans() == set()
+    assert plan.rows_read <= rows
+    assert plan.buffers <= pages
+
+
+@pytest.mark.parametrize(
+    ("behind", "limit", "found"),
+    [(0, 500, 0), (10, 500, 10), (20_000, 500, 500), (history.LOGGED, 500, 500)],
+    ids=["caught up", "slightly behind", "deep backlog", "long history"],
+)
+async def test_reading_the_log_costs_what_it_returns(
+    data: Connection, behind: int, limit: int, found: int
+) -> None:
+    end = await data.fetchval("SELECT last_pos FROM sequencer")
+    plan = await explain(data, LOG["read_after"], end - behind, limit, log.READ_BYTES)
+    assert_frugal(plan, rows=2 * found + 2 * PARTITIONS, pages=6 * found + 4 * PARTITIONS)
+
+
+async def test_finding_how_far_a_consumer_is_costs_two_look_ups(data: Connection) -> None:
+    for statement in (LOG["cursor"], LOG["backlog"]):
+        assert_frugal(await explain(data, statement, "fanout"), rows=2, pages=6)
+    assert_frugal(await explain(data, LOG["consumer_status"], ["fanout", "activity"]), rows=10, pages=120)
+
+
+@pytest.mark.parametrize(("new", "limit"), [(0, 1000), (30, 1000), (3000, 100)])
+async def test_sequencing_costs_what_it_appends(data: Connection, new: int, limit: int) -> None:
+    """By the server's own count, which sees into the function."""
+    await sequence_all(data)
+    await record_in_transactions_of_their_own(data, new)
+    async with data.transaction():
+        assert await data.fetchval("SELECT sequence_events($1)", limit) == min(new, limit)
+        scans, rows = await data.fetchrow(
+            "SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_xact_user_tables"
+            " WHERE relname ~ '^(events|event_log|sequencer)'"
+        )
+    assert scans == 0
+    assert rows <= min(new, limit) + 2 * PARTITIONS
+
+
+async def record_in_transactions_of_their_own(data: Connection, count: int) -> None:
+    await data.execute(
+        f"DO $$ BEGIN FOR i IN 1..{count} LOOP"
+        f" PERFORM record_event('{TENANT}'::uuid, 'invoice_created', '{{}}'); COMMIT; END LOOP; END $$"
+    )
+
+
+async def test_fan_out_finds_a_tenants_endpoints_by_index(data: Connection) -> None:
+    per_tenant = history.ENDPOINTS // history.TENANTS
+    plan = await explain(data, DELIVERIES["endpoints_of_tenants"], [TENANT])
+    assert_frugal(plan, rows=2 * per_tenant, pages=5 * per_tenant)
+    assert "webhook_endpoints_by_tenant" in plan.indexes
+
+
+async def test_a_dead_endpoints_backlog_does_not_hide_who_else_waits(data: Connection) -> None:
+    """One step along the index for each endpoint, however many deliveries it has."""
+    plan = await explain(data, DELIVERIES["endpoints_waiting"], UUID(int=0), 100)
+    steps = history.WAITING + 2
+    assert_frugal(plan, rows=2 * steps * PARTITIONS, pages=4 * steps * PARTITIONS)
+    assert any("endpoint_id_due_at" in index for index in plan.indexes)
+
+
+async def test_a_claim_costs_what_it_takes(data: Connection) -> None:
+    room = 20
+    arguments = ([history.DEAD_ENDPOINT], [room], 9, 9, LEASE_FOR)
+    plan = await explain(data, DELIVERIES["claim"], *arguments)
+    assert_frugal(plan, rows=6 * room + 4 * PARTITIONS, pages=40 * room + 20 * PARTITIONS)
+
+
+async def test_settling_costs_what_is_settled(data: Connection) -> None:
+    rows = await data.fetch(
+        "SELECT id, created_at, tenant_id, endpoint_id FROM webhook_deliveries"
+        " WHERE lease IS NOT NULL AND leased_by = 1 LIMIT 50"
+    )
+    count = len(rows)
+    nothing = [None] * count
+    plan = await explain(
+        data,
+        DELIVERIES["settle"],
+        *([row["id"] for row in rows], [row["created_at"] for row in rows], [1] * count),
+        *(["delivered"] * count, nothing, [False] * count),
+        *([row["id"] for row in rows], [row["tenant_id"] for row in rows]),
+        *([row["endpoint_id"] for row in rows], [datetime.now(UTC)] * count, ["ok"] * count),
+        *([200] * count, nothing, nothing, nothing, nothing, nothing, nothing, nothing, [1.0] * count),
+    )
+    assert_frugal(plan, rows=4 * count, pages=60 * count)
+
+
+async def test_taking_over_looks_at_leases_alone(data: Connection) -> None:
+    leased = history.LEASED
+    plan = await explain(data, DELIVERIES["take_over"], [99])
+    assert_frugal(plan, rows=2 * leased + PARTITIONS, pages=2 * leased + 10 * PARTITIONS)
+    release = (99, [5], LEASE_FOR, timedelta(0))
+    assert_frugal(
+        await explain(data, DELIVERIES["release_unknown_leases"], *release), rows=PARTITIONS, pages=60
+    )
+
+
+async def test_looking_for_orphans_looks_at_leases_alone(data: Connection) -> None:
+    leased = history.LEASED
+    plan = await explain(data, DELIVERIES["release_orphans"], [1], LEASE_FOR, timedelta(0))
+    assert_frugal(plan, rows=leased + PARTITIONS, pages=2 * leased + 10 * PARTITIONS)
+
+
+async def test_one_delivery_is_found_in_each_partitions_index(data: Connection) -> None:
+    delivery = await data.fetchval("SELECT id FROM webhook_deliveries LIMIT 1")
+    for statement, arguments in (
+        (DELIVERIES["locate"], (delivery,)),
+        (DELIVERIES["show"], (TENANT, delivery)),
+        (DELIVERIES["replay"], (TENANT, delivery)),
+    ):
+        assert_frugal(await explain(data, statement, *arguments), rows=2 * PARTITIONS, pages=20 * PARTITIONS)
+
+
+@pytest.mark.parametrize("listing", ["events", "deliveries"])
+async def test_a_page_deep_in_a_list_costs_what_the_first_does(data: Connection, listing: str) -> None:
+    limit = 21
+    plans = []
+    for number in (1, 100):
+        after = await page_start(data, listing, number)
+        if listing == "events":
+            plans.append(await explain(data, EVENTS["list"], TENANT, None, after.created_at, after.id, limit))
+        else:
+            plans.append(
+                await explain(data, DELIVERIES["list"], TENANT, None, None, after.created_at, after.id, limit)
+            )
+    for plan in plans:
+        assert_frugal(plan, rows=limit + 2 * PARTITIONS, pages=3 * limit + 6 * PARTITIONS)
+
+
+async def page_start(data: Connection, listing: str, number: int) -> After:
+    table = {"events": "events", "deliveries": "webhook_deliveries"}[listing]
+    if number == 1:
+        return After()
+    row = await data.fetchrow(
+        f"SELECT created_at, id FROM {table} WHERE tenant_id = $1 ORDER BY created_at DESC, id DESC OFFSET $2 LIMIT 1",
+        TENANT,
+        20 * number,
+    )
+    return After(row["created_at"], row["id"])
+
+
+async def test_a_step_of_a_bulk_replay_costs_what_it_sees(data: Connection) -> None:
+    step = 50
+    start = await data.fetchrow(
+        "SELECT created_at, id FROM webhook_deliveries WHERE tenant_id = $1 ORDER BY created_at, id OFFSET 1000 LIMIT 1",
+        TENANT,
+    )
+    plan = await explain(
+        data,
+        DELIVERIES["replay_since"],
+        *(TENANT, ["failed"], None, datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)),
+        *(start["created_at"], start["id"], step),
+    )
+    assert_frugal(plan, rows=4 * step + 2 * PARTITIONS, pages=20 * step + 10 * PARTITIONS)
+
+
+async def test_one_event_and_its_deliveries_are_found_by_index(data: Connection) -> None:
+    row = await data.fetchrow("SELECT id, tenant_id, created_at FROM events ORDER BY seq LIMIT 1")
+    shown = await events.show(data, row["tenant_id"], row["id"])
+    assert shown.deliveries
+    of_event = (row["tenant_id"], row["id"], row["created_at"])
+    assert_frugal(await explain(data, EVENTS["show"], *of_event[:2]), rows=4, pages=20 * PARTITIONS)
+    assert_frugal(await explain(data, EVENTS["deliveries_of"], *of_event), rows=4, pages=20)
+    delivery = next(delivery for delivery in shown.deliveries if delivery.status == "delivered")
+    assert (await delivery_history.show(data, row["tenant_id"], delivery.id)).attempts
+    attempts = (row["tenant_id"], delivery.id, row["created_at"])
+    assert_frugal(await explain(data, DELIVERIES["attempts"], *attempts), rows=4, pages=20)

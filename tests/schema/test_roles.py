@@ -1,0 +1,57 @@
+"""Roles log in with passwords that the secret key yields, and that no statement and no row carries."""
+
+import asyncpg
+import pytest
+
+from schema.roles import ANALYST_ROLES, LOGIN_ROLES, ensure_roles, scram_verifier
+from schema.secret_box import derive_role_password
+from tests.support.connections import Connect
+
+
+def test_a_verifier_is_what_postgres_makes_of_the_password() -> None:
+    """From the example of RFC 7677."""
+    assert scram_verifier("pencil", bytes.fromhex("5b6d99689d12358eeca04b141236fa81")) == (
+        "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ=="
+        "$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+    )
+
+
+def test_two_verifiers_of_one_password_differ() -> None:
+    assert scram_verifier("pencil") != scram_verifier("pencil")
+
+
+@pytest.mark.parametrize("role", LOGIN_ROLES)
+async def test_the_key_opens_each_login_role_and_its_own_schema(connect: Connect, role: str) -> None:
+    connection = await connect(role)
+    assert await connection.fetchval("SELECT current_user") == role
+    assert await connection.fetchval("SELECT current_schema") == role.removeprefix("duro_")
+
+
+@pytest.mark.parametrize("role", LOGIN_ROLES)
+async def test_another_key_opens_none(db_url: str, role: str) -> None:
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(db_url, user=role, password=derive_role_password(bytes(32), role))
+
+
+@pytest.mark.parametrize("role", ANALYST_ROLES)
+async def test_an_analyst_has_no_password_yet_and_cannot_log_in(db_url: str, key: bytes, role: str) -> None:
+    for password in ("", role, derive_role_password(key, role)):
+        with pytest.raises((asyncpg.InvalidPasswordError, asyncpg.PostgresConnectionError)):
+            await asyncpg.connect(db_url, user=role, password=password)
+
+
+async def test_ensuring_roles_again_keeps_them_open(
+    owner: asyncpg.Connection, connect: Connect, key: bytes
+) -> None:
+    await ensure_roles(owner, key)
+    assert await (await connect(LOGIN_ROLES[0])).fetchval("SELECT true")
+
+
+async def test_the_server_keeps_verifiers_and_no_passwords(superuser: asyncpg.Connection, key: bytes) -> None:
+    rows = await superuser.fetch(
+        "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = ANY($1)", LOGIN_ROLES
+    )
+    assert len(rows) == len(LOGIN_ROLES)
+    for row in rows:
+        assert row["rolpassword"].startswith("SCRAM-SHA-256$4096:")
+        assert derive_role_password(key, row["rolname"]) not in row["rolpassword"]

@@ -1,0 +1,23 @@
+"""Waiting for what only the database can tell."""
+
+import asyncio
+
+import asyncpg
+
+PATIENCE_S = 20.0  # far more than anything takes
+
+
+async def until(connection: asyncpg.Connection, question: str, *arguments: object) -> None:
+    """Until a query says true; fails after a patience that only a defect outlasts."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await connection.fetchval(question, *arguments):  # noqa: ASYNC110  # Postgres sets no Event
+            await asyncio.sleep(0.005)
+
+
+async def until_waiting(observer: asyncpg.Connection, waiting: asyncpg.Connection) -> None:
+    """Until the other connection's statement waits for a lock."""
+    await until(
+        observer,
+        "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1",
+        waiting.get_server_pid(),
+    )

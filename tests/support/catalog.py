@@ -1,0 +1,104 @@
+"""The database's own account of what is in it."""
+
+import re
+from typing import Any
+
+import asyncpg
+
+SCHEMAS = ("core", "sandbox", "live")
+
+_RELATIONS = """
+SELECT n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
+       (SELECT attname FROM pg_attribute WHERE attrelid = c.oid AND attnum = 1) AS first_column
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = ANY($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+ ORDER BY 1, 2
+"""
+_FUNCTIONS = """
+SELECT n.nspname AS schema, p.proname AS name, p.prorettype = 'trigger'::regtype AS is_trigger,
+       ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) AS t) AS argument_types
+  FROM pg_proc p
+  JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname = ANY($1)
+ ORDER BY 1, 2, 4
+"""
+# Everything that makes one schema differ from another: one line of text for each thing, and its kind and name.
+_DESCRIPTION = """
+WITH relations AS (SELECT c.* FROM pg_class c WHERE c.relnamespace = $1::regnamespace),
+     functions AS (SELECT p.* FROM pg_proc p WHERE p.pronamespace = $1::regnamespace)
+SELECT 'relation' AS kind, relname AS name,
+       concat_ws(' ', relkind, relowner::regrole, relpersistence, reloptions, pg_get_expr(relpartbound, oid),
+                 pg_get_partkeydef(oid)) AS text
+  FROM relations WHERE relkind <> 'i'
+UNION ALL
+SELECT 'column', r.relname || '.' || a.attname,
+       concat_ws(' ', a.attnum, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+                 a.attgenerated, a.attstorage, a.attcompression, a.attoptions, pg_get_expr(d.adbin, d.adrelid))
+  FROM relations r
+  JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum
+UNION ALL
+SELECT 'constraint', r.relname || '.' || conname, pg_get_constraintdef(k.oid)
+  FROM pg_constraint k JOIN relations r ON r.oid = k.conrelid
+UNION ALL
+SELECT 'index', relname, pg_get_indexdef(oid) FROM relations WHERE relkind IN ('i', 'I')
+UNION ALL
+SELECT 'trigger', r.relname || '.' || tgname, concat_ws(' ', tgenabled, pg_get_triggerdef(t.oid))
+  FROM pg_trigger t JOIN relations r ON r.oid = t.tgrelid WHERE NOT tgisinternal
+UNION ALL
+SELECT 'view', relname, pg_get_viewdef(oid) FROM relations WHERE relkind = 'v'
+UNION ALL
+SELECT 'sequence', r.relname, concat_ws(' ', s.seqtypid::regtype, seqstart, seqincrement, seqcache, seqcycle)
+  FROM pg_sequence s JOIN relations r ON r.oid = s.seqrelid
+UNION ALL
+SELECT 'function', oid::regprocedure::text, concat_ws(' ', proowner::regrole, pg_get_functiondef(oid)) FROM functions
+UNION ALL
+SELECT 'grant', what, concat_ws(' ', grantee::regrole, privilege_type, is_grantable)
+  FROM (SELECT 'schema' AS what, (aclexplode(nspacl)).* FROM pg_namespace WHERE oid = $1::regnamespace
+        UNION ALL
+        SELECT relname, (aclexplode(relacl)).* FROM relations
+        UNION ALL
+        SELECT r.relname || '.' || attname, (aclexplode(attacl)).*
+          FROM pg_attribute JOIN relations r ON r.oid = attrelid
+        UNION ALL
+        SELECT oid::regprocedure::text, (aclexplode(coalesce(proacl, acldefault('f', proowner)))).* FROM functions
+       ) AS granted
+"""
+_MODE_NAME = re.compile(r"\b(duro_)?(?:sandbox|live)(_\w+)?\b")
+
+
+async def relations(connection: asyncpg.Connection, *schemas: str) -> list[asyncpg.Record]:
+    return await connection.fetch(_RELATIONS, schemas or SCHEMAS)
+
+
+async def functions(connection: asyncpg.Connection, *schemas: str) -> list[asyncpg.Record]:
+    return await connection.fetch(_FUNCTIONS, schemas or SCHEMAS)
+
+
+async def describe(connection: asyncpg.Connection, schema: str) -> set[tuple[Any, ...]]:
+    """(kind, name, text) of all there is in a schema, in words that do not name the schema or its role."""
+    async with connection.transaction():
+        await connection.execute("SET LOCAL search_path = ''")  # so that every name is written in full
+        rows = await connection.fetch(_DESCRIPTION, schema)
+    return {tuple(_MODE_NAME.sub(r"\1MODE\2", str(value)) for value in row) for row in rows}
+
+
+async def granted_to_public(connection: asyncpg.Connection) -> list[asyncpg.Record]:
+    """What everybody may do in our schemas. No entry means the default, which for functions is not nothing."""
+    return await connection.fetch(
+        """
+        WITH ours AS (SELECT oid FROM pg_namespace WHERE nspname = ANY($1))
+        SELECT what, privilege_type
+          FROM (SELECT nspname::text AS what, (aclexplode(coalesce(nspacl, acldefault('n', nspowner)))).*
+                  FROM pg_namespace WHERE oid IN (TABLE ours)
+                UNION ALL
+                SELECT relname, (aclexplode(coalesce(relacl, acldefault('r', relowner)))).*
+                  FROM pg_class WHERE relnamespace IN (TABLE ours)
+                UNION ALL
+                SELECT proname, (aclexplode(coalesce(proacl, acldefault('f', proowner)))).*
+                  FROM pg_proc WHERE pronamespace IN (TABLE ours)) AS granted
+         WHERE grantee = 0
+        """,
+        SCHEMAS,
+    )

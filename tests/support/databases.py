@@ -1,0 +1,122 @@
+"""One embedded cluster per pytest process, one migrated template in it, and a copy of that for each test.
+
+The template is migrated by the owner, who is not a superuser, and everybody may connect and make temporary tables,
+as in a database that an operator hands us. It keeps the partitions of this
+month and the next: a copy costs a file per relation, and all thirteen months would make it three times as slow.
+A test about partitions brings the others back with ensure_partitions().
+"""
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from schema.embedded import EmbeddedServer, attach, wait_stopped
+from schema.migrate import migrate
+from schema.modes import Mode
+
+T = TypeVar("T")
+OWNER = "duro_owner"
+TEMPLATE = "duro_template"
+
+_DISTANT_PARTITIONS = """
+SELECT i.inhparent::regclass AS parent, c.oid::regclass AS partition
+  FROM pg_inherits i
+  JOIN pg_class c ON c.oid = i.inhrelid AND c.relkind = 'r'
+ WHERE right(c.relname, 7) > to_char(now() + interval '1 month', 'YYYY_MM')
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    server: EmbeddedServer
+    key: bytes
+    """Of every database here: the login roles are the cluster's, and have the passwords that it yields."""
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _left_over: list[str] = field(default_factory=list)
+
+    def url(self, database: str) -> str:
+        """As the owner."""
+        return with_database(self.server.owner_url, database)
+
+    def superuser_url(self, database: str) -> str:
+        return with_database(self.server.superuser_url, database)
+
+    @asynccontextmanager
+    async def empty_database(self) -> AsyncIterator[str]:
+        """As an operator finds it before the first migration."""
+        async with self.fresh_database("template1") as name:
+            yield name
+
+    @asynccontextmanager
+    async def fresh_database(self, template: str = TEMPLATE) -> AsyncIterator[str]:
+        """The name of a database of its own, owned by the owner.
+
+        It is dropped when the next one is made: at once, the server would wait for connections that are closing.
+        """
+        name = f"test_{next(self._numbers)}"
+        admin = await asyncpg.connect(self.server.superuser_url)
+        while self._left_over:
+            await admin.execute(f"DROP DATABASE {self._left_over.pop()} WITH (FORCE)")
+        # FILE_COPY: faster than the default for a template with many relations and few rows.
+        await admin.execute(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {template} STRATEGY file_copy")
+        await admin.close()
+        try:
+            yield name
+        finally:
+            self._left_over.append(name)
+
+
+def with_database(url: str, database: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+@contextmanager
+def running_cluster(key: bytes | None = None) -> Iterator[Cluster]:
+    """With its own key unless another is given. Configured as in production. Not in pytest's tmp_path, whose parents are closed to the server's user."""
+    place = Path(tempfile.mkdtemp(prefix="duro-test-", dir=_quick_place()))
+    place.chmod(0o755)
+    try:
+        with attach(place / "data") as server:
+            yield Cluster(server, key or server.secret_key)
+    finally:
+        wait_stopped(place / "data", 30)
+        shutil.rmtree(place)
+
+
+def _quick_place() -> str | None:
+    """Memory, where there is plenty (a container often has 64 MB): a disk takes ten times as long for a copy."""
+    memory = "/dev/shm"
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 4 << 30:
+        return None
+    return memory
+
+
+async def make_template(cluster: Cluster) -> None:
+    server = await asyncpg.connect(cluster.server.owner_url)
+    await server.execute(f"CREATE DATABASE {TEMPLATE}")
+    await server.close()
+    owner = await asyncpg.connect(cluster.url(TEMPLATE))
+    await migrate(owner, cluster.key)
+    for mode in Mode:
+        await owner.execute(f"SET search_path = {mode.schema}")
+        for row in await owner.fetch(_DISTANT_PARTITIONS):
+            await owner.execute(f"ALTER TABLE {row['parent']} DETACH PARTITION {row['partition']}")
+            await owner.execute(f"DROP TABLE {row['partition']}")
+    await owner.close()
+
+
+def run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """For session fixtures: on a loop in a thread, out of the way of the loops that pytest-asyncio makes."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, work).result()

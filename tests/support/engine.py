@@ -1,0 +1,175 @@
+"""One mode's delivery engine around a real database and real sockets, put together as service/runtime.py does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+import orjson
+
+from consumers.consumer import Consumer
+from consumers.fanout import FanOut, NoRoom
+from consumers.sequencing import Sequencer
+from delivery.aiohttp_sender import AiohttpSender
+from delivery.attempting import Attempts
+from delivery.capacity import CapacityLimits
+from delivery.dispatcher import Dispatcher, DispatchLimits
+from delivery.egress_guard import EgressGuard, EgressPolicy, parse_cidrs
+from delivery.endpoint_secret import generate_secret
+from delivery.health_book import HealthBook
+from delivery.outbound import Outbound
+from delivery.resolver import SystemResolver
+from delivery.retry_policy import RetryPolicy
+from delivery.sending import SendLimits
+from delivery.settler import Settled, Settler
+from schema import endpoints
+from schema.database import Database, Pool
+from schema.endpoints import NewEndpoint
+from schema.ids import new_id
+from schema.modes import Mode
+from schema.secret_box import SecretBox
+from tests.support.arrivals import Arrivals
+
+LATER = RetryPolicy((timedelta(hours=1),) * 3, jitter=0)
+"""A failed attempt is not tried again while a test runs."""
+AT_ONCE = RetryPolicy((timedelta(0),) * 3, jitter=0)
+
+
+class Runs(Protocol):
+    async def run(self, stop: asyncio.Event) -> None: ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    pool: Pool
+    dispatcher: Dispatcher
+    settler: Settler
+    fanout: Consumer
+    sequencer: Sequencer
+    settled: Arrivals[Settled]
+    """Every result that was written, or given up."""
+
+    async def hand_over(self) -> None:
+        """Sequences and fans out all there is, and submits what there is room for."""
+        while await self.sequencer.step():
+            pass
+        while await self.fanout.step():
+            pass
+
+    async def leave_waiting(self) -> None:
+        """The same, and everything waits in the table."""
+        while await self.sequencer.step():
+            pass
+        elsewhere = Consumer(self.pool, FanOut(NoRoom(), lambda: 0))
+        while await elsewhere.step():
+            pass
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """The deliveries, oldest event first."""
+        found = await self.pool.fetch(
+            "SELECT d.*, l.pos FROM webhook_deliveries d JOIN event_log l ON l.event_id = d.event_id"
+            " ORDER BY l.pos, d.endpoint_id"
+        )
+        return [dict(row) for row in found]
+
+    async def attempts(self) -> list[dict[str, Any]]:
+        return [dict(row) for row in await self.pool.fetch("SELECT * FROM webhook_attempts ORDER BY id")]
+
+    async def leased(self) -> int:
+        count: int = await self.pool.fetchval(
+            "SELECT count(*) FROM webhook_deliveries WHERE lease IS NOT NULL"
+        )
+        return count
+
+
+def places(total: int = 1000, *, per_tenant: int = 500, per_endpoint: int = 100) -> CapacityLimits:
+    return CapacityLimits(total, per_tenant, per_endpoint)
+
+
+@asynccontextmanager
+async def engine(
+    database: Database,
+    *,
+    mode: Mode = Mode.TEST,
+    limits: DispatchLimits = DispatchLimits(),  # noqa: B008  frozen
+    policy: RetryPolicy = LATER,
+    worker_id: Callable[[], int] = lambda: 1,
+    key: bytes | None = None,
+    last_tries_s: float = 3.0,
+) -> AsyncIterator[Engine]:
+    """Nothing runs yet. `key` is the one this engine opens secrets with, if not the database's."""
+    pool = database.data(mode)
+    resolver = SystemResolver()
+    guard = EgressGuard(EgressPolicy(parse_cidrs("127.0.0.0/8")), resolver)
+    sender = AiohttpSender(guard, SendLimits())
+    settler = Settler(pool, HealthBook(lambda: datetime.now(UTC)), last_tries_s)
+    outbound = Outbound(SecretBox(key or database.key), "Duro", "Duro-Webhooks/test")
+    dispatcher = Dispatcher(pool, worker_id, Attempts(outbound, sender, policy), settler, limits)
+    fanout = Consumer(pool, FanOut(dispatcher, worker_id))
+    settled = listen(settler)
+    try:
+        yield Engine(pool, dispatcher, settler, fanout, Sequencer(pool, fanout.pace.hint), settled)
+    finally:
+        await sender.close()
+        await resolver.close()
+
+
+def listen(settler: Settler) -> Arrivals[Settled]:
+    """What it tells from here on; whoever listened before still hears it too."""
+    settled: Arrivals[Settled] = Arrivals()
+    told = settler.on_settled
+
+    def tell(result: Settled) -> None:
+        told(result)
+        settled.add(result)
+
+    settler.on_settled = tell
+    return settled
+
+
+@asynccontextmanager
+async def running(*parts: Runs) -> AsyncIterator[None]:
+    """Runs them, and stops each after those that come after it. A part's error is the test's."""
+    stops = [asyncio.Event() for _ in parts]
+    tasks = [asyncio.create_task(part.run(stop)) for part, stop in zip(parts, stops, strict=True)]
+    try:
+        yield
+        for stop, task in reversed(list(zip(stops, tasks, strict=True))):
+            stop.set()
+            async with asyncio.timeout(10):
+                await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def add_endpoint(
+    database: Database,
+    tenant: UUID,
+    url: str,
+    *,
+    mode: Mode = Mode.TEST,
+    secret: str | None = None,
+    headers: Sequence[tuple[str, str]] = (),
+    event_types: Sequence[str] = (),
+    endpoint_id: UUID | None = None,
+) -> UUID:
+    """As an operator would save it, past the checks at save."""
+    box = SecretBox(database.key)
+    endpoint_id = endpoint_id or new_id()
+    sealed_headers = box.seal(orjson.dumps(list(headers)).decode(), endpoint_id.bytes) if headers else None
+    sealed_secret = box.seal(secret or generate_secret(), endpoint_id.bytes)
+    await endpoints.create(
+        database.core,
+        NewEndpoint(endpoint_id, tenant, mode, url, "", event_types, sealed_headers, sealed_secret),
+    )
+    return endpoint_id
+
+
+async def rotate(database: Database, endpoint_id: UUID, secret: str, grace: timedelta) -> None:
+    sealed = SecretBox(database.key).seal(secret, endpoint_id.bytes)
+    await endpoints.rotate_secret(database.core, endpoint_id, sealed, grace)
