@@ -113,6 +113,8 @@ class Consumer:
                 if not events:
                     return 0
                 applied = await self._handler.apply(tx, events)
+                if applied.events < 1:
+                    raise ValueError("a handler must apply one event at least")  # noqa: TRY301
                 await log.move_cursor(tx, cursor, events[applied.events - 1].pos)
         except BaseException as error:
             if applied.effect:

@@ -3,6 +3,7 @@
 import logging
 import random
 from datetime import UTC, datetime
+from typing import Final
 
 from delivery.outbound import Outbound
 from delivery.retry_policy import RetryPolicy
@@ -14,6 +15,7 @@ from schema.errors import DuroError
 from schema.ids import new_id
 
 _logger = logging.getLogger(__name__)
+QUICK_MS: Final = 1000.0  # what holds a place for longer costs others
 # It counts as an attempt, so that what can never be sent fails in the end instead of coming back for ever.
 _UNPREPARED = AttemptResult(
     Outcome.PROTOCOL, None, "the request could not be prepared", None, b"", None, Timings()
@@ -45,7 +47,7 @@ class Attempts:
         return Settled(
             Settlement(claim, judgement.verdict, retry_in, _record(result, started_at)),
             disable_endpoint=judgement.disable_endpoint,
-            answered_well=answered_well(result),
+            quick=result.timings.total < QUICK_MS,
         )
 
     async def _send(self, claim: ClaimedDelivery, body: bytes, started_at: datetime) -> AttemptResult:
@@ -58,16 +60,6 @@ class Attempts:
             _logger.exception("delivery %s could not be prepared", claim.id)
             return _UNPREPARED
         return await self._sender.send(request)
-
-
-def answered_well(result: AttemptResult) -> bool:
-    """Whether the endpoint can take more: it answered in time, and not that it is in trouble or has too much."""
-    return result.outcome is Outcome.OK or (
-        result.outcome is Outcome.HTTP_STATUS
-        and result.status is not None
-        and result.status < 500
-        and result.status != 429
-    )
 
 
 def _record(result: AttemptResult, started_at: datetime) -> Attempt:

@@ -1,9 +1,9 @@
 """How much a worker has in flight in one mode: a pure count of places, in all, per tenant and per endpoint, and of
 bytes. It bounds memory, and keeps one endpoint, or one tenant's many, from taking every place.
 
-An endpoint begins with few places of its own. Each good answer gives it one more, up to the limit; each failure
-takes half of them, down to one. So who answers well is soon limited by the others' share alone, and who hangs
-holds a single place.
+An endpoint begins with few places of its own. Each attempt that ends quickly, well or not, gives it one more, up to
+the limit; each that is slow takes half of them, down to one. So who answers is soon limited by the others' share
+alone, and who hangs holds a single place.
 """
 
 from collections import Counter
@@ -91,9 +91,9 @@ class Capacity:
         self.in_flight -= count
         self._size -= size
 
-    def learn(self, endpoint_id: UUID, *, answered_well: bool) -> None:
+    def learn(self, endpoint_id: UUID, *, quick: bool) -> None:
         now = self.allowed(endpoint_id)
-        self._allowed[endpoint_id] = now + 1 if answered_well else max(1, now // 2)
+        self._allowed[endpoint_id] = now + 1 if quick else max(1, now // 2)
         if len(self._allowed) > _REMEMBERED:
             del self._allowed[next(iter(self._allowed))]
 

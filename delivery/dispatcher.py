@@ -201,7 +201,7 @@ class Dispatcher:
         claim = result.settlement.claim
         self._let_go(claim)
         if result.settlement.attempt is not None:
-            self._capacity.learn(claim.endpoint_id, answered_well=result.answered_well)
+            self._capacity.learn(claim.endpoint_id, quick=result.quick)
         if self._overflowing:
             self._pace.hint()
 

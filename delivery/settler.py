@@ -27,8 +27,8 @@ LAST_TRIES_S = 3.0
 class Settled:
     settlement: Settlement
     disable_endpoint: bool = False
-    answered_well: bool = True
-    """Whether the endpoint can take more at once."""
+    quick: bool = True
+    """Whether the attempt, however it ended, held its place for a short time only."""
 
 
 class _BatchFailed(Exception):

@@ -65,8 +65,14 @@ async def move_cursor(tx: Connection, cursor: Cursor, pos: int) -> None:
 
 
 async def backlog(connection: Executor, consumer: str) -> int:
-    """Events sequenced that this consumer has not applied. Locks nothing."""
-    return int(await connection.fetchval(_SQL["backlog"], consumer))
+    """Events sequenced that this consumer has not applied. Locks nothing.
+
+    Raises LookupError for a consumer without a row in `consumers`: nobody could ever lock it.
+    """
+    count: int | None = await connection.fetchval(_SQL["backlog"], consumer)
+    if count is None:
+        raise LookupError(f"no migration has made the consumer {consumer!r}")
+    return count
 
 
 async def read_after(

@@ -56,9 +56,8 @@ async def ensure_roles(owner: asyncpg.Connection, key: bytes) -> None:
         for role in PRODUCER_ROLES:
             await owner.execute(_SQL["create_role"].replace(":role", role).replace(":login", "NOLOGIN"))
         if not noted:
-            await owner.execute(
-                _SQL["note_key"].replace(":role", CORE_ROLE).replace(":key_check", key_check(key))
-            )
+            note = _SQL["note_key"].replace(":role", CORE_ROLE).replace(":key_check", key_check(key))
+            await _in_turn(owner, note)
         for role in LOGIN_ROLES:
             await _set_password(owner, role, derive_role_password(key, role))
         await owner.execute(
@@ -73,9 +72,13 @@ async def ensure_roles(owner: asyncpg.Connection, key: bytes) -> None:
 
 async def _set_password(owner: asyncpg.Connection, role: str, password: str) -> None:
     statement = _SQL["set_password"].replace(":role", role).replace(":verifier", scram_verifier(password))
-    # Roles are the cluster's, and no lock spans databases: of two that alter one at once, one is refused.
+    await _in_turn(owner, statement)
+
+
+async def _in_turn(owner: asyncpg.Connection, statement: str) -> None:
+    """Roles are the cluster's, and no lock spans databases: of two that alter one at once, one is refused."""
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(asyncpg.InternalServerError),
+        retry=retry_if_exception_type((asyncpg.InternalServerError, asyncpg.UniqueViolationError)),
         wait=wait_random(0.01, 0.2),
         stop=stop_after_attempt(20),
         reraise=True,

@@ -9,9 +9,12 @@ SELECT sequence_events($1);
 SET LOCAL statement_timeout = 0;
 
 -- name: backlog
--- $1 consumer. Events sequenced and not yet applied; each newest tick is the last entry of its index.
+-- $1 consumer. Events sequenced and not yet applied; no row for a consumer that no migration has made. Each newest
+-- tick is the last entry of its index.
 SELECT (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1)
-       - coalesce((SELECT pos FROM cursors WHERE consumer = $1 ORDER BY tick DESC LIMIT 1), 0);
+       - coalesce((SELECT pos FROM cursors WHERE consumer = $1 ORDER BY tick DESC LIMIT 1), 0)
+  FROM consumers
+ WHERE name = $1;
 
 -- name: lock_cursor
 -- $1 consumer. A row when this transaction now has the cursor to itself, none while another has it.

@@ -100,7 +100,7 @@ def test_an_endpoint_begins_with_few_places_and_earns_one_with_each_good_answer_
     count = capacity(per_endpoint=6)
     assert count.allowed(A.endpoint_id) == FIRST_PLACES == 4
     for earned in (5, 6, 6):
-        count.learn(A.endpoint_id, answered_well=True)
+        count.learn(A.endpoint_id, quick=True)
         assert count.allowed(A.endpoint_id) == earned
     assert count.room(A) == 6
     assert count.room(B) == 4, "for itself alone"
@@ -109,23 +109,23 @@ def test_an_endpoint_begins_with_few_places_and_earns_one_with_each_good_answer_
 def test_each_failure_takes_half_of_the_places_down_to_one() -> None:
     count = capacity()
     for left in (2, 1, 1):
-        count.learn(A.endpoint_id, answered_well=False)
+        count.learn(A.endpoint_id, quick=False)
         assert count.allowed(A.endpoint_id) == left
 
 
 def test_an_endpoint_that_recovers_is_soon_where_it_was() -> None:
     count = capacity(per_endpoint=50)
     for _ in range(20):
-        count.learn(A.endpoint_id, answered_well=False)
+        count.learn(A.endpoint_id, quick=False)
     for _ in range(49):
-        count.learn(A.endpoint_id, answered_well=True)
+        count.learn(A.endpoint_id, quick=True)
     assert count.allowed(A.endpoint_id) == 50
 
 
 def test_places_that_are_lost_while_taken_leave_no_room_until_enough_are_given_back() -> None:
     count = capacity()
     count.take(A, 4)
-    count.learn(A.endpoint_id, answered_well=False)
+    count.learn(A.endpoint_id, quick=False)
     count.give_back(A)
     assert count.room(A) <= 0
     count.give_back(A, 2)
@@ -135,7 +135,7 @@ def test_places_that_are_lost_while_taken_leave_no_room_until_enough_are_given_b
 def test_what_is_remembered_of_endpoints_is_bounded() -> None:
     count = capacity()
     for number in range(10_100):
-        count.learn(UUID(int=number), answered_well=True)
+        count.learn(UUID(int=number), quick=True)
     assert len(count._allowed) == 10_000
 
 
@@ -219,9 +219,9 @@ class Bookkeeping(RuleBasedStateMachine):
         place, size = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
         self.count.give_back(place, size=size)
 
-    @rule(place=st.sampled_from(PLACES), answered_well=st.booleans())
-    def learn(self, place: Place, *, answered_well: bool) -> None:
-        self.count.learn(place.endpoint_id, answered_well=answered_well)
+    @rule(place=st.sampled_from(PLACES), quick=st.booleans())
+    def learn(self, place: Place, *, quick: bool) -> None:
+        self.count.learn(place.endpoint_id, quick=quick)
 
     @precondition(lambda self: not self.out)
     @rule(place=st.sampled_from(PLACES))

@@ -103,6 +103,8 @@ async def test_what_waits_is_claimed_oldest_first_and_new_events_do_not_overtake
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     """Even when a place becomes free between the overflow and its claim."""
+    answered = asyncio.Event()
+    receiver.answer = lambda _request: Answer(held_by=answered)
     await add_endpoint(database, tenant, receiver.url)
     async with engine(database, limits=DispatchLimits(places(per_endpoint=1))) as narrow:
         sent = []
@@ -110,6 +112,7 @@ async def test_what_waits_is_claimed_oldest_first_and_new_events_do_not_overtake
             for _ in range(4):
                 sent.append(await record(narrow.pool, tenant))
                 await narrow.hand_over()
+            answered.set()
             await narrow.settled.count(1)
             sent.append(await record(narrow.pool, tenant))
             await narrow.hand_over()

@@ -208,7 +208,8 @@ async def test_an_error_in_place_of_a_cancellation_does_not_start_the_part_again
             try:
                 await asyncio.Event().wait()
             finally:
-                raise RuntimeError("the clean-up failed")
+                if list(log).count("starts") == 1:
+                    raise RuntimeError("the clean-up failed")
 
     hangs = Recorded("hangs", log, asyncio.Event().wait)
     supervisor = Supervisor([[Part("bad", CleansUpBadly())], [Part("hangs", hangs)]], patience_s=0.05)
