@@ -159,6 +159,18 @@ async def test_the_living_are_left_alone(
     assert (one.taken_over, other.taken_over, await held(database)) == (0, 0, 4)
 
 
+async def test_a_worker_that_is_back_when_it_is_to_be_declared_dead_is_left_alone(
+    database: Database, new_worker: NewWorker, lease: Leasing
+) -> None:
+    """Between the last look and the declaration it may have come."""
+    observer, back = await new_worker(), await new_worker()
+    await lease(back.worker_id, 2)
+    assert observer._guard is not None
+    await observer._declare_dead(observer._guard, back.worker_id)
+    assert (observer.taken_over, await held(database)) == (0, 2)
+    assert back.worker_id in await registered(database)
+
+
 async def test_a_worker_that_comes_back_in_time_keeps_its_id_and_its_leases(
     database: Database,
     far_worker: Presence,

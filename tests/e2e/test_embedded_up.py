@@ -17,7 +17,7 @@ from schema.database import Database
 from schema.embedded import read_secret_key, wait_stopped
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from tests.support.duro_process import DuroProcess, duro
+from tests.support.duro_process import DuroProcess, duro, eventually
 from tests.support.engine import add_endpoint
 from tests.support.events import record_many
 from tests.support.receiver import Receiver
@@ -34,10 +34,10 @@ def data_dir() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def duro_up(data_dir: Path) -> AsyncIterator[tuple[DuroProcess, str]]:
+async def duro_up(data_dir: Path, workers: int = 1) -> AsyncIterator[tuple[DuroProcess, str]]:
     """The process, and the database's URL as it said it."""
-    environment = {"DURO_EGRESS_ALLOW": "127.0.0.0/8"}
-    async with duro("up", "--port", "0", "--json", "--data-dir", str(data_dir), env=environment) as up:
+    arguments = ("--port", "0", "--workers", str(workers), "--data-dir", str(data_dir), "--json")
+    async with duro("up", *arguments, env={"DURO_EGRESS_ALLOW": "127.0.0.0/8"}) as up:
         yield up, (await up.said())["database_url"]
 
 
@@ -54,6 +54,15 @@ async def committed(url: str, tenant: UUID, count: int) -> set[str]:
         return {format_id(EVENT, event) for event in await record_many(producer, tenant, count)}
     finally:
         await producer.close()
+
+
+async def both_at_work(url: str) -> bool:
+    owner = await asyncpg.connect(url)
+    try:
+        count: int = await owner.fetchval("SELECT count(*) FROM core.workers")
+    finally:
+        await owner.close()
+    return count == 2
 
 
 async def all_of(receiver: Receiver, sent: set[str]) -> None:
@@ -79,9 +88,10 @@ async def test_the_whole_group_killed_in_the_middle_goes_on_when_started_again(
 
 
 async def test_a_killed_postgres_comes_back_and_nothing_is_lost(data_dir: Path, receiver: Receiver) -> None:
-    """The server alone is killed, in the middle; `duro up` stays, and at worst repeats."""
-    async with duro_up(data_dir) as (up, url):
+    """The server alone is killed, in the middle; `duro up` and its other worker stay, and at worst repeat."""
+    async with duro_up(data_dir, workers=2) as (up, url):
         tenant = await new_tenant_with_endpoint(url, data_dir, receiver)
+        await eventually(lambda: both_at_work(url), "the other worker found the same database")
         sent = await committed(url, tenant, 300)
         await receiver.requests.count(100)
         postmaster = int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])

@@ -169,7 +169,7 @@ async def test_a_bad_secret_is_refused_without_being_repeated(
         ({"DURO_ATTEMPT_TIMEOUT": "15"}, "DURO_ATTEMPT_TIMEOUT: '15' is not a duration"),
         ({"DURO_EGRESS_ALLOW": "10.0.0.1/8"}, "did you mean 10.0.0.0/8?"),
         ({"DURO_SECRET_KEY": "short"}, "DURO_SECRET_KEY"),
-        ({"DURO_DATABASE_URL": "mysql://localhost/x"}, "give postgresql://"),
+        ({"DURO_DATABASE_URL": "mysql://localhost/x"}, "write postgresql://"),
         ({"DURO_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, "cannot be reached"),
     ],
 )
