@@ -62,7 +62,7 @@ def check_version(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionPr
     version = connection.get_server_version()
     if version.major < MINIMUM_MAJOR:
         raise Unavailable(
-            f"The database is PostgreSQL {version.major}.{version.minor}; "
+            f"The database is PostgreSQL {version.major}; "
             f"duro needs PostgreSQL {MINIMUM_MAJOR} or newer: upgrade it or point DURO_DATABASE_URL elsewhere."
         )
 

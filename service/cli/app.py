@@ -135,7 +135,7 @@ def database_errors() -> Iterator[None]:
             f"The database does not let this login do it ({error.message}): "
             "let DURO_DATABASE_URL name the database's owner, who may also create roles."
         ) from None
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except Exception as error:
         if not is_transient(error):
             raise
         raise Unavailable(

@@ -96,7 +96,7 @@ def test_one_unseen_may_always_go_when_nothing_is_in_flight() -> None:
 # Earned places
 
 
-def test_an_endpoint_begins_with_few_places_and_earns_one_with_each_good_answer_up_to_the_limit() -> None:
+def test_an_endpoint_begins_with_few_places_and_earns_one_with_each_quick_attempt_up_to_the_limit() -> None:
     count = capacity(per_endpoint=6)
     assert count.allowed(A.endpoint_id) == FIRST_PLACES == 4
     for earned in (5, 6, 6):
@@ -106,7 +106,7 @@ def test_an_endpoint_begins_with_few_places_and_earns_one_with_each_good_answer_
     assert count.room(B) == 4, "for itself alone"
 
 
-def test_each_failure_takes_half_of_the_places_down_to_one() -> None:
+def test_each_slow_attempt_takes_half_of_the_places_down_to_one() -> None:
     count = capacity()
     for left in (2, 1, 1):
         count.learn(A.endpoint_id, quick=False)

@@ -199,9 +199,8 @@ async def test_this_postgres_is_new_enough(owner: asyncpg.Connection) -> None:
     migrate.check_version(owner)
 
 
-@pytest.mark.parametrize("version", [(15, 9), (9, 6)])
-def test_an_older_postgres_is_refused_by_its_number(version: tuple[int, int]) -> None:
-    major, minor = version
-    old = SimpleNamespace(get_server_version=lambda: SimpleNamespace(major=major, minor=minor))
-    with pytest.raises(Unavailable, match=rf"PostgreSQL {major}\.{minor}; duro needs PostgreSQL 16 or newer"):
+@pytest.mark.parametrize("major", [15, 9])
+def test_an_older_postgres_is_refused_by_its_number(major: int) -> None:
+    old = SimpleNamespace(get_server_version=lambda: SimpleNamespace(major=major))
+    with pytest.raises(Unavailable, match=f"PostgreSQL {major}; duro needs PostgreSQL 16 or newer"):
         migrate.check_version(cast(Any, old))
