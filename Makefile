@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo "make demo    show the main job: events in, signed webhooks out, verified"
 	@echo "make test    run every gate: format, lint, types, imports, tests"
-	@echo "make soak    run the long tests as well"
+	@echo "make soak    run every test with fifty times the generated cases"
 	@echo "make format  format the code"
 	@echo "make lock    pin the newest versions again (needs uv)"
 	@echo "make wheel   build the wheel into dist/"
@@ -26,7 +26,7 @@ test: setup
 	@.ci/gates
 
 soak: setup
-	@.venv/bin/python -m pytest -m soak
+	@HYPOTHESIS_PROFILE=long .venv/bin/python -m pytest -n 2
 
 format: setup
 	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format .
