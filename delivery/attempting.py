@@ -5,6 +5,7 @@ import random
 from datetime import UTC, datetime
 from typing import Final
 
+from delivery.capacity import Manner
 from delivery.outbound import Outbound
 from delivery.retry_policy import RetryPolicy
 from delivery.sending import AttemptResult, Outcome, Sender, Timings
@@ -47,7 +48,7 @@ class Attempts:
         return Settled(
             Settlement(claim, judgement.verdict, retry_in, _record(result, started_at)),
             disable_endpoint=judgement.disable_endpoint,
-            quick=result.timings.total < QUICK_MS,
+            manner=manner(result),
         )
 
     async def _send(self, claim: ClaimedDelivery, body: bytes, started_at: datetime) -> AttemptResult:
@@ -60,6 +61,12 @@ class Attempts:
             _logger.exception("delivery %s could not be prepared", claim.id)
             return _UNPREPARED
         return await self._sender.send(request)
+
+
+def manner(result: AttemptResult) -> Manner:
+    if result.outcome is Outcome.TIMEOUT:
+        return Manner.HUNG
+    return Manner.QUICK if result.timings.total < QUICK_MS else Manner.SLOW
 
 
 def _record(result: AttemptResult, started_at: datetime) -> Attempt:

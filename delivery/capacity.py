@@ -1,19 +1,29 @@
 """How much a worker has in flight in one mode: a pure count of places, in all, per tenant and per endpoint, and of
-bytes. It bounds memory, and keeps one endpoint, or one tenant's many, from taking every place.
+characters. It bounds memory, and keeps one endpoint, or one tenant's many, from taking every place.
 
-An endpoint begins with few places of its own. Each attempt that ends quickly, well or not, gives it one more, up to
-the limit; each that is slow takes half of them, down to one. So who answers is soon limited by the others' share
-alone, and who hangs holds a single place.
+An endpoint begins with few places of its own. Each answer, good or bad, gives it one more, up to the limit; each
+attempt that hangs until its deadline takes half of them, down to one. Slow answers cost places only while these are
+scarce, and never the first few. So who answers is limited by the others' share alone, and who hangs holds one place.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final, NamedTuple
 from uuid import UUID
 
 FIRST_PLACES: Final = 4
 _REMEMBERED: Final = 10_000
+_SCARCE: Final = 4  # places are scarce while less than a quarter is free
+
+
+class Manner(Enum):
+    """How an attempt held its place."""
+
+    QUICK = auto()
+    SLOW = auto()
+    HUNG = auto()
 
 
 class Place(NamedTuple):
@@ -28,10 +38,10 @@ class CapacityLimits:
     total: int = 1000
     per_tenant: int = 500
     per_endpoint: int = 100
-    size: int = 64 * 1024 * 1024
-    """Bytes of event data, in all."""
+    size: int = 32 * 1024 * 1024
+    """Characters of event data, in all; one of them has one to four bytes."""
     largest: int = 256 * 1024
-    """Bytes that a delivery may turn out to have when it is claimed unseen."""
+    """Characters that a delivery may turn out to have when it is claimed unseen."""
 
 
 class Capacity:
@@ -91,25 +101,33 @@ class Capacity:
         self.in_flight -= count
         self._size -= size
 
-    def learn(self, endpoint_id: UUID, *, quick: bool) -> None:
+    def learn(self, endpoint_id: UUID, manner: Manner) -> None:
         now = self.allowed(endpoint_id)
-        self._allowed[endpoint_id] = now + 1 if quick else max(1, now // 2)
+        if manner is Manner.HUNG:
+            self._allowed[endpoint_id] = max(1, now // 2)
+        elif manner is Manner.SLOW and self.free * _SCARCE < self._limits.total:
+            self._allowed[endpoint_id] = max(min(now, FIRST_PLACES), now // 2)
+        else:
+            self._allowed[endpoint_id] = now + 1
         if len(self._allowed) > _REMEMBERED:
             del self._allowed[next(iter(self._allowed))]
 
     def shares(self, waiting: Sequence[Place]) -> list[tuple[Place, int]]:
-        """What to claim for each of these, unseen: alike for all, no more than each one's room and what is free."""
+        """What to claim for each of these, unseen: alike for all, no more than each one's room and what is free.
+
+        Where there are fewer places than endpoints the first ones get them; the caller goes round.
+        """
         left = self.free_unseen
         fair = max(1, left // len(waiting)) if waiting else 0
-        of_tenant: Counter[UUID] = Counter()
+        endpoints = Counter(place.tenant_id for place in waiting)
+        tenant_left = {t: self._limits.per_tenant - self._by_tenant[t] for t in endpoints}
+        tenant_fair = {t: max(1, tenant_left[t] // count) for t, count in endpoints.items()}
         shares: list[tuple[Place, int]] = []
         for place in waiting:
-            tenant_left = (
-                self._limits.per_tenant - self._by_tenant[place.tenant_id] - of_tenant[place.tenant_id]
-            )
-            share = min(fair, self.room(place), tenant_left, left)
+            tenant = place.tenant_id
+            share = min(fair, tenant_fair[tenant], self.room(place), tenant_left[tenant], left)
             if share > 0:
                 shares.append((place, share))
                 left -= share
-                of_tenant[place.tenant_id] += share
+                tenant_left[tenant] -= share
         return shares

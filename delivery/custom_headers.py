@@ -71,7 +71,7 @@ def _check_name(name: object, reserved_prefixes: tuple[str, ...]) -> None:
         _refuse(name, "has a name that is not made of letters, digits and hyphens")
     if len(name) > MAX_NAME:
         _refuse(name, f"has a name longer than {MAX_NAME} characters")
-    lowered = name.lower()
+    lowered = name.lower().replace("_", "-")  # which gateways hand on to a receiver as the same variable
     if lowered in RESERVED or lowered.startswith(reserved_prefixes):
         _refuse(name, "is reserved: it is set by the sender alone")
 

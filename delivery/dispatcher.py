@@ -147,10 +147,12 @@ class Dispatcher:
         return [Place(*row) for row in found]
 
     def _goes_on_after(self, waiting: Sequence[Place], wanted: Sequence[tuple[Place, int]]) -> UUID:
-        """Where the next round begins: without it the places would go to the same few ids each time."""
-        if wanted and sum(count for _, count in wanted) == self._capacity.free_unseen:
-            return wanted[-1][0].endpoint_id
-        return waiting[-1].endpoint_id if len(waiting) == _ENDPOINTS_PER_CLAIM else _FIRST
+        """Where the next round begins: after whom this one served last, whatever cap it was that ended it. Without
+        it the places that become free would go to the same few ids each time."""
+        last = wanted[-1][0] if wanted else waiting[-1] if waiting else None
+        if last is None or (last == waiting[-1] and len(waiting) < _ENDPOINTS_PER_CLAIM):
+            return _FIRST
+        return last.endpoint_id
 
     async def _lease(self, wanted: Sequence[tuple[Place, int]]) -> list[ClaimedDelivery]:
         lease = deliveries.new_lease()
@@ -190,6 +192,9 @@ class Dispatcher:
         claim = self._under_way.pop(attempt)
         if attempt.cancelled():
             self._let_go(claim)  # the lease ends with the worker
+        elif error := attempt.exception():
+            _logger.error("the attempt at delivery %s failed by itself", claim.id, exc_info=error)
+            self._let_go(claim)  # the audit makes it due again
 
     def _let_go(self, claim: ClaimedDelivery) -> None:
         self._capacity.give_back(Place(claim.tenant_id, claim.endpoint_id), size=claim.size)
@@ -201,7 +206,7 @@ class Dispatcher:
         claim = result.settlement.claim
         self._let_go(claim)
         if result.settlement.attempt is not None:
-            self._capacity.learn(claim.endpoint_id, quick=result.quick)
+            self._capacity.learn(claim.endpoint_id, result.manner)
         if self._overflowing:
             self._pace.hint()
 

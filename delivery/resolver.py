@@ -128,7 +128,10 @@ class SystemResolver:
             with suppress(RuntimeError):  # the loop has ended; nobody waits
                 loop.call_soon_threadsafe(finish, *found)
 
-        threading.Thread(target=work, name="dns", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="dns", daemon=True).start()
+        except RuntimeError:  # the process may have no more threads at present
+            finish((), "no thread could be had to ask DNS")
         return future
 
     def _look_up(self, host: str) -> tuple[tuple[Address, ...], str]:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from delivery.capacity import Manner
 from delivery.health_book import HealthBook
 from schema import deliveries, events
 from schema.database import Pool, is_of_the_batch
@@ -27,8 +28,7 @@ LAST_TRIES_S = 3.0
 class Settled:
     settlement: Settlement
     disable_endpoint: bool = False
-    quick: bool = True
-    """Whether the attempt, however it ended, held its place for a short time only."""
+    manner: Manner = Manner.QUICK
 
 
 class _BatchFailed(Exception):

@@ -18,6 +18,7 @@ NO_HEADERS: Final = b""
 _SQL = load("endpoints")
 _CHANGE = load("deliveries")  # enabling goes through the data role, beside the event about it
 MOST_PER_TENANT: Final = 1000
+MOST_SECRETS: Final = 10  # each one is a signature more in every webhook's headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,17 @@ async def rotate_secret(core: Pool, endpoint_id: UUID, sealed: bytes, grace: tim
         if await tx.fetchval(_SQL["lock"], endpoint_id) is None:
             raise NotFound(f"There is no endpoint {format_id(ENDPOINT, endpoint_id)}.")
         await tx.execute(_SQL["drop_expired_secrets"], endpoint_id)
-        expires_at: datetime = await tx.fetchval(_SQL["retire_secrets"], endpoint_id, grace)
+        retired = await tx.fetchrow(_SQL["retire_secrets"], endpoint_id, grace)
+        assert retired is not None
+        until: datetime = retired["until"]
+        secrets: int = retired["secrets"]
+        if secrets >= MOST_SECRETS and grace:
+            raise Conflict(
+                f"{secrets} older secrets of this endpoint still sign; wait for one to end, or rotate with --grace 0s, "
+                "which ends them all."
+            )
         await tx.execute(_SQL["add_secret"], new_id(), endpoint_id, sealed)
-    return expires_at
+    return until
 
 
 async def enable(data: Pool, endpoint: Endpoint) -> None:

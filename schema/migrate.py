@@ -2,6 +2,7 @@
 its entry in the book. An advisory lock lets two processes start at once; a killed one leaves whole files only.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from schema.roles import ensure_roles, refuse_foreign_roles
 from schema.secret_box import key_check
 
 MINIMUM_MAJOR: Final = 16
+LOCK_WITHIN_S = 60.0
 _LOCK_KEY: Final = 0x6475726F  # "duro"
 _SQL = load("migrations")
 
@@ -50,12 +52,27 @@ async def migrate(
 ) -> int:
     """Brings the database up to this version; returns how many files it applied. Safe to run again, and at once."""
     check_version(owner)
-    await owner.fetchval(_SQL["lock"], _LOCK_KEY)
+    await _lock(owner, progress)
     try:
         return await _migrate(owner, key, progress)
     finally:
         if not owner.is_closed():
             await owner.fetchval(_SQL["unlock"], _LOCK_KEY)
+
+
+async def _lock(owner: asyncpg.Connection, progress: Callable[[str], None]) -> None:
+    deadline = asyncio.get_running_loop().time() + LOCK_WITHIN_S
+    told = False
+    while not await owner.fetchval(_SQL["lock"], _LOCK_KEY):
+        if not told:
+            progress("Waiting for another process that migrates this database")
+            told = True
+        if asyncio.get_running_loop().time() > deadline:
+            raise Unavailable(
+                f"Another session has held the lock of migrations for {LOCK_WITHIN_S:.0f} s: "
+                "see in pg_locks (locktype advisory) which it is, and end it if it hangs."
+            )
+        await asyncio.sleep(0.1)
 
 
 def check_version(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy) -> None:

@@ -61,7 +61,9 @@ async def ensure_roles(owner: asyncpg.Connection, key: bytes) -> None:
         for role in LOGIN_ROLES:
             await _set_password(owner, role, derive_role_password(key, role))
         await owner.execute(
-            _SQL["grant_connect"].replace(":roles", ", ".join((*LOGIN_ROLES, *ANALYST_ROLES)))
+            _SQL["grant_connect"].replace(
+                ":roles", ", ".join((*LOGIN_ROLES, *ANALYST_ROLES, *PRODUCER_ROLES))
+            )
         )
     except asyncpg.InsufficientPrivilegeError as error:
         raise Unavailable(

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from schema.database import connect_as_owner
-from schema.embedded import attach, ensure_secret_key
+from schema.embedded import attach, ensure_secret_key, wait_stopped
 from schema.migrate import migrate
 from service.settings import Settings
 
 Progress = Callable[[str], None]
+STOPS_WITHIN_S: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -38,5 +40,10 @@ def backbone(settings: Settings, progress: Progress) -> Iterator[Backbone]:
         key = settings.secret_key or ensure_secret_key(settings.data_dir)
         yield Backbone(settings.database_url, key, embedded=False)
         return
-    with attach(settings.data_dir, progress=progress) as server:
+    server = attach(settings.data_dir, progress=progress)
+    try:
         yield Backbone(server.owner_url, settings.secret_key or server.secret_key, embedded=True)
+    finally:
+        server.release()
+        # As the first process of a container we would take a server that is still stopping with us.
+        wait_stopped(settings.data_dir, STOPS_WITHIN_S)

@@ -84,7 +84,10 @@ def _default_data_dir() -> Path:
     """Where the system keeps a service's state, and for an ordinary user where the desktop's rules put it."""
     if os.geteuid() == 0:
         return Path("/var/lib/duro")
-    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    try:
+        home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    except RuntimeError:
+        return Path.cwd() / ".duro"  # a user without a home directory
     return Path(home) / "duro"
 
 
@@ -99,7 +102,7 @@ class Settings:
     secret_key: bytes | None = _setting(
         None,
         "32 bytes as base64 or hex: seals endpoint secrets and yields the roles' passwords. "
-        "Needed with DURO_DATABASE_URL; unset: the embedded database's own.",
+        "Set it with DURO_DATABASE_URL; unset: secret.key in DURO_DATA_DIR, made if missing.",
         parse=parse_secret_key,
         secret=True,
     )

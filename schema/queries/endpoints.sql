@@ -30,11 +30,15 @@ INSERT INTO webhook_endpoint_secrets (id, endpoint_id, sealed) VALUES ($1, $2, $
 SELECT id FROM webhook_endpoints WHERE id = $1 FOR UPDATE;
 
 -- name: retire_secrets
--- $1 endpoint, $2 grace. The newest keeps signing for the grace period; what had one already keeps its own.
-UPDATE webhook_endpoint_secrets
-   SET expires_at = now() + $2::interval
- WHERE endpoint_id = $1 AND expires_at IS NULL
-RETURNING expires_at;
+-- $1 endpoint, $2 grace. None of the present ones signs for longer than that; what had less left keeps it. Returns
+-- when the last of them ends, and how many there are.
+WITH retired AS (
+    UPDATE webhook_endpoint_secrets
+       SET expires_at = least(coalesce(expires_at, 'infinity'), now() + $2::interval)
+     WHERE endpoint_id = $1
+    RETURNING expires_at
+)
+SELECT max(expires_at) AS until, count(*) AS secrets FROM retired;
 
 -- name: drop_expired_secrets
 -- $1 endpoint.

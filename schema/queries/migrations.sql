@@ -40,8 +40,8 @@ SELECT schema, name, sha256 FROM core.schema_migrations;
 INSERT INTO core.schema_migrations (schema, name, sha256) VALUES ($1, $2, $3);
 
 -- name: lock
--- $1 key. Held by the session; a second process waits here until the first is through.
-SELECT pg_advisory_lock($1);
+-- $1 key. Held by the session; false while another process migrates.
+SELECT pg_try_advisory_lock($1);
 
 -- name: unlock
 -- $1 key.

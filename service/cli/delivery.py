@@ -108,7 +108,7 @@ def replay(
 
     A replay makes new attempts of the same delivery, with the same event id, by which receivers tell that they have
     had it. It starts at once if a worker runs. Deliveries of disabled endpoints are left as they are. A bulk replay
-    that was stopped half-way can be run again: nothing is replayed twice.
+    that was stopped half-way can be run again: what it has replayed is pending, and passed by until it is settled.
 
     \b
     Example:

@@ -1,6 +1,7 @@
 """`duro listen`."""
 
 import json
+import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,7 +34,10 @@ class _Printer:
         self.received += 1
         self.verified += webhook.check is not None and webhook.check.valid
         now = datetime.now(UTC)
-        self.app.result(_shape(webhook, now), lambda out: _show(out, webhook, now))
+        try:
+            self.app.result(_shape(webhook, now), lambda out: _show(out, webhook, now))
+        except BrokenPipeError:  # as in duro listen | head: nobody reads any more
+            signal.raise_signal(signal.SIGTERM)
 
 
 @command(main, "listen")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from service.backbone import Backbone, backbone
 from service.child_worker import ChildWorker
-from service.cli.app import App, command, main
+from service.cli.app import App, command, database_errors, main
 from service.http_server import HttpServer
 from service.runtime import worker
 from service.settings import Settings
@@ -34,7 +34,7 @@ def up(app: App, port: int | None, workers: int) -> None:
       duro up --port 8400 --workers 2
     """
     settings = app.settings if port is None else replace(app.settings, port=port)
-    with backbone(settings, app.progress) as base:
+    with backbone(settings, app.progress) as base, database_errors():
         uvloop.run(_up(app, settings, base, workers))
         app.progress("Stopping")
 

@@ -8,7 +8,7 @@ import click
 import uvloop
 
 from service.backbone import Backbone, backbone
-from service.cli.app import App, command, main
+from service.cli.app import App, command, database_errors, main
 from service.http_server import HttpServer
 from service.runtime import worker
 from service.signals import stop_on_signals
@@ -32,7 +32,7 @@ def work(app: App, port: int | None, *, until_stdin_closes: bool) -> None:
     Example:
       DURO_DATABASE_URL=postgresql://… DURO_SECRET_KEY=… duro work --port 9400
     """
-    with backbone(app.settings, app.progress) as base:
+    with backbone(app.settings, app.progress) as base, database_errors():
         uvloop.run(_work(app, base, port, until_stdin_closes))
 
 

@@ -119,12 +119,12 @@ class Show:
             asyncio.create_task(produce(self.database, self.board, shop, pacer, Random(number)))  # noqa: S311 - a script, not a secret
             for number, shop in enumerate(self.shops * PRODUCERS_PER_SHOP)
         ]
+        trading = asyncio.gather(*producers)
         try:
-            await self._while_all_run(asyncio.gather(*producers), None)
+            await self._while_all_run(trading, None)
         finally:
-            for producer in producers:
-                producer.cancel()
-            await asyncio.gather(*producers, return_exceptions=True)
+            trading.cancel()
+            await asyncio.gather(trading, *producers, return_exceptions=True)
 
     async def _delivered(self) -> None:
         """Waits for what is missing, for as long as there is something new every `patience_s`."""
