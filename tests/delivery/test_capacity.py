@@ -106,7 +106,19 @@ def test_an_endpoint_begins_with_few_places_and_earns_one_with_each_quick_attemp
     assert count.room(B) == 4, "for itself alone"
 
 
-def test_each_slow_attempt_takes_half_of_the_places_down_to_one() -> None:
+def test_a_slow_answer_costs_places_only_while_they_are_scarce_and_never_the_first_few() -> None:
+    count = capacity(total=20, per_endpoint=16)
+    for earned in range(5, 13):
+        count.learn(A.endpoint_id, Manner.SLOW)
+        assert count.allowed(A.endpoint_id) == earned
+    for place in (A, A, B, C):
+        count.take(place, 4)
+    for left in (6, FIRST_PLACES, FIRST_PLACES):
+        count.learn(A.endpoint_id, Manner.SLOW)
+        assert count.allowed(A.endpoint_id) == left
+
+
+def test_each_attempt_that_hangs_takes_half_of_the_places_down_to_one() -> None:
     count = capacity()
     for left in (2, 1, 1):
         count.learn(A.endpoint_id, Manner.HUNG)

@@ -35,7 +35,7 @@ def test_reserved_names_are_refused_in_any_case(name: str) -> None:
 
 
 def test_the_configured_prefix_is_reserved_beside_our_own() -> None:
-    for name in ("Acme-Signature", "acme-x", "Duro-Signature"):
+    for name in ("Acme-Signature", "acme-x", "Duro-Signature", "Duro_Signature", "acme_x", "Webhook_Id"):
         with pytest.raises(InvalidInput, match="is reserved"):
             validate_custom_headers({name: "x"}, header_prefix="Acme-")
     assert validate_custom_headers({"Acme-Signature": "x"})

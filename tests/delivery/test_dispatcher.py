@@ -171,6 +171,24 @@ async def test_fewer_places_than_endpoints_go_round(
     assert {request.path for request in receiver.requests} == set(paths)
 
 
+async def test_endpoints_of_a_tenant_at_its_cap_take_turns(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    """There are places enough, but not for this tenant: still nobody waits for another's backlog to end."""
+    paths = [f"/{number}" for number in range(5)]
+    for number, path in enumerate(paths):
+        await add_endpoint(database, tenant, receiver.url + path, endpoint_id=UUID(int=number + 1))
+    async with engine(database, limits=DispatchLimits(places(per_tenant=2))) as ours:
+        await record_many(ours.pool, tenant, 4)
+        await ours.leave_waiting()
+        async with running(ours.settler):
+            claimed = 0
+            for _ in range(3):
+                claimed += await ours.dispatcher.claim()
+                await ours.settled.count(claimed)
+    assert {request.path for request in receiver.requests} == set(paths)
+
+
 async def test_two_workers_share_a_backlog_without_repeating_anything(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:

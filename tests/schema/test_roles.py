@@ -1,8 +1,11 @@
 """Roles log in with passwords that the secret key yields, and that no statement and no row carries."""
 
+from uuid import UUID
+
 import asyncpg
 import pytest
 
+from schema.modes import Mode
 from schema.roles import ANALYST_ROLES, LOGIN_ROLES, ensure_roles, scram_verifier
 from schema.secret_box import derive_role_password
 from tests.support.connections import Connect
@@ -55,3 +58,34 @@ async def test_the_server_keeps_verifiers_and_no_passwords(superuser: asyncpg.Co
     for row in rows:
         assert row["rolpassword"].startswith("SCRAM-SHA-256$4096:")
         assert derive_role_password(key, row["rolname"]) not in row["rolpassword"]
+
+
+async def test_a_product_s_own_role_appends_events_as_a_member_and_can_do_nothing_else(
+    db_url: str, key: bytes, owner: asyncpg.Connection, superuser: asyncpg.Connection, tenant: UUID
+) -> None:
+    """From the login on: it may connect although the database is closed to everybody else."""
+    name = await owner.fetchval("SELECT current_database()")
+    await superuser.execute(
+        f"CREATE ROLE billing LOGIN PASSWORD 'billing'; REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"
+    )
+    try:
+        await ensure_roles(owner, key)
+        await owner.execute("GRANT duro_live_producer TO billing")
+        billing = await asyncpg.connect(db_url, user="billing", password="billing")
+        try:
+            told = await billing.fetchval(
+                "SELECT live.record_event($1::uuid, 'invoice_created', '{}')", tenant
+            )
+            for refused in (
+                "SELECT * FROM live.events",
+                "SELECT live.sequence_events()",
+                f"SELECT sandbox.record_event('{tenant}'::uuid, 'invoice_created', '{{}}')",
+                "SELECT * FROM core.tenants",
+            ):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await billing.execute(refused)
+        finally:
+            await billing.close()
+        assert await owner.fetchval(f"SELECT id FROM {Mode.LIVE.schema}.events") == told
+    finally:
+        await superuser.execute("DROP ROLE billing")
