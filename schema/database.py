@@ -142,7 +142,12 @@ async def _pool(url: str, login: dict[str, Any], max_size: int) -> Pool:
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
         max_inactive_connection_lifetime=60,
+        reset=_keep_as_it_is,
     )
+
+
+async def _keep_as_it_is(_connection: Any) -> None:
+    """Nothing of ours outlives its transaction, so there is nothing to reset, and each use saves a round trip."""
 
 
 async def _check(database: Database) -> None:
