@@ -10,17 +10,17 @@ from service.demo.show import perform
 from tests.support.connections import Connect
 
 
-async def stop_sequencing(session: asyncpg.Connection, mode: Mode) -> None:
-    """No worker gets the sequencer's lock any more."""
-    sequencer = f"{mode.schema}.sequencer"
-    await session.execute("SELECT pg_advisory_lock($1::text::regclass::oid::integer, 0)", sequencer)
+async def stop_sequencing(session: asyncpg.Connection) -> None:
+    """No worker gets the sequencers' locks any more while this session's transaction is open."""
+    await session.execute("BEGIN")
+    for mode in Mode:
+        await session.execute(f"LOCK TABLE {mode.schema}.sequencer_lock IN EXCLUSIVE MODE")
 
 
 async def test_a_stalled_log_is_told_within_the_patience_there_is(
     connect: Connect, superuser: asyncpg.Connection, db_url: str, key: bytes
 ) -> None:
-    for mode in Mode:
-        await stop_sequencing(superuser, mode)
+    await stop_sequencing(superuser)
     base = Backbone(db_url, key, embedded=False)
     outcome = await perform(base, 40, lasting=True, watch=no_progress, patience_s=0.5)
     told = {problem.what: problem.examples for problem in outcome.verdict.problems}
