@@ -7,6 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from schema.database import Executor
+from schema.deliveries import Attempt
 from schema.errors import InvalidInput, NotFound
 from schema.ids import DELIVERY, format_id
 from schema.pages import After, Page, page
@@ -32,20 +33,8 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownAttempt:
-    id: UUID
-    started_at: datetime
+class ShownAttempt(Attempt):
     replay: bool
-    outcome: str
-    status_code: int | None
-    error: str | None
-    response_body: bytes
-    address: str | None
-    dns_ms: float | None
-    connect_ms: float | None
-    tls_ms: float | None
-    first_byte_ms: float | None
-    total_ms: float
     settled: bool
     """False when its worker had been taken for dead: the delivery's state is another attempt's."""
 

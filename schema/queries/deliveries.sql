@@ -244,7 +244,3 @@ SELECT (SELECT count(*) FROM replayed) AS replayed, count(*) AS seen,
        (array_agg(created_at ORDER BY created_at DESC, id DESC))[1] AS created_at,
        (array_agg(id ORDER BY created_at DESC, id DESC))[1] AS id
   FROM step;
-
--- name: counts
--- $1 tenant. Deliveries by status.
-SELECT status, count(*) FROM webhook_deliveries WHERE tenant_id = $1 GROUP BY status;
