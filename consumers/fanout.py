@@ -88,9 +88,8 @@ class FanOut:
         except BaseException:
             _Handover(self._room, claimed).rolled_back()
             raise
-        for claim in claimed:
-            if claim.id not in new:  # the cursor was set back: this pair had its delivery already
-                self._room.give_back(claim.tenant_id, claim.endpoint_id, len(claim.data))
+        # Not new when the cursor was set back: this pair had its delivery already.
+        _Handover(self._room, [claim for claim in claimed if claim.id not in new]).rolled_back()
         return Applied(covered, _Handover(self._room, [claim for claim in claimed if claim.id in new]))
 
     def _plan(self, event: LoggedEvent, target: EndpointTarget) -> PlannedDelivery:

@@ -171,9 +171,8 @@ class Dispatcher:
         now = asyncio.get_running_loop().time()
         if now < self._audit_at:
             return
-        async with (
-            self._pool.acquire() as connection
-        ):  # first: what is held may change while one is waited for
+        # The connection first: what is held may change while one is waited for.
+        async with self._pool.acquire() as connection:
             released = await deliveries.release_unknown_leases(
                 connection, self._worker_id(), list(self._held), older_than=self._limits.audit_every
             )

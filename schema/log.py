@@ -2,8 +2,9 @@
 
 State that every batch touches (sequencer, cursors) is appended as ticks and never updated: while some
 transaction holds the horizon back, the versions of an updated row cannot be pruned and each look-up walks all
-of them, whereas the newest tick is the last entry of its index. Locks are advisory for the same economy: a row
-lock would write on every idle poll.
+of them, whereas the newest tick is the last entry of its index. Locks keep to the same economy: the sequencer's is
+on an empty table, and a cursor's row, itself never updated, is locked only once there is something to apply, so idle
+polls write nothing.
 """
 
 from collections.abc import Sequence

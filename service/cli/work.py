@@ -26,7 +26,7 @@ def work(app: App, port: int | None, *, until_stdin_closes: bool) -> None:
     """Run one worker: sequence events, fan them out, deliver them.
 
     All workers are equal: run as many as you like, on as many hosts; each needs the database and the secret key.
-    The database must be migrated (duro migrate). Stays until Ctrl-C or SIGTERM, which lets attempts under way end.
+    A database of your own must be migrated (duro migrate). Stays until Ctrl-C or SIGTERM, which lets attempts under way end.
 
     \b
     Example:

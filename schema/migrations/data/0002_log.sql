@@ -1,5 +1,5 @@
--- The log: events are appended by producers, positions by sequence_events(). See queries/log.sql
--- and log.py for the protocol.
+-- The log: events are appended by producers, positions by sequence_events(). See 0003_sequencer.sql
+-- for the protocol.
 
 -- `xid` is the top-level transaction that wrote the row; with it a snapshot says whether the row had
 -- been committed at some moment. `seq` orders the rows of one transaction.
