@@ -59,6 +59,9 @@ class Handler(Protocol):
 
     @property
     def name(self) -> str: ...
+    async def ready(self) -> int:
+        """How many events it would like next, one at least. May wait a moment, and a moment only, for there to be more."""
+
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied: ...
 
 
@@ -69,20 +72,21 @@ class BatchFailed(Exception):
 
 
 class Consumer:
-    def __init__(self, pool: Pool, handler: Handler, batch_size: int = 500) -> None:
+    def __init__(self, pool: Pool, handler: Handler, batch_size: int = 1000) -> None:
         self._pool = pool
         self._handler = handler
         self._most = batch_size
         self._size = batch_size
         # Whoever sequences events wakes its own consumers; this poll is for when that worker dies in between.
         self.pace = Pace(first=0.02, most=0.25)
+        self._hinted = False  # there is work, as far as known: the look whether there is can be spared
         self.applied = 0
         self.parked = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             moved = await through_outages(stop, f"consumer {self._handler.name}", self.step)
-            await self.pace.wait(found=bool(moved))
+            self._hinted = await self.pace.wait(found=bool(moved))
 
     async def step(self) -> int:
         """Takes the cursor one batch further; returns by how many events. Lets errors of the moment through."""
@@ -100,16 +104,17 @@ class Consumer:
         return moved
 
     async def _advance(self) -> int:
-        if not await log.backlog(self._pool, self._handler.name):
+        if not self._hinted and not await log.backlog(self._pool, self._handler.name):
             return 0
+        size = min(self._size, await self._handler.ready())
         events: list[LoggedEvent] = []
         applied = Applied(0)
         try:
             async with self._pool.acquire() as tx, tx.transaction():
-                cursor = await log.lock_cursor(tx, self._handler.name)
+                cursor = await log.take_cursor(tx, self._handler.name)
                 if cursor is None:
                     return 0
-                events = await log.read_after(tx, cursor.pos, self._size)
+                events = await log.read_after(tx, cursor.pos, size)
                 if not events:
                     return 0
                 applied = await self._handler.apply(tx, events)
@@ -128,7 +133,7 @@ class Consumer:
 
     async def _park(self, event: LoggedEvent, error: str) -> int:
         async with self._pool.acquire() as tx, tx.transaction():
-            cursor = await log.lock_cursor(tx, self._handler.name)
+            cursor = await log.take_cursor(tx, self._handler.name)
             if cursor is None or cursor.pos != event.pos - 1:
                 return 0  # another worker got past it
             await log.park(tx, self._handler.name, event, error)
@@ -158,11 +163,16 @@ class Consumer:
 
 
 async def _a_few_times(advance: Callable[[], Awaitable[int]]) -> int:
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(BatchFailed),
-        wait=wait_random_exponential(multiplier=0.1, max=2),
-        stop=stop_after_attempt(TRIES_PER_BATCH),
-        reraise=True,
-    )
-    moved: int = await retrying(advance)
-    return moved
+    try:
+        return await advance()
+    except BatchFailed:
+        if TRIES_PER_BATCH == 1:
+            raise
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(BatchFailed),
+            wait=wait_random_exponential(multiplier=0.1, max=2),
+            stop=stop_after_attempt(TRIES_PER_BATCH - 1),
+            reraise=True,
+        )
+        moved: int = await retrying(advance)
+        return moved

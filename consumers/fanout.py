@@ -7,14 +7,16 @@ worker's own audit gives back (see delivery/dispatcher.py).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
+import asyncpg
+
 from consumers.consumer import Applied
-from consumers.subscriptions import matches
+from consumers.subscriptions import targets_of
 from schema import deliveries
 from schema.database import Connection
 from schema.deliveries import ClaimedDelivery, EndpointTarget, PlannedDelivery
@@ -33,30 +35,46 @@ class Room(Protocol):
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
         """Takes a place for one delivery of so many characters of data, if there is one."""
 
+    async def free(self) -> int:
+        """Places there are; when they are few it waits a moment for more. None at all is an answer too."""
+
     def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None: ...
-    def submit(self, claims: Sequence[ClaimedDelivery]) -> None:
-        """Sends what places were reserved for."""
+    def doubt(self, lease: int) -> None:
+        """The transaction with this lease failed, and may have been committed all the same."""
+
+    def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None:
+        """Sends what places were reserved for. `others_wait`: and the table has got more."""
 
 
 class NoRoom:
     """For a process that does not send: everything waits in the table."""
 
+    async def free(self) -> int:
+        return 0
+
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:  # noqa: ARG002
         return False
 
     def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None: ...
-    def submit(self, claims: Sequence[ClaimedDelivery]) -> None: ...
+    def doubt(self, lease: int) -> None: ...
+    def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Handover:
     room: Room
     claims: Sequence[ClaimedDelivery]
+    others_wait: bool = False
 
     def committed(self) -> None:
-        self.room.submit(self.claims)
+        self.room.submit(self.claims, others_wait=self.others_wait)
 
     def rolled_back(self) -> None:
+        for lease in {claim.lease for claim in self.claims}:
+            self.room.doubt(lease)
+        self.give_back()
+
+    def give_back(self) -> None:
         for claim in self.claims:
             self.room.give_back(claim.tenant_id, claim.endpoint_id, len(claim.data))
 
@@ -70,11 +88,19 @@ class FanOut:
         self._room = room
         self._worker_id = worker_id
         self._lease_for = lease_for
+        self._careful = False
+        self._most_pairs = MOST_PAIRS
+
+    async def ready(self) -> int:
+        """No more than there are places for: what goes through the table is claimed, written and read once more. When
+        there are none at all, somebody hangs, and the log goes on without them."""
+        self._most_pairs = min(MOST_PAIRS, await self._room.free() or MOST_PAIRS)
+        return self._most_pairs
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:
-        targets = await deliveries.endpoints_of_tenants(tx, list({event.tenant_id for event in events}))
-        covered, pairs = _pairs(events, targets)
-        if not pairs:
+        routes = await deliveries.endpoints_of_tenants(tx, list({event.tenant_id for event in events}))
+        covered, pairs = _pairs(events, routes.targets, self._most_pairs)
+        if not pairs or routes.now is None:
             return Applied(covered)
         lease = deliveries.new_lease()
         planned = [self._plan(event, target) for event, target in pairs]
@@ -84,13 +110,34 @@ class FanOut:
             if p.claimed
         ]
         try:
-            new = await deliveries.fan_out(tx, planned, lease, self._worker_id(), self._lease_for)
+            new = await self._insert(tx, planned, lease, routes.now)
         except BaseException:
-            _Handover(self._room, claimed).rolled_back()
+            _Handover(self._room, claimed).give_back()
             raise
+        if len(new) == len(planned):
+            return Applied(covered, _Handover(self._room, claimed, others_wait=len(claimed) < len(new)))
         # Not new when the cursor was set back: this pair had its delivery already.
-        _Handover(self._room, [claim for claim in claimed if claim.id not in new]).rolled_back()
-        return Applied(covered, _Handover(self._room, [claim for claim in claimed if claim.id in new]))
+        _Handover(self._room, [claim for claim in claimed if claim.id not in new]).give_back()
+        handed_over = [claim for claim in claimed if claim.id in new]
+        return Applied(covered, _Handover(self._room, handed_over, others_wait=len(handed_over) < len(new)))
+
+    async def _insert(
+        self, tx: Connection, planned: Sequence[PlannedDelivery], lease: int, now: datetime
+    ) -> Collection[UUID]:
+        """The ids that are new. All are, unless the cursor was set back or a backfill was first: COPY does not pass by
+        what is there, and fails; the batch comes again, and goes the careful way. One event alone always goes it: a
+        parked one comes once."""
+        worker = self._worker_id()
+        alone = planned[0].event_id == planned[-1].event_id
+        if self._careful or alone or len(planned) < deliveries.WORTH_A_COPY:
+            new = await deliveries.fan_out(tx, planned, lease, worker, self._lease_for)
+            self._careful = len(new) < len(planned)
+            return new
+        try:
+            return await deliveries.fan_out_fresh(tx, planned, lease, worker, now, self._lease_for)
+        except asyncpg.UniqueViolationError:
+            self._careful = True
+            raise
 
     def _plan(self, event: LoggedEvent, target: EndpointTarget) -> PlannedDelivery:
         return PlannedDelivery(
@@ -101,25 +148,25 @@ class FanOut:
             event.type,
             event.created_at,
             target.enabled,
-            target.enabled and self._room.reserve(event.tenant_id, target.id, len(event.data)),
+            target.enabled
+            and not target.held
+            and self._room.reserve(event.tenant_id, target.id, len(event.data)),
         )
 
 
 def _pairs(
-    events: Sequence[LoggedEvent], targets: Sequence[EndpointTarget]
+    events: Sequence[LoggedEvent], targets: Sequence[EndpointTarget], most: int
 ) -> tuple[int, list[tuple[LoggedEvent, EndpointTarget]]]:
-    """Who gets what, for as many whole events as make some MOST_PAIRS; and how many events those are."""
+    """Who gets what, for as many whole events as make some `most` pairs; and how many events those are."""
     by_tenant: defaultdict[UUID, list[EndpointTarget]] = defaultdict(list)
     for target in targets:
         by_tenant[target.tenant_id].append(target)
     pairs: list[tuple[LoggedEvent, EndpointTarget]] = []
     for covered, event in enumerate(events):
-        if len(pairs) >= MOST_PAIRS:
+        if len(pairs) >= most:
             return covered, pairs
         pairs += [
-            (event, target)
-            for target in by_tenant[event.tenant_id]
-            if matches(target.event_types, event.type)
+            (event, target) for target in targets_of(event.type, event.data, by_tenant[event.tenant_id])
         ]
     return len(events), pairs
 

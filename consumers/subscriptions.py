@@ -1,12 +1,48 @@
-"""Which event types an endpoint asked for: exact names, `subscription_*` for all that begin so, none for all."""
+"""Which endpoints an event goes to: those that asked for its type, by exact name, by `subscription_*` for all that
+begin so, or by no pattern for all. A test event alone is addressed: to the one endpoint that its data names.
+"""
 
 from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
-from typing import Final
+from typing import Final, Protocol, TypeVar
+from uuid import UUID
+
+import orjson
 
 from schema.errors import InvalidInput
+from schema.ids import ENDPOINT, parse_id
 
 WILDCARD: Final = "*"
+TEST: Final = "webhook_test"
+
+
+class Target(Protocol):
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def event_types(self) -> Sequence[str]: ...
+
+
+T = TypeVar("T", bound=Target)
+
+
+def targets_of(event_type: str, data: str, targets: Sequence[T]) -> list[T]:
+    """Those of a tenant's endpoints that an event goes to. `data`, as JSON text, is read for a test event alone."""
+    if event_type == TEST:
+        addressee = _addressee(data)
+        return [target for target in targets if target.id == addressee]
+    return [target for target in targets if matches(target.event_types, event_type)]
+
+
+def _addressee(data: str) -> UUID | None:
+    """None when the data names no endpoint: such a test goes nowhere."""
+    try:
+        match orjson.loads(data):
+            case {"endpointId": str(named)}:
+                return parse_id(ENDPOINT, named)
+    except (orjson.JSONDecodeError, InvalidInput):
+        pass
+    return None
 
 
 def matches(patterns: Sequence[str], event_type: str) -> bool:

@@ -1,4 +1,5 @@
-"""The sender on aiohttp: HTTP/1.1 with keep-alive, one request per attempt, everything bounded.
+"""The sender on aiohttp: HTTP/1.1 with keep-alive, one request per attempt, everything bounded. The one that knows
+the way through an egress proxy.
 
     send ─► guard: resolve, check, pin ─► POST to the address ─► headers ─► body, at most 64 KiB
             │ blocked, dns                │ blocked, connect,     │ protocol   │ protocol
@@ -12,7 +13,6 @@ may have seen both; webhooks are at-least-once and carry the event's id.
 
 import asyncio
 import ssl
-from dataclasses import dataclass, field
 from functools import lru_cache
 from time import monotonic
 from typing import Final
@@ -20,54 +20,18 @@ from typing import Final
 from aiohttp import ClientConnectionError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
 from yarl import URL
 
+from delivery.dialling import Dialler, default_ssl_context
 from delivery.egress_guard import EgressGuard
-from delivery.pinned_connector import Exchange, PinnedConnector, Stage, current_exchange
-from delivery.sending import AttemptResult, OutboundRequest, Outcome, SendLimits, Timings
+from delivery.egress_proxy import EgressProxy, ProxyTunnel
+from delivery.exchange import MAX_RETRY_AFTER, Exchange, Stage, judge
+from delivery.pinned_connector import PinnedConnector, current_exchange
+from delivery.request_bytes import request_head
+from delivery.sending import AttemptResult, OutboundRequest, SendLimits
 from delivery.wire_errors import explain
 
 READ_BUFFER: Final = 16 * 1024
-MAX_RETRY_AFTER: Final = 100
 _NO_TIMEOUT: Final = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 _SET_BY_CALLER: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-
-
-def default_ssl_context() -> ssl.SSLContext:
-    """The system's authorities, TLS 1.2 or newer, HTTP/1.1 alone."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """What is known of an attempt so far; a failure at any point reports it."""
-
-    started: float = field(default_factory=monotonic)
-    exchange: Exchange = field(default_factory=Exchange)
-    address: str | None = None
-    dns: float | None = None
-    status: int | None = None
-    retry_after: str | None = None
-    body: bytes = b""
-
-    def result(self, outcome: Outcome, error: str | None) -> AttemptResult:
-        exchange = self.exchange
-        return AttemptResult(
-            outcome=outcome,
-            status=self.status,
-            error=error,
-            retry_after=self.retry_after,
-            response_body=self.body,
-            address=self.address,
-            timings=Timings(
-                dns=_ms(self.dns),
-                connect=_ms(exchange.connect),
-                tls=_ms(exchange.tls),
-                first_byte=_ms(exchange.waited),
-                total=(monotonic() - self.started) * 1000,
-            ),
-        )
 
 
 class AiohttpSender:
@@ -79,10 +43,14 @@ class AiohttpSender:
         limits: SendLimits | None = None,
         *,
         ssl_context: ssl.SSLContext | None = None,
+        proxy: EgressProxy | None = None,
     ) -> None:
         self._guard = guard
         self._limits = limits or SendLimits()
-        self._connector = PinnedConnector(guard.policy, self._limits, ssl_context or default_ssl_context())
+        tunnel = None if proxy is None else ProxyTunnel(proxy)
+        self._connector = PinnedConnector(
+            Dialler(guard.policy, self._limits, ssl_context or default_ssl_context(), tunnel)
+        )
         self._session = ClientSession(
             connector=self._connector,
             cookie_jar=DummyCookieJar(),
@@ -96,37 +64,48 @@ class AiohttpSender:
             max_headers=self._limits.header_count,
         )
 
+    @property
+    def in_use(self) -> int:
+        """Connections that serve an attempt."""
+        return self._connector.alive - self._connector.idle
+
+    @property
+    def idle(self) -> int:
+        """Connections that are kept open to be used again."""
+        return self._connector.idle
+
     async def send(self, request: OutboundRequest) -> AttemptResult:
-        attempt = _Attempt()
+        exchange = Exchange()
         deadline = asyncio.get_running_loop().time() + self._limits.attempt_timeout
         error: str | None
         try:
             async with asyncio.timeout_at(deadline):
-                await self._perform(request, attempt, deadline)
+                await self._perform(request, exchange, deadline)
         except Exception as failure:  # noqa: BLE001  the contract is that an attempt ends in a result
-            outcome, error = explain(failure, attempt.exchange.stage)
+            outcome, error = explain(failure, exchange.stage)
         else:
-            outcome, error = _judge(attempt.status)
-        return attempt.result(outcome, error)
+            outcome, error = judge(exchange.status)
+        return exchange.result(outcome, error)
 
     async def close(self) -> None:
         await self._session.close()
 
-    async def _perform(self, request: OutboundRequest, attempt: _Attempt, deadline: float) -> None:
+    async def _perform(self, request: OutboundRequest, exchange: Exchange, deadline: float) -> None:
+        request_head(request)  # for its refusals; aiohttp writes its own
         target = await self._guard.resolve(request.url, deadline)
-        attempt.address = str(target.address)
-        attempt.dns = monotonic() - attempt.started
+        exchange.address = target.text
+        exchange.dns = monotonic() - exchange.started
         try:
-            await self._post(request, attempt.address, attempt)
+            await self._post(request, target.text, exchange)
         except ClientConnectionError:
-            if not attempt.exchange.met_a_stale_connection:
+            if not exchange.met_a_stale_connection:
                 raise
-            attempt.exchange = Exchange(fresh_only=True)
-            await self._post(request, attempt.address, attempt)
+            exchange.start_over()
+            await self._post(request, target.text, exchange)
 
-    async def _post(self, request: OutboundRequest, address: str, attempt: _Attempt) -> None:
+    async def _post(self, request: OutboundRequest, address: str, exchange: Exchange) -> None:
         url = request.url
-        token = current_exchange.set(attempt.exchange)
+        token = current_exchange.set(exchange)
         try:
             async with self._session.post(
                 _dialled_url(url.scheme, address, url.port, url.target),
@@ -135,14 +114,14 @@ class AiohttpSender:
                 server_hostname=url.tls_name if url.scheme == "https" else None,
                 allow_redirects=False,
             ) as response:
-                attempt.exchange.stage = Stage.BODY
-                attempt.status = response.status
-                attempt.retry_after = _retry_after(response)
-                await self._read_body(response, attempt)
+                exchange.stage = Stage.BODY
+                exchange.status = response.status
+                exchange.retry_after = _retry_after(response)
+                await self._read_body(response, exchange)
         finally:
             current_exchange.reset(token)
 
-    async def _read_body(self, response: ClientResponse, attempt: _Attempt) -> None:
+    async def _read_body(self, response: ClientResponse, exchange: Exchange) -> None:
         """Up to the read limit; leaving the response unread is what makes aiohttp drop the connection."""
         kept, read = self._limits.body_kept, 0
         while read < self._limits.body_read:
@@ -150,14 +129,8 @@ class AiohttpSender:
             if not chunk:
                 return
             read += len(chunk)
-            if len(attempt.body) < kept:
-                attempt.body = (attempt.body + chunk)[:kept]
-
-
-def _judge(status: int | None) -> tuple[Outcome, str | None]:
-    if status is not None and 200 <= status <= 299:
-        return Outcome.OK, None
-    return Outcome.HTTP_STATUS, f"answered {status}"
+            if len(exchange.body) < kept:
+                exchange.body = (exchange.body + chunk)[:kept]
 
 
 @lru_cache(maxsize=1024)
@@ -169,7 +142,3 @@ def _dialled_url(scheme: str, address: str, port: int, target: str) -> URL:
 def _retry_after(response: ClientResponse) -> str | None:
     value = response.headers.get("Retry-After")
     return None if value is None else value[:MAX_RETRY_AFTER]
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1000

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from delivery.capacity import Manner
-from delivery.outbound import Outbound
+from delivery.outbound import Message, Outbound
 from delivery.retry_policy import RetryPolicy
 from delivery.sending import AttemptResult, Outcome, Sender, Timings
 from delivery.settler import Settled
@@ -29,12 +29,12 @@ class Attempts:
         self._sender = sender
         self._policy = policy
 
-    async def make(self, claim: ClaimedDelivery, body: bytes) -> Settled:
+    async def make(self, claim: ClaimedDelivery, message: Message) -> Settled:
         """Raises nothing but CancelledError."""
         if claim.endpoint is None or not claim.endpoint.enabled:
             return Settled(Settlement(claim, Verdict.SKIPPED))
         started_at = datetime.now(UTC)
-        result = await self._send(claim, body, started_at)
+        result = await self._send(claim, message, started_at)
         now = datetime.now(UTC)
         judgement = judge(
             result,
@@ -51,9 +51,9 @@ class Attempts:
             manner=manner(result),
         )
 
-    async def _send(self, claim: ClaimedDelivery, body: bytes, started_at: datetime) -> AttemptResult:
+    async def _send(self, claim: ClaimedDelivery, message: Message, started_at: datetime) -> AttemptResult:
         try:
-            request = self._outbound.request(claim, body, int(started_at.timestamp()))
+            request = self._outbound.request(claim, message, int(started_at.timestamp()))
         except DuroError as error:
             _logger.error("delivery %s could not be prepared: %s", claim.id, error)  # noqa: TRY400 - it says all
             return _UNPREPARED
@@ -74,7 +74,7 @@ def _record(result: AttemptResult, started_at: datetime) -> Attempt:
     return Attempt(
         id=new_id(),
         started_at=started_at,
-        outcome=result.outcome.value,
+        outcome=result.outcome,
         status_code=result.status,
         error=result.error,
         response_body=result.response_body,

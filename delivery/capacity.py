@@ -1,9 +1,16 @@
-"""How much a worker has in flight in one mode: a pure count of places, in all, per tenant and per endpoint, and of
-characters. It bounds memory, and keeps one endpoint, or one tenant's many, from taking every place.
+"""How much a worker has in flight in one mode: a pure count of places, in all, per tenant, per endpoint and per lane,
+and of characters. It bounds memory, and keeps one endpoint, or one tenant's many, or the retries, from taking every place.
+
+    take ──► under way ──answered──► answered, not yet written ──written──► gone
+             counts for the tenant,  counts for memory alone
+             the endpoint, the lane
 
 An endpoint begins with few places of its own. Each answer, good or bad, gives it one more, up to the limit; each
 attempt that hangs until its deadline takes half of them, down to one. Slow answers cost places only while these are
 scarce, and never the first few. So who answers is limited by the others' share alone, and who hangs holds one place.
+After its breaker has opened an endpoint starts again from one place: a slow start.
+
+Of every share (the whole, a tenant's, an endpoint's) lane AGAIN gets half, so that fresh events always find places.
 """
 
 from collections import Counter
@@ -12,6 +19,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple
 from uuid import UUID
+
+from schema.deliveries import Lane
 
 FIRST_PLACES: Final = 4
 _REMEMBERED: Final = 10_000
@@ -31,31 +40,52 @@ class Place(NamedTuple):
 
     tenant_id: UUID
     endpoint_id: UUID
+    lane: Lane = Lane.FIRST
 
 
 @dataclass(frozen=True, slots=True)
 class CapacityLimits:
-    total: int = 1000
+    total: int = 8000
+    """Deliveries in hand: under way, or answered and not yet written."""
     per_tenant: int = 500
     per_endpoint: int = 100
     size: int = 32 * 1024 * 1024
     """Characters of event data, in all; one of them has one to four bytes."""
     largest: int = 256 * 1024
     """Characters that a delivery may turn out to have when it is claimed unseen."""
+    under_way: int = 2000
+    """Of `total`. It bounds connections, where `total` bounds memory: writing in batches takes longer than most answers."""
+
+
+def _half(places: int) -> int:
+    return max(1, places // 2)
+
+
+class _Taken:
+    """Places taken by a tenant or an endpoint, and how many of them in lane AGAIN."""
+
+    __slots__ = ("again", "all")
+
+    def __init__(self) -> None:
+        self.all = 0
+        self.again = 0
 
 
 class Capacity:
     def __init__(self, limits: CapacityLimits) -> None:
         self._limits = limits
-        self._by_tenant: Counter[UUID] = Counter()
-        self._by_endpoint: Counter[UUID] = Counter()
+        self._tenants: dict[UUID, _Taken] = {}
+        self._endpoints: dict[UUID, _Taken] = {}
         self._allowed: dict[UUID, int] = {}
+        self._again = 0
+        self._under_way = 0
         self._size = 0
         self.in_flight = 0
+        """Places taken, until what came of them is written."""
 
     @property
     def free(self) -> int:
-        return self._limits.total - self.in_flight
+        return min(self._limits.total - self.in_flight, self._limits.under_way - self._under_way)
 
     @property
     def free_unseen(self) -> int:
@@ -63,65 +93,127 @@ class Capacity:
         by_size = (self._limits.size - self._size) // self._limits.largest
         return max(0, min(self.free, by_size if self.in_flight else max(1, by_size)))
 
+    @property
+    def _again_left(self) -> int:
+        return _half(min(self._limits.total, self._limits.under_way)) - self._again
+
+    @property
+    def places(self) -> int:
+        """How many attempts may be under way when nothing is."""
+        return min(self._limits.total, self._limits.under_way)
+
+    @property
+    def under_way(self) -> dict[Lane, int]:
+        """Attempts that have not been answered."""
+        return {Lane.FIRST: self._under_way - self._again, Lane.AGAIN: self._again}
+
     def allowed(self, endpoint_id: UUID) -> int:
         """Places that the endpoint has earned."""
         return min(self._limits.per_endpoint, self._allowed.get(endpoint_id, FIRST_PLACES))
 
     def room(self, place: Place) -> int:
+        limits, (tenant_id, endpoint_id, lane) = self._limits, place
+        tenant = self._tenants.get(tenant_id, _NOTHING)
+        endpoint = self._endpoints.get(endpoint_id, _NOTHING)
+        allowed = self.allowed(endpoint_id)
+        room = min(self.free, limits.per_tenant - tenant.all, allowed - endpoint.all)
+        if lane is Lane.FIRST:
+            return room
         return min(
-            self.free,
-            self._limits.per_tenant - self._by_tenant[place.tenant_id],
-            self.allowed(place.endpoint_id) - self._by_endpoint[place.endpoint_id],
+            room,
+            self._again_left,
+            _half(limits.per_tenant) - tenant.again,
+            _half(allowed) - endpoint.again,
         )
 
-    def fits(self, place: Place, size: int) -> bool:
-        """Whether one more delivery of this many bytes may go out now."""
-        return self.room(place) > 0 and (self.in_flight == 0 or self._size + size <= self._limits.size)
+    def reserve(self, place: Place, size: int) -> bool:
+        """Takes a place for one more delivery of this many characters, if it may go out now."""
+        if self.room(place) < 1 or (self.in_flight and self._size + size > self._limits.size):
+            return False
+        self._take(place, 1, size)
+        return True
 
     def take(self, place: Place, count: int = 1, size: int = 0) -> None:
-        """`count` must be within `room`; `size` is in bytes, of all of them together."""
+        """`count` must be within `room`; `size` is in characters, of all of them together."""
         if count > self.room(place):
             raise ValueError("more taken than there is room for")
-        self._by_tenant[place.tenant_id] += count
-        self._by_endpoint[place.endpoint_id] += count
+        self._take(place, count, size)
+
+    def _take(self, place: Place, count: int, size: int) -> None:
+        again = count if place.lane is Lane.AGAIN else 0
+        for counts, key in ((self._tenants, place.tenant_id), (self._endpoints, place.endpoint_id)):
+            taken = counts.get(key)
+            if taken is None:
+                taken = counts[key] = _Taken()
+            taken.all += count
+            taken.again += again
+        self._again += again
+        self._under_way += count
         self.in_flight += count
         self._size += size
 
     def weigh(self, size: int) -> None:
-        """Bytes of what was taken unseen."""
+        """Characters of what was taken unseen."""
         self._size += size
 
-    def give_back(self, place: Place, count: int = 1, size: int = 0) -> None:
-        if count > self._by_endpoint[place.endpoint_id]:
+    def answered(self, place: Place, count: int = 1) -> None:
+        """The endpoint's places are free again, before what it said is written."""
+        if count > self._endpoints.get(place.endpoint_id, _NOTHING).all:
             raise ValueError("more given back than was taken")
-        for counts, key in ((self._by_tenant, place.tenant_id), (self._by_endpoint, place.endpoint_id)):
-            counts[key] -= count
-            if not counts[key]:
+        again = count if place.lane is Lane.AGAIN else 0
+        for counts, key in ((self._tenants, place.tenant_id), (self._endpoints, place.endpoint_id)):
+            taken = counts[key]
+            taken.all -= count
+            taken.again -= again
+            if not taken.all:
                 del counts[key]  # they come and go; the count must not grow with them
+        self._again -= again
+        self._under_way -= count
+
+    def written(self, count: int = 1, size: int = 0) -> None:
         self.in_flight -= count
         self._size -= size
+
+    def give_back(self, place: Place, count: int = 1, size: int = 0) -> None:
+        """What was taken and not used."""
+        if count:
+            self.answered(place, count)
+        self.written(count, size)
 
     def learn(self, endpoint_id: UUID, manner: Manner) -> None:
         now = self.allowed(endpoint_id)
         if manner is Manner.HUNG:
-            self._allowed[endpoint_id] = max(1, now // 2)
-        elif manner is Manner.SLOW and self.free * _SCARCE < self._limits.total:
-            self._allowed[endpoint_id] = max(min(now, FIRST_PLACES), now // 2)
-        else:
-            self._allowed[endpoint_id] = now + 1
+            self._allow(endpoint_id, max(1, now // 2))
+        elif manner is Manner.SLOW and self.free * _SCARCE < self.places:
+            self._allow(endpoint_id, max(min(now, FIRST_PLACES), now // 2))
+        elif now < self._limits.per_endpoint:
+            self._allow(endpoint_id, now + 1)
+
+    def start_slowly(self, endpoint_id: UUID) -> None:
+        """One place at a time, from which it may grow again."""
+        self._allow(endpoint_id, 1)
+
+    def _allow(self, endpoint_id: UUID, places: int) -> None:
+        self._allowed[endpoint_id] = places
         if len(self._allowed) > _REMEMBERED:
             del self._allowed[next(iter(self._allowed))]
 
     def shares(self, waiting: Sequence[Place]) -> list[tuple[Place, int]]:
-        """What to claim for each of these, unseen: alike for all, no more than each one's room and what is free.
+        """What to claim for each of these, all of one lane, unseen: alike for all, no more than each one's room and
+        what is free.
 
         Where there are fewer places than endpoints the first ones get them; the caller goes round.
         """
+        if not waiting:
+            return []
+        again = waiting[0].lane is Lane.AGAIN
         left = self.free_unseen
-        fair = max(1, left // len(waiting)) if waiting else 0
+        if again:
+            left = min(left, self._again_left)
+        fair = max(1, left // len(waiting))
         endpoints = Counter(place.tenant_id for place in waiting)
-        tenant_left = {t: self._limits.per_tenant - self._by_tenant[t] for t in endpoints}
-        tenant_fair = {t: max(1, tenant_left[t] // count) for t, count in endpoints.items()}
+        tenant_left = {tenant: self._tenants_room(tenant, again=again) for tenant in endpoints}
+        tenant_fair = {tenant: max(1, tenant_left[tenant] // count) for tenant, count in endpoints.items()}
         shares: list[tuple[Place, int]] = []
         for place in waiting:
             tenant = place.tenant_id
@@ -131,3 +223,11 @@ class Capacity:
                 left -= share
                 tenant_left[tenant] -= share
         return shares
+
+    def _tenants_room(self, tenant_id: UUID, *, again: bool) -> int:
+        taken, limit = self._tenants.get(tenant_id, _NOTHING), self._limits.per_tenant
+        room = limit - taken.all
+        return min(room, _half(limit) - taken.again) if again else room
+
+
+_NOTHING: Final = _Taken()

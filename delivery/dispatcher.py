@@ -1,40 +1,47 @@
 """Sends one mode's deliveries: those that fan-out hands over, and those that wait in the table.
 
       fan-out ──reserve()──► place ──commit──► submit() ──┐
-                 │ no room                                ├─► attempt ──► settler ──► place is free
+                 │ no room, or held                       ├─► attempt ──► settler ──► place is free
                  ▼                                        │
           waits in the table ◄── retry, dead worker       │
-                 └──────────────── claim() ───────────────┘
+                 └──────── claiming, lane by lane ────────┘
 
 Memory is bounded by the places (capacity.py): what has none stays in the table. An endpoint whose deliveries have
-begun to wait gets no place for new ones until the waiting ones, which are older, have been claimed. Claims go
-round the endpoints that have work, with equal shares; a round that runs out of places goes on where it stopped.
+begun to wait gets no place for new ones until the waiting ones, which are older, have been claimed (claiming.py).
 
 The worst a crash can do is repeat: a lease is in the database before its bytes are on the wire, and the
 result of an attempt that nobody settled is not known to anybody. A commit whose answer was lost may leave
-deliveries leased to this worker without its knowledge; an audit finds them and makes them due again.
+deliveries leased to this worker without its knowledge: such leases are doubted, and released by name for a while;
+what even that misses an audit finds.
 """
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
 from delivery.attempting import Attempts
 from delivery.capacity import Capacity, CapacityLimits, Place
-from delivery.outbound import bodies
+from delivery.claiming import Claiming
+from delivery.health_book import HealthBook
+from delivery.outbound import Message, messages
 from delivery.settler import Settled, Settler
 from schema import deliveries
 from schema.database import Pool
-from schema.deliveries import ClaimedDelivery
+from schema.deliveries import ClaimedDelivery, Lane
 from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)
-_ENDPOINTS_PER_CLAIM = 1000
-_FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
+_FEW = 8
+_WAIT_FOR_PLACES_S = 0.02
+DOUBTED_FOR_S = 30.0
+DOUBTS_EVERY_S = 1.0
+SENDERS_A_ROUND = 64
+SOON_S = 0.05
+"""How long a paced or long round waits for the next; well within pacing.BURST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,50 +59,87 @@ class Dispatcher:
         worker_id: Callable[[], int],
         attempts: Attempts,
         settler: Settler,
+        health: HealthBook,
         limits: DispatchLimits,
     ) -> None:
         self._pool = pool
         self._worker_id = worker_id
         self._attempts = attempts
         self._settler = settler
+        self._health = health
         self._limits = limits
-        self._capacity = Capacity(limits.capacity)
-        self._overflowing: set[UUID] = set()
+        self.capacity = Capacity(limits.capacity)
+        self._lanes = {
+            lane: Claiming(pool, lane, self.capacity, health, worker_id, self.doubt) for lane in Lane
+        }
+        self._overflowing = self._lanes[Lane.FIRST].overflowing
+        self._turn = (Lane.AGAIN, Lane.FIRST)
         self._held: Counter[int] = Counter()
+        self._doubtful: dict[int, float] = {}
+        self._doubts_at = 0.0
         self._audit_at = 0.0
-        self._under_way: dict[asyncio.Task[None], ClaimedDelivery] = {}
-        self._round_from = _FIRST
+        self._queue: deque[tuple[ClaimedDelivery, Message]] = deque()
+        self._senders: set[asyncio.Task[None]] = set()
         self._pace = Pace(first=0.02, most=0.5)
         self._open = True
+        self._some_free = asyncio.Event()
         settler.on_settled = self._settled
 
     @property
     def in_flight(self) -> int:
-        return self._capacity.in_flight
+        return self.capacity.in_flight
 
     # Room, for fan-out
 
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
-        if not self._open or endpoint_id in self._overflowing:
+        if not self._open or endpoint_id in self._overflowing or not self._health.closed(endpoint_id):
             return False
-        place = Place(tenant_id, endpoint_id)
-        if not self._capacity.fits(place, size):
+        if not self.capacity.reserve(Place(tenant_id, endpoint_id), size):
             self._overflowing.add(endpoint_id)
             return False
-        self._capacity.take(place, size=size)
         return True
 
-    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None:
-        self._capacity.give_back(Place(tenant_id, endpoint_id), size=size)
+    async def free(self) -> int:
+        """Waits for an eighth of all places, but not for long: 0 when what holds the others may be hanging, for a log
+        that went on by the few places left would be as slow as those."""
+        if self.capacity.free < self.capacity.places // _FEW:
+            self._some_free.clear()
+            try:
+                async with asyncio.timeout(_WAIT_FOR_PLACES_S):
+                    await self._some_free.wait()
+            except TimeoutError:
+                return 0
+        return self.capacity.free
 
-    def submit(self, claims: Sequence[ClaimedDelivery]) -> None:
-        made = bodies(claims)
+    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None:
+        self.capacity.give_back(Place(tenant_id, endpoint_id), size=size)
+
+    def doubt(self, lease: int) -> None:
+        """Nothing is held under it, and yet it may be in the database: its commit failed in one way or another."""
+        self._doubtful[lease] = asyncio.get_running_loop().time() + DOUBTED_FOR_S
+        self._pace.hint()
+
+    def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None:
+        made = messages(claims)
         for claim in claims:
             self._held[claim.lease] += 1
-            kept = replace(claim, data="", size=len(claim.data))  # the body holds it from here on
-            task = asyncio.create_task(self._attempt(kept, made[claim.event_id]))
-            self._under_way[task] = kept
-            task.add_done_callback(self._ended)
+            claim.let_go_of_data()  # the body holds it from here on
+            self._queue.append((claim, made[claim.event_id]))
+        self._send_out()
+        if others_wait:
+            self._pace.hint()
+
+    def _send_out(self) -> None:
+        """Starts senders for what is queued, some in each round of the loop until all is under way. A sender whose
+        answer comes at once takes the next of the queue, so that quick endpoints need few of them."""
+        if not self._queue:
+            return
+        loop = asyncio.get_running_loop()
+        for _ in range(min(len(self._queue), SENDERS_A_ROUND)):
+            sender = loop.create_task(self._send_queued())
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        loop.call_soon(self._send_out)
 
     # What waits in the table
 
@@ -108,64 +152,39 @@ class Dispatcher:
                 await self._pace.wait(found=bool(found))
             await self._drain()
         except asyncio.CancelledError:
-            await self._cut_off(self._under_way)
+            await self._cut_off()
             raise
 
     async def claim(self) -> int:
-        """Claims and submits one round of what is due; returns how many deliveries."""
+        """Claims and submits one round of each lane; returns how many deliveries. The lanes take turns at being first,
+        for the first one may leave nothing of an endpoint's places, or of its rate."""
+        await self._settle_doubts()
         await self._audit()
-        if self._capacity.free_unseen < 1:
-            return 0
-        waiting = await self._waiting()
-        wanted = self._capacity.shares(waiting)
-        self._round_from = self._goes_on_after(waiting, wanted)
-        if not wanted:
-            return 0
-        claims = await self._lease(wanted)
-        self._capacity.weigh(sum(len(claim.data) for claim in claims))
-        got = Counter(claim.endpoint_id for claim in claims)
-        for place, count in wanted:
-            self._capacity.give_back(place, count - got[place.endpoint_id])
-            if got[place.endpoint_id] < count:
-                self._overflowing.discard(place.endpoint_id)
-        self.submit(claims)
-        return len(claims)
+        moved = 0
+        self._turn = self._turn[::-1]
+        for lane in self._turn:
+            round_ = await self._lanes[lane].round()
+            self.submit(round_.claims)
+            moved += len(round_.claims) + round_.skipped
+            if round_.more_soon:
+                self._pace.no_later_than(SOON_S)
+        return moved
 
-    async def _waiting(self) -> list[Place]:
-        waiting = await self._waiting_after(self._round_from)
-        if not waiting and self._round_from != _FIRST:
-            self._round_from = _FIRST
-            waiting = await self._waiting_after(_FIRST)
-        last = waiting[-1].endpoint_id if len(waiting) == _ENDPOINTS_PER_CLAIM else _LAST
-        self._overflowing -= {
-            endpoint_id for endpoint_id in self._overflowing if self._round_from < endpoint_id <= last
-        }.difference(place.endpoint_id for place in waiting)
-        return waiting
-
-    async def _waiting_after(self, endpoint_id: UUID) -> list[Place]:
-        found = await deliveries.endpoints_waiting(self._pool, endpoint_id, _ENDPOINTS_PER_CLAIM)
-        return [Place(*row) for row in found]
-
-    def _goes_on_after(self, waiting: Sequence[Place], wanted: Sequence[tuple[Place, int]]) -> UUID:
-        """Where the next round begins: after whom this one served last, whatever cap it was that ended it. Without
-        it the places that become free would go to the same few ids each time."""
-        last = wanted[-1][0] if wanted else waiting[-1] if waiting else None
-        if last is None or (last == waiting[-1] and len(waiting) < _ENDPOINTS_PER_CLAIM):
-            return _FIRST
-        return last.endpoint_id
-
-    async def _lease(self, wanted: Sequence[tuple[Place, int]]) -> list[ClaimedDelivery]:
-        lease = deliveries.new_lease()
-        ask = [(place.endpoint_id, count) for place, count in wanted]
-        for place, count in wanted:
-            self._capacity.take(place, count)
-        try:
-            async with self._pool.acquire() as tx, tx.transaction():
-                return await deliveries.claim(tx, ask, lease, self._worker_id())
-        except BaseException:
-            for place, count in wanted:
-                self._capacity.give_back(place, count)
-            raise
+    async def _settle_doubts(self) -> None:
+        """Again and again for a while: the server may come to a commit whose connection is long gone."""
+        now = asyncio.get_running_loop().time()
+        if not self._doubtful or now < self._doubts_at:
+            return
+        self._doubts_at = now + DOUBTS_EVERY_S
+        self._pace.no_later_than(DOUBTS_EVERY_S)
+        asked = list(self._doubtful)
+        async with self._pool.acquire() as connection:
+            released = await deliveries.release_leases(connection, self._worker_id(), asked)
+        self._doubtful = {lease: until for lease, until in self._doubtful.items() if until > now}
+        if released:
+            _logger.warning(
+                "%d deliveries were leased by commits that seemed to fail; they are due again", released
+            )
 
     async def _audit(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -184,39 +203,67 @@ class Dispatcher:
 
     # Attempts under way
 
-    async def _attempt(self, claim: ClaimedDelivery, body: bytes) -> None:
-        self._settler.put(await self._attempts.make(claim, body))
+    async def _send_queued(self) -> None:
+        while self._queue:
+            claim, message = self._queue.popleft()
+            try:
+                result = await self._attempts.make(claim, message)
+            except asyncio.CancelledError:
+                self._abandon(claim)  # the lease ends with the worker
+                raise
+            except Exception:
+                _logger.exception("the attempt at delivery %s failed by itself", claim.id)
+                self._abandon(claim)  # the audit makes it due again
+            else:
+                self._answered(result)
 
-    def _ended(self, attempt: asyncio.Task[None]) -> None:
-        claim = self._under_way.pop(attempt)
-        if attempt.cancelled():
-            self._let_go(claim)  # the lease ends with the worker
-        elif error := attempt.exception():
-            _logger.error("the attempt at delivery %s failed by itself", claim.id, exc_info=error)
-            self._let_go(claim)  # the audit makes it due again
+    def _answered(self, result: Settled) -> None:
+        claim = result.settlement.claim
+        self.capacity.answered(_place(claim))
+        self._tell_of_places()
+        self._settler.put(result)
+        if result.settlement.attempt is None:
+            return
+        if self._health.closed(claim.endpoint_id):
+            self.capacity.learn(claim.endpoint_id, result.manner)
+        else:
+            self.capacity.start_slowly(claim.endpoint_id)
+
+    def _tell_of_places(self) -> None:
+        if not self._some_free.is_set() and self.capacity.free >= self.capacity.places // _FEW:
+            self._some_free.set()
+
+    def _abandon(self, claim: ClaimedDelivery) -> None:
+        self.capacity.answered(_place(claim))
+        self._let_go(claim)
 
     def _let_go(self, claim: ClaimedDelivery) -> None:
-        self._capacity.give_back(Place(claim.tenant_id, claim.endpoint_id), size=claim.size)
+        self.capacity.written(size=claim.size)
+        self._tell_of_places()
         self._held[claim.lease] -= 1
         if not self._held[claim.lease]:
             del self._held[claim.lease]
 
     def _settled(self, result: Settled) -> None:
-        claim = result.settlement.claim
-        self._let_go(claim)
-        if result.settlement.attempt is not None:
-            self._capacity.learn(claim.endpoint_id, result.manner)
+        self._let_go(result.settlement.claim)
         if self._overflowing:
             self._pace.hint()
 
     async def _drain(self) -> None:
         self._open = False
-        if self._under_way:
-            _, late = await asyncio.wait(self._under_way, timeout=self._limits.drain_for.total_seconds())
-            await self._cut_off(late)
+        until = asyncio.get_running_loop().time() + self._limits.drain_for.total_seconds()
+        while self._senders and (left := until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._senders, timeout=left)
+        await self._cut_off()
 
-    async def _cut_off(self, attempts: Collection[asyncio.Task[None]]) -> None:
-        late = list(attempts)
+    async def _cut_off(self) -> None:
+        while self._queue:
+            self._abandon(self._queue.popleft()[0])
+        late = list(self._senders)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+
+
+def _place(claim: ClaimedDelivery) -> Place:
+    return Place(claim.tenant_id, claim.endpoint_id, claim.lane)

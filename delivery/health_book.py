@@ -1,49 +1,196 @@
-"""Decides when an endpoint's health is worth a write: at each failure, at the first success after one, and
-otherwise once a minute. A healthy endpoint's row is not rewritten by every delivery.
+"""What this worker knows of its endpoints' health, and which of it is worth a write.
+
+    result ──observe()──► breaker, once per result      batch ──notes()──► transaction ──written()──► told
+                              │                              ▲                 │ failed
+                              └───── its change, if any ─────┴──── again ◄─────┘
+
+Worth a write is each failure, the first success after one, a breaker's change, and otherwise one success a minute: a
+healthy endpoint's row is not rewritten by every delivery. Notes are made anew for each try at a batch, and say what
+is true at that moment; results enter the breakers once, when they arrive, however often their batch is tried.
+
+Bounded: of endpoints not heard of for longest nothing is kept. Their open breakers stand in the database, where
+claims and fan-out see them, and come back by adopt().
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import random as chance
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
-from schema.deliveries import HealthNote, Settlement
+from delivery.endpoint_health import Breaker, Outcome, State
+from schema.deliveries import Attempt, Settlement
+from schema.endpoint_health import BreakerChange, HealthNote
 
-_AGAIN_AFTER = timedelta(minutes=1)
-_REMEMBERED = 10_000
+_AGAIN_AFTER: Final = timedelta(minutes=1)
+_REMEMBERED: Final = 10_000
+_OUTCOMES: Final = {"ok": Outcome.OK, "timeout": Outcome.HUNG}  # any other word has failed
+_UNHEARD_OF: Final = Breaker()
+
+
+@dataclass(slots=True)
+class _Known:
+    breaker: Breaker = _UNHEARD_OF
+    untold: int = 0
+    """The opening whose beginning, or end, the database has not been told of; 0: none."""
+    healthy_noted_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """A note in the making."""
+
+    tenant_id: UUID
+    succeeded: bool = False
+    failures: int = 0
+    error: str | None = None
 
 
 class HealthBook:
-    def __init__(self, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        now: Callable[[], datetime],
+        random: Callable[[], float] = chance.random,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`now` says how long ago a success was noted, and no more; breakers go by `monotonic`, for clocks are set."""
         self._now = now
-        self._healthy_since_note: dict[UUID, datetime] = {}
+        self._random = random
+        self._monotonic = monotonic
+        self._known: OrderedDict[UUID, _Known] = OrderedDict()
 
-    def notes(self, settlements: Iterable[Settlement]) -> list[HealthNote]:
-        """One note per endpoint that needs one, from a batch in the order of its results."""
-        now = self._now()
-        by_endpoint: dict[UUID, HealthNote] = {}
+    # Breakers
+
+    def closed(self, endpoint_id: UUID) -> bool:
+        """False while the breaker is open or half-open, as far as known here."""
+        known = self._known.get(endpoint_id)
+        return known is None or known.breaker.closed
+
+    def open(self, endpoint_id: UUID) -> bool:
+        """Whether nothing may be sent yet, as far as known here, and whether or not the database has been told."""
+        known = self._known.get(endpoint_id)
+        return known is not None and known.breaker.at(self._monotonic()).state is State.OPEN
+
+    def observe(self, settlement: Settlement) -> None:
+        """Once for each result, when it arrives."""
+        endpoint_id, attempt = settlement.claim.endpoint_id, settlement.attempt
+        if attempt is None:
+            self.forget(endpoint_id)  # it was skipped: disabled, so that it will start afresh
+            return
+        known = self._known.get(endpoint_id)
+        if attempt.outcome == "ok" and (known is None or known.breaker.spotless):
+            return
+        known = self._touch(endpoint_id)
+        before, now = known.breaker, self._monotonic()
+        began = now - attempt.total_ms / 1000
+        outcome = _OUTCOMES.get(attempt.outcome, Outcome.FAILED)
+        known.breaker = before.after(outcome, began, now, self._random())
+        if known.breaker.openings != before.openings:
+            known.untold = known.breaker.openings or before.openings
+
+    def adopt(self, endpoint_id: UUID, openings: int) -> bool:
+        """The database says that the breaker is half-open after so many openings, or closed if none: another worker saw
+        to it, or an earlier life of this one. What is decided here and not written yet stands against it.
+
+        Whether it begins to be half-open by that, as far as known here.
+        """
+        known = self._known.get(endpoint_id)
+        if known is None and not openings:
+            return False
+        known = known or self._touch(endpoint_id)
+        before = known.breaker
+        if not known.untold:
+            known.breaker = before.adopted(openings, self._monotonic())
+        return known.breaker is not before and known.breaker.state is State.HALF_OPEN
+
+    def forget(self, endpoint_id: UUID) -> None:
+        self._known.pop(endpoint_id, None)
+
+    def states(self) -> Counter[State]:
+        """Of the endpoints known here that are not healthy."""
+        now = self._monotonic()
+        counts = Counter(known.breaker.at(now).state for known in self._known.values())
+        del counts[State.HEALTHY]
+        return counts
+
+    # Notes
+
+    def notes(
+        self, settlements: Iterable[Settlement], counted_before: Collection[UUID] = ()
+    ) -> list[HealthNote]:
+        """One note per endpoint that needs one, from a batch in the order of its results. `counted_before`: attempts
+        that an earlier try at the batch has noted, although it did not look so."""
+        by_endpoint: dict[UUID, _Gathered] = {}
         for settlement in settlements:
-            if settlement.attempt is None:
+            claim, attempt = settlement.claim, settlement.attempt
+            if attempt is None:
                 continue
-            claim, ok = settlement.claim, settlement.attempt.outcome == "ok"
-            before = by_endpoint.get(claim.endpoint_id)
-            by_endpoint[claim.endpoint_id] = HealthNote(
-                claim.endpoint_id,
-                claim.tenant_id,
-                succeeded=ok or (before is not None and before.succeeded),
-                failures=0 if ok else 1 + (before.failures if before else 0),
-                at=now,
-                error=None if ok else (settlement.attempt.error or settlement.attempt.outcome),
-            )
-        return [note for note in by_endpoint.values() if self._is_news(note, now)]
+            gathered = by_endpoint.get(claim.endpoint_id)
+            if gathered is None:
+                gathered = by_endpoint[claim.endpoint_id] = _Gathered(claim.tenant_id)
+            if not counted_before or attempt.id not in counted_before:
+                _gather(gathered, attempt)
+        now = self._now()
+        notes = [self._note(endpoint_id, gathered) for endpoint_id, gathered in by_endpoint.items()]
+        return [note for note in notes if self._is_news(note, now)]
 
     def written(self, notes: Sequence[HealthNote]) -> None:
+        now = self._now()
         for note in notes:
-            self._healthy_since_note.pop(note.endpoint_id, None)
-            if not note.failures:
-                self._healthy_since_note[note.endpoint_id] = note.at
-        while len(self._healthy_since_note) > _REMEMBERED:
-            del self._healthy_since_note[next(iter(self._healthy_since_note))]
+            known = self._touch(note.endpoint_id)
+            if note.failures or note.succeeded:
+                known.healthy_noted_at = None if note.failures else now
+            if note.breaker and _is_of(known, note.breaker):
+                known.untold = 0
+
+    def _note(self, endpoint_id: UUID, gathered: _Gathered) -> HealthNote:
+        return HealthNote(
+            endpoint_id,
+            gathered.tenant_id,
+            gathered.succeeded,
+            gathered.failures,
+            gathered.error,
+            self._change(endpoint_id),
+        )
+
+    def _change(self, endpoint_id: UUID) -> BreakerChange | None:
+        known = self._known.get(endpoint_id)
+        if known is None or not known.untold:
+            return None
+        if known.breaker.closed:
+            return BreakerChange(known.untold, None)
+        left = max(0.0, known.breaker.probing_from - self._monotonic())
+        return BreakerChange(known.untold, timedelta(seconds=left))
 
     def _is_news(self, note: HealthNote, now: datetime) -> bool:
-        noted = self._healthy_since_note.get(note.endpoint_id)
-        return bool(note.failures) or noted is None or now - noted >= _AGAIN_AFTER
+        if note.failures or note.breaker:
+            return True
+        known = self._known.get(note.endpoint_id)
+        noted = known.healthy_noted_at if known else None
+        return note.succeeded and (noted is None or abs(now - noted) >= _AGAIN_AFTER)
+
+    def _touch(self, endpoint_id: UUID) -> _Known:
+        known = self._known.get(endpoint_id)
+        if known is not None:
+            self._known.move_to_end(endpoint_id)
+            return known
+        while len(self._known) >= _REMEMBERED:
+            self._known.popitem(last=False)
+        known = self._known[endpoint_id] = _Known()
+        return known
+
+
+def _is_of(known: _Known, change: BreakerChange) -> bool:
+    """Whether it tells of the latest there is to tell: more may have come while it was written."""
+    return change.openings == known.untold and (change.open_for is None) == known.breaker.closed
+
+
+def _gather(gathered: _Gathered, attempt: Attempt) -> None:
+    if attempt.outcome == "ok":
+        gathered.succeeded, gathered.failures, gathered.error = True, 0, None
+    else:
+        gathered.failures += 1
+        gathered.error = attempt.error or attempt.outcome

@@ -2,17 +2,34 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
 
-from delivery.endpoint_url import parse_endpoint_url
+from delivery.endpoint_url import EndpointUrl, parse_endpoint_url
 from delivery.envelope import envelope
 from delivery.sending import OutboundRequest
 from delivery.signing import SigningKey, signed_headers
 from schema.deliveries import ClaimedDelivery
 from schema.ids import EVENT, format_id
 from schema.secret_box import SecretBox
+
+
+class Message(NamedTuple):
+    """An event as every endpoint gets it."""
+
+    event_id: str
+    """As `evt_…`."""
+    body: bytes
+
+
+class _Route(NamedTuple):
+    """What all of an endpoint's requests share."""
+
+    url: EndpointUrl
+    headers: tuple[tuple[str, str], ...]
+    keys: tuple[SigningKey, ...]
 
 
 class Outbound:
@@ -22,36 +39,42 @@ class Outbound:
         self._box = box
         self._prefix = header_prefix
         self._fixed = (("Content-Type", "application/json"), ("User-Agent", user_agent))
-        self._keys = lru_cache(4096)(self._open_keys)
-        self._custom = lru_cache(4096)(self._open_headers)
-        self._url = lru_cache(4096)(parse_endpoint_url)
+        self._route = lru_cache(4096)(self._find_route)
 
-    def request(self, claim: ClaimedDelivery, body: bytes, timestamp: int) -> OutboundRequest:
+    def request(self, claim: ClaimedDelivery, message: Message, timestamp: int) -> OutboundRequest:
         """Raises Unavailable when a secret was sealed with another key, InvalidInput when the URL is no longer taken."""
         endpoint = claim.endpoint
         assert endpoint is not None
-        custom = self._custom(endpoint.id, endpoint.sealed_headers) if endpoint.sealed_headers else ()
+        route = self._route(endpoint.id, endpoint.url, endpoint.sealed_headers, endpoint.sealed_secrets)
         signed = signed_headers(
-            self._keys(endpoint.id, endpoint.sealed_secrets),
-            event_id=format_id(EVENT, claim.event_id),
+            route.keys,
+            event_id=message.event_id,
             event_type=claim.event_type,
             timestamp=timestamp,
-            body=body,
+            body=message.body,
             prefix=self._prefix,
         )
-        return OutboundRequest(self._url(endpoint.url), (*custom, *self._fixed, *signed), body)
+        return OutboundRequest(route.url, route.headers + signed, message.body)
 
-    def _open_keys(self, endpoint_id: UUID, sealed: tuple[bytes, ...]) -> tuple[SigningKey, ...]:
-        return tuple(SigningKey.from_secret(self._box.open(secret, endpoint_id.bytes)) for secret in sealed)
+    def _find_route(
+        self, endpoint_id: UUID, url: str, sealed_headers: bytes | None, sealed_secrets: tuple[bytes, ...]
+    ) -> _Route:
+        custom: tuple[tuple[str, str], ...] = ()
+        if sealed_headers is not None:
+            opened = orjson.loads(self._box.open(sealed_headers, endpoint_id.bytes))
+            custom = tuple((name, value) for name, value in opened)
+        keys = tuple(
+            SigningKey.from_secret(self._box.open(secret, endpoint_id.bytes)) for secret in sealed_secrets
+        )
+        return _Route(parse_endpoint_url(url), (*custom, *self._fixed), keys)
 
-    def _open_headers(self, endpoint_id: UUID, sealed: bytes) -> tuple[tuple[str, str], ...]:
-        return tuple((name, value) for name, value in orjson.loads(self._box.open(sealed, endpoint_id.bytes)))
 
-
-def bodies(claims: Sequence[ClaimedDelivery]) -> dict[UUID, bytes]:
-    """One body per event, however many endpoints it goes to."""
-    made: dict[UUID, bytes] = {}
+def messages(claims: Sequence[ClaimedDelivery]) -> dict[UUID, Message]:
+    """One per event, however many endpoints it goes to."""
+    made: dict[UUID, Message] = {}
     for claim in claims:
         if claim.event_id not in made:
-            made[claim.event_id] = envelope(claim.event_id, claim.event_type, claim.created_at, claim.data)
+            event_id = format_id(EVENT, claim.event_id)
+            body = envelope(event_id, claim.event_type, claim.created_at, claim.data)
+            made[claim.event_id] = Message(event_id, body)
     return made

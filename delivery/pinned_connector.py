@@ -1,7 +1,7 @@
 """The part of aiohttp that opens connections, replaced by one that only dials a checked address.
 
 It stands on `BaseConnector`, which pools and cannot connect, and not on `TCPConnector`: there is no
-resolver, no proxy and no address parsing here to be talked into something. The URL that aiohttp is
+resolver, no proxy of aiohttp's and no address parsing here to be talked into something. The URL that aiohttp is
 given names the address; who the receiver is said to be travels apart from it (`server_hostname`, Host).
 
 A pooled connection is found again by (address, port, tls, server name). Plain http shares connections by
@@ -15,11 +15,7 @@ aiohttp's request has no place for it:
 """
 
 import asyncio
-import socket
-import ssl
 from contextvars import ContextVar
-from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import ip_address
 from time import monotonic
 from typing import Final, Protocol
@@ -30,54 +26,13 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
-from delivery.egress_guard import Blocked, EgressPolicy
-from delivery.sending import Outcome, SendLimits
-from delivery.special_addresses import Address
-from delivery.wire_errors import AttemptFailed, os_reason, tls_reason
+from delivery.dialling import Dialler
+from delivery.exchange import MAX_BEFORE_BODY, Exchange, Stage
+from delivery.sending import Outcome
+from delivery.wire_errors import AttemptFailed
 
-MAX_BEFORE_BODY: Final = 512 * 1024
-"""Bytes of interim responses and headers in one exchange. aiohttp bounds each header and their number, but reads
-`100 Continue` for as long as it comes. Generous, since the bytes of an early body count until aiohttp's
-own flow control (a few hundred KiB) stops it."""
-TLS_SHUTDOWN_SECONDS: Final = 1.0
-
-
-class Stage(StrEnum):
-    """What an attempt is busy with, in the words that a timeout is reported with."""
-
-    RESOLVING = "an answer from DNS"
-    CONNECTING = "a TCP connection"
-    HANDSHAKE = "the TLS handshake"
-    HEADERS = "the response's headers"
-    BODY = "the end of the response's body"
-
-
-@dataclass(slots=True)
-class Exchange:
-    """Seconds of the monotonic clock: uvloop's own goes in whole milliseconds and stands still within one round."""
-
-    stage: Stage = Stage.RESOLVING
-    fresh_only: bool = False
-    """Do not take a connection from the pool."""
-    dialled: bool = False
-    """The connection is new, not from the pool."""
-    connect: float | None = None
-    tls: float | None = None
-    ready_at: float | None = None
-    first_byte_at: float | None = None
-    bytes_before_body: int = 0
-
-    @property
-    def waited(self) -> float | None:
-        """For the first byte of the answer."""
-        if self.ready_at is None or self.first_byte_at is None:
-            return None
-        return self.first_byte_at - self.ready_at
-
-    @property
-    def met_a_stale_connection(self) -> bool:
-        """The connection came from the pool and died before it said anything: the peer had closed it, most likely."""
-        return not self.dialled and self.ready_at is not None and self.first_byte_at is None
+MAX_IN_ALL: Final = 1024 * 1024
+"""With the body, of which aiohttp counts what is inside its chunks but not what is between them."""
 
 
 current_exchange: ContextVar[Exchange] = ContextVar("current_exchange")
@@ -121,27 +76,34 @@ class PinnedProtocol(ResponseHandler):
             return False
         if exchange.first_byte_at is None:
             exchange.first_byte_at = monotonic()
-        if exchange.stage is not Stage.BODY:
-            exchange.bytes_before_body += len(data)
-            if exchange.bytes_before_body > MAX_BEFORE_BODY:
-                self.abort()
-                self.set_exception(
-                    AttemptFailed(Outcome.PROTOCOL, "the response's headers do not come to an end")
-                )
-                return False
+        exchange.bytes_read += len(data)
+        in_body = exchange.stage is Stage.BODY
+        if exchange.bytes_read > (MAX_IN_ALL if in_body else MAX_BEFORE_BODY):
+            part = "body does" if in_body else "headers do"
+            self._end_by(AttemptFailed(Outcome.PROTOCOL, f"the response's {part} not come to an end"))
+            return False
         return True
+
+    def _end_by(self, failure: AttemptFailed) -> None:
+        """Who waits for the headers hears of it from the protocol, who reads the body from the payload."""
+        if self._payload is not None:
+            self._payload.set_exception(failure)
+        self.abort()
+        self.set_exception(failure)
 
 
 class PinnedConnector(BaseConnector):
     """Create it in a running loop. The number of requests in flight is for the caller to bound."""
 
-    def __init__(self, policy: EgressPolicy, limits: SendLimits, ssl_context: ssl.SSLContext) -> None:
-        super().__init__(limit=0, keepalive_timeout=limits.keepalive)
+    def __init__(self, dialler: Dialler) -> None:
+        super().__init__(limit=0, keepalive_timeout=dialler.limits.keepalive)
         self.alive = 0
         """Connections open, in use or idle."""
-        self._policy = policy
-        self._limits = limits
-        self._ssl_context = ssl_context
+        self._dialler = dialler
+
+    @property
+    def idle(self) -> int:
+        return sum(map(len, self._conns.values()))
 
     async def connect(
         self,
@@ -169,71 +131,22 @@ class PinnedConnector(BaseConnector):
         traces: list[Trace],  # noqa: ARG002  aiohttp's signature
         timeout: ClientTimeout,  # noqa: ARG002, ASYNC109  aiohttp's signature
     ) -> ResponseHandler:
-        exchange = current_exchange.get()
-        exchange.dialled = True
         assert req.url.raw_host is not None
         assert req.port is not None
-        address = ip_address(req.url.raw_host)
-        if reason := self._policy.refusal(req.url.scheme, req.port, address):
-            raise Blocked(reason)
-
-        started = monotonic()
-        exchange.stage = Stage.CONNECTING
-        sock = await self._dial(address, req.port)
-        connected = monotonic()
-        exchange.connect = connected - started
-        if not req.is_ssl():
-            _, protocol = await self._loop.create_connection(self._new_protocol, sock=sock)
-            return protocol
-        exchange.stage = Stage.HANDSHAKE
-        protocol = await self._start_tls(sock, req.server_hostname)
-        exchange.tls = monotonic() - connected
-        return protocol
+        return await self._dialler.open(
+            self._new_protocol,
+            ip_address(req.url.raw_host),
+            req.port,
+            req.server_hostname if req.is_ssl() else None,
+            current_exchange.get(),
+        )
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Called with every connection that an exchange is done with, to pool it or to close it."""
         assert isinstance(protocol, PinnedProtocol)
         protocol.exchange = None
-        crowded = self.alive > self._limits.kept_open
+        crowded = self.alive > self._dialler.limits.kept_open
         super()._release(key, protocol, should_close=should_close or crowded)
 
     def _new_protocol(self) -> PinnedProtocol:
         return PinnedProtocol(self._loop, self)
-
-    async def _dial(self, address: Address, port: int) -> socket.socket:
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            sock.setblocking(False)
-            async with asyncio.timeout(self._limits.connect_timeout):
-                await self._loop.sock_connect(sock, (str(address), port))
-            check_peer(sock, address, port)
-        except BaseException as failure:
-            sock.close()
-            if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
-                raise AttemptFailed(Outcome.CONNECT, os_reason(failure)) from failure
-            raise
-        return sock
-
-    async def _start_tls(self, sock: socket.socket, server_name: str | None) -> PinnedProtocol:
-        try:
-            _, protocol = await self._loop.create_connection(
-                self._new_protocol,
-                sock=sock,
-                ssl=self._ssl_context,
-                server_hostname=server_name,
-                ssl_handshake_timeout=self._limits.attempt_timeout,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
-            )
-        except TimeoutError:
-            raise
-        except OSError as failure:
-            raise AttemptFailed(Outcome.TLS, tls_reason(failure)) from failure
-        return protocol
-
-
-def check_peer(sock: socket.socket, address: Address, port: int) -> None:
-    """Raises Blocked unless the socket is connected to where it was sent."""
-    peer_host, peer_port, *_ = sock.getpeername()
-    if ip_address(peer_host) != address or peer_port != port:
-        raise Blocked("the connection went to another address than the one that was checked")

@@ -1,10 +1,11 @@
 """Shows that this worker lives, and takes over from those that do not.
 
-A worker is a row in `workers` that names a session of the database. No clock and no heartbeat: when the process
-dies, or its host vanishes (keepalives tell the server within about ten seconds), the server ends the session. Each
-worker looks every second:
+A worker is a row in `workers` that names a session of the database. When the process dies, the server ends the
+session at once; when it freezes, or its host or the network vanishes, nothing is asked in that session any more, and
+the server ends it after `SILENT_FOR`: a timer of the server's, which needs neither a clock nor a network in common.
+Each worker looks every second:
 
-      session gone ──seen so for `patience`──► lock the row ──► leases of that worker become due ──► forget the row
+      session gone ──seen so for `patience`──► lock the row ──► end what stands still ──► its leases become due ──► forget the row
                  │                                 │ it is back, or another worker is at it: nothing happens
                  └─ back in time (a restart of the database ends all sessions at once): its row names the new one
 
@@ -16,6 +17,7 @@ in a name that nobody bears (its last commit landed after the take-over) are fou
 import asyncio
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 
 import asyncpg
 
@@ -27,6 +29,7 @@ from schema.polling import sleep_unless, through_outages
 _logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 3.0
+SILENT_FOR = "3s"  # with the patience and two looks less than the ten seconds that a take-over may take
 BACK_WITHIN_S = 1.0  # the longest wait between two tries to come back, less than the others' patience
 ANSWER_WITHIN_S = 10.0
 SWEEP_EVERY_S = 30.0  # for leases that outlived every deadline, whoever holds them
@@ -46,6 +49,11 @@ class Presence:
     def worker_id(self) -> int:
         assert self._id is not None, "register() comes first"
         return self._id
+
+    @property
+    def stands(self) -> bool:
+        """Whether the session that shows that this worker lives is there, as far as known."""
+        return self._id is not None and self._guard is not None and not self._guard.is_closed()
 
     async def register(self) -> None:
         """Before the first lease is taken."""
@@ -85,7 +93,9 @@ class Presence:
     async def _stand_guard(self) -> asyncpg.Connection:
         """The session that our row names, made again when it was lost."""
         if self._guard is None or self._guard.is_closed():
-            self._guard = await connect_to_core(self._database, f"{self._name} presence")
+            self._guard = await connect_to_core(
+                self._database, f"{self._name} presence", silent_for=SILENT_FOR
+            )
         if self._id is None or not await workers.hold(self._guard, self._id):
             self._id = await workers.register(self._guard, self._name)
             _logger.info("registered as worker %d", self._id)
@@ -93,7 +103,9 @@ class Presence:
 
     async def _declare_dead(self, guard: asyncpg.Connection, worker: int) -> None:
         async with guard.transaction():
-            if await workers.lock_absent(guard, worker):
+            name = await workers.lock_absent(guard, worker)
+            if name is not None:
+                await self._end_sessions(name)
                 await self._take_over([worker])
                 await workers.forget(guard, worker)
 
@@ -103,6 +115,14 @@ class Presence:
             count = await deliveries.release_orphans(self._database.data(mode), living)
             if count:
                 _logger.warning("%d %s deliveries were leased to nobody; they are due again", count, mode)
+
+    async def _end_sessions(self, name: str) -> None:
+        """First, because their locks would be in the way: of this take-over, and of every consumer."""
+        for mode in Mode:
+            still = timedelta(seconds=PATIENCE_S)
+            count = await workers.end_sessions(self._database.data(mode), name, still)
+            if count:
+                _logger.warning("ended %d %s sessions that %s left in mid-transaction", count, mode, name)
 
     async def _take_over(self, dead: Sequence[int]) -> None:
         for mode in Mode:

@@ -45,6 +45,10 @@ class Resolver(Protocol):
         """At least one address. `deadline` is on the loop's clock. Raises DnsFailed or TimeoutError."""
         ...
 
+    def known(self, host: str) -> Sequence[Address] | None:
+        """The same, or None when it cannot be told without waiting. Raises DnsFailed."""
+        ...
+
 
 def system_lookup(host: str) -> Sequence[Address]:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
@@ -83,11 +87,18 @@ class SystemResolver:
         self._unproven_lane = asyncio.Semaphore(threads_per_lane)
 
     async def resolve(self, host: str, deadline: float) -> Sequence[Address]:
+        known = self.known(host)
+        if known is not None:
+            return known
+        pending = self._pending.get(host) or self._start(host)
+        async with asyncio.timeout_at(deadline):
+            answer = await asyncio.shield(pending)
+        return answer.unwrap()
+
+    def known(self, host: str) -> tuple[Address, ...] | None:
         answer = self._answers.get(host)
         if answer is None or answer.until <= self._clock():
-            pending = self._pending.get(host) or self._start(host)
-            async with asyncio.timeout_at(deadline):
-                answer = await asyncio.shield(pending)
+            return None
         return answer.unwrap()
 
     async def close(self) -> None:

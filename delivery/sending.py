@@ -4,7 +4,7 @@ whether to try again, and when, is decided elsewhere from the one word it answer
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from delivery.endpoint_url import EndpointUrl
 
@@ -41,11 +41,11 @@ class SendLimits:
     keepalive: float = 15.0
     """Seconds that an idle connection is kept."""
     kept_open: int = 512
-    """Connections are kept for reuse only while no more than this many are open: under the usual limit
-    of 1,024 descriptors it leaves room for requests in flight, which the dispatcher bounds."""
+    """Connections are kept for reuse only while no more than this many are open: it leaves descriptors for requests in
+    flight, which the dispatcher bounds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, for speed: see schema/deliveries.py
 class OutboundRequest:
     url: EndpointUrl
     headers: tuple[tuple[str, str], ...] = field(repr=False)
@@ -53,8 +53,7 @@ class OutboundRequest:
     body: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(NamedTuple):
     """Milliseconds that each part took. None: that part did not happen, or did not end."""
 
     dns: float | None = None
@@ -65,7 +64,7 @@ class Timings:
     total: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, for speed: see schema/deliveries.py
 class AttemptResult:
     outcome: Outcome
     status: int | None

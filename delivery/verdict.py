@@ -20,12 +20,15 @@ class Judgement:
     disable_endpoint: bool = False
 
 
+_DELIVERED: Final = Judgement(Verdict.DELIVERED)
+
+
 def judge(
     result: AttemptResult, *, tries: int, replay: bool, policy: RetryPolicy, now: datetime, random: float
 ) -> Judgement:
     """`tries` counts the schedule's attempts before this one; `random` is in [0, 1)."""
     if result.outcome is Outcome.OK:
-        return Judgement(Verdict.DELIVERED)
+        return _DELIVERED
     if result.outcome is Outcome.BLOCKED:
         return Judgement(Verdict.FAILED)
     if result.status == GONE:

@@ -68,10 +68,14 @@ def _lost(failure: ClientOSError) -> tuple[Outcome, str]:
     return Outcome.PROTOCOL, os_reason(failure)
 
 
+def not_http(detail: str) -> AttemptFailed:
+    line = detail.partition("\n")[0].strip(" :")[:100]
+    shown = f": {line}" if line and line.isprintable() else ""
+    return AttemptFailed(Outcome.PROTOCOL, f"the answer is not valid HTTP{shown}")
+
+
 def _unparsed(failure: ClientResponseError) -> tuple[Outcome, str]:
-    line = failure.message.partition("\n")[0].strip(" :")[:100]
-    detail = f": {line}" if line and line.isprintable() else ""
-    return Outcome.PROTOCOL, f"the answer is not valid HTTP{detail}"
+    return Outcome.PROTOCOL, not_http(failure.message).error
 
 
 _KNOWN: Final[tuple[tuple[type[Exception], Callable[[Any], tuple[Outcome, str]]], ...]] = (

@@ -29,8 +29,17 @@ CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT = "50s"
 COMMAND_TIMEOUT_S = 60.0
 
-# A peer that vanishes without a word (power, network) is noticed by the server within about ten seconds.
-_KEEPALIVE = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+# A peer that vanishes (power, network) or freezes without a word must not keep what its session holds for longer
+# than about ten seconds. Each of these sees what the others cannot: keepalives a peer that is silent while nothing is
+# on its way to it, the user timeout one that does not acknowledge or take what is, and the last one, which needs
+# no network, a process that stands still although its host answers, with a lock (a cursor's) in its hand.
+_VANISHED = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+    "idle_in_transaction_session_timeout": "10s",
+}
 
 # Errors of the moment: the same statement may work a little later. All others are the statement's own.
 # Running out of time is of both kinds: a loop that repeats a batch has to make it smaller.
@@ -44,6 +53,7 @@ _TRANSIENT = (
     asyncpg.exceptions.TransactionRollbackError,
     asyncpg.exceptions.LockNotAvailableError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,
+    asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
 )
 
 
@@ -109,9 +119,12 @@ async def connect_as_owner(url: str) -> asyncpg.Connection:
         return connection
 
 
-async def connect_to_core(database: Database, name: str) -> asyncpg.Connection:
-    """A connection outside the pool, for what a session itself holds."""
+async def connect_to_core(database: Database, name: str, *, silent_for: str = "0") -> asyncpg.Connection:
+    """A connection outside the pool, for what a session itself holds. The server ends it when nothing is asked of it
+    for as long as `silent_for`, a time as PostgreSQL writes it; 0 is for ever.
+    """
     login = _login(database.key, "core", name)
+    login["server_settings"]["idle_session_timeout"] = silent_for
     connection: asyncpg.Connection = await asyncpg.connect(
         database.url, **login, timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
     )
@@ -127,7 +140,7 @@ def _login(key: bytes, schema: str, name: str) -> dict[str, Any]:
             "search_path": schema,
             "application_name": name,
             "statement_timeout": STATEMENT_TIMEOUT,
-            **_KEEPALIVE,
+            **_VANISHED,
             **_PLANNING,
         },
     }

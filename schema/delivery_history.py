@@ -1,6 +1,6 @@
-"""Deliveries of one tenant in one mode as people ask about them: listed, shown with their attempts, replayed."""
+"""Deliveries of one tenant in one mode as people ask about them: listed, shown with their attempts."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -13,9 +13,9 @@ from schema.ids import DELIVERY, format_id
 from schema.pages import After, Page, page
 from schema.queries import load
 
-_SQL = load("deliveries")
+_SQL = load("delivery_history")
 STATUSES: Final = ("pending", "delivered", "failed", "skipped")
-_REPLAY_STEP = 1000
+_UNDELIVERED: Final = ("failed", "skipped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Delivery:
     settled_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ShownAttempt(Attempt):
     replay: bool
     settled: bool
@@ -57,12 +57,6 @@ class ShownDelivery:
     attempts: Sequence[ShownAttempt]
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayStep:
-    replayed: int
-    seen: int
-
-
 async def tenant_of(connection: Executor, delivery_id: UUID) -> UUID | None:
     tenant_id: UUID | None = await connection.fetchval(_SQL["locate"], delivery_id)
     return tenant_id
@@ -78,8 +72,9 @@ async def list_deliveries(
 ) -> Page[Delivery]:
     if status is not None and status not in STATUSES:
         raise InvalidInput(f"{status!r} is not a status; use one of {', '.join(STATUSES)}.")
+    statement = _SQL["list_undelivered" if status in _UNDELIVERED else "list"]
     rows = await connection.fetch(
-        _SQL["list"], tenant_id, status, endpoint_id, after.created_at, after.id, limit + 1
+        statement, tenant_id, status, endpoint_id, after.created_at, after.id, limit + 1
     )
     return page([Delivery(**row) for row in rows], limit)
 
@@ -92,38 +87,3 @@ async def show(connection: Executor, tenant_id: UUID, delivery_id: UUID) -> Show
         )
     attempts = await connection.fetch(_SQL["attempts"], tenant_id, delivery_id, row["created_at"])
     return ShownDelivery(**row, attempts=[ShownAttempt(**attempt) for attempt in attempts])
-
-
-async def replay(connection: Executor, tenant_id: UUID, delivery_id: UUID) -> str:
-    """The status it had. A pending delivery gets one more attempt at once and keeps its schedule."""
-    was: str | None = await connection.fetchval(_SQL["replay"], tenant_id, delivery_id)
-    if was is None:
-        raise NotFound(
-            f"There is no delivery {format_id(DELIVERY, delivery_id)} of this tenant in this mode."
-        )
-    return was
-
-
-async def replay_since(
-    connection: Executor,
-    tenant_id: UUID,
-    statuses: Sequence[str],
-    endpoint_id: UUID | None,
-    since: datetime,
-    until: datetime,
-) -> AsyncIterator[ReplayStep]:
-    """Replays settled deliveries whose events lie in [since, until), oldest first, in short transactions.
-
-    Deliveries of disabled endpoints are left as they are. Stopped half-way and begun again it replays nothing
-    twice: what was replayed is pending, or has been settled anew.
-    """
-    after: tuple[datetime | None, UUID | None] = (None, None)
-    while True:
-        row = await connection.fetchrow(
-            _SQL["replay_since"], tenant_id, statuses, endpoint_id, since, until, *after, _REPLAY_STEP
-        )
-        assert row is not None
-        yield ReplayStep(row["replayed"], row["seen"])
-        if row["seen"] < _REPLAY_STEP:
-            return
-        after = (row["created_at"], row["id"])

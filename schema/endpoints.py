@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from schema import events
+from schema import endpoint_health, events
 from schema.database import Executor, Pool
+from schema.endpoint_health import NEVER_SENT_TO, EndpointHealth
 from schema.errors import Conflict, NotFound
 from schema.ids import ENDPOINT, format_id, new_id
 from schema.modes import Mode
@@ -15,8 +16,9 @@ from schema.pages import After, Page, page
 from schema.queries import load
 
 NO_HEADERS: Final = b""
+NO_LIMIT: Final = 0
+HIGHEST_RATE: Final = 10_000
 _SQL = load("endpoints")
-_CHANGE = load("deliveries")  # enabling goes through the data role, beside the event about it
 MOST_PER_TENANT: Final = 1000
 MOST_SECRETS: Final = 10  # each one is a signature more in every webhook's headers
 
@@ -31,6 +33,8 @@ class NewEndpoint:
     event_types: Sequence[str]
     sealed_headers: bytes | None = field(repr=False)
     sealed_secret: bytes = field(repr=False)
+    rate_limit: int | None = None
+    """Deliveries per second, 1 to HIGHEST_RATE; None: as many as it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class EndpointChanges:
     event_types: Sequence[str] | None
     sealed_headers: bytes | None = field(repr=False)
     """NO_HEADERS removes them."""
+    rate_limit: int | None = None
+    """NO_LIMIT removes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +60,19 @@ class Endpoint:
     event_types: Sequence[str]
     enabled: bool
     disabled_reason: str | None
+    disabled_at: datetime | None
+    """The last time, if ever."""
+    paused: bool
+    """By an operator: its deliveries wait."""
+    rate_limit: int | None
+    """Deliveries per second."""
     created_at: datetime
     updated_at: datetime
     sealed_headers: bytes | None = field(repr=False)
     secrets: int
     """How many sign at present: two while a rotation's grace period lasts."""
+    health: EndpointHealth = NEVER_SENT_TO
+    """For whoever asks for it: it is the data role's to read."""
 
 
 async def create(core: Pool, new: NewEndpoint) -> None:
@@ -78,6 +92,7 @@ async def create(core: Pool, new: NewEndpoint) -> None:
             new.description,
             new.event_types,
             new.sealed_headers,
+            new.rate_limit,
         )
         await tx.execute(_SQL["add_secret"], new_id(), new.id, new.sealed_secret)
 
@@ -90,6 +105,7 @@ async def update(core: Executor, endpoint_id: UUID, changes: EndpointChanges) ->
         changes.description,
         changes.event_types,
         changes.sealed_headers,
+        changes.rate_limit,
     )
     if found is None:
         raise NotFound(f"There is no endpoint {format_id(ENDPOINT, endpoint_id)}.")
@@ -130,6 +146,18 @@ async def rotate_secret(core: Pool, endpoint_id: UUID, sealed: bytes, grace: tim
     return until
 
 
+async def pause(core: Executor, endpoint: Endpoint) -> None:
+    """Raises Conflict when it is paused already."""
+    if not await core.fetchval(_SQL["set_paused"], endpoint.id, True):
+        raise Conflict(f"Endpoint {format_id(ENDPOINT, endpoint.id)} is paused already.")
+
+
+async def resume(core: Executor, endpoint: Endpoint) -> None:
+    """Raises Conflict when it is not paused."""
+    if not await core.fetchval(_SQL["set_paused"], endpoint.id, False):
+        raise Conflict(f"Endpoint {format_id(ENDPOINT, endpoint.id)} is not paused.")
+
+
 async def enable(data: Pool, endpoint: Endpoint) -> None:
     await _switch(data, endpoint, "webhook_endpoint_enabled", None)
 
@@ -141,12 +169,12 @@ async def disable(data: Pool, endpoint: Endpoint, reason: str) -> None:
 async def _switch(data: Pool, endpoint: Endpoint, event_type: str, reason: str | None) -> None:
     """The change and the event about it commit together."""
     shown = format_id(ENDPOINT, endpoint.id)
-    told = {"endpointId": shown, "url": endpoint.url}
+    told = {"endpointId": shown}  # not its URL, which may hold a token
     async with data.acquire() as tx, tx.transaction():
         if reason is None:
-            changed = await tx.fetchval(_CHANGE["enable_endpoint"], endpoint.id)
+            changed = await endpoint_health.enable(tx, endpoint.id)
         else:
-            changed = await tx.fetchval(_CHANGE["disable_endpoint"], endpoint.id, reason, None)
+            changed = await endpoint_health.disable(tx, endpoint.id, reason)
             told["reason"] = reason
         if not changed:
             raise Conflict(f"Endpoint {shown} is {'enabled' if reason is None else 'disabled'} already.")

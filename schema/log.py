@@ -21,7 +21,7 @@ READ_BYTES: Final = 4 * 1024 * 1024  # 500 events of 256 KiB would be 128 MiB at
 _SEQUENCE_SECONDS: Final = 6 * 3600.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one per event: not frozen, see deliveries.py
 class LoggedEvent:
     pos: int
     id: UUID
@@ -53,12 +53,10 @@ async def sequence_patiently(pool: Pool, limit: int) -> int | None:
         return count
 
 
-async def lock_cursor(tx: Connection, consumer: str) -> Cursor | None:
+async def take_cursor(tx: Connection, consumer: str) -> Cursor | None:
     """The cursor, ours until the transaction ends; None while another worker has it."""
-    if not await tx.fetchval(_SQL["lock_cursor"], consumer):
-        return None
-    row = await tx.fetchrow(_SQL["cursor"], consumer)
-    return Cursor(consumer, row["tick"], row["pos"]) if row else Cursor(consumer, None, 0)
+    row = await tx.fetchrow(_SQL["take_cursor"], consumer)
+    return Cursor(consumer, row["tick"], row["pos"]) if row else None
 
 
 async def move_cursor(tx: Connection, cursor: Cursor, pos: int) -> None:

@@ -7,4 +7,6 @@ def iso_millis(moment: datetime) -> str:
     """`2026-06-28T09:00:00.000Z`; what is finer than a millisecond is cut off, never rounded up."""
     if moment.tzinfo is None:
         raise ValueError("a moment without a time zone would be read as this machine's local time")
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"

@@ -1,6 +1,8 @@
 """The register of worker processes: each row names the session by which its worker shows that it lives."""
 
-from schema.database import Connection
+from datetime import timedelta
+
+from schema.database import Connection, Executor
 from schema.queries import load
 
 _SQL = load("workers")
@@ -26,9 +28,16 @@ async def absent(guard: Connection, own_id: int) -> list[int]:
     return [row["id"] for row in await guard.fetch(_SQL["absent"], own_id)]
 
 
-async def lock_absent(tx: Connection, worker_id: int) -> bool:
-    """Whether it is absent and ours to declare dead; it cannot come back before the transaction ends."""
-    return await tx.fetchval(_SQL["lock_absent"], worker_id) is not None
+async def lock_absent(tx: Connection, worker_id: int) -> str | None:
+    """Its name if it is absent and ours to declare dead; it cannot come back before the transaction ends."""
+    name: str | None = await tx.fetchval(_SQL["lock_absent"], worker_id)
+    return name
+
+
+async def end_sessions(role: Executor, name: str, standing_still_for: timedelta) -> int:
+    """Ends what a worker left standing in the middle of a transaction, with its locks; returns how many sessions."""
+    ended: int = await role.fetchval(_SQL["end_sessions"], name, standing_still_for)
+    return ended
 
 
 async def forget(tx: Connection, worker_id: int) -> None:

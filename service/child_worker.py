@@ -1,9 +1,10 @@
 """One more worker as a process of its own, kept running until stopped. It ends with this process, however that ends:
-its standard input is a pipe from here, and it stops when the pipe closes.
+its standard input is a pipe from here, and it stops when the pipe closes. Its HTTP side listens on a socket of ours.
 """
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import Mapping
 
@@ -13,12 +14,14 @@ _STOP_WITHIN_S = 24.0
 
 
 class ChildWorker:
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        """`environment` is added to this process's own."""
+    def __init__(self, environment: Mapping[str, str], listener: socket.socket | None = None) -> None:
+        """`environment` is added to this process's own. `listener` is a bound socket; None: it serves no HTTP."""
         self._environment = {**os.environ, **environment}
+        self._listener = listener
 
     async def run(self, stop: asyncio.Event) -> None:
         """Raises when the process ends by itself, so that the supervisor starts another."""
+        handed = () if self._listener is None else (self._listener.fileno(),)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # a folder named service where the user stands must not shadow ours
@@ -26,7 +29,9 @@ class ChildWorker:
             "service.cli",
             "work",
             "--until-stdin-closes",
+            *(f"--http-fd={descriptor}" for descriptor in handed),
             stdin=asyncio.subprocess.PIPE,
+            pass_fds=handed,
             env=self._environment,
         )
         stopping = asyncio.ensure_future(stop.wait())

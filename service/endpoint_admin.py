@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -15,12 +15,14 @@ from delivery.egress_guard import EgressGuard, EgressPolicy
 from delivery.endpoint_secret import generate_secret, parse_secret
 from delivery.endpoint_url import parse_endpoint_url
 from delivery.resolver import SystemResolver
-from schema import endpoints, events, tenants
+from schema import endpoint_health, endpoints, events, tenants
 from schema.database import Database
-from schema.endpoints import NO_HEADERS, Endpoint, EndpointChanges, NewEndpoint
+from schema.endpoint_health import NEVER_SENT_TO
+from schema.endpoints import HIGHEST_RATE, NO_HEADERS, NO_LIMIT, Endpoint, EndpointChanges, NewEndpoint
 from schema.errors import InvalidInput
 from schema.ids import ENDPOINT, TENANT, format_id, new_id
 from schema.modes import Mode
+from schema.pages import After, Page
 from schema.secret_box import SecretBox
 from service.settings import Settings
 
@@ -36,11 +38,20 @@ class Wish:
     description: str | None = None
     event_types: Sequence[str] | None = None
     headers: Mapping[str, str] | None = field(default=None, repr=False)
+    rate_limit: int | None = None
+    """Deliveries per second; NO_LIMIT for as many as it takes."""
 
 
 class EndpointAdmin:
-    def __init__(self, database: Database, guard: EgressGuard, header_prefix: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        guard: EgressGuard,
+        header_prefix: str,
+        disable_after: timedelta,
+    ) -> None:
         self._database = database
+        self._disable_after = disable_after
         self._guard = guard
         self._header_prefix = header_prefix
         self._box = SecretBox(database.key)
@@ -52,9 +63,7 @@ class EndpointAdmin:
         endpoint_id = new_id()
         secret, sealed = self._seal_secret(endpoint_id, secret)
         await tenants.require(self._database.core, tenant_id)
-        checked = await self._check(
-            endpoint_id, mode, Wish(url, wish.description, wish.event_types, wish.headers)
-        )
+        checked = await self._check(endpoint_id, mode, replace(wish, url=url))
         assert checked.url is not None
         new = NewEndpoint(
             endpoint_id,
@@ -65,6 +74,7 @@ class EndpointAdmin:
             checked.event_types or (),
             checked.sealed_headers or None,
             sealed,
+            checked.rate_limit or None,
         )
         await endpoints.create(self._database.core, new)
         return endpoint_id, secret
@@ -74,10 +84,28 @@ class EndpointAdmin:
         present = await self.show(endpoint_id)
         changes = await self._check(endpoint_id, present.mode, wish)
         await endpoints.update(self._database.core, endpoint_id, changes)
+        if changes.url is not None and changes.url != present.url:
+            await endpoint_health.start_afresh(self._database.data(present.mode), endpoint_id)
         return await self.show(endpoint_id)
 
     async def show(self, endpoint_id: UUID) -> Endpoint:
-        return await endpoints.show(self._database.core, endpoint_id)
+        """With its health. Raises NotFound."""
+        endpoint = await endpoints.show(self._database.core, endpoint_id)
+        (shown,) = await self._with_health(endpoint.tenant_id, endpoint.mode, [endpoint])
+        return shown
+
+    async def list_page(self, tenant_id: UUID, mode: Mode, after: After, limit: int) -> Page[Endpoint]:
+        """Newest first, with their health. Raises NotFound when there is no such tenant."""
+        await tenants.require(self._database.core, tenant_id)
+        found = await endpoints.list_endpoints(self._database.core, tenant_id, mode, after, limit)
+        return replace(found, items=await self._with_health(tenant_id, mode, found.items))
+
+    async def _with_health(
+        self, tenant_id: UUID, mode: Mode, found: Sequence[Endpoint]
+    ) -> Sequence[Endpoint]:
+        data, ids = self._database.data(mode), [endpoint.id for endpoint in found]
+        health = await endpoint_health.show(data, tenant_id, ids, self._disable_after)
+        return [replace(endpoint, health=health.get(endpoint.id, NEVER_SENT_TO)) for endpoint in found]
 
     async def enable(self, endpoint_id: UUID) -> Endpoint:
         """Raises NotFound, and Conflict when it is enabled already."""
@@ -94,6 +122,16 @@ class EndpointAdmin:
         await endpoints.disable(self._database.data(endpoint.mode), endpoint, reason)
         return await self.show(endpoint_id)
 
+    async def pause(self, endpoint_id: UUID) -> Endpoint:
+        """Its deliveries wait. Raises NotFound, and Conflict when it is paused already."""
+        await endpoints.pause(self._database.core, await self.show(endpoint_id))
+        return await self.show(endpoint_id)
+
+    async def resume(self, endpoint_id: UUID) -> Endpoint:
+        """Raises NotFound, and Conflict when it is not paused."""
+        await endpoints.resume(self._database.core, await self.show(endpoint_id))
+        return await self.show(endpoint_id)
+
     async def rotate_secret(
         self, endpoint_id: UUID, secret: str | None, grace: timedelta
     ) -> tuple[str, datetime]:
@@ -107,6 +145,7 @@ class EndpointAdmin:
             sealed_headers=self._seal_headers(endpoint_id, wish.headers),
             event_types=await self._check_event_types(mode, wish.event_types),
             url=await self._check_url(wish.url),
+            rate_limit=_check_rate_limit(wish.rate_limit),
         )
 
     async def _check_url(self, text: str | None) -> str | None:
@@ -138,7 +177,7 @@ async def endpoint_admin(settings: Settings, database: Database) -> AsyncIterato
     resolver = SystemResolver()
     guard = EgressGuard(EgressPolicy(settings.egress_allow, settings.egress_ports), resolver)
     try:
-        yield EndpointAdmin(database, guard, settings.header_prefix)
+        yield EndpointAdmin(database, guard, settings.header_prefix, settings.disable_after)
     finally:
         await resolver.close()
 
@@ -158,3 +197,9 @@ def _check_description(description: str | None) -> str | None:
     if description is not None and (len(description) > _LONGEST_DESCRIPTION or not description.isprintable()):
         raise InvalidInput(f"A description has at most {_LONGEST_DESCRIPTION} printable characters.")
     return description
+
+
+def _check_rate_limit(limit: int | None) -> int | None:
+    if limit is None or limit == NO_LIMIT or 1 <= limit <= HIGHEST_RATE:
+        return limit
+    raise InvalidInput(f"A rate limit is from 1 to {HIGHEST_RATE} deliveries per second, or none.")

@@ -1,12 +1,13 @@
 """The HTTP side of a worker: is it alive, is it ready, what does it count.
 
-/healthz   200 while the process runs its loop
-/readyz    200 while it takes work and the database answers; 503 from the first signal to stop
-/metrics   Prometheus text
+/healthz   200 while the process runs its loop; a loop that stands still cannot answer, and that is the answer
+/readyz    200 while it takes work; 503 with the reasons why not: from the first signal to stop, while the database does
+           not answer, and while the session is not there that shows other workers that this one lives
+/metrics   Prometheus text; always 200, without the database's facts (duro_database_up 0) when that does not answer
 """
 
 import asyncio
-import errno
+import socket
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
@@ -14,9 +15,9 @@ import asyncpg
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from schema.errors import Unavailable
+from service.listening import cannot_listen, url_at
 from service.runtime import Worker
-from service.telemetry import exposition
+from service.telemetry.exposition import Telemetry
 
 T = TypeVar("T")
 _ANSWER_WITHIN_S: Final = 5.0
@@ -24,10 +25,9 @@ _TROUBLE: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, async
 
 
 class HttpServer:
-    def __init__(self, worker: Worker, host: str, port: int, stopping: asyncio.Event) -> None:
+    def __init__(self, worker: Worker, telemetry: Telemetry, stopping: asyncio.Event) -> None:
         self._worker = worker
-        self._host = host
-        self._port = port
+        self._telemetry = telemetry
         self._stopping = stopping
         app = web.Application(client_max_size=1024)
         app.router.add_get("/healthz", self._healthz)
@@ -35,21 +35,20 @@ class HttpServer:
         app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, access_log=None)
 
-    async def bind(self) -> str:
+    async def bind(self, host: str, port: int) -> str:
         """Listens, and returns the URL. Raises Unavailable when the port cannot be had."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
             await self._runner.cleanup()
-            if error.errno == errno.EADDRINUSE:
-                reason = "is taken: end what uses it, or choose another with --port (0 takes a free one)"
-            else:
-                reason = f"cannot be used ({error.strerror}): choose another with --port or DURO_HOST"
-            raise Unavailable(f"Port {self._port} on {self._host} {reason}.") from None
-        port = self._runner.addresses[0][1]
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{port}"
+            raise cannot_listen(host, port, error) from None
+        return url_at(host, self._runner.addresses[0][1])
+
+    async def adopt(self, sock: socket.socket) -> None:
+        """Listens on a socket that somebody else has bound."""
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock).start()
 
     async def run(self, stop: asyncio.Event) -> None:
         await stop.wait()
@@ -59,20 +58,26 @@ class HttpServer:
         return web.json_response({"status": "ok"})
 
     async def _readyz(self, _request: web.Request) -> web.Response:
+        if reasons := await self._why_not_ready():
+            return web.json_response({"status": "not ready", "reasons": reasons}, status=503)
+        return web.json_response({"status": "ready"})
+
+    async def _why_not_ready(self) -> list[str]:
+        reasons = []
         if self._stopping.is_set():
-            return web.json_response({"status": "stopping"}, status=503)
+            reasons.append("stopping")
         try:
             await _in_time(self._worker.database.core.fetchval("SELECT 1"))
         except _TROUBLE:
-            return web.json_response({"status": "database unavailable"}, status=503)
-        return web.json_response({"status": "ready"})
+            reasons.append("database unavailable")
+        if not self._worker.presence.stands:
+            reasons.append("not registered as a worker")
+        return reasons
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        try:
-            text = await _in_time(exposition(self._worker))
-        except _TROUBLE:
-            return web.Response(status=503, text="database unavailable\n")
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(
+            body=await self._telemetry.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
 
 
 async def _in_time(answer: Coroutine[Any, Any, T]) -> T:

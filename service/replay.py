@@ -1,66 +1,158 @@
 """Replays that an operator asks for: new attempts of the same deliveries, with the same event ids."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
-from schema import delivery_history, endpoints, tenants
+from consumers.subscriptions import TEST, matches
+from schema import delivery_history, endpoints, events, replays, switches, tenants
 from schema.database import Database
-from schema.delivery_history import ReplayStep
 from schema.endpoints import Endpoint
-from schema.errors import Conflict, InvalidInput
-from schema.ids import ENDPOINT, format_id
+from schema.errors import Conflict, InvalidInput, NotFound
+from schema.ids import ENDPOINT, REPLAY, format_id, new_id
 from schema.modes import Mode
+from schema.replay_steps import step
+from schema.replays import Kind, Positions, Replay, Times
+from schema.timestamps import iso_millis
 from service.endpoint_admin import require_endpoint
 from service.locating import locate_delivery
+
+_LONGEST_REST_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A replay, and in which mode it is."""
+
+    mode: Mode
+    replay: Replay
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Settled deliveries whose events lie in [since, until)."""
+    """Deliveries that ended in one of `statuses`; of all endpoints when none is named."""
 
     tenant_id: UUID
     mode: Mode
-    since: datetime
-    until: datetime
+    events: Times | Positions
     endpoint_id: UUID | None
     statuses: Sequence[str]
 
 
-async def replay_one(database: Database, delivery_id: UUID) -> str:
-    """The status it had. Raises NotFound, and Conflict when its endpoint is disabled."""
+async def replay_one(database: Database, delivery_id: UUID) -> tuple[str, Sequence[str]]:
+    """The status it had, and what holds it up. Raises NotFound, and Conflict when its endpoint is disabled."""
     located = await locate_delivery(database, delivery_id)
     delivery = await delivery_history.show(located.pool, located.tenant_id, delivery_id)
     _require_enabled(await endpoints.show(database.core, delivery.endpoint_id))
-    return await delivery_history.replay(located.pool, located.tenant_id, delivery_id)
+    was = await replays.replay_one(located.pool, located.tenant_id, delivery_id)
+    return was, await obstacles(database, located.mode, delivery.endpoint_id)
 
 
-async def replay_many(database: Database, selection: Selection) -> AsyncIterator[ReplayStep]:
-    """Running totals, one per short transaction. Raises InvalidInput, NotFound or Conflict before the first."""
-    if selection.since >= selection.until:
-        raise InvalidInput(
-            "Nothing lies in that time: --since must be before --until, which is now when left out."
-        )
+async def begin_replay(database: Database, selection: Selection) -> Job:
+    """Raises InvalidInput, NotFound or Conflict; then there is no job."""
+    _check(selection.events)
     await tenants.require(database.core, selection.tenant_id)
     if selection.endpoint_id is not None:
         _require_enabled(
             await require_endpoint(database, selection.endpoint_id, selection.tenant_id, selection.mode)
         )
-    replayed = seen = 0
-    async for step in delivery_history.replay_since(
+    replay = await replays.begin(
         database.data(selection.mode),
+        new_id(),
         selection.tenant_id,
-        selection.statuses,
+        Kind.REPLAY,
         selection.endpoint_id,
-        selection.since,
-        selection.until,
-    ):
-        replayed, seen = replayed + step.replayed, seen + step.seen
-        yield ReplayStep(replayed, seen)
+        selection.statuses,
+        selection.events,
+    )
+    return Job(selection.mode, replay)
+
+
+async def begin_backfill(database: Database, endpoint_id: UUID, span: Times | Positions) -> Job:
+    """Raises InvalidInput, NotFound or Conflict; then there is no job."""
+    _check(span)
+    endpoint = await endpoints.show(database.core, endpoint_id)
+    _require_enabled(endpoint)
+    replay = await replays.begin(
+        database.data(endpoint.mode), new_id(), endpoint.tenant_id, Kind.BACKFILL, endpoint_id, (), span
+    )
+    return Job(endpoint.mode, replay)
+
+
+async def unfinished(database: Database, replay_id: UUID) -> Job:
+    """Raises NotFound, and Conflict when it is finished."""
+    shown = format_id(REPLAY, replay_id)
+    for mode in Mode:
+        replay = await replays.find(database.data(mode), replay_id)
+        if replay is None:
+            continue
+        if replay.finished_at is not None:
+            raise Conflict(
+                f"Replay {shown} was finished at {iso_millis(replay.finished_at)}: begin another one."
+            )
+        return Job(mode, replay)
+    raise NotFound(f"There is no replay {shown} in either mode; duro delivery replays shows a tenant's.")
+
+
+async def carry_on(database: Database, job: Job) -> AsyncIterator[Replay]:
+    """The job after each of its steps, until it is finished. Whatever ends this, `carry_on` goes on from there.
+
+    It rests for as long as it works: what it makes pending has to be sent by somebody, and fresh events come first.
+    """
+    event_types = await _event_types(database, job)
+    replay = job.replay
+    while replay.finished_at is None:
+        began = time.monotonic()
+        replay = await step(database.data(job.mode), replay.id, event_types)
+        yield replay
+        await asyncio.sleep(min(time.monotonic() - began, _LONGEST_REST_S))
+
+
+async def _event_types(database: Database, job: Job) -> Sequence[str]:
+    """What a backfill's endpoint asks for as of now. No test event: each is for one endpoint, which has had it."""
+    if job.replay.endpoint_id is None or job.replay.kind is not Kind.BACKFILL:
+        return ()
+    endpoint = await endpoints.show(database.core, job.replay.endpoint_id)
+    names = await events.type_names(database.data(job.mode))
+    return [name for name in names if name != TEST and matches(endpoint.event_types, name)]
+
+
+async def obstacles(database: Database, mode: Mode, endpoint_id: UUID | None) -> list[str]:
+    """Sentences about what a replay waits for, beside a worker."""
+    found = []
+    if await switches.retries_paused(database.data(mode)):
+        found.append(
+            f"Retries are paused in mode {mode}, and replays with them: duro retries resume --mode {mode}"
+        )
+    if endpoint_id is not None and (await endpoints.show(database.core, endpoint_id)).paused:
+        shown = format_id(ENDPOINT, endpoint_id)
+        found.append(f"Endpoint {shown} is paused: duro endpoint resume {shown}")
+    return found
+
+
+def _check(span: Times | Positions) -> None:
+    match span:
+        case Times(since, until) if since >= until:
+            raise InvalidInput(
+                "Nothing lies in that time: --since must be before --until, which is now when left out."
+            )
+        case Positions(after, int(until)) if after >= until:
+            raise InvalidInput("Nothing lies in between: --since-pos must be less than --until-pos.")
 
 
 def _require_enabled(endpoint: Endpoint) -> None:
     if not endpoint.enabled:
         shown = format_id(ENDPOINT, endpoint.id)
         raise Conflict(f"Endpoint {shown} is disabled: run duro endpoint enable {shown}, then replay.")
+
+
+async def replay_skipped(database: Database, endpoint: Endpoint, since: datetime, until: datetime) -> Job:
+    """All of an endpoint's that were skipped."""
+    times = Times(since, until)
+    return await begin_replay(
+        database, Selection(endpoint.tenant_id, endpoint.mode, times, endpoint.id, ("skipped",))
+    )

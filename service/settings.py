@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from delivery.egress_guard import Network, parse_cidrs
+from delivery.egress_proxy import EgressProxy, parse_egress_proxy
 from delivery.retry_policy import DEFAULT_DELAYS
 from schema.durations import format_duration, parse_duration, parse_schedule
 from schema.errors import DuroError, InvalidInput
@@ -138,6 +139,18 @@ class Settings:
         parse=_duration(timedelta(milliseconds=50), timedelta(seconds=60)),
         show=format_duration,
     )
+    egress_proxy: EgressProxy | None = _setting(
+        None,
+        "http://[user:password@]host:port of a proxy that everything is sent through, by CONNECT to the checked address.",
+        parse=parse_egress_proxy,
+        secret=True,
+    )
+    disable_after: timedelta = _setting(
+        timedelta(days=5),
+        "How long an endpoint may fail without a success; then it is disabled, after warnings at 50, 70 and 90 %.",
+        parse=_duration(timedelta(seconds=1), timedelta(days=365)),
+        show=format_duration,
+    )
     rotation_grace: timedelta = _setting(
         timedelta(hours=24),
         "How long a rotated secret keeps signing beside the new one.",
@@ -145,8 +158,8 @@ class Settings:
         show=format_duration,
     )
     max_in_flight: int = _setting(
-        1000,
-        "Attempts that one worker has under way in one mode; bounds its memory.",
+        2000,
+        "Attempts that one worker has under way in one mode, as far as the system's limit of open files allows.",
         parse=_integer(1, 100_000),
     )
     max_in_flight_per_tenant: int = _setting(

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from delivery.endpoint_health import State, state_of
 from schema import ids
 from schema.delivery_history import Delivery, ShownAttempt, ShownDelivery
 from schema.endpoints import Endpoint
@@ -50,8 +51,35 @@ def endpoint_shape(endpoint: Endpoint) -> Shape:
         "validSecrets": endpoint.secrets,
         "enabled": endpoint.enabled,
         "disabledReason": endpoint.disabled_reason,
+        "paused": endpoint.paused,
+        "rateLimit": endpoint.rate_limit,
         "createdAt": iso_millis(endpoint.created_at),
         "updatedAt": iso_millis(endpoint.updated_at),
+        "health": _health_shape(endpoint),
+    }
+
+
+def endpoint_state(endpoint: Endpoint) -> State:
+    health = endpoint.health
+    return state_of(
+        enabled=endpoint.enabled,
+        failing_since=health.failing_since,
+        open_until=health.open_until,
+        now=health.as_of,
+    )
+
+
+def _health_shape(endpoint: Endpoint) -> Shape:
+    health = endpoint.health
+    return {
+        "state": endpoint_state(endpoint).value,
+        "consecutiveFailures": health.consecutive_failures,
+        "failingSince": _moment(health.failing_since),
+        "lastSuccessAt": _moment(health.last_success_at),
+        "lastFailureAt": _moment(health.last_failure_at),
+        "lastError": health.last_error,
+        "breakerOpenUntil": _moment(health.open_until),
+        "disablesAt": _moment(health.disables_at),
     }
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 from schema.polling import sleep_unless
 
 _logger = logging.getLogger(__name__)
-PATIENCE_S = 23.0
+PATIENCE_S = 22.0  # with what cutting off and exiting take, less than the 25 s that a stop may take
 CANCEL_WITHIN_S = 1.0
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0

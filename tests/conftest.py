@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from schema import tenants
 from schema.database import Database
+from tests.faults.figures import pytest_terminal_summary  # noqa: F401  a hook, by its name
 from tests.support.connections import SUPERUSER, Connect, connections
 from tests.support.databases import OWNER, TEMPLATE, Cluster, make_template, run_apart, running_cluster
 

@@ -13,6 +13,9 @@ SELECT 'CREATE DATABASE duro OWNER duro_owner'
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'duro')
 \gexec
 
+-- So that the metrics can tell of transactions left open by whomever.
+GRANT pg_read_all_stats TO duro_owner;
+
 REVOKE ALL ON DATABASE duro FROM PUBLIC;
 
 ALTER ROLE duro_owner LOGIN NOSUPERUSER CREATEROLE CREATEDB PASSWORD :'password';

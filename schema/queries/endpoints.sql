@@ -1,21 +1,26 @@
 -- Endpoints, in core; an operator's or the dashboard's side of them.
 
 -- name: create
--- $1 id, $2 tenant, $3 mode, $4 url, $5 description, $6 event types, $7 sealed headers or null.
-INSERT INTO webhook_endpoints (id, tenant_id, mode, url, description, event_types, sealed_headers)
-VALUES ($1, $2, $3, $4, $5, $6, $7);
+-- $1 id, $2 tenant, $3 mode, $4 url, $5 description, $6 event types, $7 sealed headers or null, $8 rate limit or null.
+INSERT INTO webhook_endpoints (id, tenant_id, mode, url, description, event_types, sealed_headers, rate_limit)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: update
--- $1 endpoint, $2 url, $3 description, $4 event types, $5 sealed headers, where no bytes remove them; a null leaves
--- a column as it is. Returns the endpoint's id.
+-- $1 endpoint, $2 url, $3 description, $4 event types, $5 sealed headers, where no bytes remove them, $6 rate limit,
+-- where 0 removes it; a null leaves a column as it is. Returns the endpoint's id.
 UPDATE webhook_endpoints
    SET url            = coalesce($2, url),
        description    = coalesce($3, description),
        event_types    = coalesce($4, event_types),
        sealed_headers = CASE WHEN $5::bytea IS NULL THEN sealed_headers ELSE nullif($5, ''::bytea) END,
+       rate_limit     = CASE WHEN $6::integer IS NULL THEN rate_limit ELSE nullif($6, 0) END,
        updated_at     = now()
  WHERE id = $1
 RETURNING id;
+
+-- name: set_paused
+-- $1 endpoint, $2 whether it is to stand still. Returns its id if it did not do so already.
+UPDATE webhook_endpoints SET paused = $2, updated_at = now() WHERE id = $1 AND paused <> $2 RETURNING id;
 
 -- name: count
 -- $1 tenant, $2 mode.
@@ -47,7 +52,7 @@ DELETE FROM webhook_endpoint_secrets WHERE endpoint_id = $1 AND expires_at <= no
 -- name: show
 -- $1 endpoint. With the number of secrets that sign now.
 SELECT e.id, e.tenant_id, e.mode, e.url, e.description, e.event_types, e.enabled, e.disabled_reason,
-       e.created_at, e.updated_at, e.sealed_headers,
+       e.disabled_at, e.paused, e.rate_limit, e.created_at, e.updated_at, e.sealed_headers,
        (SELECT count(*) FROM webhook_endpoint_secrets s
          WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > now())) AS secrets
   FROM webhook_endpoints e
@@ -56,7 +61,7 @@ SELECT e.id, e.tenant_id, e.mode, e.url, e.description, e.event_types, e.enabled
 -- name: list
 -- $1 tenant, $2 mode, $3 and $4 the last row's created_at and id or null, $5 limit. Newest first.
 SELECT e.id, e.tenant_id, e.mode, e.url, e.description, e.event_types, e.enabled, e.disabled_reason,
-       e.created_at, e.updated_at, e.sealed_headers,
+       e.disabled_at, e.paused, e.rate_limit, e.created_at, e.updated_at, e.sealed_headers,
        (SELECT count(*) FROM webhook_endpoint_secrets s
          WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > now())) AS secrets
   FROM webhook_endpoints e

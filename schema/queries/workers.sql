@@ -30,12 +30,21 @@ SELECT w.id
    AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = w.pid AND a.backend_start = w.session_start);
 
 -- name: lock_absent
--- $1 id. A row, ours until the transaction ends, if the worker is still absent and nobody else is at it.
-SELECT w.id
+-- $1 id. Its name, and its row is ours until the transaction ends, if the worker is still absent and nobody else is at it.
+SELECT w.name
   FROM workers w
  WHERE w.id = $1
    AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = w.pid AND a.backend_start = w.session_start)
    FOR UPDATE SKIP LOCKED;
+
+-- name: end_sessions
+-- $1 a worker's name, $2 for how long. Ends those of its sessions, of the role that asks, that have waited for so long in
+-- a transaction for the client to go on. No timeout of the server's sees one that waits between preparing a statement and
+-- executing it. Two workers may have one name (restarted in a container), and the one at work does not wait.
+SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) AS ended
+  FROM pg_stat_activity
+ WHERE datname = current_database() AND usename = current_user AND application_name = left($1, 63)
+   AND xact_start IS NOT NULL AND wait_event = 'ClientRead' AND state_change < now() - $2::interval;
 
 -- name: forget
 -- $1 id.

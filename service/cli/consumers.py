@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 
 from consumers.fanout import FANOUT
-from schema import log
+from schema import log, switches
 from schema.database import Database
 from schema.errors import Conflict
 from schema.ids import EVENT, format_id
@@ -20,6 +20,7 @@ from service.parked_events import CONSUMERS, Retried, RetryResult, retry_parked
 from service.shapes import consumer_shape
 
 _Statuses = Sequence[tuple[Mode, ConsumerStatus]]
+_Paused = Sequence[Mode]
 _Results = Sequence[tuple[Mode, RetryResult]]
 _HIGHEST_POS: Final = 2**63 - 1
 
@@ -40,15 +41,22 @@ def status(app: App) -> None:
       duro consumers status
     """
 
-    async def find(database: Database) -> _Statuses:
-        return [
+    async def find(database: Database) -> tuple[_Statuses, _Paused]:
+        found = [
             (mode, found)
             for mode in Mode
             for found in await log.consumer_status(database.data(mode), CONSUMERS)
         ]
+        return found, [mode for mode in Mode if await switches.retries_paused(database.data(mode))]
 
-    found = app.with_database(find)
-    app.result({"consumers": [consumer_shape(*row) for row in found]}, lambda out: _show_status(out, found))
+    found, paused = app.with_database(find)
+    app.result(
+        {
+            "consumers": [consumer_shape(*row) for row in found],
+            "retriesPausedIn": [mode.value for mode in paused],
+        },
+        lambda out: _show_status(out, found, paused),
+    )
 
 
 @command(consumers, "retry-dead")
@@ -98,7 +106,7 @@ def _shape(mode: Mode, result: RetryResult) -> dict[str, object]:
     }
 
 
-def _show_status(out: Console, found: _Statuses) -> None:
+def _show_status(out: Console, found: _Statuses, paused: _Paused) -> None:
     rows = [
         (mode, s.consumer, s.pos, s.last_pos, s.lag, f"{s.lag_seconds or 0:.1f} s", s.dead)
         for mode, s in found
@@ -107,6 +115,8 @@ def _show_status(out: Console, found: _Statuses) -> None:
     table(out, headings, rows, none="There are no consumers.")
     if any(s.dead for _, s in found):
         out.print("Parked events wait for: duro consumers retry-dead")
+    for mode in paused:
+        out.print(f"Retries are paused in mode {mode}: duro retries resume --mode {mode}")
 
 
 def _show_results(out: Console, results: _Results) -> None:

@@ -1,29 +1,30 @@
 """`duro delivery`."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 from uuid import UUID
 
 import click
+from rich.console import Console
 
-from schema import delivery_history, tenants
+from schema import delivery_history, replays, tenants
 from schema.database import Database
-from schema.delivery_history import STATUSES, Delivery, ReplayStep, ShownDelivery
-from schema.ids import DELIVERY, format_id
+from schema.delivery_history import STATUSES, Delivery, ShownDelivery
+from schema.ids import DELIVERY, REPLAY, format_id
 from schema.modes import Mode
 from schema.pages import After, Page
-from service.cli import options
+from schema.replays import SETTLED, UNDELIVERED, Replay
+from service.cli import options, replaying
 from service.cli.app import App, command, group
 from service.cli.delivery_views import show_delivery, show_page
+from service.cli.replaying import read_span, run_job, show_job, span
 from service.endpoint_admin import require_endpoint
 from service.locating import Located, locate_delivery
-from service.moments import parse_moment
-from service.replay import Selection, replay_many, replay_one
+from service.replay import Job, Selection, begin_replay, replay_one, unfinished
+from service.replay_shape import replay_shape
 from service.shapes import delivery_shape, page_shape, shown_delivery_shape
 
 _ID: Final = options.Id(DELIVERY)
-_SETTLED: Final = ("failed", "skipped", "delivered")
 
 
 @group("delivery")
@@ -84,16 +85,16 @@ def show(app: App, delivery_id: UUID) -> None:
 @click.argument("delivery_id", type=_ID, required=False)
 @click.option("--tenant", type=options.tenant_id, help="Which tenant, to replay many.")
 @click.option("--mode", type=options.ModeChoice(), help="Which mode, to replay many.")
-@click.option("--since", metavar="24h|TIME", help="Replay those whose events are younger than this.")
-@click.option("--until", metavar="1h|TIME", help="… and older than this.  [default: now]")
+@span
 @options.endpoint
 @click.option(
     "--status",
     "statuses",
-    type=click.Choice(_SETTLED),
+    type=click.Choice(SETTLED),
     multiple=True,
     help="Only those in this state; may be repeated.  [default: failed and skipped]",
 )
+@click.option("--resume", "resumed", type=options.Id(REPLAY), help="Go on with a replay that was stopped.")
 def replay(
     app: App,
     delivery_id: UUID | None,
@@ -101,61 +102,80 @@ def replay(
     mode: Mode | None,
     since: str | None,
     until: str | None,
+    since_pos: int | None,
+    until_pos: int | None,
     endpoint: UUID | None,
     statuses: Sequence[str],
+    resumed: UUID | None,
 ) -> None:
-    """Deliver again: one delivery by its id, or all that failed or were skipped since a time.
+    """Deliver again: one delivery by its id, or all that failed or were skipped since a time or a position.
 
     A replay makes new attempts of the same delivery, with the same event id, by which receivers tell that they have
-    had it. It starts at once if a worker runs. Deliveries of disabled endpoints are left as they are. A bulk replay
-    that was stopped half-way can be run again: what it has replayed is pending, and passed by until it is settled.
+    had it. It starts at once if a worker runs, and fresh events go first. Deliveries that wait for a retry are left
+    to it, and those of disabled endpoints as they are. A replay of many can be stopped and resumed at any time.
 
     \b
     Example:
       duro delivery replay dlv_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
       duro delivery replay --tenant ten_… --mode live --since 24h
-      duro delivery replay --tenant ten_… --mode live --since 2026-06-28T09:00:00Z --status failed
+      duro delivery replay --tenant ten_… --mode live --since-pos 18467 --endpoint we_… --status failed
+      duro delivery replay --resume rpl_…
     """
+    events = read_span(since, until, since_pos, until_pos)
+    others = any(
+        (tenant, mode, since, until, since_pos is not None, until_pos is not None, endpoint, statuses)
+    )
     if delivery_id is not None:
-        if any((tenant, mode, since, until, endpoint, statuses)):
+        if others or resumed:
             raise click.UsageError("A delivery's id is enough: leave the other options out.")
         _replay_one(app, delivery_id)
-        return
-    if tenant is None or mode is None or since is None:
-        raise click.UsageError("Give a delivery's id, or --tenant, --mode and --since to replay many.")
-    now = datetime.now(UTC)
-    _replay_many(
-        app,
-        Selection(
-            tenant,
-            mode,
-            parse_moment(since, now),
-            now if until is None else parse_moment(until, now),
-            endpoint,
-            statuses or ("failed", "skipped"),
-        ),
-    )
+    elif resumed is not None:
+        if others:
+            raise click.UsageError("A replay's id is enough to resume it: leave the other options out.")
+        _run(app, lambda database: unfinished(database, resumed))
+    elif tenant is None or mode is None or events is None:
+        raise click.UsageError(
+            "Give a delivery's id, or --tenant, --mode and --since (or --since-pos) to replay many."
+        )
+    else:
+        selection = Selection(tenant, mode, events, endpoint, statuses or UNDELIVERED)
+        _run(app, lambda database: begin_replay(database, selection))
 
 
 def _replay_one(app: App, delivery_id: UUID) -> None:
-    was = app.with_database(lambda database: replay_one(database, delivery_id))
+    was, waits_for = app.with_database(lambda database: replay_one(database, delivery_id))
     shown = format_id(DELIVERY, delivery_id)
+
+    def show(out: Console) -> None:
+        out.print(f"{shown} was {was} and is due now.")
+        for sentence in waits_for:
+            out.print(sentence)
+
+    app.result({"id": shown, "was": was, "status": "pending"}, show)
+
+
+def _run(app: App, find: Callable[[Database], Awaitable[Job]]) -> None:
+    job = run_job(app, find)
+    app.result(replay_shape(job.mode, job.replay), lambda out: show_job(out, job))
+
+
+@command(delivery, "replays")
+@options.tenant
+@options.mode
+@options.page
+def replays_(app: App, tenant: UUID, mode: Mode, limit: int, after: After) -> None:
+    """List a tenant's replays and backfills in one mode, newest first, with how far each has come.
+
+    \b
+    Example:
+      duro delivery replays --tenant ten_… --mode live
+    """
+
+    async def find(database: Database) -> Page[Replay]:
+        await tenants.require(database.core, tenant)
+        return await replays.list_replays(database.data(mode), tenant, after, limit)
+
+    page = app.with_database(find)
     app.result(
-        {"id": shown, "was": was, "status": "pending"},
-        lambda out: out.print(f"{shown} was {was} and is due now."),
-    )
-
-
-def _replay_many(app: App, selection: Selection) -> None:
-    async def run(database: Database) -> ReplayStep:
-        total = ReplayStep(0, 0)
-        with app.counting("Replaying") as count:
-            async for total in replay_many(database, selection):
-                count(f"Replaying: {total.replayed} of {total.seen} looked at")
-        return total
-
-    total = app.with_database(run)
-    app.result(
-        {"replayed": total.replayed, "seen": total.seen},
-        lambda out: out.print(f"{total.replayed} of {total.seen} deliveries replayed."),
+        page_shape(page, lambda found: replay_shape(mode, found)), lambda out: replaying.show_page(out, page)
     )

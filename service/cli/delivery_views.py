@@ -64,7 +64,11 @@ def _attempt(attempt: ShownAttempt) -> tuple[object, ...]:
         if applies
     ]
     outcome = f"{attempt.outcome} ({', '.join(notes)})" if notes else attempt.outcome
-    body = " ".join(attempt.response_body.decode(errors="replace").split())
-    shown = body if len(body) <= _LONGEST_BODY else f"{body[:_LONGEST_BODY]}…"
     took = f"{attempt.total_ms:.0f} ms"
-    return attempt.started_at, outcome, attempt.status_code, took, attempt.error, shown
+    return attempt.started_at, outcome, attempt.status_code, took, attempt.error, answer_of(attempt)
+
+
+def answer_of(attempt: ShownAttempt) -> str:
+    """The body's beginning, on one line."""
+    body = " ".join(attempt.response_body.decode(errors="replace").split())
+    return body if len(body) <= _LONGEST_BODY else f"{body[:_LONGEST_BODY]}…"

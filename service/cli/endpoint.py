@@ -1,31 +1,31 @@
-"""`duro endpoint`."""
+"""`duro endpoint`: what an endpoint is."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import click
 
-from schema import endpoints, tenants
-from schema.database import Database
-from schema.endpoints import Endpoint
+from schema.endpoints import HIGHEST_RATE, NO_LIMIT
+from schema.errors import InvalidInput
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
-from schema.pages import After, Page
+from schema.pages import After
 from schema.timestamps import iso_millis
-from service.cli import options
-from service.cli.app import App, command, group
-from service.cli.endpoint_views import show_created, show_endpoint, show_page, show_rotated
+from service.cli import endpoint_sending, endpoint_switches, options
+from service.cli.app import App, command
+from service.cli.endpoint_group import ID, administer, endpoint, show_changed
+from service.cli.endpoint_views import show_created, show_page, show_rotated
 from service.cli.input_files import FILE, STDIN, add_header, parse_headers, read_secret, read_text
-from service.endpoint_admin import EndpointAdmin, Wish, endpoint_admin
+from service.endpoint_admin import Wish
 from service.shapes import endpoint_shape, page_shape
 
+__all__ = ["endpoint", "endpoint_sending", "endpoint_switches"]
+
 F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
 
 _LONGEST_GRACE: Final = timedelta(days=30)
-_ID: Final = options.Id(ENDPOINT)
 
 _secret_stdin = click.option(
     "--secret-stdin",
@@ -34,14 +34,27 @@ _secret_stdin = click.option(
 )
 
 
-@group("endpoint")
-def endpoint() -> None:
-    """Where a tenant's webhooks go. An endpoint belongs to one mode."""
+class _RateLimit(click.ParamType[int]):
+    """`50`, or `none`."""
+
+    name = "N|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ARG002
+        if value == "none":
+            return NO_LIMIT
+        if str(value).isascii() and str(value).isdigit() and 1 <= int(value) <= HIGHEST_RATE:
+            return int(value)
+        raise InvalidInput(f"--rate-limit is from 1 to {HIGHEST_RATE} deliveries per second, or none.")
 
 
 def _wishes(function: F) -> F:
     """What an endpoint has beside its URL."""
     for option in (
+        click.option(
+            "--rate-limit",
+            type=_RateLimit(),
+            help="At most so many deliveries per second, of all workers together; the rest waits.",
+        ),
         click.option("--description", help="A note for people, at most 500 characters."),
         click.option(
             "--headers-file",
@@ -85,6 +98,7 @@ def create(
     headers: Sequence[str],
     headers_file: str | None,
     description: str | None,
+    rate_limit: int | None,
     *,
     secret_stdin: bool,
 ) -> None:
@@ -98,15 +112,15 @@ def create(
       duro endpoint create --tenant ten_… --mode live --url https://shop.example/webhooks \\
           --event 'subscription_*' --event invoice_created
     """
-    wish = Wish(None, description, event_types, _headers(headers, headers_file, secret_stdin))
+    wish = Wish(None, description, event_types, _headers(headers, headers_file, secret_stdin), rate_limit)
     secret = read_secret() if secret_stdin else None
-    endpoint_id, secret = _administer(app, lambda admin: admin.create(tenant, mode, url, wish, secret))
+    endpoint_id, secret = administer(app, lambda admin: admin.create(tenant, mode, url, wish, secret))
     shown = format_id(ENDPOINT, endpoint_id)
     app.result({"id": shown, "secret": secret}, lambda out: show_created(out, shown, secret))
 
 
 @command(endpoint, "update")
-@click.argument("endpoint_id", type=_ID)
+@click.argument("endpoint_id", type=ID)
 @click.option("--url", help="Where it moves to; retries of old deliveries go there too.")
 @_wishes
 @click.option("--all-events", is_flag=True, help="Deliver events of every type.")
@@ -119,6 +133,7 @@ def update(
     headers: Sequence[str],
     headers_file: str | None,
     description: str | None,
+    rate_limit: int | None,
     *,
     all_events: bool,
     no_headers: bool,
@@ -138,10 +153,11 @@ def update(
         description,
         event_types if event_types or all_events else None,
         _headers(headers, headers_file) if headers or headers_file or no_headers else None,
+        rate_limit,
     )
     if wish == Wish():
         raise click.UsageError("There is nothing to change: give --url, --event, --header or --description.")
-    _show_changed(app, _administer(app, lambda admin: admin.update(endpoint_id, wish)))
+    show_changed(app, administer(app, lambda admin: admin.update(endpoint_id, wish)))
 
 
 @command(endpoint, "list")
@@ -155,17 +171,12 @@ def list_(app: App, tenant: UUID, mode: Mode, limit: int, after: After) -> None:
     Example:
       duro endpoint list --tenant ten_… --mode test
     """
-
-    async def find(database: Database) -> Page[Endpoint]:
-        await tenants.require(database.core, tenant)
-        return await endpoints.list_endpoints(database.core, tenant, mode, after, limit)
-
-    page = app.with_database(find)
+    page = administer(app, lambda admin: admin.list_page(tenant, mode, after, limit))
     app.result(page_shape(page, endpoint_shape), lambda out: show_page(out, page))
 
 
 @command(endpoint, "show")
-@click.argument("endpoint_id", type=_ID)
+@click.argument("endpoint_id", type=ID)
 def show(app: App, endpoint_id: UUID) -> None:
     """Show one endpoint. Secrets and the values of custom headers are never shown.
 
@@ -173,39 +184,11 @@ def show(app: App, endpoint_id: UUID) -> None:
     Example:
       duro endpoint show we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
     """
-    _show_changed(app, _administer(app, lambda admin: admin.show(endpoint_id)))
-
-
-@command(endpoint, "enable")
-@click.argument("endpoint_id", type=_ID)
-def enable(app: App, endpoint_id: UUID) -> None:
-    """Deliver to an endpoint again. What was skipped meanwhile can be replayed.
-
-    \b
-    Example:
-      duro endpoint enable we_…
-      duro delivery replay --tenant ten_… --mode live --since 24h --status skipped
-    """
-    _show_changed(app, _administer(app, lambda admin: admin.enable(endpoint_id)))
-
-
-@command(endpoint, "disable")
-@click.argument("endpoint_id", type=_ID)
-@click.option(
-    "--reason", default="disabled by an operator", show_default=True, help="Why; told in the event about it."
-)
-def disable(app: App, endpoint_id: UUID, reason: str) -> None:
-    """Stop delivering to an endpoint. Its deliveries are kept as skipped, and can be replayed.
-
-    \b
-    Example:
-      duro endpoint disable we_… --reason "moving to a new server"
-    """
-    _show_changed(app, _administer(app, lambda admin: admin.disable(endpoint_id, reason)))
+    show_changed(app, administer(app, lambda admin: admin.show(endpoint_id)))
 
 
 @command(endpoint, "rotate-secret")
-@click.argument("endpoint_id", type=_ID)
+@click.argument("endpoint_id", type=ID)
 @click.option(
     "--grace",
     type=options.Duration(timedelta(0), _LONGEST_GRACE),
@@ -224,24 +207,12 @@ def rotate_secret(app: App, endpoint_id: UUID, grace: timedelta | None, *, secre
     """
     secret = read_secret() if secret_stdin else None
     grace = app.settings.rotation_grace if grace is None else grace
-    secret, until = _administer(app, lambda admin: admin.rotate_secret(endpoint_id, secret, grace))
+    secret, until = administer(app, lambda admin: admin.rotate_secret(endpoint_id, secret, grace))
     shown = format_id(ENDPOINT, endpoint_id)
     app.result(
         {"id": shown, "secret": secret, "oldSecretSignsUntil": iso_millis(until)},
         lambda out: show_rotated(out, shown, secret, until),
     )
-
-
-def _administer(app: App, work: Callable[[EndpointAdmin], Coroutine[Any, Any, T]]) -> T:
-    async def run(database: Database) -> T:
-        async with endpoint_admin(app.settings, database) as admin:
-            return await work(admin)
-
-    return app.with_database(run)
-
-
-def _show_changed(app: App, endpoint: Endpoint) -> None:
-    app.result(endpoint_shape(endpoint), lambda out: show_endpoint(out, endpoint))
 
 
 def _headers(given: Sequence[str], file: str | None, secret_stdin: bool = False) -> dict[str, str]:

@@ -1,13 +1,23 @@
 """Endpoints for people."""
 
 from datetime import datetime
+from typing import Final
 
 from rich.console import Console
 
+from delivery.endpoint_health import State
 from schema.endpoints import Endpoint
 from schema.ids import ENDPOINT, TENANT, format_id
 from schema.pages import Page
 from service.cli.views import fields, more, table
+from service.shapes import endpoint_state
+
+_STATES: Final = {
+    State.HEALTHY: "enabled",
+    State.FAILING: "enabled, failing",
+    State.OPEN: "enabled, breaker open",
+    State.HALF_OPEN: "enabled, breaker half-open",
+}
 
 
 def show_created(out: Console, endpoint_id: str, secret: str) -> None:
@@ -33,6 +43,8 @@ def show_endpoint(out: Console, endpoint: Endpoint) -> None:
             "Custom headers": "yes, not shown" if endpoint.sealed_headers else "none",
             "Secrets that sign": endpoint.secrets,
             "State": _state(endpoint),
+            **_health(endpoint),
+            "Rate limit": _rate_limit(endpoint),
             "Created": endpoint.created_at,
             "Updated": endpoint.updated_at,
         },
@@ -47,7 +59,23 @@ def show_page(out: Console, page: Page[Endpoint]) -> None:
 
 
 def _state(endpoint: Endpoint) -> str:
-    return "enabled" if endpoint.enabled else f"disabled: {endpoint.disabled_reason}"
+    state = _STATES.get(endpoint_state(endpoint), f"disabled: {endpoint.disabled_reason}")
+    return f"{state}, paused" if endpoint.paused else state
+
+
+def _health(endpoint: Endpoint) -> dict[str, object]:
+    health = endpoint.health
+    return {
+        "Last success": health.last_success_at,
+        "Failing since": health.failing_since,
+        "Last error": health.last_error,
+        "Breaker open until": health.open_until,
+        "Disabled from": health.disables_at,
+    }
+
+
+def _rate_limit(endpoint: Endpoint) -> str:
+    return "none" if endpoint.rate_limit is None else f"{endpoint.rate_limit} deliveries per second"
 
 
 def _event_types(endpoint: Endpoint) -> str:

@@ -24,6 +24,7 @@ SECTIONS: Final = {
     "Run": {
         "up": "Everything on this machine: database, migrations, API and workers.",
         "demo": "A show of the main job: events in, verified webhooks out.",
+        "bench": "How fast it is on this machine, against what.",
         "work": "One worker.",
         "migrate": "Bring the database up to this version.",
         "config": "The settings, their values and defaults.",
@@ -33,6 +34,7 @@ SECTIONS: Final = {
         "endpoint": "Where a tenant's webhooks go.",
         "event": "Record events and look at them.",
         "delivery": "Look at deliveries, and replay them.",
+        "retries": "Pause and resume all retries of a mode.",
         "consumers": "How far the log has been worked off, and what was parked.",
     },
     "Receive": {

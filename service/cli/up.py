@@ -1,26 +1,34 @@
 """`duro up`: everything on this machine."""
 
 import asyncio
+import socket
 from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import click
 import uvloop
 from rich.console import Console
 
+from schema.errors import InvalidInput
 from service.backbone import Backbone, backbone
 from service.child_worker import ChildWorker
 from service.cli.app import App, command, database_errors, main
 from service.http_server import HttpServer
+from service.listening import listener, url_at
 from service.runtime import worker
 from service.settings import Settings
 from service.signals import stop_on_signals
 from service.supervisor import Part, Supervisor
+from service.telemetry.exposition import Telemetry
 
 
 @command(main, "up")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), help="HTTP port; 0 takes a free one.  [default: DURO_PORT, 8400]"
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="HTTP port; 0 takes a free one. Further workers take the ports after it.  [default: DURO_PORT, 8400]",
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 def up(app: App, port: int | None, workers: int) -> None:
@@ -43,28 +51,53 @@ async def _up(app: App, settings: Settings, base: Backbone, workers: int) -> Non
     stop = stop_on_signals()
     await base.migrate(app.progress)
     async with worker(settings, base.url, base.key) as first:
-        http = HttpServer(first, settings.host, settings.port, stop)
-        api = await http.bind()
-        await first.register()
-        others = [Part(f"worker process {n}", ChildWorker(_environment(base))) for n in range(2, workers + 1)]
-        # One stage, so that all workers drain at the same time.
-        all_workers = [Part("worker", Supervisor(first.stages())), *others]
-        running = asyncio.create_task(Supervisor([[Part("http", http)], all_workers]).run(stop))
-        app.result(
-            {"api": api, "database_url": base.url}, lambda out: _show(out, api, settings, base, workers)
-        )
-        await running
+        own = Supervisor(first.stages())
+        supervisors = [own]
+        telemetry = Telemetry(first, lambda: sum(each.restarts for each in supervisors))
+        http = HttpServer(first, telemetry, stop)
+        api = await http.bind(settings.host, settings.port)
+        with _listeners(settings, workers - 1) as sockets:
+            urls = [api, *(url_at(settings.host, sock.getsockname()[1]) for sock in sockets)]
+            await first.register()
+            others = [
+                Part(f"worker process {number}", ChildWorker(_environment(base), sock))
+                for number, sock in enumerate(sockets, start=2)
+            ]
+            # One stage, so that all workers drain at the same time.
+            whole = Supervisor([[Part("http", http)], [Part("worker", own), *others]])
+            supervisors.append(whole)
+            running = asyncio.create_task(whole.run(stop))
+            app.result(
+                {"api": api, "database_url": base.url, "workers": urls},
+                lambda out: _show(out, urls, settings, base),
+            )
+            await running
+
+
+@contextmanager
+def _listeners(settings: Settings, count: int) -> Iterator[Sequence[socket.socket]]:
+    """Sockets for the further workers: on the ports after the first one's, or on free ones. Raises DuroError."""
+    first = settings.port
+    if first + count > 65535:
+        raise InvalidInput(f"With {count + 1} workers the port can be {65535 - count} at most.")
+    with ExitStack() as opened:
+        yield [
+            opened.enter_context(listener(settings.host, first and first + number))
+            for number in range(1, count + 1)
+        ]
 
 
 def _environment(base: Backbone) -> dict[str, str]:
     return {"DURO_DATABASE_URL": base.url, "DURO_SECRET_KEY": b64encode(base.key).decode()}
 
 
-def _show(out: Console, api: str, settings: Settings, base: Backbone, workers: int) -> None:
+def _show(out: Console, urls: Sequence[str], settings: Settings, base: Backbone) -> None:
     where = (
         f"embedded PostgreSQL 16 in {settings.data_dir}" if base.embedded else "the one in DURO_DATABASE_URL"
     )
-    out.print(f"duro is up with {workers} worker{'s' if workers > 1 else ''}.")
-    out.print(f"  API       {api}  (/healthz, /readyz, /metrics)")
+    out.print(f"duro is up with {len(urls)} worker{'s' if len(urls) > 1 else ''}.")
+    out.print(f"  API       {urls[0]}  (/healthz, /readyz, /metrics)")
+    for number, url in enumerate(urls[1:], start=2):
+        out.print(f"  Worker {number}  {url}  (the same)")
     out.print(f"  Database  {where}")
     out.print("Next: duro tenant create NAME, then duro endpoint create --help. Ctrl-C stops.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import sys
 
 import click
@@ -13,6 +14,7 @@ from service.http_server import HttpServer
 from service.runtime import worker
 from service.signals import stop_on_signals
 from service.supervisor import Part, Supervisor
+from service.telemetry.exposition import Telemetry
 
 
 @command(main, "work")
@@ -22,7 +24,10 @@ from service.supervisor import Part, Supervisor
 @click.option(
     "--until-stdin-closes", is_flag=True, hidden=True, help="For a parent process: stop when it is gone."
 )
-def work(app: App, port: int | None, *, until_stdin_closes: bool) -> None:
+@click.option(
+    "--http-fd", type=int, hidden=True, help="For a parent process: serve HTTP on this bound socket."
+)
+def work(app: App, port: int | None, *, until_stdin_closes: bool, http_fd: int | None) -> None:
     """Run one worker: sequence events, fan them out, deliver them.
 
     All workers are equal: run as many as you like, on as many hosts; each needs the database and the secret key.
@@ -33,25 +38,28 @@ def work(app: App, port: int | None, *, until_stdin_closes: bool) -> None:
       DURO_DATABASE_URL=postgresql://… DURO_SECRET_KEY=… duro work --port 9400
     """
     with backbone(app.settings, app.progress) as base, database_errors():
-        uvloop.run(_work(app, base, port, until_stdin_closes))
+        uvloop.run(_work(app, base, port, http_fd, until_stdin_closes))
 
 
-async def _work(app: App, base: Backbone, port: int | None, until_stdin_closes: bool) -> None:
+async def _work(
+    app: App, base: Backbone, port: int | None, http_fd: int | None, until_stdin_closes: bool
+) -> None:
     stop = stop_on_signals()
     if until_stdin_closes:
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), lambda: _on_input(stop))
     if base.embedded:
         await base.migrate(app.progress)
     async with worker(app.settings, base.url, base.key) as this:
-        stages = this.stages()
+        http = HttpServer(this, Telemetry(this, lambda: supervisor.restarts), stop)
+        supervisor = Supervisor([[Part("http", http)], *this.stages()])
         ready: dict[str, str | int] = {}
         if port is not None:
-            http = HttpServer(this, app.settings.host, port, stop)
-            ready["api"] = await http.bind()
-            stages.insert(0, [Part("http", http)])
+            ready["api"] = await http.bind(app.settings.host, port)
+        elif http_fd is not None:
+            await http.adopt(socket.socket(fileno=http_fd))
         await this.register()
         ready["worker"] = this.presence.worker_id
-        running = asyncio.create_task(Supervisor(stages).run(stop))
+        running = asyncio.create_task(supervisor.run(stop))
         if not until_stdin_closes:
             app.result(ready, lambda out: out.print(f"Worker {ready['worker']} is at work. Ctrl-C stops it."))
         await running

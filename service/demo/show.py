@@ -31,7 +31,7 @@ from service.demo.verdict import WORKER_ENDS_WITHIN_S, Evidence, Verdict, judge
 
 PATIENCE_S: Final = 60.0
 LEAST_EVENTS: Final = 20
-_GREETING: Final = Fact("webhook_test", {"message": "Is anybody there?"})
+_GREETING: Final = Fact("subscription_created", {"reason": "begin of the demo"})
 _FAREWELL: Final = Fact("subscription_cancelled", {"reason": "end of the demo"})
 
 Watch = Callable[[Board], AbstractAsyncContextManager[None]]

@@ -10,9 +10,11 @@ import pytest
 from consumers import consumer as loop
 from consumers.consumer import Applied, Consumer
 from schema import log
-from schema.database import Connection, Database, Pool
+from schema.database import Connection, Database, Executor, Pool
 from schema.log import LoggedEvent
 from schema.modes import Mode
+from schema.polling import Pace
+from tests.support.arrivals import Arrivals
 from tests.support.connections import Connect
 from tests.support.events import sequenced
 
@@ -39,6 +41,10 @@ class Projection:
         self.applied = asyncio.Event()
         self.told: list[str] = []
         self.most = 1000
+        self.wants = 1000
+
+    async def ready(self) -> int:
+        return self.wants
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:
         events = events[: self.most]
@@ -132,6 +138,75 @@ async def test_a_handler_may_take_fewer_and_the_others_come_again(
     consumer = Consumer(data, projection)
     assert [await consumer.step() for _ in range(4)] == [2, 2, 1, 0]
     assert await projected(data) == [1, 2, 3, 4, 5]
+
+
+async def test_a_handler_is_given_no_more_than_it_is_ready_for(
+    data: Pool, projection: Projection, tenant: UUID
+) -> None:
+    await sequenced(data, tenant, 9)
+    consumer = Consumer(data, projection, batch_size=4)
+    moved = []
+    for projection.wants in (1, 3, 100, 100):
+        moved.append(await consumer.step())
+    assert moved == [1, 3, 4, 1]
+    assert await projected(data) == list(range(1, 10))
+
+
+async def test_a_handler_that_is_not_ready_yet_keeps_the_cursor_from_nobody(data: Pool, tenant: UUID) -> None:
+    """It is asked before the cursor is taken."""
+    await sequenced(data, tenant, 2)
+    busy, free = Projection(), Projection()
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def ready() -> int:
+        asked.set()
+        await answer.wait()
+        return 10
+
+    busy.ready = ready  # type: ignore[method-assign] - this one takes its time
+    stepping = asyncio.create_task(Consumer(data, busy).step())
+    await asked.wait()
+    assert await Consumer(data, free).step() == 2
+    answer.set()
+    assert await stepping == 0
+    assert await projected(data) == [1, 2]
+
+
+async def test_a_hint_spares_the_look_and_a_wrong_one_does_no_harm(
+    data: Pool, projection: Projection, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, backlog = 0, log.backlog
+
+    async def counted(connection: Executor, consumer: str) -> int:
+        nonlocal looks
+        looks += 1
+        return await backlog(connection, consumer)
+
+    steps: Arrivals[int] = Arrivals()
+
+    class Watched(Consumer):
+        async def step(self) -> int:
+            moved = await super().step()
+            steps.add(moved)
+            return moved
+
+    monkeypatch.setattr(log, "backlog", counted)
+    consumer = Watched(data, projection)
+    consumer.pace = Pace(first=3600, most=3600)
+    stop = asyncio.Event()
+    running = asyncio.create_task(consumer.run(stop))
+    await steps.count(1)
+    consumer.pace.hint()
+    await steps.count(2)
+    await sequenced(data, tenant, 1)
+    assert looks == 1, "before the first hint"
+    consumer.pace.hint()
+    await steps.count(4)
+    assert (list(steps), looks) == ([0, 0, 1, 0], 2), "and after the work was done"
+    stop.set()
+    consumer.pace.hint()
+    await running
+    assert await projected(data) == [1]
 
 
 async def test_a_batch_that_fails_midway_is_applied_once_in_the_end(
@@ -294,7 +369,7 @@ async def test_a_worker_waits_while_another_has_the_cursor(
     await sequenced(data, tenant, 1)
     other = await connect()
     async with other.transaction():
-        assert await log.lock_cursor(other, projection.name)
+        assert await log.take_cursor(other, projection.name)
         assert await Consumer(data, projection).step() == 0
     assert await Consumer(data, projection).step() == 1
 

@@ -1,8 +1,7 @@
 """Fan-out: one delivery per event and matching endpoint, and no place in the worker lost or taken twice."""
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -11,41 +10,13 @@ import pytest
 
 from consumers import consumer as loop
 from consumers import fanout
-from consumers.consumer import Consumer
-from consumers.fanout import FANOUT, FanOut, NoRoom, Room
-from schema import deliveries, log
+from consumers.fanout import FANOUT, NoRoom
+from schema import deliveries, endpoints, log
 from schema.database import Database, Pool
-from schema.deliveries import ClaimedDelivery
 from schema.modes import Mode
 from tests.support.deliveries import LEASE_FOR, Queue, new_endpoint
 from tests.support.events import record, sequence_all
-
-WORKER = 7
-
-
-@dataclass
-class Places(Room):
-    """A worker's room as it is told of it; each endpoint has so many places."""
-
-    per_endpoint: int
-    taken: Counter[tuple[UUID, UUID]] = field(default_factory=Counter)
-    characters: int = 0
-    submitted: list[ClaimedDelivery] = field(default_factory=list)
-
-    def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
-        if self.taken[tenant_id, endpoint_id] == self.per_endpoint:
-            return False
-        self.taken[tenant_id, endpoint_id] += 1
-        self.characters += size
-        return True
-
-    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None:
-        self.taken[tenant_id, endpoint_id] -= 1
-        self.characters -= size
-        assert self.taken[tenant_id, endpoint_id] >= 0
-
-    def submit(self, claims: Sequence[ClaimedDelivery]) -> None:
-        self.submitted += claims
+from tests.support.room import WORKER, Places, fan_out, pairs, rows
 
 
 @pytest.fixture
@@ -56,20 +27,6 @@ def data(database: Database) -> Pool:
 @pytest.fixture
 def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "TRIES_PER_BATCH", 1)
-
-
-def fan_out(data: Pool, room: Room) -> Consumer:
-    return Consumer(data, FanOut(room, lambda: WORKER, LEASE_FOR))
-
-
-async def rows(data: Pool) -> list[asyncpg.Record]:
-    return await data.fetch("SELECT * FROM webhook_deliveries ORDER BY id")
-
-
-async def pairs(data: Pool) -> set[tuple[UUID, UUID]]:
-    found = [(row["event_id"], row["endpoint_id"]) for row in await rows(data)]
-    assert len(found) == len(set(found))
-    return set(found)
 
 
 async def test_each_event_goes_to_each_endpoint_of_its_tenant_and_mode(
@@ -150,7 +107,9 @@ async def test_what_is_handed_over_is_what_a_claim_would_have_brought(
     (handed_over,) = room.submitted
     await deliveries.take_over(data, [WORKER])
     (claimed,) = await Queue(data, tenant, endpoint).claim()
-    assert replace(claimed, lease=handed_over.lease) == handed_over
+    assert handed_over.endpoint
+    seen = replace(handed_over.endpoint, held=True)  # a claim has found out how much of it may go
+    assert claimed == replace(handed_over, lease=claimed.lease, endpoint=seen)
 
 
 async def test_a_cursor_set_back_makes_no_second_delivery_and_gives_the_places_back(
@@ -163,7 +122,7 @@ async def test_a_cursor_set_back_makes_no_second_delivery_and_gives_the_places_b
     await fan_out(data, Places(per_endpoint=9)).step()
     before = await rows(data)
     async with data.acquire() as tx, tx.transaction():
-        cursor = await log.lock_cursor(tx, FANOUT)
+        cursor = await log.take_cursor(tx, FANOUT)
         assert cursor
         await log.move_cursor(tx, cursor, 0)
 
@@ -174,6 +133,7 @@ async def test_a_cursor_set_back_makes_no_second_delivery_and_gives_the_places_b
     assert [claim.event_id for claim in room.submitted] == [late]
     assert room.taken == {(tenant, endpoint): 1}
     assert room.characters == len(room.submitted[0].data)
+    assert room.doubted == [], "the lease is in use"
     assert [row for row in await rows(data) if row["event_id"] != late] == before
 
 
@@ -213,6 +173,7 @@ async def test_a_batch_that_is_rolled_back_gives_its_places_back_and_hands_nothi
     assert not +room.taken
     assert room.characters == 0
     assert (room.submitted, await rows(data)) == ([], [])
+    assert len(room.doubted) == (table == "cursors"), "an insert that fails has committed nothing for sure"
 
     await owner.execute(f"DROP TRIGGER fail ON sandbox.{table}")
     while await consumer.step():
@@ -241,3 +202,34 @@ async def test_leases_last_as_long_as_they_are_given(database: Database, data: P
     await fan_out(data, Places(per_endpoint=1)).step()
     left = await data.fetchval("SELECT leased_until - now() FROM webhook_deliveries")
     assert LEASE_FOR - timedelta(seconds=30) < left <= LEASE_FOR
+
+
+# What is held
+
+
+@pytest.mark.parametrize("why", ["paused", "rate limited", "open breaker", "half-open breaker"])
+async def test_what_comes_for_a_held_endpoint_waits_in_the_table_without_a_place(
+    database: Database, data: Pool, tenant: UUID, why: str
+) -> None:
+    held, other = await new_endpoint(database, tenant), await new_endpoint(database, tenant)
+    match why:
+        case "paused":
+            await endpoints.pause(database.core, await endpoints.show(database.core, held))
+        case "rate limited":
+            changes = endpoints.EndpointChanges(None, None, None, None, 5)
+            await endpoints.update(database.core, held, changes)
+        case _:
+            open_until = "now() + interval '1 hour'" if why == "open breaker" else "now()"
+            await data.execute(
+                "INSERT INTO endpoint_health (endpoint_id, tenant_id, open_until, openings)"
+                f" VALUES ($1, $2, {open_until}, 1)",
+                *(held, tenant),
+            )
+    await record(data, tenant)
+    await sequence_all(data)
+    room = Places(per_endpoint=9)
+    await fan_out(data, room).step()
+    found = {row["endpoint_id"]: (row["status"], row["lease"] is None) for row in await rows(data)}
+    assert found == {held: ("pending", True), other: ("pending", False)}
+    assert room.taken == {(tenant, other): 1}
+    assert room.others_wait == [True], "somebody has to claim it"

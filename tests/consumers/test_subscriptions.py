@@ -1,9 +1,14 @@
+from dataclasses import dataclass
+from json import dumps
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.subscriptions import matches, validate_patterns
+from consumers.subscriptions import matches, targets_of, validate_patterns
 from schema.errors import InvalidInput
+from schema.ids import ENDPOINT, format_id, new_id
 
 CATALOG = (
     "subscription_created",
@@ -68,3 +73,39 @@ def test_no_patterns_are_valid_and_mean_all() -> None:
 def test_an_unknown_one_is_named_with_what_comes_close(pattern: str, sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence):
         validate_patterns(["invoice_created", pattern], CATALOG)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    id: UUID
+    event_types: tuple[str, ...]
+
+
+def endpoint(*patterns: str) -> Endpoint:
+    return Endpoint(new_id(), patterns)
+
+
+def test_an_event_goes_to_those_that_asked_for_its_type() -> None:
+    all_, invoices, others = endpoint(), endpoint("invoice_*"), endpoint("subscription_*")
+    assert targets_of("invoice_created", "not looked at", [all_, invoices, others]) == [all_, invoices]
+
+
+@pytest.mark.parametrize("patterns", [(), ("*",), ("webhook_test",), ("invoice_created",)])
+def test_a_test_event_goes_to_the_endpoint_it_names_and_no_other(patterns: tuple[str, ...]) -> None:
+    named, other = endpoint(*patterns), endpoint(*patterns)
+    data = f'{{"n": 1, "endpointId": "{format_id(ENDPOINT, named.id)}"}}'
+    assert targets_of("webhook_test", data, [other, named]) == [named]
+    assert targets_of("webhook_test", data, [other]) == []
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+no_endpoint = scalars | st.uuids().map(lambda id_: format_id(ENDPOINT, id_)) | st.lists(scalars, max_size=2)
+
+
+@given(
+    no_endpoint.map(lambda value: dumps({"endpointId": value}))
+    | no_endpoint.map(dumps)
+    | st.sampled_from(["", "{", "{}", '{"endpointId": 1e999}', '{"endpointId":' * 2000])
+)
+def test_a_test_event_whose_data_names_none_of_them_goes_nowhere(data: str) -> None:
+    assert targets_of("webhook_test", data, [endpoint(), endpoint("webhook_test")]) == []

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
@@ -25,6 +26,9 @@ class Names:
             raise DnsFailed("name or service not known")
         return self.addresses
 
+    def known(self, _host: str) -> Sequence[IPv4Address | IPv6Address] | None:
+        return self.addresses or None
+
 
 class Silence:
     async def resolve(self, _host: str, _deadline: float) -> Sequence[IPv4Address | IPv6Address]:
@@ -36,9 +40,18 @@ def policy(*networks: str) -> EgressPolicy:
 
 
 async def pinned(url: str, names: Names, allow: EgressPolicy | None = None) -> str:
+    """By the way that waits for DNS, and by the one that does not when the addresses are known: both decide alike."""
     guard = EgressGuard(allow or policy(), names)
-    target = await guard.resolve(parse_endpoint_url(url), asyncio.get_running_loop().time() + 1)
-    return str(target.address)
+    parsed = parse_endpoint_url(url)
+    waited = at_once = None
+    try:
+        waited = await guard.resolve(parsed, asyncio.get_running_loop().time() + 1)
+    finally:
+        if names.addresses:
+            with suppress(Blocked, DnsFailed):
+                at_once = guard.resolve_known(parsed)
+            assert at_once == waited
+    return waited.text
 
 
 async def test_a_public_name_is_pinned_to_its_first_address() -> None:
@@ -141,6 +154,20 @@ async def test_a_block_does_not_tell_the_address_that_dns_gave() -> None:
     with pytest.raises(Blocked) as blocked:
         await pinned("https://intranet.test/", Names("10.11.12.13"))
     assert str(blocked.value) == "the host is a private address"
+
+
+async def test_what_was_checked_is_checked_again_when_its_addresses_change() -> None:
+    names = Names("8.8.8.8")
+    guard = EgressGuard(policy(), names)
+    url = parse_endpoint_url("https://a.test/")
+    for _ in range(2):
+        assert guard.resolve_known(url) is not None
+    names.addresses = [ip_address("8.8.8.8"), ip_address("10.0.0.1")]
+    for _ in range(2):
+        with pytest.raises(Blocked):
+            guard.resolve_known(url)
+    names.addresses = []
+    assert guard.resolve_known(url) is None
 
 
 async def test_an_empty_answer_is_a_failure_and_not_a_pass() -> None:

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from delivery.envelope import compact, envelope
-from schema.ids import format_id
+from schema.ids import EVENT, format_id
 
 ID = UUID("018cd7f2-5ae9-f8e6-7d23-69e8fa132a86")
 CREATED_AT = datetime(2026, 6, 28, 9, tzinfo=UTC)
@@ -55,13 +55,18 @@ def jsonb_text(value: Any) -> str:
 
 
 def body_with(data_json: str) -> bytes:
-    return envelope(ID, "invoice_created", CREATED_AT, data_json)
+    return envelope(format_id(EVENT, ID), "invoice_created", CREATED_AT, data_json)
 
 
 def test_the_body_is_exactly_the_promised_one() -> None:
     moment = datetime(2026, 6, 28, 9, 0, 0, 999, tzinfo=UTC)
     assert (
-        envelope(ID, "subscription_payment_success", moment, '{"amount": 500000, "currency": "NGN"}')
+        envelope(
+            format_id(EVENT, ID),
+            "subscription_payment_success",
+            moment,
+            '{"amount": 500000, "currency": "NGN"}',
+        )
         == (
             f'{{"id":"{format_id("evt", ID)}","type":"subscription_payment_success",'
             '"createdAt":"2026-06-28T09:00:00.000Z","data":{"amount":500000,"currency":"NGN"}}'
@@ -112,4 +117,4 @@ def test_data_may_be_any_json(scalar: str) -> None:
 
 def test_the_type_is_quoted_as_json() -> None:
     """A type from a producer cannot break out of its string."""
-    assert json.loads(envelope(ID, '","data":{}', CREATED_AT, "1"))["type"] == '","data":{}'
+    assert json.loads(envelope(format_id(EVENT, ID), '","data":{}', CREATED_AT, "1"))["type"] == '","data":{}'

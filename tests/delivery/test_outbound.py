@@ -12,7 +12,7 @@ import standardwebhooks
 import stripe
 
 from delivery.endpoint_secret import generate_secret
-from delivery.outbound import Outbound, bodies
+from delivery.outbound import Message, Outbound, messages
 from delivery.sending import OutboundRequest
 from delivery.signing import verify_duro_signature
 from schema.deliveries import ClaimedDelivery, EndpointTarget
@@ -61,7 +61,7 @@ def request(
 ) -> OutboundRequest:
     claim = claimed(endpoint)
     outbound = Outbound(BOX, prefix, f"{prefix}-Webhooks/0.1.0")
-    return outbound.request(claim, bodies([claim])[claim.event_id], timestamp)
+    return outbound.request(claim, messages([claim])[claim.event_id], timestamp)
 
 
 def test_the_body_is_the_contract_s_to_the_byte() -> None:
@@ -124,7 +124,7 @@ def test_a_rotated_secret_counts_from_the_next_request_on() -> None:
     outbound = Outbound(BOX, "Duro", "x")
     for secret in (OLD, NEW):
         claim = claimed(target(secret))
-        made = outbound.request(claim, b"{}", 1_782_637_200)
+        made = outbound.request(claim, Message(EVENT, b"{}"), 1_782_637_200)
         verify_duro_signature(dict(made.headers)["Duro-Signature"], b"{}", [secret], 1_782_637_200)
 
 
@@ -132,7 +132,7 @@ def test_a_secret_sealed_with_another_key_is_unavailable_and_is_not_shown() -> N
     endpoint = target(NEW)
     stranger = Outbound(SecretBox(bytes(32)), "Duro", "x")
     with pytest.raises(Unavailable, match="DURO_SECRET_KEY") as refused:
-        stranger.request(claimed(endpoint), b"{}", 1)
+        stranger.request(claimed(endpoint), Message(EVENT, b"{}"), 1)
     assert NEW not in str(refused.value)
 
 
@@ -160,9 +160,9 @@ def test_a_url_that_is_no_longer_taken_is_refused() -> None:
 
 def test_one_event_to_many_endpoints_has_one_body() -> None:
     claims = [claimed(target(NEW)) for _ in range(3)] + [claimed(target(NEW), new_id())]
-    made = bodies(claims)
+    made = messages(claims)
     assert len(made) == 2
-    assert json.loads(made[claims[3].event_id])["id"] != EVENT
+    assert json.loads(made[claims[3].event_id].body)["id"] != EVENT
 
 
 def test_nothing_secret_is_in_the_request_s_repr() -> None:

@@ -95,7 +95,9 @@ async def lease(database: Database, tenant: UUID) -> Leasing:
             await record_many(ours.pool, tenant, count)
             await ours.leave_waiting()
         async with database.data(mode).acquire() as tx, tx.transaction():
-            held = await deliveries.claim(tx, [(endpoint, count)], deliveries.new_lease(), worker_id)
+            held = await deliveries.claim(
+                tx, deliveries.Lane.FIRST, [(endpoint, count)], deliveries.new_lease(), worker_id
+            )
         assert len(held) == count
 
     return lease

@@ -63,6 +63,24 @@ async def test_an_answer_is_kept_for_its_time_and_then_asked_for_again() -> None
     assert dns.asked == ["a", "a"]
 
 
+async def test_what_is_kept_can_be_had_without_waiting_and_nothing_else_can() -> None:
+    dns, clock = (
+        Dns(a=["8.8.8.8"], b=socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
+        Clock(),
+    )
+    resolver = SystemResolver(dns, clock=clock)
+    assert resolver.known("a") is None
+    await resolver.resolve("a", soon())
+    with pytest.raises(DnsFailed):
+        await resolver.resolve("b", soon())
+    assert resolver.known("a") == (PUBLIC,)
+    with pytest.raises(DnsFailed):
+        resolver.known("b")
+    clock.now = POSITIVE_SECONDS
+    assert (resolver.known("a"), resolver.known("b")) == (None, None)
+    assert dns.asked == ["a", "b"]
+
+
 async def test_a_failure_is_kept_for_less_long() -> None:
     failure = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     dns, clock = Dns(a=failure), Clock()

@@ -21,6 +21,7 @@ from delivery.signing import (
     SignatureRejected,
     SigningKey,
     TimestampOutOfTolerance,
+    _Hmac,
     signed_headers,
     signing_keys,
     verify_duro_signature,
@@ -273,3 +274,10 @@ def test_a_bad_secret_is_refused_without_being_shown(secret: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         SigningKey.from_secret(secret)
     assert secret[6:] not in str(refused.value)
+
+
+@given(key=st.binary(max_size=200), message=st.binary(max_size=200))
+def test_a_key_taken_in_beforehand_signs_as_the_standard_library_does(key: bytes, message: bytes) -> None:
+    keyed = _Hmac(key)
+    assert keyed.digest(message) == hmac.digest(key, message, "sha256")
+    assert keyed.digest(message) == hmac.digest(key, message, "sha256"), "and again"

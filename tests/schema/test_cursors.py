@@ -24,13 +24,13 @@ async def consumers(owner: asyncpg.Connection) -> None:
 
 async def position(connection: asyncpg.Connection, consumer: str = "fanout") -> int | None:
     async with connection.transaction():
-        cursor = await log.lock_cursor(connection, consumer)
+        cursor = await log.take_cursor(connection, consumer)
         return cursor.pos if cursor else None
 
 
 async def move(connection: asyncpg.Connection, pos: int, consumer: str = "fanout") -> None:
     async with connection.transaction():
-        cursor = await log.lock_cursor(connection, consumer)
+        cursor = await log.take_cursor(connection, consumer)
         assert cursor
         await log.move_cursor(connection, cursor, pos)
 
@@ -47,7 +47,7 @@ async def test_it_starts_before_the_first_event_and_stays_where_it_was_moved(con
 async def test_one_holds_it_and_the_others_are_turned_away(connect: Connect) -> None:
     holder, other = await connect(), await connect()
     async with holder.transaction():
-        assert await log.lock_cursor(holder, "fanout")
+        assert await log.take_cursor(holder, "fanout")
         assert await position(other) is None
         assert await position(other, "activity") == 0
     assert await position(other) == 0
@@ -58,13 +58,28 @@ async def test_who_gets_it_next_sees_where_it_was_left(connect: Connect) -> None
     holder, other = await connect(), await connect()
     async with other.transaction():
         async with holder.transaction():
-            cursor = await log.lock_cursor(holder, "fanout")
+            cursor = await log.take_cursor(holder, "fanout")
             assert cursor
             await log.move_cursor(holder, cursor, 7)
-            assert await log.lock_cursor(other, "fanout") is None
-        cursor = await log.lock_cursor(other, "fanout")
+            assert await log.take_cursor(other, "fanout") is None
+        cursor = await log.take_cursor(other, "fanout")
         assert cursor
         assert cursor.pos == 7
+
+
+async def test_it_is_free_again_when_its_holder_vanishes(connect: Connect) -> None:
+    holder, other = await connect(), await connect()
+    await holder.execute("BEGIN")
+    assert await log.take_cursor(holder, "fanout")
+    await holder.close()
+    assert await position(other) == 0
+
+
+async def test_a_consumer_that_no_migration_made_has_none(connect: Connect) -> None:
+    connection = await connect()
+    assert await position(connection, "nobody") is None
+    with pytest.raises(LookupError, match="nobody"):
+        await log.backlog(connection, "nobody")
 
 
 async def test_a_rolled_back_move_did_not_happen(connect: Connect) -> None:
@@ -72,7 +87,7 @@ async def test_a_rolled_back_move_did_not_happen(connect: Connect) -> None:
     await move(connection, 5)
     transaction = connection.transaction()
     await transaction.start()
-    cursor = await log.lock_cursor(connection, "fanout")
+    cursor = await log.take_cursor(connection, "fanout")
     assert cursor
     await log.move_cursor(connection, cursor, 9)
     await transaction.rollback()
@@ -82,7 +97,7 @@ async def test_a_rolled_back_move_did_not_happen(connect: Connect) -> None:
 async def test_the_modes_have_cursors_of_their_own(connect: Connect) -> None:
     sandbox, live = await connect(Mode.TEST.role), await connect(Mode.LIVE.role)
     async with sandbox.transaction():
-        await log.lock_cursor(sandbox, "fanout")
+        await log.take_cursor(sandbox, "fanout")
         await move(live, 4)
     assert (await position(sandbox), await position(live)) == (0, 4)
 
@@ -165,7 +180,7 @@ async def test_the_newest_tick_is_a_look_up_while_an_old_transaction_keeps_every
     database: Database, connect: Connect, tenant: UUID, churn: str
 ) -> None:
     """Nothing can be pruned, thousands of dead ticks pile up, and finding the live one reads no more pages."""
-    statements = load("log")["cursor"], load("log")["backlog"]
+    statements = load("log")["take_cursor"], load("log")["backlog"]
     busy = await connect(SANDBOX)
     await busy.execute(churn.format(count=10, tenant=tenant))
     async with database.data(Mode.TEST).acquire() as reader, database.core.acquire() as old:

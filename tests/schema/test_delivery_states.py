@@ -9,7 +9,7 @@ import pytest
 
 from schema import deliveries
 from schema.database import Database
-from schema.deliveries import Settlement, Verdict
+from schema.deliveries import Lane, Settlement, Verdict
 from schema.modes import Mode
 from tests.support.connections import Connect
 from tests.support.deliveries import LEASE_FOR, WORKER, Queue, attempt, new_endpoint, plan
@@ -89,9 +89,9 @@ async def test_two_workers_at_once_never_claim_the_same(queue: Queue, connect: C
     first, second = await connect(), await connect()
     await second.execute("SET lock_timeout = '1s'")
     async with first.transaction():
-        of_first = await deliveries.claim(first, [(queue.endpoint, 4)], 1, 1, LEASE_FOR)
+        of_first = await deliveries.claim(first, Lane.FIRST, [(queue.endpoint, 4)], 1, 1, LEASE_FOR)
         async with second.transaction():
-            of_second = await deliveries.claim(second, [(queue.endpoint, 4)], 2, 2, LEASE_FOR)
+            of_second = await deliveries.claim(second, Lane.FIRST, [(queue.endpoint, 4)], 2, 2, LEASE_FOR)
     assert (len(of_first), len(of_second)) == (4, 2)
     assert not {claim.id for claim in of_first} & {claim.id for claim in of_second}
 
@@ -184,6 +184,22 @@ async def test_settling_twice_counts_once(queue: Queue) -> None:
     assert (shown.tries, [a.settled for a in shown.attempts]) == (1, [True])
 
 
+async def test_settling_many_twice_counts_once(queue: Queue) -> None:
+    """However they were written the first time, the second passes by what is there."""
+    count = deliveries.WORTH_A_COPY + 1
+    await queue.add(count)
+    settlements = [Settlement(claim, Verdict.RETRY, HOUR, attempt()) for claim in await queue.claim()]
+    found = []
+    for again in (False, True):
+        async with queue.data.acquire() as tx, tx.transaction():
+            found.append(len(await deliveries.settle(tx, settlements, again=again)))
+    assert found == [count, 0]
+    rows = await queue.data.fetch("SELECT tries, attempts FROM webhook_deliveries")
+    assert [tuple(row) for row in rows] == [(1, 1)] * count
+    settled = await queue.data.fetch("SELECT settled FROM webhook_attempts")
+    assert [row["settled"] for row in settled] == [True] * count
+
+
 async def test_taking_over_frees_what_the_dead_held(queue: Queue) -> None:
     await queue.add(2)
     of_the_dead, of_the_living = [(await queue.claim(1, worker=worker))[0] for worker in (1, 2)]
@@ -230,12 +246,18 @@ async def test_endpoints_that_wait_are_found_in_order_and_from_any_place_on(
     await idle.add()
     await idle.settle(await idle.claim_one(), Verdict.RETRY, retry_in=HOUR)
 
+    async def waiting(lane: Lane, after: UUID, steps: int) -> list[tuple[UUID, bool]]:
+        found = await deliveries.endpoints_waiting(queue.data, lane, after, steps)
+        assert {w.tenant_id for w in found} <= {queue.tenant}
+        return [(w.endpoint_id, w.claimable) for w in found]
+
     in_order = sorted([queue.endpoint, *others[:2]])
-    expected = [(queue.tenant, endpoint) for endpoint in in_order]
-    assert await deliveries.endpoints_waiting(queue.data, UUID(int=0), 10) == expected
-    assert await deliveries.endpoints_waiting(queue.data, UUID(int=0), 2) == expected[:2]
-    assert await deliveries.endpoints_waiting(queue.data, in_order[0], 10) == expected[1:]
-    assert await deliveries.endpoints_waiting(queue.data, in_order[-1], 10) == []
+    expected = [(endpoint, True) for endpoint in in_order]
+    assert await waiting(Lane.FIRST, UUID(int=0), 10) == expected
+    assert await waiting(Lane.FIRST, UUID(int=0), 2) == expected[:2]
+    assert await waiting(Lane.FIRST, in_order[0], 10) == expected[1:]
+    assert await waiting(Lane.FIRST, in_order[-1], 10) == []
+    assert await waiting(Lane.AGAIN, UUID(int=0), 10) == [(others[2], False)]
 
 
 async def test_an_endpoint_that_the_mode_does_not_have_comes_as_none(queue: Queue) -> None:

@@ -6,10 +6,8 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema import delivery_history
 from schema.database import Database
 from schema.deliveries import Verdict
-from schema.delivery_history import ReplayStep
 from schema.errors import NotFound
 from schema.modes import Mode
 from tests.support.deliveries import Queue, attempt, new_endpoint
@@ -142,64 +140,3 @@ async def test_another_tenants_delivery_cannot_be_replayed_or_seen(queue: Queue,
     with pytest.raises(NotFound):
         await stranger.show(delivery)
     assert (await queue.show(delivery)).status == "failed"
-
-
-async def replay_since(
-    queue: Queue, *statuses: str, endpoint: UUID | None = None, since: datetime | None = None
-) -> list[ReplayStep]:
-    now = datetime.now(UTC)
-    return [
-        step
-        async for step in delivery_history.replay_since(
-            queue.data, queue.tenant, statuses, endpoint, since or now - HOUR, now + HOUR
-        )
-    ]
-
-
-async def test_a_bulk_replay_takes_the_statuses_asked_for(queue: Queue) -> None:
-    by_verdict = {v: await settled(queue, v) for v in (Verdict.DELIVERED, Verdict.FAILED, Verdict.SKIPPED)}
-    pending = await waiting_for_a_retry(queue)
-    assert await replay_since(queue, "failed", "skipped") == [ReplayStep(replayed=2, seen=4)]
-
-    claimed = {claim.id: claim for claim in await queue.claim()}
-    assert set(claimed) == {by_verdict[Verdict.FAILED], by_verdict[Verdict.SKIPPED]}
-    assert all(claim.tries == 0 for claim in claimed.values())
-    assert (await queue.show(by_verdict[Verdict.DELIVERED])).status == "delivered"
-    assert (await queue.show(pending)).tries == 1
-    assert await replay_since(queue, "failed", "skipped") == [ReplayStep(replayed=0, seen=4)]
-
-
-async def test_a_bulk_replay_keeps_to_its_endpoint_its_time_and_its_tenant(
-    database: Database, queue: Queue
-) -> None:
-    other = Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant))
-    ours, theirs = await settled(queue, Verdict.FAILED), await settled(other, Verdict.FAILED)
-    moment = datetime.now(UTC)
-    later = await settled(queue, Verdict.FAILED)
-
-    await replay_since(queue, "failed", endpoint=queue.endpoint, since=moment)
-    assert [claim.id for claim in await queue.claim()] == [later]
-    await replay_since(Queue(queue.data, UUID(int=1), queue.endpoint), "failed")
-    assert (await queue.show(ours)).status == "failed"
-    await replay_since(queue, "failed", endpoint=other.endpoint)
-    assert [claim.id for claim in await other.claim()] == [theirs]
-    assert (await queue.show(ours)).status == "failed"
-
-
-async def test_a_bulk_replay_leaves_a_disabled_endpoint_alone(database: Database, queue: Queue) -> None:
-    delivery = await settled(queue, Verdict.FAILED)
-    await queue.data.fetchval("SELECT disable_endpoint($1, 'asked for', NULL)", queue.endpoint)
-    assert await replay_since(queue, "failed") == [ReplayStep(replayed=0, seen=1)]
-    assert (await queue.show(delivery)).status == "failed"
-
-
-async def test_a_bulk_replay_goes_on_step_by_step_to_the_end(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivery_history, "_REPLAY_STEP", 3)
-    ids = await queue.add(7)
-    for claim in await queue.claim():
-        await queue.settle(claim, Verdict.FAILED)
-    steps = await replay_since(queue, "failed")
-    assert [step.replayed for step in steps] == [3, 3, 1]
-    assert {claim.id for claim in await queue.claim()} == set(ids)

@@ -173,7 +173,10 @@ async def test_what_a_data_role_may_change_in_its_own_schema(owner: asyncpg.Conn
         "dead_events": "DELETE INSERT",
         "webhook_deliveries": "INSERT UPDATE",
         "webhook_attempts": "INSERT",
+        "delivery_switches": "UPDATE",
         "endpoint_health": "INSERT UPDATE",
+        "endpoint_pacing": "DELETE INSERT UPDATE",
+        "webhook_replays": "INSERT UPDATE",
     }
 
 

@@ -129,6 +129,37 @@ async def test_a_hint_given_before_the_wait_is_not_lost_and_counts_once() -> Non
     waiting.cancel()
 
 
+async def test_a_wait_tells_whether_there_was_a_hint() -> None:
+    pace = Pace(first=0.001, most=0.001)
+    assert not await pace.wait(found=False)
+    for found in (True, False):
+        pace.hint()
+        assert await pace.wait(found=found)
+        assert not await pace.wait(found=found), "it counts once"
+    pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
+    waiting = asyncio.create_task(pace.wait(found=False))
+    await asyncio.sleep(0)
+    pace.hint()
+    assert await soon(waiting)
+
+
+async def test_the_next_wait_and_that_alone_can_be_asked_to_be_short() -> None:
+    pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
+    pace.no_later_than(0.01)
+    pace.no_later_than(MUCH_TOO_LONG)
+    assert not await soon(pace.wait(found=False))
+    waiting = asyncio.create_task(pace.wait(found=False))
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    assert not done
+    waiting.cancel()
+
+
+async def test_asking_for_a_short_wait_makes_none_longer() -> None:
+    pace = Pace(first=0.001, most=MUCH_TOO_LONG)
+    pace.no_later_than(MUCH_TOO_LONG)
+    await soon(pace.wait(found=False))
+
+
 async def test_there_is_no_pause_while_there_is_work() -> None:
     pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
     await soon(pace.wait(found=True))

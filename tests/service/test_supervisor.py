@@ -256,6 +256,7 @@ async def whole_worker(db_url: str, key: bytes) -> AsyncIterator[Worker]:
 PARTS = [
     "presence",
     "housekeeping",
+    "health watch test",
     "settler test",
     "dispatcher test",
     "fanout test",

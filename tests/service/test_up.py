@@ -1,9 +1,11 @@
 """`duro up` as a process: what it prints, how it fails, how it ends. Here the database is one of the test cluster's."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -27,6 +29,34 @@ async def status_of(url: str) -> int:
         return response.status
 
 
+async def text_of(url: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return await response.text()
+
+
+async def is_ready(url: str) -> bool:
+    try:
+        return await status_of(url + "/readyz") == 200
+    except aiohttp.ClientError:
+        return False
+
+
+def free_ports(count: int) -> int:
+    """The first of that many in a row."""
+    while True:
+        with ExitStack() as taken, suppress(OSError):
+            first: int = taken.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for number in range(1, count):
+                taken.enter_context(socket.create_server(("127.0.0.1", first + number)))
+            return first
+
+
+async def start_time_of(url: str) -> str:
+    """Of the process that answers, to a hundredth of a second."""
+    metrics = await text_of(url + "/metrics")
+    return metrics.partition("\nprocess_start_time_seconds ")[2].partition("\n")[0]
+
+
 async def workers(database: Database) -> int:
     count: int = await database.core.fetchval("SELECT count(*) FROM workers")
     return count
@@ -37,7 +67,8 @@ async def test_it_says_where_things_are_once_they_are_ready_and_stays_until_sigt
 ) -> None:
     async with duro("up", "--port", "0", "--json", env=settings(db_url, key)) as up:
         said = await up.said()
-        assert said.keys() == {"api", "database_url"}
+        assert said.keys() == {"api", "database_url", "workers"}
+        assert said["workers"] == [said["api"]]
         assert said["database_url"] == db_url
         assert await status_of(said["api"] + "/readyz") == 200
         assert await workers(database) == 1
@@ -91,6 +122,52 @@ async def test_a_port_that_is_taken_is_one_line_and_leaves_nothing_behind(
         status, line = await fails("--port", str(port), env=settings(db_url, key))
     assert (status, line.partition(":")[2].split(" is ")[0]) == (1, f" Port {port} on 127.0.0.1")
     assert await workers(database) == 0
+
+
+async def test_a_port_that_a_further_worker_needs_is_asked_for_before_anything_starts(
+    database: Database, db_url: str, key: bytes
+) -> None:
+    first = free_ports(2)
+    with socket.create_server(("127.0.0.1", first + 1)):
+        status, line = await fails("--port", str(first), "--workers", "2", env=settings(db_url, key))
+    assert (status, f"Port {first + 1} on 127.0.0.1 is taken" in line) == (1, True)
+    status, line = await fails("--port", "65535", "--workers", "3", env=settings(db_url, key))
+    assert (status, line) == (2, "duro: With 3 workers the port can be 65533 at most.")
+    assert await workers(database) == 0
+
+
+async def test_every_worker_has_a_port_of_its_own_for_as_long_as_it_is_up(db_url: str, key: bytes) -> None:
+    """The one of a worker that died is served by the one that replaces it."""
+    first = free_ports(3)
+    arguments = ("--port", str(first), "--workers", "3", "--json")
+    async with duro("up", *arguments, env=settings(db_url, key)) as up:
+        said = await up.said()
+        assert said["workers"] == [f"http://127.0.0.1:{first + number}" for number in range(3)]
+        for url in said["workers"]:
+            await eventually(lambda url=url: is_ready(url), f"{url} is ready")
+        children = said["workers"][1:]
+        started = [await start_time_of(url) for url in children]
+        assert await start_time_of(said["api"]) not in started, "it is not the first one that answers for all"
+        for child in processes_in_group(up.pid):
+            if child != up.pid:
+                os.kill(child, signal.SIGKILL)
+        for url, before in zip(children, started, strict=True):
+            await eventually(lambda url=url: is_ready(url), f"{url} is ready again")
+            assert await start_time_of(url) != before
+        assert "duro_part_restarts_total 2.0" in await text_of(said["api"] + "/metrics")
+        up.send(signal.SIGTERM)
+        assert await up.ended() == 0
+
+
+async def test_with_port_0_every_worker_takes_a_free_one(db_url: str, key: bytes) -> None:
+    async with duro("up", "--port", "0", "--workers", "2", "--json", env=settings(db_url, key)) as up:
+        said = await up.said()
+        assert len(set(said["workers"])) == 2
+        for url in said["workers"]:
+            await eventually(lambda url=url: is_ready(url), f"{url} is ready")
+        up.send(signal.SIGTERM)
+        assert await up.ended() == 0
+        assert up.stderr == ""
 
 
 async def test_a_database_that_cannot_be_reached_is_one_line(db_url: str, key: bytes) -> None:

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import asyncpg
 
-from schema import deliveries, delivery_history, endpoints
+from schema import deliveries, delivery_history, endpoints, replays
 from schema.database import Database, Pool
-from schema.deliveries import Attempt, ClaimedDelivery, PlannedDelivery, Settlement, Verdict
+from schema.deliveries import Attempt, ClaimedDelivery, Lane, PlannedDelivery, Settlement, Verdict
 from schema.ids import new_id
 from schema.log import LoggedEvent
 from schema.modes import Mode
@@ -76,12 +76,20 @@ class Queue:
         return [delivery.id for delivery in planned]
 
     async def claim(
-        self, room: int = 100, *, worker: int = WORKER, lease_for: timedelta = LEASE_FOR
+        self,
+        room: int = 100,
+        *,
+        worker: int = WORKER,
+        lease_for: timedelta = LEASE_FOR,
+        lanes: Sequence[Lane] = tuple(Lane),
     ) -> list[ClaimedDelivery]:
         async with self.data.acquire() as tx, tx.transaction():
-            return await deliveries.claim(
-                tx, [(self.endpoint, room)], deliveries.new_lease(), worker, lease_for
-            )
+            lease = deliveries.new_lease()
+            found: list[ClaimedDelivery] = []
+            for lane in lanes:
+                wanted = [(self.endpoint, room - len(found))]
+                found += await deliveries.claim(tx, lane, wanted, lease, worker, lease_for)
+            return found
 
     async def claim_one(self) -> ClaimedDelivery:
         (claimed,) = await self.claim()
@@ -106,7 +114,7 @@ class Queue:
         return await delivery_history.show(self.data, self.tenant, delivery)
 
     async def replay(self, delivery: UUID) -> str:
-        return await delivery_history.replay(self.data, self.tenant, delivery)
+        return await replays.replay_one(self.data, self.tenant, delivery)
 
     async def make_due(self, owner: asyncpg.Connection, delivery: UUID) -> None:
         """As if the time of the schedule's next attempt had come."""

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,16 +53,25 @@ class DuroProcess:
 
 
 @asynccontextmanager
-async def duro(*arguments: str, env: Mapping[str, str]) -> AsyncIterator[DuroProcess]:
-    """Started, and killed with its whole group in the end. Of this process's DURO_ settings it sees none."""
+async def duro(
+    *arguments: str,
+    env: Mapping[str, str],
+    prefix: Sequence[str] = (),
+    module: Sequence[str] = ("service.cli",),
+) -> AsyncIterator[DuroProcess]:
+    """Started, and killed with its whole group in the end. Of this process's DURO_ settings it sees none.
+
+    `prefix` is a command that becomes it (ip netns exec …); `module` runs it, with arguments of its own.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DURO_")}
     with tempfile.TemporaryDirectory() as place:
         stderr = Path(place) / "stderr"
         with stderr.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
+                *prefix,
                 sys.executable,
                 "-m",
-                "service.cli",
+                *module,
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,

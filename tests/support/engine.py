@@ -13,12 +13,12 @@ import orjson
 from consumers.consumer import Consumer
 from consumers.fanout import FanOut, NoRoom
 from consumers.sequencing import Sequencer
-from delivery.aiohttp_sender import AiohttpSender
 from delivery.attempting import Attempts
 from delivery.capacity import CapacityLimits
 from delivery.dispatcher import Dispatcher, DispatchLimits
 from delivery.egress_guard import EgressGuard, EgressPolicy, parse_cidrs
 from delivery.endpoint_secret import generate_secret
+from delivery.fast_sender import FastSender
 from delivery.health_book import HealthBook
 from delivery.outbound import Outbound
 from delivery.resolver import SystemResolver
@@ -78,6 +78,13 @@ class Engine:
     async def attempts(self) -> list[dict[str, Any]]:
         return [dict(row) for row in await self.pool.fetch("SELECT * FROM webhook_attempts ORDER BY id")]
 
+    async def statuses(self) -> list[str]:
+        return [row["status"] for row in await self.rows()]
+
+    def everything(self) -> "tuple[Runs, ...]":
+        """Its parts, in the order of starting."""
+        return (self.settler, self.dispatcher, self.fanout, self.sequencer)
+
     async def leased(self) -> int:
         count: int = await self.pool.fetchval(
             "SELECT count(*) FROM webhook_deliveries WHERE lease IS NOT NULL"
@@ -99,15 +106,17 @@ async def engine(
     worker_id: Callable[[], int] = lambda: 1,
     key: bytes | None = None,
     last_tries_s: float = 3.0,
+    attempt_timeout: float = SendLimits().attempt_timeout,
 ) -> AsyncIterator[Engine]:
     """Nothing runs yet. `key` is the one this engine opens secrets with, if not the database's."""
     pool = database.data(mode)
     resolver = SystemResolver()
     guard = EgressGuard(EgressPolicy(parse_cidrs("127.0.0.0/8")), resolver)
-    sender = AiohttpSender(guard, SendLimits())
-    settler = Settler(pool, HealthBook(lambda: datetime.now(UTC)), last_tries_s)
+    sender = FastSender(guard, SendLimits(attempt_timeout=attempt_timeout))
+    health = HealthBook(lambda: datetime.now(UTC))
+    settler = Settler(pool, health, last_tries_s)
     outbound = Outbound(SecretBox(key or database.key), "Duro", "Duro-Webhooks/test")
-    dispatcher = Dispatcher(pool, worker_id, Attempts(outbound, sender, policy), settler, limits)
+    dispatcher = Dispatcher(pool, worker_id, Attempts(outbound, sender, policy), settler, health, limits)
     fanout = Consumer(pool, FanOut(dispatcher, worker_id))
     settled = listen(settler)
     try:

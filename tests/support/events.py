@@ -5,6 +5,7 @@ from uuid import UUID
 
 from schema import events, log
 from schema.database import Executor
+from schema.ids import EVENT, format_id
 
 
 async def record(producer: Executor, tenant: UUID, type_: str = "invoice_created", *, n: int = 0) -> UUID:
@@ -20,6 +21,11 @@ async def record_many(producer: Executor, tenant: UUID, count: int) -> list[UUID
         count,
     )
     return [row["id"] for row in rows]
+
+
+def event_names(events: Sequence[UUID]) -> list[str]:
+    """As receivers know them."""
+    return [format_id(EVENT, event) for event in events]
 
 
 async def positions(connection: Executor) -> list[tuple[int, UUID]]:

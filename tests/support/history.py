@@ -43,9 +43,10 @@ DELETE FROM sequencer;
 INSERT INTO sequencer (done, last_pos, restore_floor, system_identifier)
 SELECT pg_current_snapshot(), {LOGGED}, 0, system_identifier FROM pg_control_system();
 
-INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, event_id, event_type, created_at, status, attempts, settled_at)
+INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, event_id, event_type, created_at, status, due_at, retry_at,
+                                attempts, settled_at)
 SELECT gen_random_uuid(), tenant_id, lpad(to_hex(pos % {ENDPOINTS} + 1), 32, '0')::uuid, event_id, 'invoice_created',
-       created_at, 'delivered', 1, now()
+       created_at, 'delivered', NULL, NULL, 1, now()
   FROM event_log;
 INSERT INTO webhook_attempts (id, tenant_id, delivery_id, endpoint_id, created_at, replay, started_at, outcome, total_ms, settled)
 SELECT gen_random_uuid(), tenant_id, id, endpoint_id, created_at, false, now(), 'ok', 1, true FROM webhook_deliveries;

@@ -20,6 +20,8 @@ class Cut(Enum):
     """The server never hears of it."""
     AFTER = auto()
     """The server does it, and its answer is lost."""
+    SILENCE = auto()
+    """The server does not hear of it before `come_back`, nor of anything else on any connection."""
 
 
 @dataclass(eq=False)
@@ -46,8 +48,12 @@ class TcpProxy:
         self._watched: tuple[bytes, Cut] | None = None
         self.was_cut = asyncio.Event()
         """Set when a watched cut has happened."""
+        self.cuts = 0
+        """How many watched cuts have."""
         self.turned_away = asyncio.Event()
         """Set when somebody tried to connect while it was down."""
+        self.latency_s = 0.0
+        """How long each piece is under way, each way."""
         self.port = 0
 
     def url(self, url: str) -> str:
@@ -72,12 +78,16 @@ class TcpProxy:
 
     def go_down(self) -> None:
         """Resets every connection, and new ones at once."""
-        self.turned_away.clear()
-        self._refuses = True
+        self.turn_away()
         self.cut()
 
+    def turn_away(self) -> None:
+        """Resets new connections at once, and leaves alone those there are."""
+        self.turned_away.clear()
+        self._refuses = True
+
     def fall_silent(self) -> None:
-        """Nothing comes through any more, and nobody is told: a firewall, a vanished host."""
+        """Nothing comes through any more, not even an end, and nobody is told: a firewall, a vanished host."""
         self._flows.clear()
 
     def come_back(self) -> None:
@@ -85,7 +95,7 @@ class TcpProxy:
         self._flows.set()
 
     def cut_at(self, words: bytes, where: Cut) -> None:
-        """Cuts the next connection that sends `words`, once."""
+        """Cuts the next connection that sends `words`, once; a statement's text is sent when it is prepared."""
         self.was_cut.clear()
         self._watched = (words, where)
 
@@ -117,29 +127,43 @@ class TcpProxy:
 
     async def _to_server(self, reader: asyncio.StreamReader, link: _Link) -> None:
         while piece := await _read(reader):
-            await self._flows.wait()
+            await self._under_way()
             if self._watched is not None and self._watched[0] in piece:
                 _, where = self._watched
                 self._watched = None
-                link.last_words.set()
-                if where is Cut.BEFORE:
-                    self._has_cut(link)
+                match where:
+                    case Cut.BEFORE:
+                        self._has_cut(link)
+                    case Cut.AFTER:
+                        link.last_words.set()
+                    case Cut.SILENCE:
+                        self.fall_silent()
+                        self.was_cut.set()
+                        await self._flows.wait()
             link.server.write(piece)
             await link.server.drain()
         await self._tells_server.wait()
+        await self._flows.wait()
         link.cut()
 
     async def _to_client(self, reader: asyncio.StreamReader, link: _Link) -> None:
         while piece := await _read(reader):
-            await self._flows.wait()
+            await self._under_way()
             if link.last_words.is_set():
                 self._has_cut(link)
             link.client.write(piece)
             await link.client.drain()
+        await self._flows.wait()
         link.cut()
+
+    async def _under_way(self) -> None:
+        if self.latency_s:
+            await asyncio.sleep(self.latency_s)
+        await self._flows.wait()
 
     def _has_cut(self, link: _Link) -> None:
         link.cut()
+        self.cuts += 1
         self.was_cut.set()
         raise ConnectionResetError
 

@@ -4,14 +4,19 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Protocol
 
 from delivery.aiohttp_sender import AiohttpSender
+from delivery.dialling import default_ssl_context
 from delivery.egress_guard import EgressGuard, EgressPolicy
 from delivery.endpoint_url import parse_endpoint_url
-from delivery.resolver import DnsFailed
+from delivery.exchange import Exchange
+from delivery.fast_sender import FastSender
+from delivery.resolver import DnsFailed, Resolver
 from delivery.sending import OutboundRequest, SendLimits
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -32,6 +37,9 @@ class Names:
         given = self.answers[host]
         return [ip_address(text) for text in (given.pop(0) if len(given) > 1 else given[0])]
 
+    def known(self, _host: str) -> None:
+        """It has to be asked each time."""
+
 
 class Silence:
     """A resolver that never answers."""
@@ -39,6 +47,9 @@ class Silence:
     async def resolve(self, *_: object) -> Sequence[IPv4Address | IPv6Address]:
         await asyncio.Event().wait()
         raise AssertionError
+
+    def known(self, _host: str) -> None:
+        pass
 
 
 @dataclass
@@ -63,14 +74,15 @@ class Peer:
         return raw
 
     async def answer(self, raw: bytes = OK) -> None:
+        if self.writer.transport.is_closing():
+            raise ConnectionResetError  # as asyncio says it; uvloop has a RuntimeError
         self.writer.write(raw)
         await self.writer.drain()
 
     async def flood(self, piece: bytes) -> None:
         """Writes until the sender hangs up."""
         while True:
-            self.writer.write(piece)
-            await self.writer.drain()
+            await self.answer(piece)
 
     async def hung_up(self) -> None:
         """Returns when the sender has closed, politely or not."""
@@ -148,24 +160,59 @@ async def receiving(
         await server.wait_closed()
 
 
-@asynccontextmanager
-async def sending(
-    names: Names | Silence | None = None,
-    *,
-    allow: Sequence[str] = ("127.0.0.0/8", "::1/128"),
-    tls: ssl.SSLContext | None = None,
-    **limits: float,
-) -> AsyncIterator[AiohttpSender]:
-    policy = EgressPolicy(tuple(ip_network(text) for text in allow))
-    sender = AiohttpSender(
-        EgressGuard(policy, names or Names()),
-        SendLimits(**limits),
-        ssl_context=tls or ssl.create_default_context(),
-    )
-    try:
-        yield sender
-    finally:
-        await sender.close()
+system_authorities = lru_cache(1)(default_ssl_context)  # reading them takes 30 ms
+
+AnySender = AiohttpSender | FastSender
+
+
+class Sending(Protocol):
+    """How a test gets at the sender that it is about."""
+
+    def __call__(
+        self,
+        names: Resolver | None = None,
+        *,
+        allow: Sequence[str] = ("127.0.0.0/8", "::1/128"),
+        guard: EgressGuard | None = None,
+        tls: ssl.SSLContext | None = None,
+        **limits: float,
+    ) -> AbstractAsyncContextManager[AnySender]: ...
+
+
+def sending_with(kind: type[AnySender]) -> Sending:
+    @asynccontextmanager
+    async def sending(
+        names: Resolver | None = None,
+        *,
+        allow: Sequence[str] = ("127.0.0.0/8", "::1/128"),
+        guard: EgressGuard | None = None,
+        tls: ssl.SSLContext | None = None,
+        **limits: float,
+    ) -> AsyncIterator[AnySender]:
+        policy = EgressPolicy(tuple(ip_network(text) for text in allow))
+        unheard: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+        sender = kind(
+            guard or EgressGuard(policy, names or Names()),
+            SendLimits(**limits),
+            ssl_context=tls or system_authorities(),
+        )
+        try:
+            yield sender
+        finally:
+            await sender.close()
+        assert not unheard, f"errors reached the event loop: {unheard}"
+
+    return sending
+
+
+def exchanges(sender: AnySender) -> list[Exchange]:
+    """Those that a connection serves at this moment."""
+    if isinstance(sender, FastSender):
+        serving = [connection._exchange for connection in sender._pool._open]
+    else:
+        serving = [getattr(protocol, "exchange", None) for protocol in sender._connector._acquired]
+    return [exchange for exchange in serving if exchange is not None]
 
 
 def to(url: str, *headers: tuple[str, str], body: bytes = BODY) -> OutboundRequest:

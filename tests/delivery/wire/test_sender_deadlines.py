@@ -3,19 +3,22 @@
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
 
 import pytest
 
+from delivery.resolver import SystemResolver
 from delivery.sending import OutboundRequest, Outcome
 from tests.delivery.wire.receiver import (
     Behaviour,
     Names,
     Peer,
+    Sending,
     Silence,
     receiving,
-    sending,
     to,
     until,
 )
@@ -79,33 +82,33 @@ async def nobody_accepts() -> AsyncIterator[int]:
     ],
 )
 async def test_the_deadline_ends_every_stage_and_drops_the_connection(
-    scheme: str, behave: Behaviour, waiting_for: str, status: int | None
+    sending: Sending, scheme: str, behave: Behaviour, waiting_for: str, status: int | None
 ) -> None:
     async with receiving(behave) as receiver, sending(attempt_timeout=0.25) as sender:
         result = await sender.send(to(f"{scheme}://127.0.0.1:{receiver.port}/"))
-        await until(lambda: sender._connector.alive == 0)
+        await until(lambda: sender.in_use + sender.idle == 0)
         await receiver.all_closed()
 
     assert (result.outcome, result.status) == (Outcome.TIMEOUT, status)
     assert result.error == f"no time was left for {waiting_for}"
     assert 200 < result.timings.total < 2000
-    assert not sender._connector._acquired
+    assert sender.in_use == 0
 
 
-async def test_dns_that_does_not_answer_is_a_timeout() -> None:
+async def test_dns_that_does_not_answer_is_a_timeout(sending: Sending) -> None:
     async with sending(Silence(), attempt_timeout=0.1) as sender:
         result = await sender.send(to("https://hooks.example/"))
     assert (result.outcome, result.error) == (Outcome.TIMEOUT, "no time was left for an answer from DNS")
 
 
-async def test_a_connection_that_is_not_accepted_times_out_before_the_attempt_does() -> None:
+async def test_a_connection_that_is_not_accepted_times_out_before_the_attempt_does(sending: Sending) -> None:
     async with nobody_accepts() as port, sending(connect_timeout=0.2, attempt_timeout=10) as sender:
         result = await sender.send(to(f"http://127.0.0.1:{port}/"))
     assert (result.outcome, result.error) == (Outcome.TIMEOUT, "no time was left for a TCP connection")
     assert 150 < result.timings.total < 2000
 
 
-async def test_time_spent_on_one_stage_is_missing_in_the_next() -> None:
+async def test_time_spent_on_one_stage_is_missing_in_the_next(sending: Sending) -> None:
     class Slow(Names):
         async def resolve(self, host: str, deadline: float) -> object:
             await asyncio.sleep(0.2)
@@ -118,6 +121,34 @@ async def test_time_spent_on_one_stage_is_missing_in_the_next() -> None:
     assert result.timings.dns is not None
     assert result.timings.dns > 150
     assert result.timings.total < 550
+
+
+async def test_a_name_that_dns_is_silent_about_holds_up_nobody_else(sending: Sending) -> None:
+    may_answer = threading.Event()
+
+    def lookup(host: str) -> list[IPv4Address]:
+        if host.startswith("silent"):
+            may_answer.wait(10)
+        return [IPv4Address("127.0.0.1")]
+
+    resolver = SystemResolver(lookup, threads_per_lane=4)
+    async with receiving() as receiver, sending(resolver, attempt_timeout=0.3) as sender:
+        good = to(f"http://good.test:{receiver.port}/")
+        first = await sender.send(good)
+        silent = [
+            asyncio.create_task(sender.send(to(f"http://silent-{n}.test:{receiver.port}/")))
+            for n in range(20)
+        ]
+        await asyncio.sleep(0)
+        others = [await sender.send(good) for _ in range(20)]
+        results = await asyncio.gather(*silent)
+        may_answer.set()
+        await resolver.close()
+    assert {result.outcome for result in (first, *others)} == {Outcome.OK}
+    assert {(result.outcome, result.error) for result in results} == {
+        (Outcome.TIMEOUT, "no time was left for an answer from DNS")
+    }
+    assert receiver.connections == 1
 
 
 async def cancel_once(sender: object, request: OutboundRequest, busy: asyncio.Event) -> None:
@@ -138,7 +169,9 @@ async def cancel_once(sender: object, request: OutboundRequest, busy: asyncio.Ev
         ("http", stop_in_the_body),
     ],
 )
-async def test_cancelling_leaves_no_connection_in_use(scheme: str, behave: Behaviour) -> None:
+async def test_cancelling_leaves_no_connection_in_use(
+    sending: Sending, scheme: str, behave: Behaviour
+) -> None:
     busy = asyncio.Event()
 
     async def tell(peer: Peer) -> None:
@@ -147,21 +180,21 @@ async def test_cancelling_leaves_no_connection_in_use(scheme: str, behave: Behav
 
     async with receiving(tell) as receiver, sending() as sender:
         await cancel_once(sender, to(f"{scheme}://127.0.0.1:{receiver.port}/"), busy)
-        await until(lambda: sender._connector.alive == 0)
+        await until(lambda: sender.in_use + sender.idle == 0)
         await receiver.all_closed()
-        assert not sender._connector._acquired
-        assert not sender._connector._conns
+        assert sender.in_use == 0
+        assert sender.idle == 0
 
 
-async def test_cancelling_while_connecting_leaves_nothing_behind() -> None:
+async def test_cancelling_while_connecting_leaves_nothing_behind(sending: Sending) -> None:
     busy = asyncio.Event()
     busy.set()
     async with nobody_accepts() as port, sending() as sender:
         await cancel_once(sender, to(f"http://127.0.0.1:{port}/"), busy)
-        assert not sender._connector._acquired
+        assert sender.in_use == 0
 
 
-async def test_closing_the_sender_ends_what_is_in_flight_with_a_result() -> None:
+async def test_closing_the_sender_ends_what_is_in_flight_with_a_result(sending: Sending) -> None:
     busy = asyncio.Event()
 
     async def hang(peer: Peer) -> None:

@@ -26,7 +26,7 @@ async def parked(database: Database, tenant: UUID) -> list[int]:
     pool = database.data(Mode.TEST)
     events = await sequenced(pool, tenant, 2)
     async with pool.acquire() as tx, tx.transaction():
-        cursor = await log.lock_cursor(tx, "fanout")
+        cursor = await log.take_cursor(tx, "fanout")
         assert cursor is not None
         for event in events:
             await log.park(tx, "fanout", event, "poison")

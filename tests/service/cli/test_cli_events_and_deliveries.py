@@ -118,21 +118,3 @@ async def test_a_disabled_endpoint_s_delivery_is_not_replayed(
     assert f"duro endpoint enable {endpoint}" in (await duro(*many, "--endpoint", endpoint)).refusal
     assert (await duro.json(*many))["replayed"] == 0
     assert {delivery["status"] for delivery in await deliveries(duro, ten)} == {"failed"}
-
-
-async def test_many_are_replayed_by_status_endpoint_and_time(
-    duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database
-) -> None:
-    """More than one step's worth; those delivered are left alone unless asked for."""
-    other = format_id(ENDPOINT, await add_endpoint(database, tenant, URL))
-    await record_many(database.data(Mode.TEST), tenant, 700)
-    await fan_out(database)
-    await settle_all(database, "failed")
-    many = ("delivery", "replay", "--tenant", ten, "--mode", "test", "--since")
-    assert (await duro.json(*many, "2h", "--until", "1h"))["replayed"] == 0
-    assert (await duro.json(*many, "1h", "--status", "skipped"))["replayed"] == 0
-    assert await duro.json(*many, "1h", "--endpoint", other) == {"replayed": 700, "seen": 1400}
-    assert await duro.json(*many, "1h") == {"replayed": 700, "seen": 1400}
-    await settle_all(database, "delivered")
-    assert (await duro.json(*many, "1h"))["replayed"] == 0
-    assert (await duro.json(*many, "1h", "--status", "delivered"))["replayed"] == 1400

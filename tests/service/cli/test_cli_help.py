@@ -69,6 +69,12 @@ async def test_version() -> None:
         (["event", "list", "--mode", "prod"], "'prod' is not one of 'test', 'live'"),
         (["event", "list", "--mode", "test"], "Missing option '--tenant'"),
         (["delivery", "replay"], "Give a delivery's id, or --tenant, --mode and --since"),
+        (
+            ["delivery", "replay", "--mode", "test", "--resume", "rpl_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"],
+            "id is enough",
+        ),
+        (["endpoint", "backfill", "we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"], "--since or --since-pos"),
+        (["retries", "pause"], "Missing option '--mode'"),
         (["consumers", "retry-dead", "--pos", "3"], "give --mode as well"),
         (["endpoint", "update", "we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"], "nothing to change"),
     ],

@@ -1,0 +1,118 @@
+"""Opens a connection to a checked address, and to no other.
+
+    address ─► checked again ─► TCP ─► is the peer who was dialled? ─► TLS for the endpoint's own name
+
+Nothing here resolves a name or reads an environment variable.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from time import monotonic
+from typing import Final, TypeVar
+
+from delivery.egress_guard import Blocked, EgressPolicy
+from delivery.egress_proxy import ProxyTunnel
+from delivery.exchange import Exchange, Stage
+from delivery.handshake_watch import HandshakeWatch
+from delivery.sending import Outcome, SendLimits
+from delivery.special_addresses import Address
+from delivery.wire_errors import AttemptFailed, os_reason, tls_reason
+
+TLS_SHUTDOWN_SECONDS: Final = 1.0
+AnyProtocol = TypeVar("AnyProtocol", bound=asyncio.Protocol)
+
+
+def default_ssl_context() -> ssl.SSLContext:
+    """The system's authorities, TLS 1.2 or newer, HTTP/1.1 alone."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+@dataclass(frozen=True, slots=True)
+class Dialler:
+    policy: EgressPolicy
+    limits: SendLimits
+    ssl_context: ssl.SSLContext
+    tunnel: ProxyTunnel | None = None
+    """The way through the operator's proxy, when there is one."""
+
+    async def open(
+        self,
+        new_protocol: Callable[[], AnyProtocol],
+        address: Address,
+        port: int,
+        server_name: str | None,
+        exchange: Exchange,
+    ) -> AnyProtocol:
+        """Without `server_name` it is plain http. The attempt's deadline is the caller's to keep.
+
+        Raises Blocked, AttemptFailed or TimeoutError.
+        """
+        scheme = "http" if server_name is None else "https"
+        if reason := self.policy.refusal(scheme, port, address):
+            raise Blocked(reason)
+        exchange.dialled = True
+        exchange.stage = Stage.CONNECTING
+        started = monotonic()
+        sock = await self._dial(address, port)
+        connected = monotonic()
+        exchange.connect = connected - started
+        if server_name is None:
+            _, protocol = await asyncio.get_running_loop().create_connection(new_protocol, sock=sock)
+            return protocol
+        exchange.stage = Stage.HANDSHAKE
+        protocol = await self._start_tls(new_protocol, sock, server_name)
+        exchange.tls = monotonic() - connected
+        return protocol
+
+    async def _dial(self, address: Address, port: int) -> socket.socket:
+        if self.tunnel is not None:
+            return await self.tunnel.open(address, port, self.limits.connect_timeout)
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            sock.setblocking(False)
+            async with asyncio.timeout(self.limits.connect_timeout):
+                await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
+            check_peer(sock, address, port)
+        except BaseException as failure:
+            sock.close()
+            if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
+                raise AttemptFailed(Outcome.CONNECT, os_reason(failure)) from failure
+            raise
+        return sock
+
+    async def _start_tls(
+        self, new_protocol: Callable[[], AnyProtocol], sock: socket.socket, server_name: str
+    ) -> AnyProtocol:
+        watch = HandshakeWatch(sock)
+        try:
+            _, protocol = await asyncio.get_running_loop().create_connection(
+                new_protocol,
+                sock=sock,
+                ssl=self.ssl_context,
+                server_hostname=server_name,
+                ssl_handshake_timeout=self.limits.attempt_timeout,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
+            )
+        except TimeoutError:
+            raise
+        except OSError as failure:
+            reason = "the TLS handshake does not come to an end" if watch.flooded else tls_reason(failure)
+            raise AttemptFailed(Outcome.TLS, reason) from failure
+        finally:
+            watch.stop()
+        return protocol
+
+
+def check_peer(sock: socket.socket, address: Address, port: int) -> None:
+    """Raises Blocked unless the socket is connected to where it was sent."""
+    peer_host, peer_port, *_ = sock.getpeername()
+    if ip_address(peer_host) != address or peer_port != port:
+        raise Blocked("the connection went to another address than the one that was checked")

@@ -1,0 +1,104 @@
+"""What is known of one attempt so far. Whatever ends it, and at whatever point, this is what gets reported."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import monotonic
+from typing import Final, Protocol
+
+from delivery.sending import AttemptResult, Outcome, Timings
+
+MAX_RETRY_AFTER: Final = 100
+MAX_BEFORE_BODY: Final = 512 * 1024
+"""Bytes of interim responses and headers in one exchange. The parsers bound each header and their number, but read
+`100 Continue` for as long as it comes. Generous, since with aiohttp the bytes of an early body count
+until its own flow control (a few hundred KiB) stops it."""
+
+
+class Stage(StrEnum):
+    """What an attempt is busy with, in the words that a timeout is reported with."""
+
+    RESOLVING = "an answer from DNS"
+    CONNECTING = "a TCP connection"
+    HANDSHAKE = "the TLS handshake"
+    HEADERS = "the response's headers"
+    BODY = "the end of the response's body"
+
+
+class Server(Protocol):
+    """The connection that an exchange has been given to."""
+
+    def give_up(self, exchange: "Exchange") -> None:
+        """Does nothing when it serves another by now."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """Times are of the monotonic clock: uvloop's own goes in whole milliseconds and stands still within one round."""
+
+    started: float = field(default_factory=monotonic)
+    stage: Stage = Stage.RESOLVING
+    address: str | None = None
+    dns: float | None = None
+    fresh_only: bool = False
+    """Do not take a connection from the pool."""
+    dialled: bool = False
+    """The connection is new, not from the pool."""
+    connect: float | None = None
+    tls: float | None = None
+    ready_at: float | None = None
+    first_byte_at: float | None = None
+    bytes_read: int = 0
+    """Of the stage, or of all stages, as the sender counts."""
+    status: int | None = None
+    retry_after: str | None = None
+    body: bytes = b""
+    served_by: Server | None = None
+    expired: bool = False
+
+    @property
+    def met_a_stale_connection(self) -> bool:
+        """The connection came from the pool and died before it said anything: the peer had closed it, most likely."""
+        return not self.dialled and self.ready_at is not None and self.first_byte_at is None
+
+    def start_over(self) -> None:
+        """Once more, to the same address, over a connection of its own."""
+        self.stage = Stage.RESOLVING
+        self.fresh_only = True
+        self.ready_at = None
+
+    def expire(self) -> None:
+        """Its time is over, or nobody waits for it any more."""
+        self.expired = True
+        if self.served_by is not None:
+            self.served_by.give_up(self)
+
+    def result(self, outcome: Outcome, error: str | None) -> AttemptResult:
+        ready_at, first_byte_at = self.ready_at, self.first_byte_at
+        return AttemptResult(
+            outcome,
+            self.status,
+            error,
+            self.retry_after,
+            self.body,
+            self.address,
+            Timings(
+                _ms(self.dns),
+                _ms(self.connect),
+                _ms(self.tls),
+                None if ready_at is None or first_byte_at is None else (first_byte_at - ready_at) * 1000,
+                (monotonic() - self.started) * 1000,
+            ),
+        )
+
+
+def judge(status: int | None) -> tuple[Outcome, str | None]:
+    if status is not None and 200 <= status <= 299:
+        return Outcome.OK, None
+    if status is None or status < 200:
+        return Outcome.PROTOCOL, f"answered {status}, which nobody asked for"
+    return Outcome.HTTP_STATUS, f"answered {status}"
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000

@@ -1,0 +1,105 @@
+"""The sender for the hot path: HTTP/1.1 by a small protocol over llhttp, every rule of the aiohttp sender kept.
+
+    send ─► guard: address known? ──yes──► kept connection? ──yes──► ask ─► answer
+              │ no                            │ no                    │ died before it said anything,
+              ▼                               ▼                       │ and was not new
+            guard: resolve ──────────────►  dial, check peer, TLS ◄───┘ (once)
+
+One deadline over all of it. A kept connection that the peer closed just as it was taken is replaced once, by a new
+one. The receiver may have seen both requests; webhooks are at-least-once and carry the event's id.
+
+CPU of the sending process, µs a request (0.8 KB, 7 headers, 100 in flight, uvloop, a busy machine with 2 cores):
+
+              aiohttp sender    this    a protocol that only writes and reads
+    plain          127           17                     5
+    TLS            145         33-47                   17
+
+What each choice buys of that, measured alone: one timer for all attempts (`EqualTimeouts`) 1.9 against an ordinary timer for
+each and 5.2 against `asyncio.timeout`, which is also why known addresses are had without awaiting (there is
+nothing to limit); decisions of the guard remembered 3; `Timings` as a tuple 0.5.
+"""
+
+import asyncio
+import ssl
+from time import monotonic
+
+from delivery.connection_pool import ConnectionPool
+from delivery.dialling import Dialler, default_ssl_context
+from delivery.egress_guard import EgressGuard
+from delivery.equal_timeouts import EqualTimeouts
+from delivery.exchange import Exchange, judge
+from delivery.request_bytes import request_head
+from delivery.sending import AttemptResult, OutboundRequest, SendLimits
+from delivery.wire_errors import AttemptFailed, explain
+
+
+class FastSender:
+    """A Sender. Create it in a running loop; `close` drops what is in flight."""
+
+    def __init__(
+        self,
+        guard: EgressGuard,
+        limits: SendLimits | None = None,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        limits = limits or SendLimits()
+        self._guard = guard
+        self._pool = ConnectionPool(Dialler(guard.policy, limits, ssl_context or default_ssl_context()))
+        self._deadlines: EqualTimeouts[Exchange] = EqualTimeouts(
+            asyncio.get_running_loop(), limits.attempt_timeout
+        )
+
+    @property
+    def in_use(self) -> int:
+        """Connections that serve an attempt."""
+        return self._pool.in_use
+
+    @property
+    def idle(self) -> int:
+        """Connections that are kept open to be used again."""
+        return self._pool.idle
+
+    async def send(self, request: OutboundRequest) -> AttemptResult:
+        exchange = Exchange()
+        deadline = self._deadlines.start(exchange)
+        error: str | None
+        try:
+            await self._perform(request, exchange, deadline)
+        except Exception as failure:  # noqa: BLE001  the contract is that an attempt ends in a result
+            outcome, error = explain(failure, exchange.stage)
+        except asyncio.CancelledError:
+            exchange.expire()
+            raise
+        else:
+            outcome, error = judge(exchange.status)
+        finally:
+            self._deadlines.stop(exchange)
+        return exchange.result(outcome, error)
+
+    async def close(self) -> None:
+        await self._pool.close()
+        self._deadlines.close()
+
+    async def _perform(self, request: OutboundRequest, exchange: Exchange, deadline: float) -> None:
+        url, head = request.url, request_head(request)
+        target = self._guard.resolve_known(url)
+        if target is None:
+            async with asyncio.timeout_at(deadline):
+                target = await self._guard.resolve(url, deadline)
+        exchange.address = target.text
+        exchange.dns = monotonic() - exchange.started
+        destination = (target.text, url.port, url.tls_name if url.scheme == "https" else None)
+        connection = self._pool.take(destination)
+        if connection is not None:
+            try:
+                await connection.ask(head, request.body, exchange)
+            except AttemptFailed:
+                if not exchange.met_a_stale_connection:
+                    raise
+                exchange.start_over()
+            else:
+                return
+        async with asyncio.timeout_at(deadline):
+            connection = await self._pool.dial(target.address, destination, exchange)
+        await connection.ask(head, request.body, exchange)

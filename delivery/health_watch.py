@@ -1,0 +1,122 @@
+"""Tells of endpoints that have been failing for long, and disables those that go on: one mode's, for all workers.
+
+     every LOOK_EVERY_S:  failing for half of the way or more ── by index, PAGE at a time
+                                │ enabled, not paused: watch(), by the database's clock
+            ┌───────────────────┼──────────────────────────┐
+         nothing      `warned` and the event       disabled, health reset and the event
+                         one transaction                one transaction
+
+Each worker looks; of several the first to change the row tells, and the others find it changed. What dies in between
+has told nothing, and the next look finds the endpoint as it was. A paused endpoint gets no attempts and no warnings;
+what it failed before stands. An endpoint whose row somebody holds is passed by after two seconds, and looked at again
+the next time.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Final
+
+import asyncpg
+
+from delivery.endpoint_health import DEFAULT_DISABLE_AFTER, Step, watch, watched_after
+from schema import endpoint_health, events
+from schema.database import Connection, Pool, is_transient
+from schema.durations import format_duration
+from schema.endpoint_health import Failing, Fortune
+from schema.ids import ENDPOINT, format_id
+from schema.polling import sleep_unless, through_outages
+from schema.timestamps import iso_millis
+
+_logger = logging.getLogger(__name__)
+LOOK_EVERY_S: Final = 10.0
+PAGE: Final = 500
+_OF_THIS_ROW: Final = (asyncpg.LockNotAvailableError, asyncpg.exceptions.TransactionRollbackError)
+
+
+class _NothingToTell(Exception):
+    """It succeeded meanwhile, or another worker was first: the transaction is undone."""
+
+
+class HealthWatch:
+    def __init__(
+        self,
+        pool: Pool,
+        disable_after: timedelta = DEFAULT_DISABLE_AFTER,
+        *,
+        look_every_s: float = LOOK_EVERY_S,
+    ) -> None:
+        """`disable_after`: how long an endpoint may go without a success."""
+        self._pool = pool
+        self._disable_after = disable_after
+        self._look_every_s = look_every_s
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await through_outages(stop, "health watch", lambda: self.look(stop))
+            await sleep_unless(stop, self._look_every_s)
+
+    async def look(self, stop: asyncio.Event) -> None:
+        """One round over all that fail for long enough. Raises what an outage raises."""
+        last: Failing | None = None
+        while not stop.is_set():
+            page = await endpoint_health.failing(self._pool, watched_after(self._disable_after), last, PAGE)
+            for found in page:
+                step = self._step(found)
+                if step is not Step.NOTHING and not stop.is_set():
+                    await self._act_apart(found, step)
+            if len(page) < PAGE:
+                return
+            last = page[-1]
+
+    def _step(self, found: Failing) -> Step:
+        if not found.active:
+            return Step.NOTHING
+        return watch(found.failing_since, found.last_failure_at, found.warned, found.now, self._disable_after)
+
+    async def _act_apart(self, found: Failing, step: Step) -> None:
+        """One endpoint's trouble is not the others'. An outage is everybody's."""
+        shown = format_id(ENDPOINT, found.endpoint_id)
+        try:
+            await self._act(found, step)
+        except _OF_THIS_ROW as error:
+            _logger.warning("endpoint %s is held by somebody else, and looked at later: %r", shown, error)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            _logger.exception("endpoint %s has been failing, which could not be told", shown)
+
+    async def _act(self, found: Failing, step: Step) -> None:
+        with suppress(_NothingToTell):
+            async with self._pool.acquire() as tx, tx.transaction():
+                await endpoint_health.do_not_wait_long(tx)
+                if step is Step.DISABLE:
+                    await self._disable(tx, found)
+                else:
+                    await self._warn(tx, found, step)
+
+    async def _warn(self, tx: Connection, found: Failing, step: Step) -> None:
+        fortune = await endpoint_health.warn(tx, found, step)
+        disables_at = iso_millis(found.failing_since + self._disable_after)
+        told = _told(found, fortune, percent=int(step), disablesAt=disables_at)
+        await events.record(tx, found.tenant_id, "webhook_endpoint_failing", told)
+
+    async def _disable(self, tx: Connection, found: Failing) -> None:
+        reason = f"Nothing was delivered for {format_duration(self._disable_after)}."
+        fortune = await endpoint_health.give_up(tx, found, reason)
+        told = _told(found, fortune, reason="failing")
+        await events.record(tx, found.tenant_id, "webhook_endpoint_disabled", told)
+
+
+def _told(found: Failing, fortune: Fortune | None, **more: Any) -> dict[str, Any]:
+    """No URL: it may hold a token."""
+    if fortune is None:
+        raise _NothingToTell
+    return {
+        "endpointId": format_id(ENDPOINT, found.endpoint_id),
+        "failingSince": iso_millis(found.failing_since),
+        "consecutiveFailures": fortune.consecutive_failures,
+        "lastError": fortune.last_error,
+        **more,
+    }

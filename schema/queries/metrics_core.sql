@@ -1,0 +1,16 @@
+-- What /metrics tells of core.
+
+-- name: out_of_service
+-- $1 how many are counted at most. Endpoints by mode.
+SELECT mode, count(*) FILTER (WHERE NOT enabled) AS disabled, count(*) FILTER (WHERE enabled AND paused) AS paused
+  FROM (SELECT mode, enabled, paused FROM webhook_endpoints WHERE NOT enabled OR paused ORDER BY mode, enabled LIMIT $1)
+       AS counted
+ GROUP BY mode;
+
+-- name: oldest_transaction
+-- See migrations/core/0003_observing.sql for what can be seen.
+SELECT seconds, pid, hidden FROM oldest_transaction();
+
+-- name: workers
+-- How many are registered.
+SELECT count(*) FROM workers;

@@ -1,0 +1,127 @@
+"""`duro endpoint test | backfill`: sending an endpoint something on request."""
+
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import click
+from rich.console import Console
+
+from schema.database import Database
+from schema.delivery_history import ShownDelivery
+from schema.errors import Conflict
+from schema.ids import DELIVERY, ENDPOINT, EVENT, TENANT, format_id
+from service.cli import options
+from service.cli.app import App, command
+from service.cli.delivery_views import answer_of
+from service.cli.endpoint_group import ID, endpoint
+from service.cli.replaying import read_span, run_job, show_job, span
+from service.cli.views import fields
+from service.probing import Probe, first_attempt, send_test
+from service.replay import begin_backfill
+from service.replay_shape import replay_shape
+from service.shapes import shown_delivery_shape
+
+_PATIENCE: Final = timedelta(seconds=30)
+
+
+@command(endpoint, "test")
+@click.argument("endpoint_id", type=ID)
+@click.option(
+    "--timeout",
+    type=options.Duration(timedelta(seconds=1), timedelta(minutes=10)),
+    default=_PATIENCE,
+    help="How long to wait for its first attempt.  [default: 30s]",
+)
+@click.option("--no-wait", is_flag=True, help="Only record it.")
+def test(app: App, endpoint_id: UUID, timeout: timedelta, *, no_wait: bool) -> None:
+    """Send an endpoint a test event, and show what it answers. The exit status is 1 when the answer is not a 2xx.
+
+    The event is a webhook_test, recorded in the log and delivered by a worker like any other, but to this endpoint
+    alone, whatever event types it asks for. If it fails it is retried like any other.
+
+    \b
+    Example:
+      duro endpoint test we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
+    """
+
+    async def run(database: Database) -> tuple[Probe, ShownDelivery | None]:
+        probe = await send_test(database, endpoint_id)
+        if no_wait:
+            return probe, None
+        app.progress(f"Event {format_id(EVENT, probe.event_id)} is recorded; waiting for a worker to send it")
+        data = database.data(probe.endpoint.mode)
+        return probe, await first_attempt(data, probe, timeout.total_seconds())
+
+    probe, delivery = app.with_database(run)
+    shown = {
+        "eventId": format_id(EVENT, probe.event_id),
+        "endpointId": format_id(ENDPOINT, endpoint_id),
+        "delivery": delivery
+        and shown_delivery_shape(delivery, format_id(TENANT, probe.endpoint.tenant_id), probe.endpoint.mode),
+    }
+    app.result(shown, lambda out: _show_tested(out, probe, delivery))
+    if delivery is not None and not _arrived(delivery):
+        raise Conflict(_failure(delivery))
+
+
+def _arrived(delivery: ShownDelivery) -> bool:
+    return any(attempt.outcome == "ok" for attempt in delivery.attempts)
+
+
+def _failure(delivery: ShownDelivery) -> str:
+    shown = format_id(DELIVERY, delivery.id)
+    if not delivery.attempts:
+        return (
+            f"The test was not sent, for the endpoint has just been disabled: see duro delivery show {shown}."
+        )
+    next_one = " It will be tried again." if delivery.due_at is not None else ""
+    return (
+        f"The test did not arrive: see above what the endpoint did, or duro delivery show {shown}.{next_one}"
+    )
+
+
+def _show_tested(out: Console, probe: Probe, delivery: ShownDelivery | None) -> None:
+    told: dict[str, object] = {
+        "Endpoint": format_id(ENDPOINT, probe.endpoint.id),
+        "URL": probe.endpoint.url,
+        "Event": format_id(EVENT, probe.event_id),
+    }
+    if delivery is not None:
+        told["Delivery"] = format_id(DELIVERY, delivery.id)
+        for attempt in delivery.attempts[:1]:
+            told |= {
+                "Outcome": attempt.outcome,
+                "Status": attempt.status_code,
+                "Took": f"{attempt.total_ms:.0f} ms",
+                "Error": attempt.error,
+                "Answer": answer_of(attempt),
+            }
+    fields(out, told)
+
+
+@command(endpoint, "backfill")
+@click.argument("endpoint_id", type=ID)
+@span
+def backfill(
+    app: App,
+    endpoint_id: UUID,
+    since: str | None,
+    until: str | None,
+    since_pos: int | None,
+    until_pos: int | None,
+) -> None:
+    """Deliver past events to a new endpoint: those of the types it asks for that it has no delivery for.
+
+    Fresh events go first. It can be stopped and resumed at any time, and run again: no event is delivered twice for it.
+
+    \b
+    Example:
+      duro endpoint backfill we_… --since 30d
+      duro endpoint backfill we_… --since-pos 18467
+    """
+    events = read_span(since, until, since_pos, until_pos)
+    if events is None:
+        raise click.UsageError("Say which events: --since or --since-pos; --since-pos 0 is all there are.")
+    job = run_job(app, lambda database: begin_backfill(database, endpoint_id, events))
+    app.result(replay_shape(job.mode, job.replay), lambda out: show_job(out, job))

@@ -1,0 +1,123 @@
+"""`duro endpoint enable | disable | pause | resume`: whether an endpoint gets anything.
+
+disabled   its deliveries are skipped; an event in the log tells of it
+paused     its deliveries wait, as they are
+"""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import click
+from rich.console import Console
+
+from schema import replays
+from schema.database import Database
+from schema.endpoints import Endpoint
+from schema.ids import ENDPOINT, TENANT, format_id
+from schema.replays import Skipped
+from schema.timestamps import iso_millis
+from service.cli.app import App, command
+from service.cli.endpoint_group import ID, administer, endpoint, show_changed
+from service.cli.endpoint_views import show_endpoint
+from service.cli.replaying import run_job, show_job
+from service.endpoint_admin import endpoint_admin
+from service.replay import Job, replay_skipped
+from service.replay_shape import replay_shape
+from service.shapes import endpoint_shape
+
+
+@command(endpoint, "enable")
+@click.argument("endpoint_id", type=ID)
+@click.option("--replay", "at_once", is_flag=True, help="Replay at once what was skipped.")
+def enable(app: App, endpoint_id: UUID, *, at_once: bool) -> None:
+    """Deliver to an endpoint again. Tells how many deliveries were skipped meanwhile, and how to replay them.
+
+    \b
+    Example:
+      duro endpoint enable we_…
+      duro endpoint enable we_… --replay
+    """
+
+    async def run(database: Database) -> tuple[Endpoint, Skipped]:
+        async with endpoint_admin(app.settings, database) as admin:
+            enabled = await admin.enable(endpoint_id)
+        assert enabled.disabled_at is not None
+        data = database.data(enabled.mode)
+        return enabled, await replays.skipped_since(data, enabled.tenant_id, endpoint_id, enabled.disabled_at)
+
+    enabled, skipped = app.with_database(run)
+    job = _replay(app, enabled, skipped) if at_once else None
+    app.result(
+        {
+            **endpoint_shape(enabled),
+            "skipped": skipped.count,
+            "skippedSince": iso_millis(skipped.since) if skipped.since else None,
+            "replay": replay_shape(job.mode, job.replay) if job else None,
+        },
+        lambda out: _show_enabled(out, enabled, skipped, job),
+    )
+
+
+def _replay(app: App, enabled: Endpoint, skipped: Skipped) -> Job | None:
+    since = skipped.since
+    if since is None:
+        return None
+    return run_job(app, lambda database: replay_skipped(database, enabled, since, datetime.now(UTC)))
+
+
+def _show_enabled(out: Console, enabled: Endpoint, skipped: Skipped, job: Job | None) -> None:
+    show_endpoint(out, enabled)
+    out.print()
+    if job is not None:
+        show_job(out, job)
+    elif skipped.since is None:
+        out.print("Nothing was skipped while it was disabled.")
+    else:
+        least = "At least " if skipped.more else ""
+        out.print(f"{least}{skipped.count:,} deliveries were skipped while it was disabled. To replay them:")
+        out.print(
+            f"  duro delivery replay --tenant {format_id(TENANT, enabled.tenant_id)} --mode {enabled.mode} "
+            f"--endpoint {format_id(ENDPOINT, enabled.id)} --status skipped --since {iso_millis(skipped.since)}",
+            soft_wrap=True,
+        )
+
+
+@command(endpoint, "disable")
+@click.argument("endpoint_id", type=ID)
+@click.option(
+    "--reason", default="disabled by an operator", show_default=True, help="Why; told in the event about it."
+)
+def disable(app: App, endpoint_id: UUID, reason: str) -> None:
+    """Stop delivering to an endpoint. Its deliveries are kept as skipped, and can be replayed.
+
+    \b
+    Example:
+      duro endpoint disable we_… --reason "moving to a new server"
+    """
+    show_changed(app, administer(app, lambda admin: admin.disable(endpoint_id, reason)))
+
+
+@command(endpoint, "pause")
+@click.argument("endpoint_id", type=ID)
+def pause(app: App, endpoint_id: UUID) -> None:
+    """Let an endpoint's deliveries wait, first attempts and retries. Attempts under way end as they do.
+
+    Nothing is skipped: all of it is delivered once the endpoint is resumed.
+
+    \b
+    Example:
+      duro endpoint pause we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
+    """
+    show_changed(app, administer(app, lambda admin: admin.pause(endpoint_id)))
+
+
+@command(endpoint, "resume")
+@click.argument("endpoint_id", type=ID)
+def resume(app: App, endpoint_id: UUID) -> None:
+    """Deliver to a paused endpoint again, what has waited as well.
+
+    \b
+    Example:
+      duro endpoint resume we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
+    """
+    show_changed(app, administer(app, lambda admin: admin.resume(endpoint_id)))

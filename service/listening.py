@@ -1,0 +1,40 @@
+"""A port to listen on, taken before anything else is done, so that a taken one is told in one sentence.
+
+A socket that is bound here can be handed to a process that is started later, and to the one that replaces it when it dies:
+between the two the port stays ours.
+"""
+
+import errno
+import socket
+
+from schema.errors import Unavailable
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """Bound, at the first of the host's addresses. Raises Unavailable."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise cannot_listen(host, port, error) from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise cannot_listen(host, port, error) from None
+    return sock
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> Unavailable:
+    if error.errno == errno.EADDRINUSE:
+        reason = "is taken: end what uses it, or choose another with --port (0 takes a free one)"
+    else:
+        reason = f"cannot be used ({error.strerror}): choose another with --port or DURO_HOST"
+    return Unavailable(f"Port {port} on {host} {reason}.")
+
+
+def url_at(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

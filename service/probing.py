@@ -1,0 +1,73 @@
+"""Test events: one endpoint's alone, recorded in the log and delivered like any other event."""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from consumers.subscriptions import TEST
+from schema import delivery_history, endpoints, events
+from schema.database import Database, Pool
+from schema.delivery_history import ShownDelivery
+from schema.endpoints import Endpoint
+from schema.errors import Conflict, Unavailable
+from schema.events import ShownEvent
+from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
+from schema.polling import Pace
+
+MESSAGE: Final = "A test event: whoever reads this has received and, hopefully, verified it."
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    endpoint: Endpoint
+    event_id: UUID
+
+
+async def send_test(database: Database, endpoint_id: UUID) -> Probe:
+    """Raises NotFound, and Conflict when nothing is delivered to the endpoint at present; then nothing is recorded."""
+    endpoint = await endpoints.show(database.core, endpoint_id)
+    shown = format_id(ENDPOINT, endpoint_id)
+    if not endpoint.enabled:
+        raise Conflict(f"Endpoint {shown} is disabled: run duro endpoint enable {shown}, then test it.")
+    if endpoint.paused:
+        raise Conflict(f"Endpoint {shown} is paused: run duro endpoint resume {shown}, then test it.")
+    data = {"endpointId": shown, "message": MESSAGE}
+    return Probe(endpoint, await events.record(database.data(endpoint.mode), endpoint.tenant_id, TEST, data))
+
+
+async def first_attempt(data: Pool, probe: Probe, within_s: float) -> ShownDelivery:
+    """The delivery once an attempt has been made. Raises Unavailable with how far it got if none is in that time."""
+    deadline = time.monotonic() + within_s
+    pace = Pace(first=0.02, most=0.5)
+    while True:
+        event = await events.show(data, probe.endpoint.tenant_id, probe.event_id)
+        for delivery in event.deliveries:
+            shown = await delivery_history.show(data, probe.endpoint.tenant_id, delivery.id)
+            if shown.attempts or shown.settled_at is not None:
+                return shown
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise Unavailable(_how_far(event, within_s))
+        pace.no_later_than(left)
+        await pace.wait(found=False)
+
+
+def _how_far(event: ShownEvent, within_s: float) -> str:
+    shown = format_id(EVENT, event.id)
+    if event.pos is None:
+        return (
+            f"No worker took event {shown} up within {within_s:g} s: start one with duro up or duro work, "
+            "and it is delivered."
+        )
+    if not event.deliveries:
+        return (
+            f"Event {shown} is in the log and was not fanned out within {within_s:g} s: "
+            "see how far behind that is with duro consumers status."
+        )
+    delivery = format_id(DELIVERY, event.deliveries[0].id)
+    return (
+        f"Delivery {delivery} had no attempt within {within_s:g} s, for others wait before it or the endpoint has been "
+        f"failing: see duro endpoint show {format_id(ENDPOINT, event.deliveries[0].endpoint_id)}, and later "
+        f"duro delivery show {delivery}."
+    )

@@ -1,0 +1,183 @@
+"""Fan-out of many at a time: by COPY where all is new, carefully where it may not be, and no more than there are places."""
+
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from consumers.fanout import FANOUT, NoRoom
+from schema import deliveries, log
+from schema.database import Database, Pool
+from schema.modes import Mode
+from tests.support.deliveries import new_endpoint, plan
+from tests.support.events import record, sequence_all
+from tests.support.room import WORKER, Places, fan_out, pairs, rows
+
+
+@pytest.fixture
+def data(database: Database) -> Pool:
+    return database.data(Mode.TEST)
+
+
+# Many at a time: by COPY, unless something is there already
+
+MANY = deliveries.WORTH_A_COPY
+
+
+async def many(database: Database, data: Pool, tenant: UUID) -> list[UUID]:
+    """Two events for so many endpoints, one of them disabled; the endpoints."""
+    targets = [await new_endpoint(database, tenant) for _ in range(MANY // 2)]
+    targets.append(await new_endpoint(database, tenant, enabled=False))
+    for n in range(2):
+        await record(data, tenant, n=n)
+    await sequence_all(data)
+    return targets
+
+
+async def set_back(data: Pool, pos: int = 0) -> None:
+    async with data.acquire() as tx, tx.transaction():
+        cursor = await log.take_cursor(tx, FANOUT)
+        assert cursor
+        await log.move_cursor(tx, cursor, pos)
+
+
+async def test_the_two_ways_to_insert_leave_equal_rows(
+    database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = await many(database, data, tenant)
+    made = []
+    for few in (MANY, 10_000):
+        monkeypatch.setattr(deliveries, "WORTH_A_COPY", few)
+        room = Places(per_endpoint=1)
+        assert await fan_out(data, room).step() == 2
+        assert len(room.submitted) == len(targets) - 1
+        made.append([comparable(row) for row in await by_pair(data)])
+        await owner.execute("DELETE FROM sandbox.webhook_deliveries")
+        await set_back(data)
+    assert len(made[0]) == 2 * len(targets)
+    assert made[0] == made[1]
+
+
+async def by_pair(data: Pool) -> list[asyncpg.Record]:
+    return await data.fetch(
+        "SELECT *, leased_until - due_at AS lease_for FROM webhook_deliveries ORDER BY event_id, endpoint_id"
+    )
+
+
+def comparable(row: asyncpg.Record) -> dict[str, object]:
+    """Without ids and moments, but with whether there are any."""
+    anew = {"id", "due_at", "retry_at", "settled_at", "lease", "leased_until", "created_at"}
+    return {**{name: value if name not in anew else value is None for name, value in row.items()}}
+
+
+async def test_many_at_once_are_due_at_the_database_s_own_time(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    await many(database, data, tenant)
+    await fan_out(data, NoRoom()).step()
+    late = await data.fetchval(
+        "SELECT count(*) FROM webhook_deliveries"
+        " WHERE coalesce(due_at, settled_at) NOT BETWEEN now() - interval '1 minute' AND now()"
+    )
+    assert late == 0
+
+
+async def test_after_a_cursor_was_set_back_many_at_once_are_not_doubled_and_none_is_lost(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    """COPY finds that they are there; the next try passes by them, and gives their places back."""
+    targets = await many(database, data, tenant)
+    await fan_out(data, Places(per_endpoint=9)).step()
+    before = await rows(data)
+    late = [await record(data, tenant, n=n) for n in range(2)]
+    await sequence_all(data)
+    await set_back(data)
+    room = Places(per_endpoint=9)
+    consumer = fan_out(data, room)
+    assert await consumer.step() == 4
+    assert len(await pairs(data)) == 4 * len(targets)
+    assert [row for row in await rows(data) if row["event_id"] not in late] == before
+    assert {claim.event_id for claim in room.submitted} == set(late)
+    assert +room.taken == {(tenant, target): 2 for target in targets[:-1]}
+    assert room.characters == sum(len(claim.data) for claim in room.submitted)
+    assert await log.parked(data, FANOUT, 0, 10) == []
+
+
+async def test_a_cursor_set_back_in_the_middle_is_gone_over_carefully_and_then_quickly_again(
+    database: Database, data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = 0
+    copy = deliveries.fan_out_fresh
+
+    async def counted(*args: Any) -> set[UUID]:
+        nonlocal copied
+        new = await copy(*args)
+        copied += 1
+        return new
+
+    monkeypatch.setattr(deliveries, "fan_out_fresh", counted)
+    targets = await many(database, data, tenant)
+    consumer = fan_out(data, Places(per_endpoint=9))
+    await consumer.step()
+    await set_back(data, 1)
+    await many(database, data, tenant)
+    await consumer.step()
+    assert copied == 1, "and then one failed"
+    for n in range(2):
+        await record(data, tenant, n=n)
+        await sequence_all(data)
+        await record(data, tenant, n=n)
+        await sequence_all(data)
+        assert await consumer.step() == 2
+    assert copied == 2, "one batch more was careful, for there was nothing old in it"
+    # The first event went to the first endpoints, the one that came again and the later ones to all.
+    assert len(await pairs(data)) == len(targets) + 7 * 2 * len(targets)
+
+
+async def test_a_parked_event_is_applied_although_a_backfill_was_first(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    """However many endpoints it goes to: it comes alone, and once."""
+    targets = [await new_endpoint(database, tenant) for _ in range(MANY)]
+    await record(data, tenant)
+    await sequence_all(data)
+    event = await log.read_one(data, 1)
+    assert event
+    async with data.acquire() as tx, tx.transaction():
+        await log.park(tx, FANOUT, event, "not today")
+        await deliveries.fan_out(tx, [plan(event, targets[0])], 1, WORKER)
+    assert await fan_out(data, NoRoom()).retry_parked(event)
+    assert len(await pairs(data)) == MANY
+
+
+# Back-pressure
+
+
+async def test_a_batch_is_no_larger_than_the_places_that_are_free(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    for _ in range(2):
+        await new_endpoint(database, tenant)
+    for _ in range(9):
+        await record(data, tenant)
+    await sequence_all(data)
+    room = Places(per_endpoint=100)
+    consumer = fan_out(data, room)
+    moved = []
+    for room.unused in (1, 3, 6, 100):
+        moved.append(await consumer.step())
+    assert moved == [1, 2, 3, 3], "by whole events, each for two"
+
+
+async def test_without_any_places_the_log_goes_on_in_full_batches(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    await new_endpoint(database, tenant)
+    for _ in range(9):
+        await record(data, tenant)
+    await sequence_all(data)
+    room = Places(per_endpoint=0, unused=0)
+    assert await fan_out(data, room).step() == 9
+    assert room.submitted == []
+    assert room.others_wait == [True]

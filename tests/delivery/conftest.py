@@ -1,0 +1,74 @@
+"""A merchant's server, the database as it is seen through a proxy that loses connections, and an impatient audit."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+import pytest
+
+from schema import deliveries
+from schema.database import Database
+from tests.support.engine import Engine, add_endpoint, engine
+from tests.support.receiver import OK, Answer, Receiver, receiving
+from tests.support.settling import without_places
+from tests.support.tcp_proxy import TcpProxy, proxying
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def silence(receiver: Receiver) -> asyncio.Event:
+    """What `/slow` waits for before it answers."""
+    held = asyncio.Event()
+    receiver.answer = lambda request: Answer(held_by=held) if request.path == "/slow" else OK
+    return held
+
+
+@pytest.fixture
+async def proxy(db_url: str) -> AsyncIterator[TcpProxy]:
+    async with proxying(db_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def far_database(proxy: TcpProxy, db_url: str, key: bytes) -> AsyncIterator[Database]:
+    """The database as it is seen through the proxy."""
+    async with Database.open(proxy.url(db_url), key) as database:
+        yield database
+
+
+@pytest.fixture
+def soon_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that is known to nobody counts as lost after a moment, not after half a minute."""
+    release = partial(deliveries.release_unknown_leases, older_than=timedelta(milliseconds=50))
+    monkeypatch.setattr(deliveries, "release_unknown_leases", release)
+
+
+# For the settler alone
+
+
+@pytest.fixture
+async def endpoint(database: Database, tenant: UUID) -> UUID:
+    return await add_endpoint(database, tenant, "https://example.com/")
+
+
+@pytest.fixture
+async def ours(database: Database) -> AsyncIterator[Engine]:
+    async with engine(database) as ours:
+        yield without_places(ours)
+
+
+@pytest.fixture
+async def far(proxy: TcpProxy, db_url: str, key: bytes) -> AsyncIterator[Engine]:
+    """An engine that reaches the database through the proxy."""
+    async with (
+        Database.open(proxy.url(db_url), key) as database,
+        engine(database, last_tries_s=0.2) as far,
+    ):
+        yield without_places(far)

@@ -1,0 +1,121 @@
+"""Receivers whose TLS stalls, lies or falls silent half-way."""
+
+import asyncio
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import trustme
+
+from delivery.sending import Outcome
+from tests.delivery.wire.hostility import provoke, reset
+from tests.delivery.wire.receiver import Behaviour, Peer, Sending, receiving, to, until
+from tests.delivery.wire.test_sender_tls import serving, trusting
+
+HELLO_CUT_SHORT = b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03" + b"\x11" * 20
+ALERT = b"\x15\x03\x03\x00\x02\x02\x28"
+
+
+def after_hello(raw: bytes, *, then_close: bool = False) -> Behaviour:
+    async def behave(peer: Peer) -> None:
+        await peer.reader.read(1)
+        await peer.answer(raw)
+        if not then_close:
+            await peer.hung_up()
+
+    return behave
+
+
+async def reset_on_hello(peer: Peer) -> None:
+    await peer.reader.read(1)
+    reset(peer)
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [
+        after_hello(b"\x00" * 200),
+        after_hello(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        after_hello(ALERT),
+        after_hello(HELLO_CUT_SHORT, then_close=True),
+        after_hello(b"", then_close=True),
+        reset_on_hello,
+    ],
+    ids=["zeros", "plain-http", "alert", "half-a-hello", "close", "reset"],
+)
+async def test_a_handshake_that_fails_is_a_tls_error(
+    sending: Sending, authority: trustme.CA, behave: Behaviour
+) -> None:
+    async with receiving(behave) as receiver, sending(tls=trusting(authority), attempt_timeout=5) as sender:
+        result = await sender.send(to(f"https://127.0.0.1:{receiver.port}/"))
+        await until(lambda: sender.in_use == 0)
+        await receiver.all_closed()
+        assert sender.idle == 0
+    assert (result.outcome, result.status) == (Outcome.TLS, None)
+    assert result.timings.total < 4000
+
+
+async def test_a_handshake_without_end_is_ended(sending: Sending, authority: trustme.CA) -> None:
+    """HelloRequests, which every TLS client passes over, one after the other."""
+
+    async def flood(peer: Peer) -> None:
+        await peer.flood(b"\x16\x03\x03\x40\x00" + b"\0" * 16384)
+
+    async with receiving(flood) as receiver, sending(tls=trusting(authority)) as sender:
+        result = await sender.send(to(f"https://127.0.0.1:{receiver.port}/"))
+        await receiver.all_closed()
+        assert sender.in_use + sender.idle == 0
+    assert (result.outcome, result.error) == (Outcome.TLS, "the TLS handshake does not come to an end")
+    assert result.timings.total < 5000
+
+
+@pytest.mark.parametrize("raw", [b"", HELLO_CUT_SHORT], ids=["nothing", "half-a-hello"])
+async def test_a_handshake_that_stalls_is_a_timeout(
+    sending: Sending, authority: trustme.CA, raw: bytes
+) -> None:
+    async with (
+        receiving(after_hello(raw)) as receiver,
+        sending(tls=trusting(authority), attempt_timeout=0.25) as sender,
+    ):
+        result = await sender.send(to(f"https://127.0.0.1:{receiver.port}/"))
+        await receiver.all_closed()
+        assert sender.in_use + sender.idle == 0
+    assert (result.outcome, result.error) == (Outcome.TIMEOUT, "no time was left for the TLS handshake")
+
+
+async def test_an_expired_certificate_is_not_accepted(sending: Sending, authority: trustme.CA) -> None:
+    context = serving(authority, "127.0.0.1")
+    expired = authority.issue_cert("127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1))
+    expired.configure_cert(context)
+    async with receiving(tls=context) as receiver, sending(tls=trusting(authority)) as sender:
+        result = await sender.send(to(f"https://127.0.0.1:{receiver.port}/"))
+    assert result.outcome is Outcome.TLS
+    assert "expired" in (result.error or "")
+    assert receiver.requests == []
+
+
+def garbling(raw: bytes) -> Behaviour:
+    """Begins an answer in TLS, and then writes past it to the socket."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+        await asyncio.sleep(0.02)  # for it to leave before what is written past it
+        os.write(peer.writer.get_extra_info("socket").fileno(), raw)
+        await peer.hung_up()
+
+    return behave
+
+
+@pytest.mark.parametrize("raw", [b"\0" * 100, ALERT, b"\x17\x03\x03\x00\x20" + b"\1" * 32])
+async def test_garbage_beneath_tls_ends_the_attempt(
+    sending: Sending, authority: trustme.CA, raw: bytes
+) -> None:
+    result = await provoke(
+        sending,
+        garbling(raw),
+        tls=serving(authority, "127.0.0.1"),
+        trust=trusting(authority),
+    )
+    assert result.outcome in (Outcome.TLS, Outcome.PROTOCOL)
+    assert result.status in (None, 200)

@@ -1,0 +1,72 @@
+"""`duro endpoint show` and `list` tell how an endpoint fares."""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from schema import endpoint_health
+from schema.database import Database
+from schema.endpoint_health import BreakerChange, HealthNote
+from schema.ids import ENDPOINT, parse_id
+from schema.modes import Mode
+from tests.service.cli.duro_command import Duro
+
+NOTHING = {
+    "state": "healthy",
+    "consecutiveFailures": 0,
+    "failingSince": None,
+    "lastSuccessAt": None,
+    "lastFailureAt": None,
+    "lastError": None,
+    "breakerOpenUntil": None,
+    "disablesAt": None,
+}
+
+
+@pytest.fixture
+async def endpoint(duro: Duro, ten: str) -> str:
+    created = await duro.json(
+        "endpoint", "create", "--tenant", ten, "--mode", "test", "--url", "https://shop.example/hooks"
+    )
+    return str(created["id"])
+
+
+async def trip(database: Database, tenant: UUID, endpoint: str) -> None:
+    opened = BreakerChange(2, timedelta(minutes=4))
+    note = HealthNote(parse_id(ENDPOINT, endpoint), tenant, False, 12, "answered 503", opened)
+    async with database.data(Mode.TEST).acquire() as tx, tx.transaction():
+        await endpoint_health.note_health(tx, [note])
+
+
+async def test_what_was_never_sent_to_is_healthy(duro: Duro, endpoint: str) -> None:
+    assert (await duro.json("endpoint", "show", endpoint))["health"] == NOTHING
+
+
+async def test_show_and_list_tell_how_it_fares_and_when_it_is_disabled(
+    duro: Duro, database: Database, tenant: UUID, ten: str, endpoint: str
+) -> None:
+    await trip(database, tenant, endpoint)
+    health = (await duro.json("endpoint", "show", endpoint))["health"]
+    assert (health["state"], health["consecutiveFailures"]) == ("open", 12)
+    assert health["lastError"] == "answered 503"
+    failing_since = datetime.fromisoformat(health["failingSince"])
+    assert datetime.fromisoformat(health["disablesAt"]) == failing_since + timedelta(days=5)
+    assert datetime.fromisoformat(health["breakerOpenUntil"]) == failing_since + timedelta(minutes=4)
+    sooner = await duro.set(DURO_DISABLE_AFTER="2h").json("endpoint", "show", endpoint)
+    assert datetime.fromisoformat(sooner["health"]["disablesAt"]) == failing_since + timedelta(hours=2)
+    listed = await duro.json("endpoint", "list", "--tenant", ten, "--mode", "test")
+    assert [item["health"] for item in listed["items"]] == [health]
+
+
+async def test_it_starts_afresh_when_it_is_enabled_again(
+    duro: Duro, database: Database, tenant: UUID, endpoint: str, owner: asyncpg.Connection
+) -> None:
+    await trip(database, tenant, endpoint)
+    disabled = await duro.json("endpoint", "disable", endpoint)
+    assert (disabled["health"]["state"], disabled["health"]["disablesAt"]) == ("disabled", None)
+    await duro.json("endpoint", "enable", endpoint)
+    shown = await duro.json("endpoint", "show", endpoint)
+    assert (shown["health"]["state"], shown["health"]["breakerOpenUntil"]) == ("healthy", None)
+    assert shown["health"]["lastError"] == "answered 503"

@@ -1,0 +1,106 @@
+"""`duro endpoint test`: a real delivery to a real receiver, and a sentence wherever it gets stuck."""
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import orjson
+import pytest
+
+from schema.database import Database
+from schema.ids import ENDPOINT, format_id
+from schema.modes import Mode
+from tests.service.cli.duro_command import Duro
+from tests.service.cli.log_work import fan_out
+from tests.support.engine import Engine, add_endpoint, engine, running
+from tests.support.events import sequence_all
+from tests.support.receiver import Answer, Receiver, receiving
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+async def endpoint(database: Database, tenant: UUID, receiver: Receiver) -> str:
+    """One that asks for invoices alone."""
+    added = await add_endpoint(database, tenant, f"{receiver.url}/hooks", event_types=["invoice_*"])
+    return format_id(ENDPOINT, added)
+
+
+@pytest.fixture
+async def worker(database: Database) -> AsyncIterator[Engine]:
+    async with (
+        engine(database) as parts,
+        running(parts.settler, parts.dispatcher, parts.fanout, parts.sequencer),
+    ):
+        yield parts
+
+
+async def recorded(duro: Duro, ten: str) -> list[dict[str, object]]:
+    listed = await duro.json("event", "list", "--tenant", ten, "--mode", "test")
+    return list(listed["items"])
+
+
+async def test_a_test_is_delivered_to_its_endpoint_alone_and_its_answer_shown(
+    duro: Duro, tenant: UUID, endpoint: str, receiver: Receiver, worker: Engine, database: Database
+) -> None:
+    await add_endpoint(database, tenant, f"{receiver.url}/other")
+    receiver.answer = lambda _request: Answer(200, b"thanks \x1b[31m")
+    told = await duro("endpoint", "test", endpoint)
+    assert told.status == 0, told
+    assert "thanks \\x1b[31m" in told.stdout
+    [received] = receiver.requests
+    assert received.path == "/hooks"
+    body = orjson.loads(received.body)
+    assert (body["type"], body["data"]["endpointId"]) == ("webhook_test", endpoint)
+
+    again = await duro.json("endpoint", "test", endpoint)
+    assert again["eventId"] == receiver.requests[-1].event_id
+    assert again["delivery"]["status"] == "delivered"
+    assert again["delivery"]["attempts"][0]["responseBody"] == "thanks \x1b[31m"
+
+
+async def test_a_test_that_fails_shows_the_answer_and_is_status_1(
+    duro: Duro, endpoint: str, receiver: Receiver, worker: Engine
+) -> None:
+    receiver.answer = lambda _request: Answer(500, b"no")
+    told = await duro("endpoint", "test", endpoint)
+    assert told.status == 1
+    assert "http_status" in told.stdout
+    assert "It will be tried again." in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+async def test_a_test_that_nobody_sends_says_how_far_it_got(
+    form: list[str], duro: Duro, ten: str, endpoint: str, database: Database
+) -> None:
+    asked = ("endpoint", "test", endpoint, "--timeout", "1s", *form)
+    assert "start one with duro up" in (await duro(*asked)).stderr
+
+    [event] = await recorded(duro, ten)
+    await sequence_all(database.data(Mode.TEST))
+    assert (await duro.json("event", "show", str(event["id"])))["position"] == 1
+
+
+async def test_not_waiting_records_it_and_is_done(
+    duro: Duro, ten: str, endpoint: str, database: Database
+) -> None:
+    told = await duro.json("endpoint", "test", endpoint, "--no-wait")
+    assert [event["id"] for event in await recorded(duro, ten)] == [told["eventId"]]
+    assert told["delivery"] is None
+    await fan_out(database)
+
+
+@pytest.mark.parametrize(
+    ("switch", "way_back"), [("disable", "duro endpoint enable"), ("pause", "duro endpoint resume")]
+)
+async def test_an_endpoint_that_gets_nothing_is_not_tested(
+    switch: str, way_back: str, duro: Duro, ten: str, endpoint: str
+) -> None:
+    await duro.json("endpoint", switch, endpoint)
+    before = await recorded(duro, ten)
+    assert f"{way_back} {endpoint}" in (await duro("endpoint", "test", endpoint)).refusal
+    assert await recorded(duro, ten) == before

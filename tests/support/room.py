@@ -1,0 +1,66 @@
+"""A worker's room as fan-out is told of it, and what fan-out has made of the log."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import asyncpg
+
+from consumers.consumer import Consumer
+from consumers.fanout import FanOut, Room
+from schema.database import Pool
+from schema.deliveries import ClaimedDelivery
+from tests.support.deliveries import LEASE_FOR
+
+WORKER = 7
+
+
+@dataclass
+class Places(Room):
+    """A worker's room as it is told of it; each endpoint has so many places."""
+
+    per_endpoint: int
+    taken: Counter[tuple[UUID, UUID]] = field(default_factory=Counter)
+    characters: int = 0
+    submitted: list[ClaimedDelivery] = field(default_factory=list)
+    others_wait: list[bool] = field(default_factory=list)
+    doubted: list[int] = field(default_factory=list)
+    unused: int = 1_000_000
+    """What it says is free."""
+
+    async def free(self) -> int:
+        return self.unused
+
+    def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
+        if self.taken[tenant_id, endpoint_id] == self.per_endpoint:
+            return False
+        self.taken[tenant_id, endpoint_id] += 1
+        self.characters += size
+        return True
+
+    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None:
+        self.taken[tenant_id, endpoint_id] -= 1
+        self.characters -= size
+        assert self.taken[tenant_id, endpoint_id] >= 0
+
+    def doubt(self, lease: int) -> None:
+        self.doubted.append(lease)
+
+    def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None:
+        self.submitted += claims
+        self.others_wait.append(others_wait)
+
+
+def fan_out(data: Pool, room: Room) -> Consumer:
+    return Consumer(data, FanOut(room, lambda: WORKER, LEASE_FOR))
+
+
+async def rows(data: Pool) -> list[asyncpg.Record]:
+    return await data.fetch("SELECT * FROM webhook_deliveries ORDER BY id")
+
+
+async def pairs(data: Pool) -> set[tuple[UUID, UUID]]:
+    found = [(row["event_id"], row["endpoint_id"]) for row in await rows(data)]
+    assert len(found) == len(set(found))
+    return set(found)

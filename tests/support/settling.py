@@ -1,0 +1,75 @@
+"""Results by hand, for a settler that settles what never took a place in a dispatcher."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from delivery.settler import Settled
+from schema import deliveries
+from schema.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
+from schema.ids import new_id
+from tests.support.engine import Engine, running
+from tests.support.events import record_many
+
+
+def without_places(engine: Engine) -> Engine:
+    """The settler alone: what is settled here never took a place in the dispatcher."""
+    engine.settler.on_settled = engine.settled.add
+    return engine
+
+
+async def some_claims(
+    engine: Engine, tenant: UUID, endpoint: UUID, count: int, worker: int = 1
+) -> list[ClaimedDelivery]:
+    """That many new deliveries, leased."""
+    await record_many(engine.pool, tenant, count)
+    await engine.leave_waiting()
+    return await claim(engine, endpoint, count, worker)
+
+
+async def claim(engine: Engine, endpoint: UUID, count: int, worker: int = 1) -> list[ClaimedDelivery]:
+    async with engine.pool.acquire() as tx, tx.transaction():
+        claims = await deliveries.claim(
+            tx, deliveries.Lane.FIRST, [(endpoint, count)], deliveries.new_lease(), worker
+        )
+    assert len(claims) == count
+    return claims
+
+
+def attempt(outcome: str = "ok", **details: Any) -> Attempt:
+    made: dict[str, Any] = {
+        "id": new_id(),
+        "started_at": datetime.now(UTC),
+        "outcome": outcome,
+        "status_code": 200 if outcome == "ok" else None,
+        "error": None,
+        "response_body": b"thanks",
+        "address": "192.0.2.1",
+        "dns_ms": None,
+        "connect_ms": 1.5,
+        "tls_ms": 2.5,
+        "first_byte_ms": 3.5,
+        "total_ms": 8.0,
+    }
+    return Attempt(**{**made, **details})
+
+
+def delivered(claim: ClaimedDelivery, **details: Any) -> Settled:
+    return Settled(Settlement(claim, Verdict.DELIVERED, attempt=attempt(**details)))
+
+
+def failed(claim: ClaimedDelivery) -> Settled:
+    return Settled(Settlement(claim, Verdict.FAILED, attempt=attempt("timeout")))
+
+
+def gone(claim: ClaimedDelivery) -> Settled:
+    answer = attempt("http_status", status_code=410, error="answered 410")
+    return Settled(Settlement(claim, Verdict.FAILED, attempt=answer), disable_endpoint=True)
+
+
+async def settle(engine: Engine, *results: Settled) -> None:
+    before = len(engine.settled)
+    async with running(engine.settler):
+        for result in results:
+            engine.settler.put(result)
+        await engine.settled.count(before + len(results))
