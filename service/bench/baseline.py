@@ -1,0 +1,57 @@
+"""What duro is measured against: a bare aiohttp client loop that posts the same bytes. No database, no signing, no
+retry, nothing remembered.
+
+    stdin  ◄ {"url": …, "body_bytes": …, "count": …, "paths": …, "within_s": …}
+    stdout ► {"count": …, "failed": …, "seconds": …, "cpu_s": …}
+
+100 coroutines share a session without a limit on connections; body, headers and URLs are made once. That is
+aiohttp at its quickest: each thing left out here would only flatter duro.
+"""
+
+import asyncio
+import time
+from typing import Any, Final
+
+import aiohttp
+import uvloop
+from multidict import CIMultiDict
+from yarl import URL
+
+from service.bench.dialogue import answer_questions
+from service.bench.payload import webhook
+
+COROUTINES: Final = 100
+_AS_DURO: Final = ("Accept", "Accept-Encoding")  # headers that duro does not send either
+
+
+async def post_all(question: dict[str, Any]) -> dict[str, Any]:
+    body, headers = webhook(question["body_bytes"])
+    fixed = CIMultiDict(headers)
+    urls = [URL(f"{question['url']}/{number}") for number in range(question["paths"])]
+    numbers = iter(range(question["count"]))
+    done = failed = 0
+    over_at = time.monotonic() + question["within_s"]
+
+    async def post(session: aiohttp.ClientSession) -> None:
+        nonlocal done, failed
+        for number in numbers:
+            if time.monotonic() > over_at:
+                return
+            async with session.post(urls[number % len(urls)], data=body, headers=fixed) as response:
+                await response.read()
+                done += 1
+                failed += response.status != 200
+
+    cpu, began = time.process_time(), time.monotonic()
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=_AS_DURO,
+    ) as session:
+        await asyncio.gather(*(post(session) for _ in range(COROUTINES)))
+        seconds, cpu_s = time.monotonic() - began, time.process_time() - cpu
+    return {"count": done, "failed": failed, "seconds": seconds, "cpu_s": cpu_s}
+
+
+if __name__ == "__main__":
+    uvloop.run(answer_questions(post_all))

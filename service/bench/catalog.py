@@ -1,0 +1,101 @@
+"""Which rows there are."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import product
+from typing import Final
+
+from schema.errors import InvalidInput
+from service.bench.finding import Finding
+from service.bench.ground import Ground
+from service.bench.payload import LARGE, SMALL
+from service.bench.rows.circumstances import history, open_transaction, two_workers
+from service.bench.rows.latency import AIMED_AT, latency
+from service.bench.rows.memory import memory
+from service.bench.rows.neighbours import neighbours
+from service.bench.rows.pages import pages
+from service.bench.rows.pipeline import pipeline
+from service.bench.rows.producers import producers
+from service.bench.rows.receiver_alone import receiver_alone
+from service.bench.rows.recovery import recovery
+from service.bench.stage import Shape
+
+Measure = Callable[[Ground], Awaitable[list[Finding]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    told: str
+    """For --help."""
+    measure: Measure
+    within_s: float
+    """At full length; then it is given up."""
+    quick: bool = False
+    """Whether `duro bench --quick` measures it without being asked by name."""
+
+
+def _row(
+    name: str,
+    told: str,
+    measure: Callable[..., Awaitable[list[Finding]]],
+    within_s: float,
+    *,
+    quick: bool = False,
+) -> Row:
+    return Row(name, told, partial(measure, row=name), within_s, quick)
+
+
+def _pipelines() -> list[Row]:
+    rows = []
+    for tls, fan_out, size in product((False, True), (1, 5), (SMALL, LARGE)):
+        name = "pipeline" + "-tls" * tls + "-x5" * (fan_out == 5) + "-8k" * (size == LARGE)
+        told = f"One worker's deliveries/s and CPU: fan-out {fan_out}, {size / 1000:g} KB, http{'s' * tls}."
+        measure = partial(pipeline, shape=Shape(fan_out, size, tls))
+        rows.append(_row(name, told, measure, 400, quick=name == "pipeline"))
+    return rows
+
+
+def _latencies() -> list[Row]:
+    return [
+        _row(
+            f"latency-{rate}",
+            f"Commit to first byte at the receiver, p50 and p99, at {rate} events/s.",
+            partial(latency, rate=rate),
+            120,
+            quick=rate == AIMED_AT,
+        )
+        for rate in (50, AIMED_AT, 1000)
+    ]
+
+
+ROWS: Final = (
+    _row("receiver", "How fast the receiver is alone: never the bottleneck.", receiver_alone, 60, quick=True),
+    *_pipelines(),
+    *_latencies(),
+    _row("neighbours", "What others notice of 10 % of endpoints that hang.", neighbours, 600, quick=True),
+    _row("history", "Deliveries/s with 10 million past deliveries against none.", history, 1800),
+    _row(
+        "open-transaction", "Deliveries/s beside a transaction left open.", open_transaction, 300, quick=True
+    ),
+    _row("producers", "Producers' commits/s with a worker running against none.", producers, 300),
+    _row("memory", "A worker's memory while it drains a million.", memory, 900),
+    _row("workers", "Deliveries/s of two workers against one.", two_workers, 300),
+    _row("recovery", "From SIGKILL of a worker until what it held was settled.", recovery, 200, quick=True),
+    _row("pages", "Page 500 of a list against page 1.", pages, 200, quick=True),
+)
+
+
+def chosen(names: Sequence[str], *, quick: bool) -> list[Row]:
+    """Rows by name or pattern, in the order of the catalog; without names all, or the quick ones. Raises InvalidInput."""
+    for name in names:
+        if not any(fnmatchcase(row.name, name) for row in ROWS):
+            near = get_close_matches(name, [row.name for row in ROWS], 1)
+            hint = f"did you mean {near[0]}?" if near else "duro bench --list shows them all."
+            raise InvalidInput(f"There is no row {name!r}: {hint}")
+    if names:
+        return [row for row in ROWS if any(fnmatchcase(row.name, name) for name in names)]
+    return [row for row in ROWS if row.quick or not quick]

@@ -1,0 +1,1 @@
+"""The rows: each takes the ground it stands on and returns what it found."""

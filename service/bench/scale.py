@@ -1,0 +1,59 @@
+"""How long measurements last. Counts follow from the speed that is seen, and end at a ceiling."""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    quick: bool
+    seconds: float
+    """Of one measurement of throughput."""
+    rounds: int
+    """How often the main row measures both sides."""
+    pairs: int
+    """How often the others do."""
+    least: int
+    """Deliveries, of a measurement and of the short first one that tells the speed."""
+    most_deliveries: int
+    latency_s: float
+    history: int
+    memory_deliveries: int
+    memory_within_s: float
+    waiting: int
+    """Deliveries that hang."""
+    pages_of: int
+    """Deliveries in the list that is paged through."""
+
+    def count(self, per_second: float) -> int:
+        return max(min(int(per_second * self.seconds), self.most_deliveries), self.least) // 100 * 100
+
+
+FULL: Final = Scale(
+    quick=False,
+    seconds=8,
+    rounds=3,
+    pairs=2,
+    least=2_000,
+    most_deliveries=100_000,
+    latency_s=15,
+    history=10_000_000,
+    memory_deliveries=1_000_000,
+    memory_within_s=300,
+    waiting=100_000,
+    pages_of=200_000,
+)
+QUICK: Final = Scale(
+    quick=True,
+    seconds=4,
+    rounds=2,
+    pairs=1,
+    least=2_000,
+    most_deliveries=50_000,
+    latency_s=5,
+    history=200_000,
+    memory_deliveries=50_000,
+    memory_within_s=30,
+    waiting=20_000,
+    pages_of=50_000,
+)

@@ -1,0 +1,141 @@
+"""A fresh database with tenants and endpoints, events in it, and workers on it."""
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from delivery.egress_guard import parse_cidrs
+from schema import tenants
+from schema.database import Database
+from schema.errors import Unavailable
+from schema.modes import Mode
+from schema.queries import load
+from service.bench.ground import Ground
+from service.bench.payload import EVENT_TYPE, data_for
+from service.bench.process import Process, process
+from service.endpoint_admin import EndpointAdmin, Wish, endpoint_admin
+from service.settings import Settings
+
+SQL: Final = load("bench")
+MODE: Final = Mode.LIVE
+EGRESS_ALLOW: Final = "127.0.0.0/8"
+TENANTS: Final = 20
+EVENTS_PER_TRANSACTION: Final = 100
+_WORKER_STARTS_WITHIN_S: Final = 30.0
+_STATEMENT_WITHIN_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Who gets what: each tenant's every event goes to all `fan_out` endpoints of that tenant."""
+
+    fan_out: int = 1
+    body_bytes: int = 800
+    tls: bool = False
+    tenants: int = TENANTS
+    hanging: int = 0
+    """How many of the tenants have endpoints that take a request and never answer."""
+
+    def __str__(self) -> str:
+        scheme = "https" if self.tls else "http"
+        return (
+            f"{self.tenants} tenants with {self.fan_out} endpoint{'s' * (self.fan_out > 1)} each, "
+            f"{self.body_bytes / 1000:g} KB, {scheme}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    ground: Ground
+    name: str
+    """The database's."""
+    database: Database
+    owner: asyncpg.Connection
+    shape: Shape
+    tenants: Sequence[UUID]
+    """Whose endpoints answer."""
+    hanging: Sequence[UUID]
+
+    @property
+    def url(self) -> str:
+        return self.database.url
+
+    async def now(self) -> datetime:
+        moment: datetime = await self.owner.fetchval("SELECT clock_timestamp()")
+        return moment
+
+    async def record(self, events: int) -> None:
+        """As a producer would, a hundred to a transaction."""
+        data, recipients = data_for(self.shape.body_bytes), list(self.tenants)
+        statement = await self.owner.prepare(SQL["record"])
+        for done in range(0, events, EVENTS_PER_TRANSACTION):
+            count = min(EVENTS_PER_TRANSACTION, events - done)
+            await statement.fetchval(recipients, EVENT_TYPE, data, count, timeout=_STATEMENT_WITHIN_S)
+            if done % 5_000 == 0:
+                self.ground.watch(f"recording events: {done:,} of {events:,}")
+
+    @asynccontextmanager
+    async def worker(self, profile: Path | None = None) -> AsyncIterator[Process]:
+        """At work, that is registered and polling."""
+        before = await self.owner.fetchval(SQL["workers"])
+        environment = {
+            "DURO_DATABASE_URL": self.url,
+            "DURO_SECRET_KEY": b64encode(self.database.key).decode(),
+            "DURO_EGRESS_ALLOW": EGRESS_ALLOW,
+            **self.ground.certificate.trust,
+        }
+        profiling = () if profile is None else ("-m", "cProfile", "-o", str(profile))
+        arguments = (*profiling, "-m", "service.cli", "work", "--until-stdin-closes")
+        async with process("worker", arguments, environment) as started:
+            await self._registered(started, before + 1)
+            yield started
+
+    async def _registered(self, worker: Process, count: int) -> None:
+        deadline = asyncio.get_running_loop().time() + _WORKER_STARTS_WITHIN_S
+        while await self.owner.fetchval(SQL["workers"]) < count:
+            if not worker.running:
+                raise Unavailable(f"The worker ended by itself: {worker.last_words}")
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unavailable(f"The worker did not start within {_WORKER_STARTS_WITHIN_S:g} s.")
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # so that its start is not measured
+
+
+@asynccontextmanager
+async def stage(ground: Ground, shape: Shape) -> AsyncIterator[Stage]:
+    async with AsyncExitStack() as stack:
+        name = await stack.enter_async_context(ground.scratch.fresh_database())
+        database = await stack.enter_async_context(
+            Database.open(
+                ground.scratch.database_url(name), ground.scratch.key, name="duro bench", max_per_role=2
+            )
+        )
+        owner = await stack.enter_async_context(ground.scratch.connect(name))
+        enrolled = await _enrol(ground, database, shape)
+        hanging, answering = enrolled[: shape.hanging], enrolled[shape.hanging :]
+        yield Stage(ground, name, database, owner, shape, answering, hanging)
+
+
+async def _enrol(ground: Ground, database: Database, shape: Shape) -> list[UUID]:
+    """The tenants; those that hang come first."""
+    made = []
+    async with endpoint_admin(Settings(egress_allow=parse_cidrs(EGRESS_ALLOW)), database) as admin:
+        for number in range(shape.tenants):
+            tenant_id, _api_keys = await tenants.create(database.core, f"Bench {number}")
+            top = ground.receiver.url(tls=shape.tls) + ("/hang" if number < shape.hanging else "")
+            await _create_endpoints(admin, tenant_id, f"{top}/{number}", shape.fan_out)
+            made.append(tenant_id)
+    return made
+
+
+async def _create_endpoints(admin: EndpointAdmin, tenant_id: UUID, url: str, count: int) -> None:
+    for number in range(count):
+        await admin.create(tenant_id, MODE, f"{url}/{number}", Wish(), None)

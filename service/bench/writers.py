@@ -1,0 +1,111 @@
+"""Producers in a process of their own: each connection records one event per transaction and stamps its commit.
+
+    stdin  ◄ {"url": …, "tenants": […], "data": …, "rate": null | per second, "seconds": …}
+    stdout ► {"committed": n, "seconds": …, "ids": […], "before_ns": […], "after_ns": […], "began_ns": […]}
+
+With a rate, events are due by the clock and not by what comes back, so a slow moment is not followed by fewer
+events; without one each connection goes as fast as it can. Stamps are CLOCK_MONOTONIC, which the receiver shares:
+`began` before BEGIN, `before` when COMMIT is about to be sent, `after` when it has been confirmed.
+"""
+
+import asyncio
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count, cycle
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import uvloop
+
+from schema.database import CONNECT_TIMEOUT_S
+from schema.ids import EVENT, format_id
+from schema.queries import load
+from service.bench.dialogue import answer_questions
+from service.bench.payload import EVENT_TYPE
+
+CONNECTIONS: Final = 8
+_RECORD: Final = load("events")["record"]
+_STATEMENT_WITHIN_S: Final = 30.0
+
+
+@dataclass(slots=True)
+class Written:
+    ids: list[UUID] = field(default_factory=list)
+    began: "array[int]" = field(default_factory=lambda: array("q"))
+    before: "array[int]" = field(default_factory=lambda: array("q"))
+    after: "array[int]" = field(default_factory=lambda: array("q"))
+
+
+class Clock:
+    """When the next transaction is due."""
+
+    def __init__(self, rate: float | None, seconds: float) -> None:
+        self._rate = rate
+        self._began = time.monotonic()
+        self._over_at = self._began + seconds
+        self._numbers = count()
+
+    async def next(self) -> bool:
+        """Whether there is one more to do; returns when it is due."""
+        due = time.monotonic() if self._rate is None else self._began + next(self._numbers) / self._rate
+        if due >= self._over_at:
+            return False
+        if (wait := due - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        return True
+
+
+async def write(question: dict[str, Any]) -> dict[str, Any]:
+    tenants, written = [UUID(tenant) for tenant in question["tenants"]], Written()
+    connections = [
+        await asyncpg.connect(
+            question["url"],
+            user=question["user"],
+            password=question["password"],
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=_STATEMENT_WITHIN_S,
+            server_settings={"search_path": question["schema"], "application_name": "duro bench writer"},
+        )
+        for _ in range(CONNECTIONS)
+    ]
+    try:
+        clock, began = Clock(question["rate"], question["seconds"]), time.monotonic()
+        turns = cycle(tenants)
+        await asyncio.gather(
+            *(_write(connection, turns, question["data"], clock, written) for connection in connections)
+        )
+        seconds = time.monotonic() - began
+    finally:
+        for connection in connections:
+            connection.terminate()
+    return {
+        "committed": len(written.ids),
+        "seconds": seconds,
+        "ids": [format_id(EVENT, id_) for id_ in written.ids],
+        "began_ns": written.began.tolist(),
+        "before_ns": written.before.tolist(),
+        "after_ns": written.after.tolist(),
+    }
+
+
+async def _write(
+    connection: asyncpg.Connection, turns: Iterator[UUID], data: str, clock: Clock, written: Written
+) -> None:
+    while await clock.next():
+        began = time.monotonic_ns()
+        transaction = connection.transaction()
+        await transaction.start()
+        event_id = await connection.fetchval(_RECORD, next(turns), EVENT_TYPE, data)
+        before = time.monotonic_ns()
+        await transaction.commit()
+        written.after.append(time.monotonic_ns())
+        written.before.append(before)
+        written.began.append(began)
+        written.ids.append(event_id)
+
+
+if __name__ == "__main__":
+    uvloop.run(answer_questions(write))

@@ -1,0 +1,159 @@
+"""Whole runs in small: a scratch server, real workers, a table and JSON. No speed is asserted."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import orjson
+import pytest
+from rich.console import Console
+
+from schema.errors import InvalidInput, Unavailable
+from service.bench import report
+from service.bench.catalog import ROWS, Row, chosen
+from service.bench.finding import Finding
+from service.bench.ground import Ground
+from service.bench.perform import Run, perform
+from service.bench.scale import QUICK
+from service.bench.scratch import Scratch, scratch_server
+from tests.service.cli.duro_command import Duro
+
+TINY = replace(QUICK, seconds=0.1, rounds=1, least=400, history=3_000)
+PATIENCE_S = 60
+
+
+@pytest.fixture
+def own_tmp() -> Iterator[Path]:
+    """Not pytest's tmp_path, whose parents are closed to the server's user."""
+    place = Path(tempfile.mkdtemp(prefix="duro-test-"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def scratch(own_tmp: Path) -> Iterator[Scratch]:
+    with scratch_server(own_tmp, lambda _line: None) as started:
+        yield started
+    assert not list(own_tmp.iterdir())
+
+
+async def broken(_ground: Ground) -> list[Finding]:
+    raise Unavailable("The receiver fell off the table.")
+
+
+async def test_a_run_measures_real_deliveries_and_rows_that_fail_do_not_stop_the_others(
+    scratch: Scratch,
+) -> None:
+    """With a past too: the worker goes on behind it, and delivers each new event once. A row that takes too long fails."""
+    said: list[str] = []
+    pipeline, history = chosen(["pipeline", "history"], quick=True)
+    hurried = replace(pipeline, name="hurried", within_s=0.3)
+    rows = [Row("broken", "", broken, 60), hurried, pipeline, history]
+    run = await perform(scratch, rows, TINY, said.append)
+    assert run.failed == {
+        "broken": "The receiver fell off the table.",
+        "hurried": "It was given up after 0.3 s.",
+    }
+    told = orjson.loads(orjson.dumps(report.as_json(run)))
+    found = {row["row"]: row for row in told["rows"]}
+    assert set(found) == {"pipeline", "pipeline-cpu", "history"}
+    figures = found["pipeline"]["figures"]
+    assert figures["repeated"] == 0
+    assert found["pipeline"]["value"] == pytest.approx(figures["duro_per_s"][0] / figures["bare_per_s"][0])
+    assert figures["duro_per_s"][0] == min(
+        figures["duro_arriving_per_s"][0], figures["duro_settled_per_s"][0]
+    )
+    # The same bytes, but for ids in paths.
+    assert abs(figures["duro_wire_bytes"] - figures["bare_wire_bytes"]) < 40
+    assert found["history"]["figures"]["past_deliveries"] == TINY.history
+    cpu = found["pipeline-cpu"]["figures"]
+    assert min(cpu["worker_us"], cpu["postgres_us"], cpu["bare_client_us"]) > 0
+    assert told["machine"]["postgres"]["fsync"] == told["machine"]["postgres"]["synchronous_commit"] == "on"
+    assert any("pipeline" in line for line in said)
+
+
+def test_the_table_shows_value_aim_and_what_could_not_be_measured() -> None:
+    postgres = {"server_version": "16.9", "fsync": "on", "synchronous_commit": "on"}
+    machine = {
+        "cores": 2, "cpu": "C", "memory": "1 kB", "load_average": 0.1, "system": "Linux", "kernel": "6", "python": "3",
+        "aiohttp": "3", "duro": "0", "date": "today", "postgres": postgres,
+    }  # fmt: skip
+    findings = [
+        Finding("fast", "what", "the loop", 1.5, rounds=(1.4, 1.6)),
+        Finding("late", "what", "", 0.25, unit="ms"),
+        Finding("many", "what", "", 76_769.0, unit="/s"),
+    ]
+    out = StringIO()
+    report.show(Run(machine, True, findings, {"slow": "It was given up."}), Console(file=out, width=300))
+    for text in (
+        "1.50 (1.40 to 1.60)",
+        "0.2 ms",
+        "76,769/s",
+        "slow could not be measured. It was given up.",
+        "16.9",
+    ):
+        assert text in out.getvalue()
+
+
+def test_rows_are_chosen_by_name_by_pattern_or_all() -> None:
+    assert [row.name for row in chosen(["pages", "latency-*"], quick=False)] == [
+        "latency-50", "latency-200", "latency-1000", "pages",
+    ]  # fmt: skip
+    assert len(chosen([], quick=False)) == len(ROWS)
+    assert 0 < len(chosen([], quick=True)) < len(ROWS)
+
+
+def test_a_name_that_is_none_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InvalidInput, match="There is no row 'pipline': did you mean pipeline"):
+        chosen(["pages", "pipline"], quick=False)
+
+
+async def test_the_command_refuses_what_cannot_work_before_it_starts_anything(tmp_path: Path) -> None:
+    duro = Duro({})
+    for arguments, sentence in (
+        (["wxyz"], "There is no row 'wxyz': duro bench --list shows them all."),
+        (["pages", "--out", str(tmp_path / "none" / "x.json")], "choose another file with --out"),
+    ):
+        outcome = await duro("bench", *arguments)
+        assert outcome.status != 0
+        assert sentence in outcome.stderr
+        assert outcome.stderr.count("\n") == 1
+
+
+async def test_the_list_tells_each_row() -> None:
+    outcome = await Duro({})("bench", "--list")
+    assert outcome.status == 0
+    assert all(row.name in outcome.stdout and row.told in outcome.stdout for row in ROWS)
+
+
+def test_an_interruption_leaves_no_process_and_no_file(own_tmp: Path) -> None:
+    """SIGTERM, which ends it as Ctrl-C does."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DURO_")}
+    command = [sys.executable, "-P", "-m", "service.cli", "bench", "--quick", "pipeline"]
+    process = subprocess.Popen(
+        command,
+        env={**clean, "TMPDIR": str(own_tmp)},
+        cwd=own_tmp,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr
+        assert any("duro" in line and "deliveries" in line for line in process.stderr)  # a worker is at work
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert not list(own_tmp.iterdir())
+    listed = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+    assert str(own_tmp) not in listed
