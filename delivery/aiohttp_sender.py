@@ -6,7 +6,7 @@ the way through an egress proxy.
             └──────────────── one deadline over all of it: timeout ────────────┘
 
 aiohttp repeats idempotent requests by itself when a kept connection turns out to be dead; never a POST. So
-that case is handled here: the peer closed an idle connection just as it was taken, nothing had been
+that case is handled here: the peer closed an idle connection just as it was taken (at most a second later), nothing had been
 answered, and the attempt goes once more over a fresh connection, within the same deadline. The receiver
 may have seen both; webhooks are at-least-once and carry the event's id.
 """
@@ -24,6 +24,7 @@ from delivery.dialling import Dialler, default_ssl_context
 from delivery.egress_guard import EgressGuard
 from delivery.egress_proxy import EgressProxy, ProxyTunnel
 from delivery.exchange import MAX_RETRY_AFTER, Exchange, Stage, judge
+from delivery.our_faults import OurFault
 from delivery.pinned_connector import PinnedConnector, current_exchange
 from delivery.request_bytes import request_head
 from delivery.sending import AttemptResult, OutboundRequest, SendLimits
@@ -75,17 +76,19 @@ class AiohttpSender:
         return self._connector.idle
 
     async def send(self, request: OutboundRequest) -> AttemptResult:
-        exchange = Exchange()
+        exchange = Exchange(body_size=len(request.body))
         deadline = asyncio.get_running_loop().time() + self._limits.attempt_timeout
         error: str | None
+        ours = False
         try:
             async with asyncio.timeout_at(deadline):
                 await self._perform(request, exchange, deadline)
         except Exception as failure:  # noqa: BLE001  the contract is that an attempt ends in a result
             outcome, error = explain(failure, exchange.stage)
+            ours = isinstance(failure, OurFault)
         else:
             outcome, error = judge(exchange.status)
-        return exchange.result(outcome, error)
+        return exchange.result(outcome, error, ours=ours)
 
     async def close(self) -> None:
         await self._session.close()

@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 QUICK_MS: Final = 1000.0  # what holds a place for longer costs others
 # It counts as an attempt, so that what can never be sent fails in the end instead of coming back for ever.
 _UNPREPARED = AttemptResult(
-    Outcome.PROTOCOL, None, "the request could not be prepared", None, b"", None, Timings()
+    Outcome.PROTOCOL, None, "the request could not be prepared", None, b"", None, Timings(), ours=True
 )
 
 
@@ -49,6 +49,7 @@ class Attempts:
             Settlement(claim, judgement.verdict, retry_in, _record(result, started_at)),
             disable_endpoint=judgement.disable_endpoint,
             manner=manner(result),
+            ours=result.ours,
         )
 
     async def _send(self, claim: ClaimedDelivery, message: Message, started_at: datetime) -> AttemptResult:

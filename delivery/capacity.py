@@ -111,6 +111,10 @@ class Capacity:
         """Places that the endpoint has earned."""
         return min(self._limits.per_endpoint, self._allowed.get(endpoint_id, FIRST_PLACES))
 
+    def taken(self, endpoint_id: UUID) -> int:
+        """Places that it holds."""
+        return self._endpoints.get(endpoint_id, _NOTHING).all
+
     def room(self, place: Place) -> int:
         limits, (tenant_id, endpoint_id, lane) = self._limits, place
         tenant = self._tenants.get(tenant_id, _NOTHING)

@@ -33,6 +33,9 @@ _logger = logging.getLogger(__name__)
 STEPS: Final = 500
 SKIPS: Final = 1000
 AGAIN_EVERY_S: Final = 0.1  # an empty look for retries is not repeated sooner, whatever else is going on
+FIRST_EVERY_S: Final = 0.02
+"""Nor one for first attempts: where all that waits is held, each settled batch would hint at another look, which costs
+milliseconds. An idle worker's first wait is as long."""
 _FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
 
 
@@ -76,20 +79,28 @@ class Claiming:
             return Round()
         if self._capacity.free_unseen < 1:
             return Round(more_soon=True)
+        looked_at = self._health.monotonic()
         waiting = await self._look()
         skipped = await self._skip([w for w in waiting if w.claimable and not w.enabled])
-        claimable = self._not_open([w for w in waiting if w.claimable and w.enabled])
+        claimable = self._not_open([w for w in waiting if w.claimable and w.enabled], looked_at)
         wanted = self._capacity.shares([self._place(w) for w in claimable])
         all_seen = self._from == _FIRST and len(waiting) < STEPS
         self._from = self._goes_on_after(waiting, claimable, wanted)
         if not wanted:
-            if self._lane is Lane.AGAIN and all_seen and not claimable:
-                self._not_before = now + AGAIN_EVERY_S
+            if not claimable:
+                self._pause(now, all_seen=all_seen, skipped=skipped)
             return Round(skipped=skipped, more_soon=bool(claimable) or not all_seen)
         rates = {w.endpoint_id: w.rate_limit for w in claimable if w.rate_limit is not None}
         claims = await self._lease(wanted, rates)
         paced = any(place.endpoint_id in rates for place, _ in wanted)
         return Round(claims, skipped, more_soon=paced or not all_seen)
+
+    def _pause(self, now: float, *, all_seen: bool, skipped: int) -> None:
+        """After a round that found nothing to claim."""
+        if self._lane is Lane.FIRST and not skipped:
+            self._not_before = now + FIRST_EVERY_S
+        elif self._lane is Lane.AGAIN and all_seen:
+            self._not_before = now + AGAIN_EVERY_S
 
     def _place(self, waiting: Waiting) -> Place:
         return Place(waiting.tenant_id, waiting.endpoint_id, self._lane)
@@ -114,11 +125,11 @@ class Claiming:
             return wanted[-1][0].endpoint_id
         return last if len(waiting) == STEPS else _FIRST
 
-    def _not_open(self, claimable: Sequence[Waiting]) -> list[Waiting]:
+    def _not_open(self, claimable: Sequence[Waiting], looked_at: float) -> list[Waiting]:
         """Adopts what the database says of the breakers, which other workers open and close as well; and leaves out those
         that were opened here a moment ago, which it does not know yet."""
         for waiting in claimable:
-            if self._health.adopt(waiting.endpoint_id, waiting.openings or 0):
+            if self._health.adopt(waiting.endpoint_id, waiting.openings or 0, looked_at):
                 self._capacity.start_slowly(waiting.endpoint_id)
         return [waiting for waiting in claimable if not self._health.open(waiting.endpoint_id)]
 

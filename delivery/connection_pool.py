@@ -53,7 +53,12 @@ class ConnectionPool:
             raise _closed()
         _, port, server_name = destination
         connection = await self._dialler.open(
-            lambda: Connection(self, self._limits, destination), address, port, server_name, exchange
+            lambda: Connection(self, self._limits, destination),
+            address,
+            port,
+            server_name,
+            exchange,
+            self._close_idle,
         )
         if self._closed:
             connection.expire()
@@ -65,6 +70,10 @@ class ConnectionPool:
         for connection in tuple(self._open):
             connection.fail(_closed())
         self._idling.close()
+
+    def _close_idle(self) -> None:
+        for connection in [waiting for waitings in self._idle.values() for waiting in waitings]:
+            connection.expire()
 
     # What a connection tells.
 

@@ -9,7 +9,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from time import monotonic
 from typing import Final, TypeVar
@@ -17,13 +17,15 @@ from typing import Final, TypeVar
 from delivery.egress_guard import Blocked, EgressPolicy
 from delivery.egress_proxy import ProxyTunnel
 from delivery.exchange import Exchange, Stage
-from delivery.handshake_watch import HandshakeWatch
+from delivery.our_faults import OutOfDescriptors, RareWarning
 from delivery.sending import Outcome, SendLimits
 from delivery.special_addresses import Address
+from delivery.tcp import new_socket
+from delivery.tls_watch import Heard, TlsWatch
 from delivery.wire_errors import AttemptFailed, os_reason, tls_reason
 
 TLS_SHUTDOWN_SECONDS: Final = 1.0
-AnyProtocol = TypeVar("AnyProtocol", bound=asyncio.Protocol)
+AnyProtocol = TypeVar("AnyProtocol", bound=Heard)
 
 
 def default_ssl_context() -> ssl.SSLContext:
@@ -41,6 +43,8 @@ class Dialler:
     ssl_context: ssl.SSLContext
     tunnel: ProxyTunnel | None = None
     """The way through the operator's proxy, when there is one."""
+    _tls_watch: TlsWatch = field(default_factory=TlsWatch)
+    _warning: RareWarning = field(default_factory=RareWarning)
 
     async def open(
         self,
@@ -49,8 +53,10 @@ class Dialler:
         port: int,
         server_name: str | None,
         exchange: Exchange,
+        close_idle: Callable[[], None],
     ) -> AnyProtocol:
-        """Without `server_name` it is plain http. The attempt's deadline is the caller's to keep.
+        """Without `server_name` it is plain http. The attempt's deadline is the caller's to keep. `close_idle` is called
+        when there is no descriptor left.
 
         Raises Blocked, AttemptFailed or TimeoutError.
         """
@@ -60,7 +66,15 @@ class Dialler:
         exchange.dialled = True
         exchange.stage = Stage.CONNECTING
         started = monotonic()
-        sock = await self._dial(address, port)
+        try:
+            sock = await self._dial(address, port)
+        except OutOfDescriptors:
+            self._warning.say(
+                "out of file descriptors: raise the limit (ulimit -n); idle connections are closed"
+            )
+            close_idle()
+            await asyncio.sleep(0)  # the loop closes them in its next round
+            sock = await self._dial(address, port)
         connected = monotonic()
         exchange.connect = connected - started
         if server_name is None:
@@ -74,10 +88,8 @@ class Dialler:
     async def _dial(self, address: Address, port: int) -> socket.socket:
         if self.tunnel is not None:
             return await self.tunnel.open(address, port, self.limits.connect_timeout)
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        sock = new_socket(address)
         try:
-            sock.setblocking(False)
             async with asyncio.timeout(self.limits.connect_timeout):
                 await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
             check_peer(sock, address, port)
@@ -91,7 +103,7 @@ class Dialler:
     async def _start_tls(
         self, new_protocol: Callable[[], AnyProtocol], sock: socket.socket, server_name: str
     ) -> AnyProtocol:
-        watch = HandshakeWatch(sock)
+        watched = self._tls_watch.add(sock)
         try:
             _, protocol = await asyncio.get_running_loop().create_connection(
                 new_protocol,
@@ -101,13 +113,13 @@ class Dialler:
                 ssl_handshake_timeout=self.limits.attempt_timeout,
                 ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
             )
-        except TimeoutError:
-            raise
-        except OSError as failure:
-            reason = "the TLS handshake does not come to an end" if watch.flooded else tls_reason(failure)
+        except BaseException as failure:
+            self._tls_watch.forget(watched)
+            if isinstance(failure, TimeoutError) or not isinstance(failure, OSError):
+                raise
+            reason = "the TLS handshake does not come to an end" if watched.flooded else tls_reason(failure)
             raise AttemptFailed(Outcome.TLS, reason) from failure
-        finally:
-            watch.stop()
+        watched.protocol = protocol
         return protocol
 
 

@@ -75,13 +75,14 @@ class Dispatcher:
         self._overflowing = self._lanes[Lane.FIRST].overflowing
         self._turn = (Lane.AGAIN, Lane.FIRST)
         self._held: Counter[int] = Counter()
-        self._doubtful: dict[int, float] = {}
+        self._doubtful: dict[int, tuple[int, float]] = {}
         self._doubts_at = 0.0
         self._audit_at = 0.0
         self._queue: deque[tuple[ClaimedDelivery, Message]] = deque()
         self._senders: set[asyncio.Task[None]] = set()
         self._pace = Pace(first=0.02, most=0.5)
         self._open = True
+        self._short = False  # of places for all, or for a tenant: any answer may be what somebody waits for
         self._some_free = asyncio.Event()
         settler.on_settled = self._settled
 
@@ -96,6 +97,7 @@ class Dispatcher:
             return False
         if not self.capacity.reserve(Place(tenant_id, endpoint_id), size):
             self._overflowing.add(endpoint_id)
+            self._short |= self.capacity.allowed(endpoint_id) > self.capacity.taken(endpoint_id)
             return False
         return True
 
@@ -116,7 +118,7 @@ class Dispatcher:
 
     def doubt(self, lease: int) -> None:
         """Nothing is held under it, and yet it may be in the database: its commit failed in one way or another."""
-        self._doubtful[lease] = asyncio.get_running_loop().time() + DOUBTED_FOR_S
+        self._doubtful[lease] = (self._worker_id(), asyncio.get_running_loop().time() + DOUBTED_FOR_S)
         self._pace.hint()
 
     def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None:
@@ -161,6 +163,7 @@ class Dispatcher:
         await self._settle_doubts()
         await self._audit()
         moved = 0
+        self._short = False
         self._turn = self._turn[::-1]
         for lane in self._turn:
             round_ = await self._lanes[lane].round()
@@ -178,9 +181,10 @@ class Dispatcher:
         self._doubts_at = now + DOUBTS_EVERY_S
         self._pace.no_later_than(DOUBTS_EVERY_S)
         asked = list(self._doubtful)
+        bearers = {worker for worker, _ in self._doubtful.values()}
         async with self._pool.acquire() as connection:
-            released = await deliveries.release_leases(connection, self._worker_id(), asked)
-        self._doubtful = {lease: until for lease, until in self._doubtful.items() if until > now}
+            released = await deliveries.release_leases(connection, bearers, asked)
+        self._doubtful = {lease: kept for lease, kept in self._doubtful.items() if kept[1] > now}
         if released:
             _logger.warning(
                 "%d deliveries were leased by commits that seemed to fail; they are due again", released
@@ -221,6 +225,8 @@ class Dispatcher:
         claim = result.settlement.claim
         self.capacity.answered(_place(claim))
         self._tell_of_places()
+        if claim.endpoint_id in self._overflowing or (self._short and self._overflowing):
+            self._pace.hint()
         self._settler.put(result)
         if result.settlement.attempt is None:
             return
@@ -246,7 +252,7 @@ class Dispatcher:
 
     def _settled(self, result: Settled) -> None:
         self._let_go(result.settlement.claim)
-        if self._overflowing:
+        if self._short and self._overflowing:
             self._pace.hint()
 
     async def _drain(self) -> None:

@@ -5,6 +5,9 @@
 The proxy is told an address that the guard has checked, for http and https alike, and never a name: what it
 might resolve is not what was checked. Its own address is the operator's choice, so the guard is not asked about it.
 The proxy is believed to connect where it says; that cannot be checked from this side of it.
+
+What it says of a destination (it may not go there, it could not connect) is the endpoint's trouble. All else, from a name
+that does not resolve to an answer that is no HTTP, is ours: the operator is told, and no endpoint is blamed.
 """
 
 import asyncio
@@ -15,18 +18,20 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn
 from urllib.parse import unquote
 
+from delivery.our_faults import OurFault, RareWarning
 from delivery.resolver import DnsFailed, Resolver, SystemResolver
 from delivery.sending import Outcome
 from delivery.special_addresses import Address
+from delivery.tcp import new_socket
 from delivery.wire_errors import AttemptFailed, os_reason
 from schema.errors import InvalidInput
 
 MAX_ANSWER: Final = 16 * 1024
 _URL: Final = re.compile(r"http://(?:([^@/]*)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})/?")
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r?\n")
+NO_WAY_OUT: Final = "the sender's way out did not work"
 _REFUSALS: Final = {
     403: "the egress proxy does not allow this destination",
-    407: "the egress proxy does not accept its credentials",
     502: "the egress proxy could not connect",
     503: "the egress proxy could not connect",
     504: "the egress proxy could not connect in time",
@@ -76,33 +81,40 @@ class ProxyTunnel:
     def __init__(self, proxy: EgressProxy, resolver: Resolver | None = None) -> None:
         self._proxy = proxy
         self._resolver = resolver or SystemResolver()
+        self._warning = RareWarning()
 
     async def open(self, address: Address, port: int, seconds: float) -> socket.socket:
-        """Raises AttemptFailed or TimeoutError."""
+        """Raises AttemptFailed or TimeoutError; OurFault for what is the proxy's own trouble."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        async with asyncio.timeout_at(deadline):
-            sock = await self._reach(deadline)
-            try:
+        sock = await self._reach_in_time(deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
                 await self._connect(sock, address, port)
-            except BaseException as failure:
-                sock.close()
-                if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
-                    raise _failed(f"the egress proxy hung up: {os_reason(failure)}") from failure
-                raise
-            return sock
+        except BaseException as failure:
+            sock.close()
+            if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
+                raise self._no_way_out(f"it hung up: {os_reason(failure)}") from failure
+            raise
+        return sock
+
+    async def _reach_in_time(self, deadline: float) -> socket.socket:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._reach(deadline)
+        except TimeoutError as failure:
+            raise self._no_way_out("it cannot be reached in time") from failure
 
     async def _reach(self, deadline: float) -> socket.socket:
         """A connection to the first of the proxy's addresses that takes one."""
         try:
             addresses = await self._resolver.resolve(self._proxy.host, deadline)
         except DnsFailed as failure:
-            raise _failed(f"the egress proxy's name does not resolve: {failure}") from failure
+            raise self._no_way_out(f"its name does not resolve: {failure}") from failure
         reason = "it has no address"
         for address in addresses:
-            sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6)
+            sock = new_socket(address)
             try:
-                sock.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(sock, (str(address), self._proxy.port))
             except BaseException as failure:
                 sock.close()
@@ -111,7 +123,7 @@ class ProxyTunnel:
                 reason = os_reason(failure)
             else:
                 return sock
-        raise _failed(f"the egress proxy cannot be reached: {reason}")
+        raise self._no_way_out(f"it cannot be reached: {reason}")
 
     async def _connect(self, sock: socket.socket, address: Address, port: int) -> None:
         loop = asyncio.get_running_loop()
@@ -119,10 +131,10 @@ class ProxyTunnel:
         answer = b""
         while b"\r\n\r\n" not in answer:
             if len(answer) > MAX_ANSWER:
-                raise _failed(f"the egress proxy's answer is longer than {MAX_ANSWER} bytes")
+                raise self._no_way_out(f"its answer is longer than {MAX_ANSWER} bytes")
             received = await loop.sock_recv(sock, 4096)
             if not received:
-                raise _failed("the egress proxy hung up without a complete answer")
+                raise self._no_way_out("it hung up without a complete answer")
             answer += received
         self._judge(answer)
 
@@ -136,13 +148,16 @@ class ProxyTunnel:
     def _judge(self, answer: bytes) -> None:
         status_line = _STATUS.match(answer)
         if status_line is None:
-            raise _failed("the egress proxy's answer is not HTTP")
+            raise self._no_way_out("its answer is not HTTP")
         status = int(status_line[1])
+        if status in _REFUSALS:
+            raise AttemptFailed(Outcome.CONNECT, f"{_REFUSALS[status]} ({status})")
         if not 200 <= status <= 299:
-            raise _failed(f"{_REFUSALS.get(status, 'the egress proxy refused')} ({status})")
+            does = "does not accept its credentials" if status == 407 else "refuses"
+            raise self._no_way_out(f"it {does} ({status})")
         if not answer.endswith(b"\r\n\r\n") or answer.count(b"\r\n\r\n") > 1:
-            raise _failed("the egress proxy spoke out of turn")
+            raise self._no_way_out("it spoke out of turn")
 
-
-def _failed(reason: str) -> AttemptFailed:
-    return AttemptFailed(Outcome.CONNECT, reason)
+    def _no_way_out(self, reason: str) -> OurFault:
+        self._warning.say(f"the egress proxy does not work: {reason}")
+        return OurFault(NO_WAY_OUT)

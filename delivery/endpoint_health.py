@@ -21,6 +21,8 @@ neither extend, close nor trip it: whatever began before the latest probing did 
 
 The other trap is the second worker. Each judges by its own results, and they agree through the database by the number
 of the opening (queries/endpoint_health.sql); `adopted` is how one learns what another decided.
+
+And a clock may be set back: a breaker that the database has open for longer than any opens is half-open (`state_of`).
 """
 
 from collections.abc import Mapping
@@ -145,7 +147,7 @@ class Breaker:
     def adopted(self, openings: int, now: float) -> "Breaker":
         """As the database has it: half-open after so many openings, or closed when there were none."""
         if not openings:
-            return self if self.closed else Breaker(probing_from=self.probing_from)
+            return self if self.closed else Breaker(probing_from=min(self.probing_from, now))
         if self.state is State.HALF_OPEN and self.openings == openings:
             return self
         return Breaker(State.HALF_OPEN, openings=openings, probing_from=now)
@@ -180,6 +182,11 @@ def open_for_s(openings: int, random: float) -> float:
     """Twice as long with each opening, ±10 %, and never longer than LONGEST_OPEN_S."""
     doubled = FIRST_OPEN_S * 2.0 ** min(openings - 1, 10)
     return min(LONGEST_OPEN_S, min(LONGEST_OPEN_S, doubled) * (1 + JITTER * (2 * random - 1)))
+
+
+NEVER_OPEN_FOR: Final = timedelta(seconds=LONGEST_OPEN_S * (1 + JITTER))
+"""Beyond any opening. What the database has open for that long was opened before its clock was set back; the queries
+that ask for open breakers (deliveries.sql, metrics.sql) say the same."""
 
 
 # The way to being disabled
@@ -231,5 +238,5 @@ def state_of(
     if not enabled:
         return State.DISABLED
     if open_until is not None:
-        return State.OPEN if open_until > now else State.HALF_OPEN
+        return State.OPEN if now < open_until <= now + NEVER_OPEN_FOR else State.HALF_OPEN
     return State.FAILING if failing_since is not None else State.HEALTHY

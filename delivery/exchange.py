@@ -13,6 +13,9 @@ MAX_BEFORE_BODY: Final = 512 * 1024
 `100 Continue` for as long as it comes. Generous, since with aiohttp the bytes of an early body count
 until its own flow control (a few hundred KiB) stops it."""
 
+JUST_CLOSED: Final = 1.0
+"""Seconds within which a kept connection's end still reads as having crossed the request on its way."""
+
 
 class Stage(StrEnum):
     """What an attempt is busy with, in the words that a timeout is reported with."""
@@ -37,6 +40,8 @@ class Exchange:
     """Times are of the monotonic clock: uvloop's own goes in whole milliseconds and stands still within one round."""
 
     started: float = field(default_factory=monotonic)
+    body_size: int = 0
+    """Of the request, for a connection that does not see it."""
     stage: Stage = Stage.RESOLVING
     address: str | None = None
     dns: float | None = None
@@ -58,8 +63,11 @@ class Exchange:
 
     @property
     def met_a_stale_connection(self) -> bool:
-        """The connection came from the pool and died before it said anything: the peer had closed it, most likely."""
-        return not self.dialled and self.ready_at is not None and self.first_byte_at is None
+        """The connection came from the pool and died at once, before it said anything: the peer had closed it, most
+        likely. One that dies later may have been at work on the request, which must not go out again."""
+        if self.dialled or self.ready_at is None or self.first_byte_at is not None:
+            return False
+        return monotonic() - self.ready_at <= JUST_CLOSED
 
     def start_over(self) -> None:
         """Once more, to the same address, over a connection of its own."""
@@ -73,7 +81,7 @@ class Exchange:
         if self.served_by is not None:
             self.served_by.give_up(self)
 
-    def result(self, outcome: Outcome, error: str | None) -> AttemptResult:
+    def result(self, outcome: Outcome, error: str | None, *, ours: bool = False) -> AttemptResult:
         ready_at, first_byte_at = self.ready_at, self.first_byte_at
         return AttemptResult(
             outcome,
@@ -89,6 +97,7 @@ class Exchange:
                 None if ready_at is None or first_byte_at is None else (first_byte_at - ready_at) * 1000,
                 (monotonic() - self.started) * 1000,
             ),
+            ours,
         )
 
 

@@ -4,9 +4,10 @@
                               │                              ▲                 │ failed
                               └───── its change, if any ─────┴──── again ◄─────┘
 
-Worth a write is each failure, the first success after one, a breaker's change, and otherwise one success a minute: a
-healthy endpoint's row is not rewritten by every delivery. Notes are made anew for each try at a batch, and say what
-is true at that moment; results enter the breakers once, when they arrive, however often their batch is tried.
+Worth a write is each failure, the first success after one, whoever noted it, a breaker's change, and otherwise one
+success a minute: a healthy endpoint's row is not rewritten by every delivery. Notes are made anew for each try at a
+batch, and say what is true at that moment; results enter the breakers once, when they arrive, however often their batch
+is tried.
 
 Bounded: of endpoints not heard of for longest nothing is kept. Their open breakers stand in the database, where
 claims and fan-out see them, and come back by adopt().
@@ -22,7 +23,7 @@ from typing import Final
 from uuid import UUID
 
 from delivery.endpoint_health import Breaker, Outcome, State
-from schema.deliveries import Attempt, Settlement
+from schema.deliveries import Attempt, ClaimedDelivery, Settlement
 from schema.endpoint_health import BreakerChange, HealthNote
 
 _AGAIN_AFTER: Final = timedelta(minutes=1)
@@ -36,6 +37,10 @@ class _Known:
     breaker: Breaker = _UNHEARD_OF
     untold: int = 0
     """The opening whose beginning, or end, the database has not been told of; 0: none."""
+    told: int = 0
+    """The opening that the database knew of when it was last told, or asked; 0: the breaker was closed."""
+    changed_at: float = float("-inf")
+    """When the breaker last changed by results, or the database was told of that: who looked before has not seen it."""
     healthy_noted_at: datetime | None = None
 
 
@@ -47,6 +52,8 @@ class _Gathered:
     succeeded: bool = False
     failures: int = 0
     error: str | None = None
+    recovers: bool = False
+    """It succeeded although the database had it failing."""
 
 
 class HealthBook:
@@ -59,7 +66,7 @@ class HealthBook:
         """`now` says how long ago a success was noted, and no more; breakers go by `monotonic`, for clocks are set."""
         self._now = now
         self._random = random
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self._known: OrderedDict[UUID, _Known] = OrderedDict()
 
     # Breakers
@@ -72,7 +79,7 @@ class HealthBook:
     def open(self, endpoint_id: UUID) -> bool:
         """Whether nothing may be sent yet, as far as known here, and whether or not the database has been told."""
         known = self._known.get(endpoint_id)
-        return known is not None and known.breaker.at(self._monotonic()).state is State.OPEN
+        return known is not None and known.breaker.at(self.monotonic()).state is State.OPEN
 
     def observe(self, settlement: Settlement) -> None:
         """Once for each result, when it arrives."""
@@ -84,34 +91,38 @@ class HealthBook:
         if attempt.outcome == "ok" and (known is None or known.breaker.spotless):
             return
         known = self._touch(endpoint_id)
-        before, now = known.breaker, self._monotonic()
+        before, now = known.breaker, self.monotonic()
         began = now - attempt.total_ms / 1000
         outcome = _OUTCOMES.get(attempt.outcome, Outcome.FAILED)
         known.breaker = before.after(outcome, began, now, self._random())
         if known.breaker.openings != before.openings:
             known.untold = known.breaker.openings or before.openings
+            known.changed_at = now
 
-    def adopt(self, endpoint_id: UUID, openings: int) -> bool:
+    def adopt(self, endpoint_id: UUID, openings: int, looked_at: float) -> bool:
         """The database says that the breaker is half-open after so many openings, or closed if none: another worker saw
-        to it, or an earlier life of this one. What is decided here and not written yet stands against it.
+        to it, or an earlier life of this one. It was asked at `looked_at`, by `monotonic`, or later. What is decided here
+        and not written yet stands against it, and what was written since.
 
-        Whether it begins to be half-open by that, as far as known here.
+        Whether it begins to be half-open or closed by that, as far as known here: either way the endpoint starts slowly.
         """
         known = self._known.get(endpoint_id)
         if known is None and not openings:
             return False
         known = known or self._touch(endpoint_id)
+        if known.untold or looked_at < known.changed_at:
+            return False
         before = known.breaker
-        if not known.untold:
-            known.breaker = before.adopted(openings, self._monotonic())
-        return known.breaker is not before and known.breaker.state is State.HALF_OPEN
+        known.told = openings
+        known.breaker = before.adopted(openings, self.monotonic())
+        return known.breaker is not before
 
     def forget(self, endpoint_id: UUID) -> None:
         self._known.pop(endpoint_id, None)
 
     def states(self) -> Counter[State]:
         """Of the endpoints known here that are not healthy."""
-        now = self._monotonic()
+        now = self.monotonic()
         counts = Counter(known.breaker.at(now).state for known in self._known.values())
         del counts[State.HEALTHY]
         return counts
@@ -132,10 +143,12 @@ class HealthBook:
             if gathered is None:
                 gathered = by_endpoint[claim.endpoint_id] = _Gathered(claim.tenant_id)
             if not counted_before or attempt.id not in counted_before:
-                _gather(gathered, attempt)
+                _gather(gathered, claim, attempt)
         now = self._now()
-        notes = [self._note(endpoint_id, gathered) for endpoint_id, gathered in by_endpoint.items()]
-        return [note for note in notes if self._is_news(note, now)]
+        notes = [
+            (self._note(endpoint_id, gathered), gathered) for endpoint_id, gathered in by_endpoint.items()
+        ]
+        return [note for note, gathered in notes if gathered.recovers or self._is_news(note, now)]
 
     def written(self, notes: Sequence[HealthNote]) -> None:
         now = self._now()
@@ -143,8 +156,10 @@ class HealthBook:
             known = self._touch(note.endpoint_id)
             if note.failures or note.succeeded:
                 known.healthy_noted_at = None if note.failures else now
-            if note.breaker and _is_of(known, note.breaker):
-                known.untold = 0
+            if note.breaker:
+                known.told = note.breaker.openings if note.breaker.open_for is not None else 0
+                if _is_of(known, note.breaker):
+                    known.untold, known.changed_at = 0, self.monotonic()
 
     def _note(self, endpoint_id: UUID, gathered: _Gathered) -> HealthNote:
         return HealthNote(
@@ -162,8 +177,9 @@ class HealthBook:
             return None
         if known.breaker.closed:
             return BreakerChange(known.untold, None)
-        left = max(0.0, known.breaker.probing_from - self._monotonic())
-        return BreakerChange(known.untold, timedelta(seconds=left))
+        left = max(0.0, known.breaker.probing_from - self.monotonic())
+        follows = known.told if known.untold > 1 else 0
+        return BreakerChange(known.untold, timedelta(seconds=left), follows)
 
     def _is_news(self, note: HealthNote, now: datetime) -> bool:
         if note.failures or note.breaker:
@@ -188,9 +204,10 @@ def _is_of(known: _Known, change: BreakerChange) -> bool:
     return change.openings == known.untold and (change.open_for is None) == known.breaker.closed
 
 
-def _gather(gathered: _Gathered, attempt: Attempt) -> None:
+def _gather(gathered: _Gathered, claim: ClaimedDelivery, attempt: Attempt) -> None:
     if attempt.outcome == "ok":
         gathered.succeeded, gathered.failures, gathered.error = True, 0, None
+        gathered.recovers |= claim.endpoint is not None and claim.endpoint.failing
     else:
         gathered.failures += 1
         gathered.error = attempt.error or attempt.outcome

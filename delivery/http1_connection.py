@@ -27,6 +27,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from delivery.exchange import MAX_BEFORE_BODY, MAX_RETRY_AFTER, Exchange, Stage
 from delivery.sending import Outcome, SendLimits
+from delivery.tcp import LARGE_BODY, Departure
+from delivery.tls_watch import FLOODED, Heard
 from delivery.wire_errors import AttemptFailed, not_http, os_reason, tls_reason
 
 JOINED_BODY: Final = 64 * 1024
@@ -50,13 +52,15 @@ class Keeper(Protocol):
         ...
 
 
-class Connection(asyncio.Protocol):
+class Connection(Heard):
     # Of the exchange at hand:
     _complete: bool
     _interim: bool
     _framed: bool
     """The answer says where its body ends; otherwise the connection's end does."""
     _reusable: bool
+    _departure: Departure | None
+    """Of a request that may take a while to leave."""
     _fault: AttemptFailed | None
     """Why a callback stopped the parser."""
     _headers: int
@@ -85,6 +89,8 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange
         self._answer = self._loop.create_future()
         self._begin()
+        if len(body) > LARGE_BODY and self._lost is None:
+            self._departure = Departure(self._transport, len(body))
         exchange.served_by = self
         exchange.stage = Stage.HEADERS
         exchange.ready_at = monotonic()
@@ -117,6 +123,9 @@ class Connection(asyncio.Protocol):
         self._keeper.gone(self)
         self._transport.abort()
 
+    def flooded(self) -> None:
+        self.fail(AttemptFailed(Outcome.PROTOCOL, FLOODED))
+
     # What the loop tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -131,6 +140,7 @@ class Connection(asyncio.Protocol):
         if exchange.first_byte_at is None:
             exchange.first_byte_at = monotonic()
         size = len(data)
+        self.heard += size
         self._unended += size
         try:
             self._feed(data)
@@ -218,18 +228,25 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> None:
         self._complete = self._interim = self._framed = False
         self._reusable = True
+        self._departure = None
         self._fault = None
         self._headers = self._unended = 0
 
     def _end(self) -> None:
         """The exchange has its answer."""
         self._exchange = None
-        if self._reusable and not self._transport.get_write_buffer_size():
+        if self._reusable and self._has_been_sent():
             self._keeper.free(self)
         else:
             self.expire()
         if not self._answer.done():
             self._answer.set_result(None)
+
+    def _has_been_sent(self) -> bool:
+        """Receivers may answer before they have read."""
+        if self._departure is not None:
+            return self._departure.done()
+        return not self._transport.get_write_buffer_size()
 
     def _weigh(self, size: int, exchange: Exchange) -> bool:
         """Whether enough has been read, with `size` bytes more. What is weighed is what the wire brought: chunk headers

@@ -7,6 +7,9 @@ rate x (T + BURST) + 1 deliveries, whoever claims them and however long nothing 
 
 The trap is the clock that is set back: `next_at` then lies in a future that may be hours away. No claim leaves it
 further ahead than the burst and one delivery, so what lies further ahead was written by another time, and is nothing.
+
+Each claim for a limited endpoint updates its one row. While some transaction holds the horizon back, those versions
+cannot be pruned: 30,000 of them took a round of pacing from 0.6 to 2-3 ms, which is half an hour at 20 claims a second.
 """
 
 from datetime import datetime, timedelta

@@ -29,6 +29,8 @@ from aiohttp.tracing import Trace
 from delivery.dialling import Dialler
 from delivery.exchange import MAX_BEFORE_BODY, Exchange, Stage
 from delivery.sending import Outcome
+from delivery.tcp import LARGE_BODY, Departure
+from delivery.tls_watch import FLOODED, Heard
 from delivery.wire_errors import AttemptFailed
 
 MAX_IN_ALL: Final = 1024 * 1024
@@ -42,12 +44,14 @@ class _Census(Protocol):
     alive: int
 
 
-class PinnedProtocol(ResponseHandler):
+class PinnedProtocol(ResponseHandler, Heard):
     """One connection. It serves one exchange at a time and hears nothing in between."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, census: _Census) -> None:
         super().__init__(loop)
         self.exchange: Exchange | None = None
+        self.departure: Departure | None = None
+        """Of a request that may take a while to leave."""
         self._census = census
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,6 +68,7 @@ class PinnedProtocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """aiohttp calls this with nothing, too, to make its parser go on after a pause."""
+        self.heard += len(data)
         if data and not self._expected(data):
             return
         super().data_received(data)
@@ -83,6 +88,9 @@ class PinnedProtocol(ResponseHandler):
             self._end_by(AttemptFailed(Outcome.PROTOCOL, f"the response's {part} not come to an end"))
             return False
         return True
+
+    def flooded(self) -> None:
+        self._end_by(AttemptFailed(Outcome.PROTOCOL, FLOODED))
 
     def _end_by(self, failure: AttemptFailed) -> None:
         """Who waits for the headers hears of it from the protocol, who reads the body from the payload."""
@@ -121,6 +129,8 @@ class PinnedConnector(BaseConnector):
             # It is not wanted, or something unasked came in the same breath as its last response's end.
             connection.close()
         protocol.exchange = exchange
+        if exchange.body_size > LARGE_BODY and protocol.transport is not None:
+            protocol.departure = Departure(protocol.transport, exchange.body_size)
         exchange.ready_at = monotonic()
         exchange.stage = Stage.HEADERS
         return connection
@@ -139,14 +149,23 @@ class PinnedConnector(BaseConnector):
             req.port,
             req.server_hostname if req.is_ssl() else None,
             current_exchange.get(),
+            self._close_idle,
         )
+
+    def _close_idle(self) -> None:
+        for pooled in self._conns.values():
+            for protocol, _ in pooled:
+                protocol.close()
+        self._conns.clear()
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Called with every connection that an exchange is done with, to pool it or to close it."""
         assert isinstance(protocol, PinnedProtocol)
         protocol.exchange = None
         crowded = self.alive > self._dialler.limits.kept_open
-        super()._release(key, protocol, should_close=should_close or crowded)
+        departure, protocol.departure = protocol.departure, None
+        on_its_way = departure is not None and protocol.transport is not None and not departure.done()
+        super()._release(key, protocol, should_close=should_close or crowded or on_its_way)
 
     def _new_protocol(self) -> PinnedProtocol:
         return PinnedProtocol(self._loop, self)

@@ -11,18 +11,21 @@ Each worker looks every second:
 
 Whoever takes over has the dead one's row locked meanwhile, so it cannot come back in between. A worker that finds
 its row gone was taken for dead: it registers anew, and what it still sends under old leases is fenced off. Leases
-in a name that nobody bears (its last commit landed after the take-over) are found by a sweep.
+in a name that nobody bears (their last commit landed after the take-over, or somebody had them locked) are found by
+a sweep, a task of its own: while it lasts nothing would be asked in the session, and the others would see us dead.
+For the same reason no error of a sweep or of one take-over ends the looking.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import asyncpg
 
 from schema import deliveries, workers
-from schema.database import Database, connect_to_core
+from schema.database import Database, connect_to_core, is_transient
 from schema.modes import Mode
 from schema.polling import sleep_unless, through_outages
 
@@ -32,7 +35,8 @@ PATIENCE_S = 3.0
 SILENT_FOR = "3s"  # with the patience and two looks less than the ten seconds that a take-over may take
 BACK_WITHIN_S = 1.0  # the longest wait between two tries to come back, less than the others' patience
 ANSWER_WITHIN_S = 10.0
-SWEEP_EVERY_S = 30.0  # for leases that outlived every deadline, whoever holds them
+SWEEP_EVERY_S = 30.0
+SWEEP_WITHIN_S = 5.0  # each mode; the living it has read of are to be known better than SETTLED_IN ago
 
 
 class Presence:
@@ -42,7 +46,6 @@ class Presence:
         self._guard: asyncpg.Connection | None = None
         self._id: int | None = None
         self._absent_since: dict[int, float] = {}
-        self._sweep_at = 0.0
         self.taken_over = 0
 
     @property
@@ -60,9 +63,14 @@ class Presence:
         await self._stand_guard()
 
     async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            await through_outages(stop, "presence", self.look, BACK_WITHIN_S)
-            await sleep_unless(stop, LOOK_EVERY_S)
+        sweeping = asyncio.create_task(self._sweep_again_and_again(stop))
+        try:
+            while not stop.is_set():
+                await through_outages(stop, "presence", self.look, BACK_WITHIN_S)
+                await sleep_unless(stop, LOOK_EVERY_S)
+        finally:
+            sweeping.cancel()
+            await asyncio.wait([sweeping])
         await through_outages(stop, "presence", self._leave)
 
     def close(self) -> None:
@@ -85,10 +93,21 @@ class Presence:
         self._absent_since = {worker: self._absent_since.get(worker, now) for worker in absent}
         for worker, since in self._absent_since.items():
             if now - since >= PATIENCE_S:
-                await self._declare_dead(guard, worker)
-        if now >= self._sweep_at:
-            await self._sweep(guard)
-            self._sweep_at = now + SWEEP_EVERY_S
+                with _going_on_after(f"declaring worker {worker} dead"):
+                    await self._declare_dead(guard, worker)
+                if guard.is_closed():
+                    raise ConnectionResetError("the session that shows that this worker lives was lost")
+
+    async def sweep(self) -> None:
+        for mode in Mode:
+            with _going_on_after(f"sweeping {mode} deliveries"):
+                async with asyncio.timeout(SWEEP_WITHIN_S):
+                    await self._sweep(mode)
+
+    async def _sweep_again_and_again(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await self.sweep()
+            await sleep_unless(stop, SWEEP_EVERY_S)
 
     async def _stand_guard(self) -> asyncpg.Connection:
         """The session that our row names, made again when it was lost."""
@@ -109,12 +128,11 @@ class Presence:
                 await self._take_over([worker])
                 await workers.forget(guard, worker)
 
-    async def _sweep(self, guard: asyncpg.Connection) -> None:
-        living = await workers.registered(guard)
-        for mode in Mode:
-            count = await deliveries.release_orphans(self._database.data(mode), living)
-            if count:
-                _logger.warning("%d %s deliveries were leased to nobody; they are due again", count, mode)
+    async def _sweep(self, mode: Mode) -> None:
+        living = await workers.registered(self._database.core)
+        count = await deliveries.release_orphans(self._database.data(mode), living)
+        if count:
+            _logger.warning("%d %s deliveries were leased to nobody; they are due again", count, mode)
 
     async def _end_sessions(self, name: str) -> None:
         """First, because their locks would be in the way: of this take-over, and of every consumer."""
@@ -137,3 +155,15 @@ class Presence:
             await self._take_over([self._id])
             await workers.forget(self._guard, self._id)
             await self._guard.close()
+
+
+@contextmanager
+def _going_on_after(what: str) -> Iterator[None]:
+    """An error is told, and does not stand between us and what comes next; that it is tried again is up to the caller."""
+    try:
+        yield
+    except Exception as error:
+        if is_transient(error):
+            _logger.warning("%s: database trouble: %r", what, error)
+        else:
+            _logger.exception("%s failed", what)

@@ -77,6 +77,8 @@ class AttemptResult:
     address: str | None
     """The address that was dialled or whose connection was reused."""
     timings: Timings
+    ours: bool = False
+    """The fault is on our side: it says nothing of the endpoint's health."""
 
 
 class Sender(Protocol):

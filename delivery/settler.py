@@ -32,6 +32,8 @@ class Settled:
     settlement: Settlement
     disable_endpoint: bool = False
     manner: Manner = Manner.QUICK
+    ours: bool = False
+    """The fault was on our side, which says nothing of the endpoint's health."""
 
 
 class _BatchFailed(Exception):
@@ -52,7 +54,8 @@ class Settler:
         self.fenced_off = 0
 
     def put(self, result: Settled) -> None:
-        self._health.observe(result.settlement)
+        if not result.ours:
+            self._health.observe(result.settlement)
         self._gathered.append(result)
         self._arrived.set()
 
@@ -132,7 +135,7 @@ class Settler:
             if again:
                 counted = await endpoint_health.counted_before(tx, settlements)
                 settled |= {s.claim.id for s in settlements if s.attempt and counted.get(s.attempt.id)}
-            notes = self._health.notes(settlements, counted)
+            notes = self._health.notes([r.settlement for r in batch if not r.ours], counted)
             if notes:
                 await endpoint_health.note_health(tx, notes)
         self._health.written(notes)
@@ -150,8 +153,10 @@ class Settler:
         try:
             async with self._pool.acquire() as tx, tx.transaction():
                 await endpoint_health.do_not_wait_long(tx)
-                if await endpoint_health.disable(tx, claim.endpoint_id, GONE, claim.endpoint.url):
+                disabled = await endpoint_health.disable(tx, claim.endpoint_id, GONE, claim.endpoint.url)
+                if disabled:
                     await events.record(tx, claim.tenant_id, "webhook_endpoint_disabled", told)
-            self._health.forget(claim.endpoint_id)
+            if disabled:
+                self._health.forget(claim.endpoint_id)
         except Exception:
             _logger.exception("endpoint %s answered 410 and could not be disabled", told["endpointId"])

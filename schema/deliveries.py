@@ -5,7 +5,7 @@ dozen fields). Nobody changes them all the same.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
@@ -61,6 +61,8 @@ class EndpointTarget:
     """Those still valid, newest first."""
     held: bool = True
     """Paused, rate limited or with an open breaker: what comes for it goes through the table."""
+    failing: bool = False
+    """No success has been noted since the last failure: the next one, whichever worker has it, is news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ def _target(row: Record) -> EndpointTarget:
         row["enabled"],
         tuple(row["sealed_secrets"]),
         row["held"],
+        row["failing"],
     )
 
 
@@ -362,13 +365,13 @@ async def release_unknown_leases(
     )
 
 
-async def release_leases(connection: Executor, worker: int, leases: Sequence[int]) -> int:
+async def release_leases(connection: Executor, workers: Collection[int], leases: Sequence[int]) -> int:
     """Makes due again what was committed under these leases although it looked as if it had failed."""
-    return _affected(await connection.execute(_SQL["release_leases"], worker, leases))
+    return _affected(await connection.execute(_SQL["release_leases"], list(workers), leases))
 
 
 async def take_over(connection: Executor, dead_workers: Sequence[int]) -> int:
-    """Makes due again what dead workers had claimed."""
+    """Makes due again what dead workers had claimed, except what somebody has locked."""
     return _affected(await connection.execute(_SQL["take_over"], dead_workers))
 
 
@@ -378,7 +381,7 @@ async def release_orphans(
     lease_for: timedelta = LEASE_FOR,
     older_than: timedelta = SETTLED_IN,
 ) -> int:
-    """Makes due again what is leased to nobody, or has been for longer than any lease."""
+    """Makes due again what is leased to nobody, or has been to the living for twice the lease."""
     return _affected(await connection.execute(_SQL["release_orphans"], living, lease_for, older_than))
 
 

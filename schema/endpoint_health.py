@@ -24,6 +24,9 @@ class BreakerChange:
     """Without a recovery in between. The one that begins, or the one that is over."""
     open_for: timedelta | None
     """From when it is written. None: it closes."""
+    follows: int = 0
+    """The opening before, as far as the database has been told; 0: none. An opening that follows one which is over says
+    nothing of the endpoint as it is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ async def note_health(tx: Connection, notes: Sequence[HealthNote]) -> None:
             [endpoint for endpoint, _ in opened],
             [change.openings for _, change in opened],
             [change.open_for for _, change in opened],
+            [change.follows for _, change in opened],
         )
     if closed:
         await tx.execute(

@@ -104,7 +104,9 @@ async def _deliveries(tx: Connection, job: Replay, size: int) -> _Stretch:
         return await _by_time(tx, "undelivered", job, size)
     per_event = 1 if job.endpoint_id else await tx.fetchval(_SQL["endpoints_of_tenant"], job.tenant_id)
     events = await _events(tx, job, max(size // max(per_event, 1), 1))
-    rows = await tx.fetch(_SQL["deliveries_of_events"], job.tenant_id, events.ids, events.created_at)
+    rows = await tx.fetch(
+        _SQL["deliveries_of_events"], job.tenant_id, events.ids, events.created_at, job.endpoint_id
+    )
     return _stretch(rows, events.at_time, events.at_id, events.at_pos, last=events.last)
 
 

@@ -35,7 +35,8 @@ class Times:
     """Events recorded in [since, until)."""
 
     since: datetime
-    until: datetime
+    until: datetime | None
+    """None: when the job begins, by the database's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,12 @@ async def begin(
     return read_replay(row)
 
 
+async def now(data: Executor) -> datetime:
+    """By the database's clock, which events are recorded by and another machine's may be ahead of or behind."""
+    moment: datetime = await data.fetchval(_SQL["now"])
+    return moment
+
+
 async def find(data: Executor, replay_id: UUID) -> Replay | None:
     row = await data.fetchrow(_SQL["show"], replay_id)
     return read_replay(row) if row else None
@@ -134,9 +141,9 @@ class Skipped:
 
     count: int
     since: datetime | None
-    """When the oldest one's event was recorded."""
+    """No later than when any of their events was recorded; None when there is none."""
     more: bool
-    """There may be more: it was not worth the while to look at them all."""
+    """There may be more than were counted: it was not worth the while to look at them all."""
 
 
 async def skipped_since(
@@ -144,4 +151,4 @@ async def skipped_since(
 ) -> Skipped:
     row = await data.fetchrow(_SQL["skipped_since"], tenant_id, endpoint_id, moment - _UNDER_WAY, most)
     assert row is not None
-    return Skipped(row["skipped"], row["since"], row["looked_at"] == most)
+    return Skipped(**row)

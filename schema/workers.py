@@ -20,8 +20,8 @@ async def hold(guard: Connection, worker_id: int) -> bool:
     return bool(await guard.fetchval(_SQL["is_registered"], worker_id))
 
 
-async def registered(guard: Connection) -> list[int]:
-    return [row["id"] for row in await guard.fetch(_SQL["registered"])]
+async def registered(core: Executor) -> list[int]:
+    return [row["id"] for row in await core.fetch(_SQL["registered"])]
 
 
 async def absent(guard: Connection, own_id: int) -> list[int]:

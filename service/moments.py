@@ -7,6 +7,8 @@ from schema.durations import parse_duration
 from schema.errors import InvalidInput
 
 _LONGEST_AGO: Final = timedelta(days=3660)
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+"""What lies beyond is a slip; and the ends of the calendar are infinity to the database's driver."""
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
@@ -17,10 +19,9 @@ def parse_moment(text: str, now: datetime) -> datetime:
         return now - _ago(text)
     if moment.tzinfo is None:
         raise InvalidInput(f"{text!r} has no time zone: write 2026-06-28T09:00:00Z.")
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise InvalidInput(f"{text!r} is beyond what a calendar holds: write 2026-06-28T09:00:00Z.") from None
+    if not _FIRST <= moment <= _LAST:
+        raise InvalidInput(f"{text!r} is not between 1970 and 2200: write 2026-06-28T09:00:00Z.")
+    return moment.astimezone(UTC)
 
 
 def _ago(text: str) -> timedelta:

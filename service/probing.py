@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from consumers.subscriptions import TEST
 from schema import delivery_history, endpoints, events
 from schema.database import Database, Pool
 from schema.delivery_history import ShownDelivery
+from schema.durations import format_duration
 from schema.endpoints import Endpoint
 from schema.errors import Conflict, Unavailable
 from schema.events import ShownEvent
@@ -36,21 +38,36 @@ async def send_test(database: Database, endpoint_id: UUID) -> Probe:
     return Probe(endpoint, await events.record(database.data(endpoint.mode), endpoint.tenant_id, TEST, data))
 
 
-async def first_attempt(data: Pool, probe: Probe, within_s: float) -> ShownDelivery:
-    """The delivery once an attempt has been made. Raises Unavailable with how far it got if none is in that time."""
+async def first_attempt(
+    data: Pool, probe: Probe, within_s: float, attempt_timeout: timedelta
+) -> ShownDelivery:
+    """The delivery once an attempt has been made. Raises Unavailable with how far it got if none is in that time.
+
+    `attempt_timeout` is only told: how long the one under way may take.
+    """
     deadline = time.monotonic() + within_s
     pace = Pace(first=0.02, most=0.5)
     while True:
         event = await events.show(data, probe.endpoint.tenant_id, probe.event_id)
+        in_flight = False
         for delivery in event.deliveries:
             shown = await delivery_history.show(data, probe.endpoint.tenant_id, delivery.id)
             if shown.attempts or shown.settled_at is not None:
                 return shown
+            in_flight = shown.in_flight
         left = deadline - time.monotonic()
         if left <= 0:
-            raise Unavailable(_how_far(event, within_s))
+            raise Unavailable(_being_sent(event, attempt_timeout) if in_flight else _how_far(event, within_s))
         pace.no_later_than(left)
         await pace.wait(found=False)
+
+
+def _being_sent(event: ShownEvent, attempt_timeout: timedelta) -> str:
+    delivery = format_id(DELIVERY, event.deliveries[0].id)
+    return (
+        f"Delivery {delivery} is being sent and has no answer yet: an attempt may take "
+        f"{format_duration(attempt_timeout)} (DURO_ATTEMPT_TIMEOUT). Then see duro delivery show {delivery}."
+    )
 
 
 def _how_far(event: ShownEvent, within_s: float) -> str:

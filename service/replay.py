@@ -10,7 +10,7 @@ from uuid import UUID
 
 from consumers.subscriptions import TEST, matches
 from schema import delivery_history, endpoints, events, replays, switches, tenants
-from schema.database import Database
+from schema.database import Database, Pool
 from schema.endpoints import Endpoint
 from schema.errors import Conflict, InvalidInput, NotFound
 from schema.ids import ENDPOINT, REPLAY, format_id, new_id
@@ -54,7 +54,7 @@ async def replay_one(database: Database, delivery_id: UUID) -> tuple[str, Sequen
 
 async def begin_replay(database: Database, selection: Selection) -> Job:
     """Raises InvalidInput, NotFound or Conflict; then there is no job."""
-    _check(selection.events)
+    await _check(database.data(selection.mode), selection.events)
     await tenants.require(database.core, selection.tenant_id)
     if selection.endpoint_id is not None:
         _require_enabled(
@@ -74,9 +74,9 @@ async def begin_replay(database: Database, selection: Selection) -> Job:
 
 async def begin_backfill(database: Database, endpoint_id: UUID, span: Times | Positions) -> Job:
     """Raises InvalidInput, NotFound or Conflict; then there is no job."""
-    _check(span)
     endpoint = await endpoints.show(database.core, endpoint_id)
     _require_enabled(endpoint)
+    await _check(database.data(endpoint.mode), span)
     replay = await replays.begin(
         database.data(endpoint.mode), new_id(), endpoint.tenant_id, Kind.BACKFILL, endpoint_id, (), span
     )
@@ -134,9 +134,9 @@ async def obstacles(database: Database, mode: Mode, endpoint_id: UUID | None) ->
     return found
 
 
-def _check(span: Times | Positions) -> None:
+async def _check(data: Pool, span: Times | Positions) -> None:
     match span:
-        case Times(since, until) if since >= until:
+        case Times(since, until) if since >= (until or await replays.now(data)):
             raise InvalidInput(
                 "Nothing lies in that time: --since must be before --until, which is now when left out."
             )
@@ -150,9 +150,9 @@ def _require_enabled(endpoint: Endpoint) -> None:
         raise Conflict(f"Endpoint {shown} is disabled: run duro endpoint enable {shown}, then replay.")
 
 
-async def replay_skipped(database: Database, endpoint: Endpoint, since: datetime, until: datetime) -> Job:
-    """All of an endpoint's that were skipped."""
-    times = Times(since, until)
+async def replay_skipped(database: Database, endpoint: Endpoint, since: datetime) -> Job:
+    """All of an endpoint's that were skipped, of events recorded since then."""
+    times = Times(since, None)
     return await begin_replay(
         database, Selection(endpoint.tenant_id, endpoint.mode, times, endpoint.id, ("skipped",))
     )

@@ -8,9 +8,11 @@
 -- $1 tenants. Where their events may go, as of now. What is held is not sent at once: it waits in the table, where a
 -- claim finds out how much of it may go.
 SELECT e.id, e.tenant_id, e.url, e.event_types, e.sealed_headers, e.enabled, e.sealed_secrets,
-       e.paused OR e.rate_limit IS NOT NULL OR h.open_until IS NOT NULL AS held, now() AS now
+       e.paused OR e.rate_limit IS NOT NULL OR h.open_until IS NOT NULL AS held,
+       h.failing_since IS NOT NULL AS failing, now() AS now
   FROM webhook_endpoints e
-  LEFT JOIN LATERAL (SELECT h.open_until FROM endpoint_health h WHERE h.endpoint_id = e.id OFFSET 0) h ON true
+  LEFT JOIN LATERAL (SELECT h.open_until, h.failing_since FROM endpoint_health h
+                      WHERE h.endpoint_id = e.id OFFSET 0) h ON true
  WHERE e.tenant_id = ANY($1::uuid[]);
 
 -- name: fan_out
@@ -35,6 +37,7 @@ RETURNING id;
 -- name: endpoints_waiting
 -- $1 lane, $2 start after this endpoint, $3 steps at most. Endpoints with deliveries that wait in the lane, each found
 -- by one step along the index, and whether one of them may be claimed now. OFFSET 0 keeps the joins a look-up per row.
+-- No breaker opens for more than five minutes: one that seems to was open when the clock was set back.
 WITH RECURSIVE step (number, endpoint_id, tenant_id, due_at) AS (
     (SELECT 1, endpoint_id, tenant_id, due_at FROM webhook_deliveries
       WHERE status = 'pending' AND lease IS NULL AND lane = $1 AND endpoint_id > $2
@@ -49,7 +52,8 @@ WITH RECURSIVE step (number, endpoint_id, tenant_id, due_at) AS (
      WHERE step.number < $3
 )
 SELECT s.tenant_id, s.endpoint_id,
-       s.due_at <= now() AND NOT coalesce(e.paused, false) AND coalesce(h.open_until <= now(), true)
+       s.due_at <= now() AND NOT coalesce(e.paused, false)
+       AND coalesce(h.open_until <= now() OR h.open_until > now() + interval '330 s', true)
        AND ($1 = 0 OR (SELECT retries_paused_at IS NULL FROM delivery_switches)) AS claimable,
        coalesce(e.enabled, true) AS enabled,
        e.rate_limit,
@@ -106,21 +110,24 @@ SELECT c.id, c.tenant_id, c.endpoint_id, c.event_id, c.event_type, c.created_at,
   JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.created_at = c.created_at;
 
 -- name: skip_waiting
--- $1 lane, $2 an endpoint that is disabled, $3 limit. What waits for it is skipped, without an attempt.
+-- $1 lane, $2 an endpoint that was seen disabled, $3 limit. What waits for it is skipped, without an attempt, if it still is.
 UPDATE webhook_deliveries d
    SET status = 'skipped', settled_at = now(), due_at = NULL, retry_at = NULL, replays = 0
   FROM (SELECT tenant_id, id, created_at FROM webhook_deliveries
          WHERE lane = $1 AND endpoint_id = $2 AND status = 'pending' AND lease IS NULL AND due_at <= now()
+           AND EXISTS (SELECT FROM webhook_endpoints e WHERE e.id = $2 AND NOT e.enabled)
          ORDER BY due_at
          LIMIT $3
-           FOR UPDATE SKIP LOCKED) AS waiting
+           FOR UPDATE OF webhook_deliveries SKIP LOCKED) AS waiting
  WHERE d.tenant_id = waiting.tenant_id AND d.id = waiting.id AND d.created_at = waiting.created_at;
 
 -- name: endpoints_by_id
 -- $1 endpoints.
-SELECT id, tenant_id, url, event_types, sealed_headers, enabled, sealed_secrets, true AS held
-  FROM webhook_endpoints
- WHERE id = ANY($1::uuid[]);
+SELECT e.id, e.tenant_id, e.url, e.event_types, e.sealed_headers, e.enabled, e.sealed_secrets, true AS held,
+       h.failing_since IS NOT NULL AS failing
+  FROM webhook_endpoints e
+  LEFT JOIN LATERAL (SELECT h.failing_since FROM endpoint_health h WHERE h.endpoint_id = e.id OFFSET 0) h ON true
+ WHERE e.id = ANY($1::uuid[]);
 
 -- name: settle
 -- Column arrays, one entry per delivery: $1 delivery, $2 the event's created_at, $3 lease, $4 verdict
@@ -182,22 +189,30 @@ UPDATE webhook_deliveries
    AND leased_until < now() + $3::interval - $4::interval;
 
 -- name: release_leases
--- $1 worker, $2 leases that it knows not to hold.
+-- $1 workers, the ids that one has had, $2 leases that it knows not to hold.
 UPDATE webhook_deliveries
    SET lease = NULL, leased_by = NULL, leased_until = NULL
- WHERE lease IS NOT NULL AND leased_by = $1 AND lease = ANY($2::bigint[]);
+ WHERE lease IS NOT NULL AND leased_by = ANY($1::integer[]) AND lease = ANY($2::bigint[]);
 
 -- name: take_over
--- $1 workers known to be dead. Their deliveries are due at once.
-UPDATE webhook_deliveries
+-- $1 workers known to be dead. Their deliveries are due at once. What somebody has locked is passed by, so that it does
+-- not keep the others waiting: it becomes an orphan when its worker is forgotten.
+UPDATE webhook_deliveries d
    SET lease = NULL, leased_by = NULL, leased_until = NULL
- WHERE lease IS NOT NULL AND leased_by = ANY($1::integer[]);
+  FROM (SELECT tenant_id, id, created_at FROM webhook_deliveries
+         WHERE lease IS NOT NULL AND leased_by = ANY($1::integer[])
+           FOR UPDATE SKIP LOCKED) AS held
+ WHERE d.tenant_id = held.tenant_id AND d.id = held.id AND d.created_at = held.created_at;
 
 -- name: release_orphans
--- $1 workers that are registered, $2 lease duration, $3 how old a lease must be. What is leased to nobody, and what
--- anybody has held beyond every deadline, is due again.
-UPDATE webhook_deliveries
+-- $1 workers that are registered, $2 lease duration, $3 how old a lease must be. What is leased to nobody is due again,
+-- and so is what a registered worker has held for twice the lease: it lives and knows what it holds, and after an
+-- outage, when its leases have run out, it may be about to settle them. What somebody has locked is left to the next sweep.
+UPDATE webhook_deliveries d
    SET lease = NULL, leased_by = NULL, leased_until = NULL
- WHERE lease IS NOT NULL
-   AND (leased_until < now()
-        OR (leased_by <> ALL($1::integer[]) AND leased_until < now() + $2::interval - $3::interval));
+  FROM (SELECT tenant_id, id, created_at FROM webhook_deliveries
+         WHERE lease IS NOT NULL
+           AND CASE WHEN leased_by = ANY($1::integer[]) THEN leased_until < now() - $2::interval
+                    ELSE leased_until < now() + $2::interval - $3::interval END
+           FOR UPDATE SKIP LOCKED) AS orphaned
+ WHERE d.tenant_id = orphaned.tenant_id AND d.id = orphaned.id AND d.created_at = orphaned.created_at;

@@ -24,12 +24,13 @@ ON CONFLICT (endpoint_id) DO UPDATE
        updated_at = now();
 
 -- name: open_breakers
--- $1 endpoints, $2 openings of each, this one included, $3 how long each opens for. Whoever comes second with an
--- opening for the same trouble changes nothing.
+-- $1 endpoints, $2 openings of each, this one included, $3 how long each opens for, $4 the opening that it follows, or 0.
+-- Whoever comes second with an opening for the same trouble changes nothing; nor does who follows one that is over: a
+-- closed breaker has had no openings.
 UPDATE endpoint_health h
    SET open_until = now() + n.open_for, openings = n.openings, updated_at = now()
-  FROM unnest($1::uuid[], $2::integer[], $3::interval[]) AS n (endpoint_id, openings, open_for)
- WHERE h.endpoint_id = n.endpoint_id AND (h.open_until IS NULL OR h.openings < n.openings);
+  FROM unnest($1::uuid[], $2::integer[], $3::interval[], $4::integer[]) AS n (endpoint_id, openings, open_for, follows)
+ WHERE h.endpoint_id = n.endpoint_id AND h.openings >= n.follows AND h.openings < n.openings;
 
 -- name: close_breakers
 -- $1 endpoints, $2 the opening that each has recovered from. A later one stands.

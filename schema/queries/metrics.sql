@@ -47,10 +47,11 @@ SELECT CASE WHEN $1 = 1 AND (SELECT retries_paused_at IS NOT NULL FROM delivery_
 
 -- name: troubled
 -- $1 how many are counted at most. Endpoints in service that are failing, and those whose breaker is open or half-open (a
--- probe may be sent). One success ends the failing; a breaker may want more.
+-- probe may be sent). One success ends the failing; a breaker may want more. No breaker opens for more than five minutes:
+-- one that seems to was open when the clock was set back, and is half-open.
 SELECT count(*) FILTER (WHERE failing) AS failing,
-       count(*) FILTER (WHERE open_until > now()) AS open,
-       count(*) FILTER (WHERE open_until <= now()) AS half_open
+       count(*) FILTER (WHERE open_until > now() AND open_until <= now() + interval '330 s') AS open,
+       count(*) FILTER (WHERE open_until <= now() OR open_until > now() + interval '330 s') AS half_open
   FROM ((SELECT endpoint_id, true AS failing, NULL::timestamptz AS open_until
            FROM endpoint_health WHERE failing_since IS NOT NULL ORDER BY failing_since LIMIT $1)
         UNION ALL

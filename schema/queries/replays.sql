@@ -11,21 +11,27 @@ UPDATE webhook_deliveries d
        replays    = d.replays + (was.status = 'pending')::integer,
        retry_at   = CASE WHEN was.status = 'pending' THEN d.retry_at ELSE now() END,
        due_at     = now()
-  FROM (SELECT id, created_at, status FROM webhook_deliveries
+  FROM (SELECT tenant_id, id, created_at, status FROM webhook_deliveries
          WHERE tenant_id = $1 AND id = $2 FOR UPDATE) AS was
- WHERE d.id = was.id AND d.created_at = was.created_at
+ WHERE d.tenant_id = was.tenant_id AND d.id = was.id AND d.created_at = was.created_at
 RETURNING was.status;
 
 -- name: begin
--- $1 id, $2 tenant, $3 kind, $4 endpoint or null, $5 statuses; $6 since and $7 until, or $8 after which position and
--- $9 up to which, where null is the log's end. The first step begins before the first row.
+-- $1 id, $2 tenant, $3 kind, $4 endpoint or null, $5 statuses; $6 since and $7 until, where null is now, or $8 after
+-- which position and $9 up to which, where null is the log's end. The first step begins before the first row.
 INSERT INTO webhook_replays (id, tenant_id, kind, endpoint_id, statuses, since, until, after_pos, until_pos,
                              at_time, at_id, at_pos)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8,
+SELECT $1, $2, $3, $4, $5,
+       $6, CASE WHEN $6::timestamptz IS NOT NULL THEN coalesce($7::timestamptz, clock_timestamp()) END,
+       $8,
        CASE WHEN $8::bigint IS NOT NULL
             THEN coalesce($9::bigint, (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1)) END,
        $6, CASE WHEN $6::timestamptz IS NOT NULL THEN '00000000-0000-0000-0000-000000000000'::uuid END, $8
 RETURNING *;
+
+-- name: now
+-- The database's clock, by which events are recorded.
+SELECT clock_timestamp();
 
 -- name: show
 -- $1 replay.
@@ -98,13 +104,17 @@ SELECT pos, event_id AS id, created_at, tenant_id = $1 AS ours
 SELECT count(*) FROM webhook_endpoints WHERE tenant_id = $1;
 
 -- name: deliveries_of_events
--- $1 tenant; columns of the events: $2 id, $3 created_at. OFFSET 0, here and below, keeps it a look-up per row; else the
--- planner may walk all that the tenant has.
+-- $1 tenant; columns of the events: $2 id, $3 created_at; $4 endpoint or null for all. OFFSET 0, here and below, keeps it
+-- a look-up per row; else the planner may walk all that the tenant has. The bounds, and not OR: in the one plan for both
+-- the index leads to the endpoint's delivery, past those of a thousand others. Every look-up names the tenant, as in
+-- deliveries.sql.
 SELECT d.id, d.created_at
   FROM unnest($2::uuid[], $3::timestamptz[]) AS e (id, created_at)
- CROSS JOIN LATERAL (SELECT d.id, d.created_at, d.tenant_id FROM webhook_deliveries d
-                      WHERE d.event_id = e.id AND d.created_at = e.created_at OFFSET 0) d
- WHERE d.tenant_id = $1;
+ CROSS JOIN LATERAL (SELECT d.id, d.created_at FROM webhook_deliveries d
+                      WHERE d.tenant_id = $1 AND d.event_id = e.id AND d.created_at = e.created_at
+                        AND d.endpoint_id BETWEEN coalesce($4::uuid, '00000000-0000-0000-0000-000000000000')
+                                              AND coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+                     OFFSET 0) d;
 
 -- name: replay
 -- $1 tenant; columns of the deliveries: $2 id, $3 created_at; $4 statuses, $5 endpoint or null. Those that have one of
@@ -112,15 +122,16 @@ SELECT d.id, d.created_at
 WITH chosen AS MATERIALIZED (
     SELECT d.id, d.created_at, coalesce(w.enabled, false) AS enabled
       FROM unnest($2::uuid[], $3::timestamptz[]) AS p (id, created_at)
-     CROSS JOIN LATERAL (SELECT d.id, d.created_at, d.tenant_id, d.endpoint_id, d.status FROM webhook_deliveries d
-                          WHERE d.id = p.id AND d.created_at = p.created_at OFFSET 0) d
-      LEFT JOIN webhook_endpoints w ON w.id = d.endpoint_id
-     WHERE d.tenant_id = $1 AND d.status = ANY($4::text[]) AND ($5::uuid IS NULL OR d.endpoint_id = $5)
+     CROSS JOIN LATERAL (SELECT d.id, d.created_at, d.endpoint_id, d.status FROM webhook_deliveries d
+                          WHERE d.tenant_id = $1 AND d.id = p.id AND d.created_at = p.created_at OFFSET 0) d
+      LEFT JOIN LATERAL (SELECT w.enabled FROM webhook_endpoints w
+                          WHERE w.tenant_id = $1 AND w.id = d.endpoint_id OFFSET 0) w ON true
+     WHERE d.status = ANY($4::text[]) AND ($5::uuid IS NULL OR d.endpoint_id = $5)
 ), replayed AS (
     UPDATE webhook_deliveries d
        SET status = 'pending', lane = 1, settled_at = NULL, tries = 0, retry_at = now(), due_at = now()
       FROM chosen c
-     WHERE d.id = c.id AND d.created_at = c.created_at AND c.enabled AND d.status = ANY($4::text[])
+     WHERE d.tenant_id = $1 AND d.id = c.id AND d.created_at = c.created_at AND c.enabled AND d.status = ANY($4::text[])
     RETURNING d.id
 )
 SELECT (SELECT count(*) FROM replayed) AS replayed, count(*) FILTER (WHERE NOT enabled) AS left_out FROM chosen;
@@ -133,9 +144,10 @@ WITH lacking AS (
                                     status, lane, due_at, retry_at)
     SELECT new_ulid(), e.tenant_id, $2, e.id, e.type, e.created_at, 'pending', 1, now(), now()
       FROM unnest($3::uuid[], $4::timestamptz[]) AS n (id, created_at)
-     CROSS JOIN LATERAL (SELECT e.id, e.tenant_id, e.type, e.created_at FROM events e
-                          WHERE e.id = n.id AND e.created_at = n.created_at OFFSET 0) e
-     WHERE e.tenant_id = $1 AND e.type = ANY($5::text[])
+     CROSS JOIN LATERAL (SELECT e.id, e.tenant_id, e.type, e.created_at, e.xid, e.seq FROM events e
+                          WHERE e.tenant_id = $1 AND e.id = n.id AND e.created_at = n.created_at OFFSET 0) e
+     WHERE e.type = ANY($5::text[])
+     ORDER BY e.xid, e.seq  -- as fan-out does, which may be at the same pairs: two orders would deadlock
     ON CONFLICT (event_id, endpoint_id, created_at) DO NOTHING
     RETURNING id
 )
@@ -147,10 +159,21 @@ SELECT enabled FROM webhook_endpoints WHERE tenant_id = $1 AND id = $2;
 
 -- name: skipped_since
 -- $1 tenant, $2 endpoint, $3 since when, $4 how many to look at. Deliveries of the endpoint that were skipped since
--- then, among the newest that did not arrive, and when the oldest one's event was recorded; how many were looked at.
-SELECT count(*) FILTER (WHERE mine) AS skipped, min(created_at) FILTER (WHERE mine) AS since, count(*) AS looked_at
-  FROM (SELECT created_at, endpoint_id = $2 AND status = 'skipped' AND settled_at >= $3 AS mine
-          FROM webhook_deliveries
-         WHERE tenant_id = $1 AND status IN ('failed', 'skipped')
-         ORDER BY created_at DESC, id DESC
-         LIMIT $4) AS newest;
+-- then, among the newest that did not arrive; whether there are more to look at; and when the oldest one's event was
+-- recorded, or then the oldest that did not arrive at all: no later than any that was skipped.
+WITH newest AS MATERIALIZED (
+    SELECT created_at, endpoint_id = $2 AND status = 'skipped' AND settled_at >= $3 AS mine
+      FROM webhook_deliveries
+     WHERE tenant_id = $1 AND status IN ('failed', 'skipped')
+     ORDER BY created_at DESC, id DESC
+     LIMIT $4::bigint + 1
+), found AS (
+    SELECT count(*) FILTER (WHERE mine) AS count, min(created_at) FILTER (WHERE mine) AS since, count(*) > $4 AS more
+      FROM newest
+)
+SELECT count, more,
+       CASE WHEN more THEN (SELECT created_at FROM webhook_deliveries
+                             WHERE tenant_id = $1 AND status IN ('failed', 'skipped')
+                             ORDER BY created_at, id LIMIT 1)
+            ELSE since END AS since
+  FROM found;

@@ -38,13 +38,14 @@ SELECT w.name
    FOR UPDATE SKIP LOCKED;
 
 -- name: end_sessions
--- $1 a worker's name, $2 for how long. Ends those of its sessions, of the role that asks, that have waited for so long in
--- a transaction for the client to go on. No timeout of the server's sees one that waits between preparing a statement and
--- executing it. Two workers may have one name (restarted in a container), and the one at work does not wait.
+-- $1 a worker's name, $2 for how long. Ends those of its sessions, of the role that asks, that have stood for so long in
+-- a transaction and wait for the client to go on, or to take what it asked for. No timeout of the server's sees one that
+-- waits between preparing a statement and executing it, and one that writes is seen late.
+-- Two workers may have one name (restarted in a container), and the one at work does not wait.
 SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) AS ended
   FROM pg_stat_activity
  WHERE datname = current_database() AND usename = current_user AND application_name = left($1, 63)
-   AND xact_start IS NOT NULL AND wait_event = 'ClientRead' AND state_change < now() - $2::interval;
+   AND xact_start IS NOT NULL AND wait_event IN ('ClientRead', 'ClientWrite') AND state_change < now() - $2::interval;
 
 -- name: forget
 -- $1 id.

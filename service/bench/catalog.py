@@ -77,7 +77,7 @@ ROWS: Final = (
     *_pipelines(),
     *_latencies(),
     _row("neighbours", "What others notice of 10 % of endpoints that hang.", neighbours, 600, quick=True),
-    _row("history", "Deliveries/s with 10 million past deliveries against none.", history, 1800),
+    _row("history", "Deliveries/s with a long past (--history-rows) against none.", history, 3600),
     _row(
         "open-transaction", "Deliveries/s beside a transaction left open.", open_transaction, 300, quick=True
     ),

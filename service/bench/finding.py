@@ -16,12 +16,14 @@ class Verdict(StrEnum):
 @dataclass(frozen=True, slots=True)
 class AtLeast:
     limit: float
+    goal: float | None = None
+    """What is hoped for beyond the limit; told, and not judged by."""
 
     def judge(self, value: float) -> Verdict:
         return Verdict.MET if value >= self.limit else Verdict.NOT_MET
 
     def __str__(self) -> str:
-        return f"≥ {self.limit:g}"
+        return f"≥ {self.limit:g}" + ("" if self.goal is None else f" (goal {self.goal:g})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ past was vacuumed long ago, and autovacuum would otherwise do it in the middle o
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 from uuid import UUID
 
@@ -27,12 +27,21 @@ _DATA: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Past:
     deliveries: int
     status: Literal["delivered", "pending"]
     recipients: Sequence[tuple[UUID, UUID]]
     """Tenants and endpoints."""
+    written: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def told(self) -> str:
+        rate = self.written / max(time.monotonic() - self.began, 0.001)
+        return (
+            f"writing a past: {self.written:,} of {self.deliveries:,} {self.status} deliveries, {rate:,.0f}/s"
+        )
 
 
 async def make_past(
@@ -61,9 +70,10 @@ async def _fill(stage: Stage, past: _Past, steps: Iterator[int]) -> None:
         assert month is not None
         statement = await session.prepare(SQL["past"])
         for done in steps:
-            stage.ground.watch(f"writing a past: {done:,} of {past.deliveries:,} {past.status} deliveries")
             count = min(_STEP, past.deliveries - done)
             of_all = (month["since"], month["until"], past.deliveries, past.status)
             await statement.fetchval(
                 tenants, endpoints, EVENT_TYPE, _DATA, done + 1, count, *of_all, timeout=_STEP_WITHIN_S
             )
+            past.written += count
+            stage.ground.watch(past.told)

@@ -1,5 +1,6 @@
-"""A run as a table for people and as JSON for machines."""
+"""A run as a table for people and as JSON for machines, whose keys are camelCase as in all of duro's JSON."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -12,12 +13,14 @@ from service.bench.perform import Run
 
 def as_json(run: Run) -> dict[str, Any]:
     return {
-        "machine": run.machine,
+        "machine": _camel(run.machine),
         "quick": run.quick,
         "rows": [_row(finding) for finding in run.findings],
         "failed": run.failed,
+        "toDo": run.to_do,
         "others": {name: round(share, 3) for name, share in run.others.items()},
         "seconds": {name: round(seconds, 1) for name, seconds in run.seconds.items()},
+        "profile": None if run.profile is None else run.profile.splitlines(),
     }
 
 
@@ -79,5 +82,15 @@ def _row(finding: Finding) -> dict[str, Any]:
         "unit": finding.unit or None,
         "aim": None if finding.aim is None else str(finding.aim),
         "verdict": finding.verdict.value,
-        "figures": dict(finding.figures),
+        "figures": _camel(finding.figures),
+    }
+
+
+def _camel(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Its names, and those within it: load_average becomes loadAverage."""
+    return {
+        first + "".join(word.capitalize() for word in others): _camel(value)
+        if isinstance(value, Mapping)
+        else value
+        for (first, *others), value in ((name.split("_"), value) for name, value in values.items())
     }

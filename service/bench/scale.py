@@ -31,7 +31,7 @@ class Scale:
 
 FULL: Final = Scale(
     quick=False,
-    seconds=8,
+    seconds=6,
     rounds=3,
     pairs=2,
     least=2_000,
@@ -39,7 +39,7 @@ FULL: Final = Scale(
     latency_s=15,
     history=10_000_000,
     memory_deliveries=1_000_000,
-    memory_within_s=300,
+    memory_within_s=240,
     waiting=100_000,
     pages_of=200_000,
 )

@@ -156,7 +156,10 @@ def update(
         rate_limit,
     )
     if wish == Wish():
-        raise click.UsageError("There is nothing to change: give --url, --event, --header or --description.")
+        raise click.UsageError(
+            "There is nothing to change: give --url, --event, --all-events, --header, --headers-file, --no-headers, "
+            "--description or --rate-limit."
+        )
     show_changed(app, administer(app, lambda admin: admin.update(endpoint_id, wish)))
 
 

@@ -23,6 +23,7 @@ from service.replay_shape import replay_shape
 from service.shapes import shown_delivery_shape
 
 _PATIENCE: Final = timedelta(seconds=30)
+_MORE_THAN_AN_ATTEMPT: Final = timedelta(seconds=5)
 
 
 @command(endpoint, "test")
@@ -30,11 +31,10 @@ _PATIENCE: Final = timedelta(seconds=30)
 @click.option(
     "--timeout",
     type=options.Duration(timedelta(seconds=1), timedelta(minutes=10)),
-    default=_PATIENCE,
-    help="How long to wait for its first attempt.  [default: 30s]",
+    help="How long to wait for its first attempt.  [default: 30s, or DURO_ATTEMPT_TIMEOUT and 5s if that is more]",
 )
 @click.option("--no-wait", is_flag=True, help="Only record it.")
-def test(app: App, endpoint_id: UUID, timeout: timedelta, *, no_wait: bool) -> None:
+def test(app: App, endpoint_id: UUID, timeout: timedelta | None, *, no_wait: bool) -> None:
     """Send an endpoint a test event, and show what it answers. The exit status is 1 when the answer is not a 2xx.
 
     The event is a webhook_test, recorded in the log and delivered by a worker like any other, but to this endpoint
@@ -51,7 +51,9 @@ def test(app: App, endpoint_id: UUID, timeout: timedelta, *, no_wait: bool) -> N
             return probe, None
         app.progress(f"Event {format_id(EVENT, probe.event_id)} is recorded; waiting for a worker to send it")
         data = database.data(probe.endpoint.mode)
-        return probe, await first_attempt(data, probe, timeout.total_seconds())
+        longest = app.settings.attempt_timeout
+        patience = timeout or longer_than(longest)
+        return probe, await first_attempt(data, probe, patience.total_seconds(), longest)
 
     probe, delivery = app.with_database(run)
     shown = {
@@ -63,6 +65,11 @@ def test(app: App, endpoint_id: UUID, timeout: timedelta, *, no_wait: bool) -> N
     app.result(shown, lambda out: _show_tested(out, probe, delivery))
     if delivery is not None and not _arrived(delivery):
         raise Conflict(_failure(delivery))
+
+
+def longer_than(attempt: timedelta) -> timedelta:
+    """How long to wait where nobody says: for an endpoint that answers late, if at all."""
+    return max(_PATIENCE, attempt + _MORE_THAN_AN_ATTEMPT)
 
 
 def _arrived(delivery: ShownDelivery) -> bool:

@@ -4,7 +4,11 @@ disabled   its deliveries are skipped; an event in the log tells of it
 paused     its deliveries wait, as they are
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 import click
@@ -13,17 +17,20 @@ from rich.console import Console
 from schema import replays
 from schema.database import Database
 from schema.endpoints import Endpoint
+from schema.errors import Conflict
 from schema.ids import ENDPOINT, TENANT, format_id
 from schema.replays import Skipped
 from schema.timestamps import iso_millis
 from service.cli.app import App, command
 from service.cli.endpoint_group import ID, administer, endpoint, show_changed
 from service.cli.endpoint_views import show_endpoint
-from service.cli.replaying import run_job, show_job
+from service.cli.replaying import interrupted_by_any_signal, run_job, show_job
 from service.endpoint_admin import endpoint_admin
 from service.replay import Job, replay_skipped
 from service.replay_shape import replay_shape
 from service.shapes import endpoint_shape
+
+_EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @command(endpoint, "enable")
@@ -38,19 +45,31 @@ def enable(app: App, endpoint_id: UUID, *, at_once: bool) -> None:
       duro endpoint enable we_… --replay
     """
 
+    interrupted_by_any_signal()
+    owed = _Owed()
+
     async def run(database: Database) -> tuple[Endpoint, Skipped]:
         async with endpoint_admin(app.settings, database) as admin:
-            enabled = await admin.enable(endpoint_id)
+            owed.endpoint = await admin.show(endpoint_id)
+            try:
+                enabled = await admin.enable(endpoint_id)
+            except Conflict:
+                owed.endpoint = None
+                raise
         assert enabled.disabled_at is not None
         data = database.data(enabled.mode)
-        return enabled, await replays.skipped_since(data, enabled.tenant_id, endpoint_id, enabled.disabled_at)
+        skipped = await replays.skipped_since(data, enabled.tenant_id, endpoint_id, enabled.disabled_at)
+        owed.since = skipped.since or _EVER
+        return enabled, skipped
 
-    enabled, skipped = app.with_database(run)
-    job = _replay(app, enabled, skipped) if at_once else None
+    with _telling_what_is(owed):
+        enabled, skipped = app.with_database(run)
+        job = _replay(app, enabled, skipped, owed) if at_once else None
     app.result(
         {
             **endpoint_shape(enabled),
             "skipped": skipped.count,
+            "skippedMore": skipped.more,
             "skippedSince": iso_millis(skipped.since) if skipped.since else None,
             "replay": replay_shape(job.mode, job.replay) if job else None,
         },
@@ -58,11 +77,38 @@ def enable(app: App, endpoint_id: UUID, *, at_once: bool) -> None:
     )
 
 
-def _replay(app: App, enabled: Endpoint, skipped: Skipped) -> Job | None:
+@dataclass(slots=True)
+class _Owed:
+    """What is left to do if the command ends here. No endpoint: nothing."""
+
+    endpoint: Endpoint | None = None
+    """It may be enabled by now, whether or not that was heard."""
+    since: datetime = _EVER
+
+
+@contextmanager
+def _telling_what_is(owed: _Owed) -> Iterator[None]:
+    """Whatever ends the command in between, Ctrl-C too, an endpoint does not stay enabled without a word of the rest."""
+    try:
+        yield
+    except BaseException:
+        if owed.endpoint is not None:
+            line = _replay_line(owed.endpoint, owed.since)
+            click.echo(f"duro: Once the endpoint is enabled, this replays what was skipped: {line}", err=True)
+        raise
+
+
+def _replay(app: App, enabled: Endpoint, skipped: Skipped, owed: _Owed) -> Job | None:
     since = skipped.since
     if since is None:
         return None
-    return run_job(app, lambda database: replay_skipped(database, enabled, since, datetime.now(UTC)))
+
+    async def begin(database: Database) -> Job:
+        job = await replay_skipped(database, enabled, since)
+        owed.endpoint = None  # from here on the job itself tells how it goes on
+        return job
+
+    return run_job(app, begin)
 
 
 def _show_enabled(out: Console, enabled: Endpoint, skipped: Skipped, job: Job | None) -> None:
@@ -75,11 +121,14 @@ def _show_enabled(out: Console, enabled: Endpoint, skipped: Skipped, job: Job | 
     else:
         least = "At least " if skipped.more else ""
         out.print(f"{least}{skipped.count:,} deliveries were skipped while it was disabled. To replay them:")
-        out.print(
-            f"  duro delivery replay --tenant {format_id(TENANT, enabled.tenant_id)} --mode {enabled.mode} "
-            f"--endpoint {format_id(ENDPOINT, enabled.id)} --status skipped --since {iso_millis(skipped.since)}",
-            soft_wrap=True,
-        )
+        out.print(f"  {_replay_line(enabled, skipped.since)}", soft_wrap=True)
+
+
+def _replay_line(endpoint: Endpoint, since: datetime) -> str:
+    return (
+        f"duro delivery replay --tenant {format_id(TENANT, endpoint.tenant_id)} --mode {endpoint.mode} "
+        f"--endpoint {format_id(ENDPOINT, endpoint.id)} --status skipped --since {iso_millis(since)}"
+    )
 
 
 @command(endpoint, "disable")

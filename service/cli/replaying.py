@@ -1,8 +1,10 @@
 """What commands that replay share: the span of events, a job's progress, and how to go on with one that was stopped."""
 
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from threading import current_thread, main_thread
 from typing import Any, Final, TypeVar
 
 import click
@@ -44,12 +46,13 @@ def read_span(
         raise click.UsageError("Times and positions exclude each other: give one kind.")
     if since is not None:
         now = datetime.now(UTC)
-        return Times(parse_moment(since, now), now if until is None else parse_moment(until, now))
+        return Times(parse_moment(since, now), None if until is None else parse_moment(until, now))
     return None if since_pos is None else Positions(since_pos, until_pos)
 
 
 def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
     """Takes the job to its end. One that is stopped before, by whatever, says how it goes on."""
+    interrupted_by_any_signal()
     begun: Job | None = None
 
     async def run(database: Database) -> Job:
@@ -68,14 +71,21 @@ def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
 
     try:
         return app.with_database(run)
-    except KeyboardInterrupt:
-        if begun is not None:
-            click.echo(f"duro: Stopped; this goes on: {_resume(begun)}", err=True)
-        raise
     except DuroError as error:
         if begun is None:
             raise
         raise type(error)(f"{error} Then go on with: {_resume(begun)}") from None
+    except BaseException:  # Ctrl-C and other signals, and a defect, whose traceback follows
+        if begun is not None:
+            click.echo(f"duro: Stopped; this goes on: {_resume(begun)}", err=True)
+        raise
+
+
+def interrupted_by_any_signal() -> None:
+    """SIGTERM and SIGHUP become what Ctrl-C is, so that what stops a command still lets it say how to go on."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL and current_thread() is main_thread():
+            signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
 
 
 def _resume(job: Job) -> str:

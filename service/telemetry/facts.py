@@ -10,7 +10,8 @@
 
 However many scrape, the database is read once in KEPT_FOR_S at most, and less often when reading is slow: it may take a
 hundredth of the time, so after a reading that took 0.2 s the next comes 20 s later. A schema that could not be read is
-left out and the others are told; when none could, nothing is kept and the next scrape tries again.
+left out and the others are told, for KEPT_FOR_S only: one slow moment must not look like a minute of outage. When none
+could be read, nothing is kept and the next scrape tries again.
 """
 
 import asyncio
@@ -89,6 +90,10 @@ class DatabaseFacts:
     def any(self) -> bool:
         return self.core is not None or bool(self.modes)
 
+    @property
+    def complete(self) -> bool:
+        return self.core is not None and len(self.modes) == len(Mode)
+
 
 class FactsReader:
     def __init__(self, database: Database) -> None:
@@ -129,12 +134,13 @@ class FactsReader:
         if reasons := sorted({_why_not(task) for task in tasks} - {""}):
             _logger.warning("metrics: facts of the database are missing: %s", "; ".join(reasons))
         self._last = facts if facts.any else None
-        self._read_again_at = now + kept_for_s(facts.took_s)
+        self._read_again_at = now + kept_for_s(facts.took_s, complete=facts.complete)
         return facts
 
 
-def kept_for_s(took_s: float) -> float:
-    return min(KEPT_FOR_S_AT_MOST, max(KEPT_FOR_S, took_s / _SHARE_OF_TIME))
+def kept_for_s(took_s: float, *, complete: bool) -> float:
+    longest = KEPT_FOR_S_AT_MOST if complete else KEPT_FOR_S
+    return min(longest, max(KEPT_FOR_S, took_s / _SHARE_OF_TIME))
 
 
 def _result(task: asyncio.Task[T]) -> T | None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -12,15 +13,17 @@ import pytest
 from delivery import claiming
 from delivery.capacity import Capacity, Place
 from delivery.claiming import Claiming, Round
+from delivery.endpoint_health import LONGEST_OPEN_S, NEVER_OPEN_FOR
 from delivery.health_book import HealthBook
-from schema import deliveries, endpoints, switches
+from schema import deliveries, endpoint_health, endpoints, switches
 from schema.database import Database, Pool
-from schema.deliveries import Lane, Verdict
+from schema.deliveries import Lane, Settlement, Verdict, Waiting
 from schema.modes import Mode
-from tests.support.deliveries import Queue
+from tests.support.deliveries import Queue, attempt
 from tests.support.engine import add_endpoint, places
 
 HOUR = timedelta(hours=1)
+LONG = timedelta(seconds=LONGEST_OPEN_S)
 
 
 @dataclass
@@ -140,7 +143,7 @@ async def test_all_are_seen_although_the_first_steps_lead_to_endpoints_that_cann
     monkeypatch.setattr(claiming, "STEPS", 2)
     queues = [await new_queue() for _ in range(5)]
     for queue in queues[:4]:
-        await open_breaker(data, queue, for_=HOUR)
+        await open_breaker(data, queue, for_=LONG)
     served = [await rounds.served() for _ in range(3)]
     assert served == [{}, {}, {queues[4].endpoint: 1}]
 
@@ -239,7 +242,7 @@ async def test_an_open_breaker_is_passed_by_and_a_half_open_one_gets_single_prob
 ) -> None:
     """In every worker, also one that has not heard of the endpoint before."""
     queue = await new_queue(9, again=lane is Lane.AGAIN)
-    await open_breaker(data, queue, for_=HOUR)
+    await open_breaker(data, queue, for_=LONG)
     assert await rounds.claimed(lane) == {}
     await open_breaker(data, queue, for_=timedelta(0))
     assert await rounds.claimed(lane) == {queue.endpoint: 1}
@@ -256,6 +259,95 @@ async def test_a_breaker_that_another_worker_closed_is_closed_here(
     await data.execute("UPDATE endpoint_health SET open_until = NULL, openings = 0")
     assert await rounds.served() == {queue.endpoint: 1}, "a slow start"
     assert rounds.health.closed(queue.endpoint)
+
+
+async def test_a_worker_that_saw_no_probe_starts_slowly_as_well(
+    new_queue: NewQueue, data: Pool, rounds: Rounds
+) -> None:
+    """It had opened the breaker, and another worker probed and closed it."""
+    queue = await new_queue(9)
+    await write_hung(data, rounds.health, queue)
+    await data.execute("UPDATE endpoint_health SET open_until = NULL, openings = 0")
+    assert await rounds.served() == {queue.endpoint: 1}
+    assert rounds.health.closed(queue.endpoint)
+
+
+async def test_a_look_under_way_while_the_breaker_was_opened_and_written_lets_nothing_through(
+    new_queue: NewQueue, data: Pool, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = await new_queue(9)
+    look = deliveries.endpoints_waiting
+
+    async def slow_look(*arguments: Any) -> list[Waiting]:
+        found = await look(*arguments)
+        await write_hung(data, rounds.health, queue)
+        return found
+
+    with monkeypatch.context() as slow:
+        slow.setattr(deliveries, "endpoints_waiting", slow_look)
+        assert await rounds.claimed() == {}
+    assert rounds.health.open(queue.endpoint)
+
+
+async def write_hung(data: Pool, health: HealthBook, queue: Queue) -> None:
+    """Three attempts that hung, observed and written: the breaker is open here and in the database."""
+    (claim,) = await queue.claim(1)
+    hung = [Settlement(claim, Verdict.RETRY, timedelta(0), attempt("timeout", None)) for _ in range(3)]
+    for settlement in hung:
+        health.observe(settlement)
+    notes = health.notes(hung)
+    async with data.acquire() as tx, tx.transaction():
+        await endpoint_health.note_health(tx, notes)
+    health.written(notes)
+    assert health.open(queue.endpoint)
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_a_breaker_that_was_open_when_the_database_s_clock_was_set_back_is_half_open(
+    new_queue: NewQueue, data: Pool, rounds: Rounds, lane: Lane
+) -> None:
+    queue = await new_queue(9, again=lane is Lane.AGAIN)
+    await open_breaker(data, queue, for_=NEVER_OPEN_FOR - timedelta(seconds=9))
+    assert await rounds.claimed(lane) == {}
+    await open_breaker(data, queue, for_=NEVER_OPEN_FOR + timedelta(seconds=9))
+    assert await rounds.claimed(lane) == {queue.endpoint: 1}
+    assert not rounds.health.closed(queue.endpoint)
+
+
+# How often it looks
+
+
+async def test_an_empty_look_is_not_repeated_at_once_and_one_that_found_something_is(
+    new_queue: NewQueue, data: Pool, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all that waits is held, every hint would be a look."""
+    monkeypatch.setattr(claiming, "FIRST_EVERY_S", 3600)
+    held, free = await new_queue(9), await new_queue(30)
+    await open_breaker(data, held, for_=LONG)
+    fresh = rounds.lanes[Lane.FIRST]
+    for _ in range(3):
+        claims = (await fresh.round()).claims
+        assert len(claims) == 4
+        for claim in claims:
+            rounds.capacity.give_back(Place(claim.tenant_id, claim.endpoint_id), size=len(claim.data))
+    await open_breaker(data, free, for_=LONG)
+    assert await fresh.round() == Round()
+    await open_breaker(data, free, for_=timedelta(0))
+    assert await fresh.round() == Round(), "it does not look"
+    assert await rounds.claimed() == {free.endpoint: 1}
+
+
+async def test_a_look_that_found_no_place_for_what_may_be_claimed_is_repeated(
+    new_queue: NewQueue, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claiming, "FIRST_EVERY_S", 3600)
+    queue = await new_queue(9)
+    held = Place(queue.tenant, queue.endpoint)
+    rounds.capacity.take(held, 4)
+    fresh = rounds.lanes[Lane.FIRST]
+    assert await fresh.round() == Round(more_soon=True)
+    rounds.capacity.give_back(held, 4)
+    assert len((await fresh.round()).claims) == 4
 
 
 # Disabled endpoints

@@ -74,8 +74,8 @@ async def test_an_endpoint_that_fails_is_left_alone_probed_and_served_again(
 async def test_while_it_is_open_what_comes_for_it_waits_without_a_place_and_others_are_served(
     database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint_health, "FIRST_OPEN_S", 3600)
-    monkeypatch.setattr(endpoint_health, "LONGEST_OPEN_S", 3600)
+    monkeypatch.setattr(endpoint_health, "FIRST_OPEN_S", 300)
+    monkeypatch.setattr(endpoint_health, "LONGEST_OPEN_S", 300)
     ill = await add_endpoint(database, tenant, receiver.url + "/ill")
     await add_endpoint(database, tenant, receiver.url + "/well")
     receiver.answer = lambda request: Answer(500) if request.path == "/ill" else OK
@@ -101,8 +101,8 @@ async def test_a_hanging_endpoint_is_given_up_for_a_while_and_the_healthy_one_go
     database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three that hang are enough; 100 wait for it meanwhile."""
-    monkeypatch.setattr(endpoint_health, "FIRST_OPEN_S", 3600)
-    monkeypatch.setattr(endpoint_health, "LONGEST_OPEN_S", 3600)
+    monkeypatch.setattr(endpoint_health, "FIRST_OPEN_S", 300)
+    monkeypatch.setattr(endpoint_health, "LONGEST_OPEN_S", 300)
     ill = await add_endpoint(database, tenant, receiver.url + "/slow")
     await add_endpoint(database, tenant, receiver.url + "/well")
     never = asyncio.Event()

@@ -241,6 +241,15 @@ def test_a_breaker_that_another_worker_closed_is_closed_here() -> None:
     assert failing.adopted(0, now=5.0) is failing, "it was closed here too: what was counted stays"
 
 
+def test_a_breaker_that_was_closed_while_it_was_open_counts_from_then_on() -> None:
+    """Not from when it would have been half-open: somebody gave it a new URL, or enabled it again."""
+    open_long = Breaker(State.HALF_OPEN, openings=7).after(FAILED, 0.0, 1.0, EVEN)
+    assert open_long.probing_from > 200
+    afresh = open_long.adopted(0, now=3.0)
+    assert run(afresh, *[HUNG] * 3, now=3.0).state is State.OPEN
+    assert afresh.after(HUNG, 2.9, 4.0, EVEN) == afresh, "that was under way before"
+
+
 # The way to being disabled
 
 
@@ -321,6 +330,8 @@ def test_before_half_of_the_way_there_is_nothing_to_decide(
         (True, False, 1, State.OPEN),
         (True, True, 0, State.HALF_OPEN),
         (True, True, -1, State.HALF_OPEN),
+        (True, True, LONGEST_OPEN_S, State.OPEN),
+        (True, True, 3600, State.HALF_OPEN),  # the clock was set back
         (False, True, 1, State.DISABLED),
         (False, False, None, State.DISABLED),
     ],

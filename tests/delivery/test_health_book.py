@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from delivery.endpoint_health import State
 from delivery.health_book import HealthBook
-from schema.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
+from schema.deliveries import Attempt, ClaimedDelivery, EndpointTarget, Settlement, Verdict
 from schema.endpoint_health import BreakerChange, HealthNote
 from schema.ids import new_id
 
@@ -49,10 +49,18 @@ def a_book(clock: Clock) -> HealthBook:
 
 
 def result(
-    endpoint_id: UUID, outcome: str | None, error: str | None = None, took_s: float = 0.0
+    endpoint_id: UUID,
+    outcome: str | None,
+    error: str | None = None,
+    took_s: float = 0.0,
+    *,
+    failing: bool = False,
 ) -> Settlement:
+    endpoint = EndpointTarget(
+        endpoint_id, TENANT, "https://example.com/", (), None, True, (), failing=failing
+    )
     claim = ClaimedDelivery(
-        new_id(), TENANT, endpoint_id, new_id(), "invoice_created", START, 0, False, "{}", 1, None
+        new_id(), TENANT, endpoint_id, new_id(), "invoice_created", START, 0, False, "{}", 1, endpoint
     )
     if outcome is None:
         return Settlement(claim, Verdict.SKIPPED)
@@ -237,7 +245,7 @@ def test_a_failed_probe_opens_for_longer(book: HealthBook, clock: Clock) -> None
     write(book, *failures(10))
     clock.passes(2)
     assert change(write(book, result(A, "ok"), result(A, "connect"))) == BreakerChange(
-        2, timedelta(seconds=4)
+        2, timedelta(seconds=4), follows=1
     )
 
 
@@ -251,7 +259,7 @@ def test_what_changed_during_the_write_is_told_by_the_next_one(book: HealthBook,
     again = result(A, "connect")
     book.observe(again)
     book.written(notes)
-    assert change(book.notes([again])) == BreakerChange(3, timedelta(seconds=8))
+    assert change(book.notes([again])) == BreakerChange(3, timedelta(seconds=8), follows=2)
 
 
 def test_a_recovery_during_the_write_of_its_opening_is_told_by_the_next_one(
@@ -285,32 +293,88 @@ def test_results_under_way_when_it_opened_neither_close_nor_extend_it(book: Heal
 
 
 def test_an_opening_of_another_worker_is_adopted_and_counted_on(book: HealthBook) -> None:
-    assert book.adopt(A, 3)
+    assert book.adopt(A, 3, book.monotonic())
     assert not book.closed(A)
-    assert not book.adopt(A, 3), "it has begun before"
-    assert change(write(book, result(A, "timeout"))) == BreakerChange(4, timedelta(seconds=16))
+    assert not book.adopt(A, 3, book.monotonic()), "it has begun before"
+    assert change(write(book, result(A, "timeout"))) == BreakerChange(4, timedelta(seconds=16), follows=3)
 
 
 def test_its_own_opening_is_half_open_when_the_database_says_so(book: HealthBook) -> None:
     """By the database's clock, which claims go by; ours may be behind."""
     write(book, *failures(10))
-    assert book.adopt(A, 1)
+    assert book.adopt(A, 1, book.monotonic())
     assert book.states() == {State.HALF_OPEN: 1}
 
 
 def test_what_the_database_says_is_older_than_what_it_has_not_been_told(book: HealthBook) -> None:
     for settlement in failures(10):
         book.observe(settlement)
-    assert not book.adopt(A, 0)
+    assert not book.adopt(A, 0, book.monotonic())
     assert not book.closed(A)
 
 
-def test_a_breaker_that_another_worker_closed_is_closed_here_too(book: HealthBook) -> None:
+def test_a_look_from_before_the_opening_was_written_closes_nothing(book: HealthBook, clock: Clock) -> None:
+    """Its answer was on the way while the results came in, and the batch was committed."""
+    looked_at = book.monotonic()
+    clock.passes(0.5)
+    batch = failures(10)
+    for settlement in batch:
+        book.observe(settlement)
+    notes = book.notes(batch)
+    clock.passes(0.5)
+    looked_meanwhile = book.monotonic()
+    clock.passes(0.5)
+    book.written(notes)
+    for stale in (looked_at, looked_meanwhile):
+        assert not book.adopt(A, 0, stale)
+        assert book.open(A)
+    assert book.adopt(A, 0, book.monotonic())
+    assert book.closed(A), "a look that was later tells what another worker has done"
+
+
+def test_a_look_from_before_the_recovery_was_written_opens_nothing(book: HealthBook, clock: Clock) -> None:
     write(book, *failures(10))
-    assert not book.adopt(A, 0)
+    clock.passes(2)
+    looked_at = book.monotonic()
+    clock.passes(0.5)
+    write(book, *(result(A, "ok") for _ in range(3)))
+    assert not book.adopt(A, 1, looked_at)
     assert book.closed(A)
-    assert not book.adopt(B, 0)
+
+
+def test_a_breaker_that_another_worker_closed_is_closed_here_too_and_the_endpoint_starts_slowly(
+    book: HealthBook,
+) -> None:
+    write(book, *failures(10))
+    assert book.adopt(A, 0, book.monotonic())
+    assert book.closed(A)
+    assert not book.adopt(A, 0, book.monotonic()), "once"
+    assert not book.adopt(B, 0, book.monotonic())
     assert len(book._known) == 1, "of healthy endpoints nothing needs to be known"
+
+
+def test_an_opening_follows_what_the_database_has_been_told_of(book: HealthBook, clock: Clock) -> None:
+    """One whose first writes failed for so long that it opened again meanwhile is news to the database all the same."""
+    batch = failures(10)
+    for settlement in batch:
+        book.observe(settlement)
+    clock.passes(2)
+    batch += failures(1)
+    book.observe(batch[-1])
+    assert change(book.notes(batch)) == BreakerChange(2, timedelta(seconds=4), follows=0)
+    book.written(book.notes(batch))
+    clock.passes(4)
+    assert change(write(book, *failures(1))) == BreakerChange(3, timedelta(seconds=8), follows=2)
+
+
+def test_a_success_is_news_while_the_database_has_the_endpoint_failing(book: HealthBook) -> None:
+    """Another worker noted the failure; to this one all has been well."""
+    write(book, result(A, "ok"))
+    recovered = result(A, "ok", failing=True)
+    assert [note.succeeded for note in write(book, recovered)] == [True]
+    assert write(book, result(A, "ok")) == []
+    counted = {recovered.attempt.id} if recovered.attempt else set()
+    assert book.notes([recovered], counted) == []
 
 
 def test_an_endpoint_found_disabled_starts_afresh(book: HealthBook) -> None:

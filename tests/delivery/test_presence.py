@@ -299,18 +299,6 @@ async def test_a_worker_that_left_can_come_again(database: Database, new_worker:
     assert await registered(database) == {worker.worker_id}
 
 
-async def test_a_lease_beyond_every_deadline_ends_whoever_holds_it(
-    database: Database, new_worker: NewWorker, lease: Leasing
-) -> None:
-    worker = await new_worker()
-    await lease(worker.worker_id, 2)
-    await database.data(Mode.TEST).execute(
-        "UPDATE webhook_deliveries SET leased_until = now() - interval '1 second'"
-    )
-    await worker.look()
-    assert await held(database) == 0
-
-
 async def test_a_lease_in_a_name_that_nobody_bears_ends(
     database: Database, new_worker: NewWorker, lease: Leasing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,12 +306,11 @@ async def test_a_lease_in_a_name_that_nobody_bears_ends(
     worker = await new_worker()
     await lease(worker.worker_id + 1000, 2)
     await lease(worker.worker_id, 1)
-    await worker.look()
+    await worker.sweep()
     assert await held(database) == 3
     release = partial(deliveries.release_orphans, older_than=timedelta(0))
     monkeypatch.setattr(deliveries, "release_orphans", release)
-    worker._sweep_at = 0.0
-    await worker.look()
+    await worker.sweep()
     assert await held(database) == 1
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from datetime import timedelta
+from functools import partial
 
 import asyncpg
 import pytest
@@ -13,10 +14,12 @@ from schema import workers
 from schema.database import Database
 from schema.modes import Mode
 from schema.polling import through_outages
+from tests.support.duro_process import eventually
 
 SOON_S = 0.05
 FROZEN = "a worker that froze"
 LOCK_CURSOR = "SELECT name FROM consumers WHERE name = 'fanout' FOR UPDATE SKIP LOCKED"
+MORE_THAN_BUFFERS_TAKE = "SELECT repeat('x', 1000000) FROM generate_series(1, 60)"
 
 
 @pytest.fixture
@@ -56,6 +59,34 @@ async def test_a_dead_workers_session_that_holds_a_cursor_is_ended_even_between_
                 await connection.execute("COMMIT")
     observer.close()
     await asyncio.sleep(0)  # the loop closes what has been terminated
+
+
+async def test_a_dead_workers_session_to_which_the_server_writes_in_vain_is_ended(
+    database: Database, db_url: str, key: bytes
+) -> None:
+    """It froze while a batch came; the server's timeouts see that late."""
+    ours = database.data(Mode.TEST)
+    async with (
+        Database.open(db_url, key, name=FROZEN) as its_database,
+        its_database.data(Mode.TEST).acquire() as connection,
+    ):
+        await connection.execute("BEGIN")
+        assert await connection.fetchval(LOCK_CURSOR)
+        pid = connection.get_server_pid()
+        connection._transport.pause_reading()
+        batch = asyncio.create_task(connection.execute(MORE_THAN_BUFFERS_TAKE))
+        waits_for = partial(ours.fetchval, "SELECT wait_event FROM pg_stat_activity WHERE pid = $1", pid)
+
+        async def is_stuck() -> bool:
+            return bool(await waits_for() == "ClientWrite")
+
+        await eventually(is_stuck, "the server waits for the client to read")
+        assert await workers.end_sessions(ours, FROZEN, timedelta(minutes=1)) == 0
+        assert await workers.end_sessions(ours, FROZEN, timedelta(0)) == 1
+        await eventually(partial(cursor_is_free, database), "the cursor is free")
+        connection.terminate()
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError)):
+            await batch
 
 
 async def test_a_session_of_that_name_which_is_not_standing_still_goes_on(

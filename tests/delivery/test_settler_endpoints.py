@@ -52,6 +52,19 @@ async def test_410_from_a_url_that_the_endpoint_has_left_disables_nothing(
     assert await told_disabled(superuser) == []
 
 
+async def test_410_that_disables_nothing_leaves_the_breaker_as_it_is(
+    database: Database, ours: Engine, tenant: UUID, endpoint: UUID
+) -> None:
+    *hung, last = await some_claims(ours, tenant, endpoint, 4)
+    await settle(ours, *(failed(claimed) for claimed in hung))
+    assert ours.settler._health.open(endpoint)
+    await endpoints.update(
+        database.core, endpoint, EndpointChanges("https://example.com/new", None, None, None)
+    )
+    await settle(ours, gone(last))
+    assert ours.settler._health.open(endpoint)
+
+
 async def test_410_that_comes_too_late_disables_nothing(
     database: Database, ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
@@ -108,6 +121,21 @@ async def test_the_endpoint_s_health_tells_its_present_fortune(
     assert await health() == (0, False, None)
 
 
+async def test_a_success_ends_a_failing_that_another_worker_noted(
+    database: Database, ours: Engine, tenant: UUID, endpoint: UUID
+) -> None:
+    """Although all has been well here, and a success was noted a moment ago: else the endpoint would be warned about and
+    disabled for a single failure."""
+    async with engine(database, worker_id=lambda: 2) as other:
+        without_places(other)
+        await settle(ours, delivered(*await some_claims(ours, tenant, endpoint, 1)))
+        await settle(other, failed(*await some_claims(other, tenant, endpoint, 1, worker=2)))
+        await settle(ours, delivered(*await some_claims(ours, tenant, endpoint, 1)))
+    row = await ours.pool.fetchrow("SELECT failing_since, consecutive_failures FROM endpoint_health")
+    assert row is not None
+    assert tuple(row) == (None, 0)
+
+
 @pytest.mark.parametrize("where", [Cut.BEFORE, Cut.AFTER])
 async def test_a_commit_of_unknown_fate_counts_failures_once_and_still_disables_at_410(
     far: Engine,
@@ -153,7 +181,8 @@ async def test_a_breaker_is_opened_and_closed_with_the_results_that_decided_it(
     assert await breaker() == (True, 1)
     await settle(ours, failed(claims[3]), delivered(claims[4]))
     assert await breaker() == (True, 1), "both were under way when it opened"
-    ours.settler._health.adopt(endpoint, 1)
+    health = ours.settler._health
+    health.adopt(endpoint, 1, health.monotonic())
     await settle(ours, *(delivered(claimed, total_ms=0.0) for claimed in claims[5:7]))
     assert await breaker() == (True, 1)
     await settle(ours, delivered(claims[7], total_ms=0.0))

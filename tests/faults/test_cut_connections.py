@@ -21,10 +21,10 @@ DELIVERIES = length(1_500, 40_000)
 CUTS = length(12, 120)
 LATENCY_S = 0.003
 # What a connection is sending when it is cut. A statement's text is sent when a connection prepares it, which a new one
-# does again after a cut; a commit is sent in so many words each time.
-FAN_OUT = b"INSERT INTO webhook_deliveries"
+# does again after a cut; a COPY, as large batches go, and a commit are sent in so many words each time.
+FAN_OUT = (b"INSERT INTO webhook_deliveries", b'COPY "webhook_deliveries"')
 CLAIM = b"FOR UPDATE SKIP LOCKED"
-SETTLE = b"INSERT INTO webhook_attempts"
+SETTLE = (b"INSERT INTO webhook_attempts", b'COPY "webhook_attempts"')
 COMMIT = b"COMMIT"
 # With the answer to a commit that hands out leases the knowledge of them is lost; the worker's audit finds them, in
 # half a minute or a whole one. That is for the full length.

@@ -215,7 +215,7 @@ async def test_orphans_are_what_nobody_registered_holds_and_what_is_held_beyond_
     await queue.add(3)
     orphan, overdue, alive = [
         (await queue.claim(1, worker=worker, lease_for=lease_for))[0]
-        for worker, lease_for in ((1, LEASE_FOR), (2, timedelta(0)), (2, LEASE_FOR))
+        for worker, lease_for in ((1, LEASE_FOR), (2, -2 * LEASE_FOR), (2, LEASE_FOR))
     ]
     assert await deliveries.release_orphans(queue.data, [2], LEASE_FOR, timedelta(minutes=1)) == 1
     assert [claim.id for claim in await queue.claim()] == [overdue.id]

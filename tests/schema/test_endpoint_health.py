@@ -7,11 +7,12 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema import endpoint_health, endpoints
+from schema import deliveries, endpoint_health, endpoints, metrics
 from schema.database import Database, Pool
 from schema.endpoint_health import BreakerChange, HealthNote
 from schema.errors import Conflict
 from schema.ids import new_id
+from schema.metrics import Troubled
 from schema.modes import Mode
 from tests.support.engine import add_endpoint
 
@@ -40,8 +41,8 @@ class Row:
         async with self._data.acquire() as tx, tx.transaction():
             await endpoint_health.note_health(tx, [note])
 
-    async def open(self, openings: int, seconds: float = 60) -> None:
-        await self.note(failures=1, breaker=BreakerChange(openings, timedelta(seconds=seconds)))
+    async def open(self, openings: int, seconds: float = 60, *, follows: int = 0) -> None:
+        await self.note(failures=1, breaker=BreakerChange(openings, timedelta(seconds=seconds), follows))
 
     async def close(self, openings: int) -> None:
         await self.note(breaker=BreakerChange(openings, None))
@@ -129,6 +130,52 @@ async def test_whoever_recovered_from_an_opening_closes_no_later_one(row: Row) -
     assert await row.breaker() == (0, None)
     await row.open(1)
     assert (await row.breaker())[0] == 1, "the next trouble begins anew"
+
+
+async def test_a_late_failure_does_not_open_again_what_has_recovered(row: Row) -> None:
+    """Another worker's probe of the same half-open time, the last of a long trouble: it would close the endpoint off for
+    minutes. Nor does it lengthen what is the next trouble's first opening."""
+    await row.open(8)
+    await row.close(8)
+    await row.open(9, follows=8)
+    assert await row.breaker() == (0, None)
+    await row.open(1, seconds=2)
+    opened = await row.breaker()
+    await row.open(9, follows=8)
+    assert await row.breaker() == opened
+
+
+async def test_a_failed_probe_opens_what_is_half_open_whoever_s_opening_it_follows(row: Row) -> None:
+    await row.open(3)
+    await row.open(4, follows=3)
+    await row.open(5, follows=2)
+    assert (await row.breaker())[0] == 5
+
+
+async def test_targets_tell_whether_the_endpoint_is_failing(
+    data: Pool, row: Row, tenant: UUID, endpoint: UUID
+) -> None:
+    async def failing() -> set[bool]:
+        async with data.acquire() as tx:
+            routes = await deliveries.endpoints_of_tenants(tx, [tenant])
+            by_id = await deliveries.endpoints_by_id(tx, [endpoint])
+        return {target.failing for target in (*routes.targets, *by_id.values())}
+
+    assert await failing() == {False}, "nothing is known of it"
+    await row.note(failures=1)
+    assert await failing() == {True}
+    await row.note(ok=True)
+    assert await failing() == {False}
+
+
+async def test_a_breaker_that_was_open_when_the_clock_was_set_back_is_counted_as_half_open(
+    data: Pool, row: Row
+) -> None:
+    await row.open(1, seconds=300)
+    async with data.acquire() as connection:
+        assert await metrics.troubled(connection) == Troubled(failing=1, open=1, half_open=0)
+        await row.open(2, seconds=3600)
+        assert await metrics.troubled(connection) == Troubled(failing=1, open=0, half_open=1)
 
 
 # Disabled, enabled, asked about

@@ -228,6 +228,37 @@ async def test_no_plan_relies_on_a_partition_being_empty(data: Connection) -> No
         await assert_sound_while_empty(data, await explain(data, statement, *arguments))
 
 
+async def test_no_plan_for_what_people_ask_relies_on_a_partition_being_empty(data: Connection) -> None:
+    """What looks at events and deliveries, and what replays them."""
+    delivery, event, at = await data.fetchrow(
+        "SELECT id, event_id, created_at FROM webhook_deliveries WHERE tenant_id = $1 LIMIT 1", TENANT
+    )
+    page, until = (at, UUID(int=0), 20), at + timedelta(days=400)
+    deliveries, events = ([delivery], [at]), ([event], [at])
+    endpoint = history.DEAD_ENDPOINT
+    statements: list[tuple[str, Sequence[object]]] = [
+        (EVENTS["list"], (TENANT, None, *page)),
+        (EVENTS["locate"], (event,)),
+        (EVENTS["show"], (TENANT, event)),
+        (EVENTS["deliveries_of"], (TENANT, event, at)),
+        (HISTORY["list"], (TENANT, None, None, *page)),
+        (HISTORY["list_undelivered"], (TENANT, "failed", None, *page)),
+        (HISTORY["locate"], (delivery,)),
+        (HISTORY["show"], (TENANT, delivery)),
+        (HISTORY["attempts"], (TENANT, delivery, at)),
+        (REPLAYS["replay_one"], (TENANT, delivery)),
+        (REPLAYS["undelivered"], (TENANT, at, UUID(int=0), until, 20)),
+        (REPLAYS["events_by_time"], (TENANT, at, UUID(int=0), until, 20)),
+        (REPLAYS["events_by_position"], (TENANT, 0, 500, 500)),
+        (REPLAYS["deliveries_of_events"], (TENANT, *events, endpoint)),
+        (REPLAYS["replay"], (TENANT, *deliveries, ["delivered"], None)),
+        (REPLAYS["backfill"], (TENANT, UUID(int=7), *events, ["invoice_created"])),
+        (REPLAYS["skipped_since"], (TENANT, endpoint, at, 20)),
+    ]
+    for statement, arguments in statements:
+        await assert_sound_while_empty(data, await explain(data, statement, *arguments))
+
+
 async def test_taking_over_looks_at_leases_alone(data: Connection) -> None:
     leased = history.LEASED
     plan = await explain(data, DELIVERIES["take_over"], [99])
@@ -242,6 +273,8 @@ async def test_looking_for_orphans_looks_at_leases_alone(data: Connection) -> No
     leased = history.LEASED
     plan = await explain(data, DELIVERIES["release_orphans"], [1], LEASE_FOR, timedelta(0))
     assert_frugal(plan, rows=leased + PARTITIONS, pages=2 * leased + 10 * PARTITIONS)
+    found_again = [node for node in plan.nodes() if "(id = orphaned.id)" in node.get("Index Cond", "")]
+    assert len(found_again) == PARTITIONS, "each orphan by its id"
 
 
 async def test_one_delivery_is_found_in_each_partitions_index(data: Connection) -> None:

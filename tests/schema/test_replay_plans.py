@@ -108,12 +108,36 @@ async def test_a_tenants_events_are_walked_by_position_as_far_as_it_looks(data: 
 
 async def test_a_step_changes_its_rows_by_index(data: Connection) -> None:
     events, deliveries = await columns(data, "events"), await columns(data, "webhook_deliveries")
-    found = await explain(data, REPLAYS["deliveries_of_events"], TENANT, *events)
+    found = await explain(data, REPLAYS["deliveries_of_events"], TENANT, *events, None)
     assert_frugal(found, rows=2 * STEP, pages=8 * STEP)
     replayed = await explain(data, REPLAYS["replay"], TENANT, *deliveries, ["failed", "delivered"], None)
     assert_frugal(replayed, rows=5 * STEP, pages=60 * STEP)
     backfilled = await explain(data, REPLAYS["backfill"], TENANT, UUID(int=7), *events, ["invoice_created"])
     assert_frugal(backfilled, rows=2 * STEP, pages=60 * STEP)
+
+
+_TO_MANY_ENDPOINTS = """
+INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, event_id, event_type, created_at, status, attempts, due_at,
+                                retry_at, settled_at)
+SELECT gen_random_uuid(), $1, gen_random_uuid(), e.id, 'invoice_created', e.created_at, 'delivered', 1, NULL, NULL, now()
+  FROM unnest($2::uuid[], $3::timestamptz[]) AS e (id, created_at), generate_series(1, 40)
+"""
+
+
+async def test_a_step_for_one_endpoint_passes_by_all_others_deliveries(data: Connection) -> None:
+    ids, created_at = await columns(data, "events")
+    going = data.transaction()
+    await going.start()
+    try:
+        await data.execute(_TO_MANY_ENDPOINTS, TENANT, ids, created_at)
+        endpoint = await data.fetchval(
+            "SELECT endpoint_id FROM webhook_deliveries WHERE event_id = $1", ids[0]
+        )
+        plan = await explain(data, REPLAYS["deliveries_of_events"], TENANT, ids, created_at, endpoint)
+    finally:
+        await going.rollback()
+    assert plan.root["Actual Rows"] >= 1
+    assert_frugal(plan, rows=STEP, pages=8 * STEP)
 
 
 @pytest.mark.parametrize("status", ["failed", "skipped"])

@@ -24,6 +24,7 @@ from tests.support.events import record, record_many, sequence_all
 
 HOUR = timedelta(hours=1)
 EVERYTHING = Times(datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+ENDS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 WHOLE_LOG = Positions(0, None)
 TYPES = ("invoice_created",)
 
@@ -372,9 +373,49 @@ async def test_what_was_skipped_since_a_moment_is_counted_with_where_it_begins(q
     moment = datetime.now(UTC) - timedelta(minutes=10)
     skipped = await replays.skipped_since(queue.data, queue.tenant, queue.endpoint, moment)
     assert skipped == replays.Skipped(3, (await queue.show(ids[0])).created_at, more=False)
-    assert (await replays.skipped_since(queue.data, queue.tenant, queue.endpoint, moment, 3)).more
+    assert not (await replays.skipped_since(queue.data, queue.tenant, queue.endpoint, moment, 6)).more
     assert (await replays.skipped_since(queue.data, queue.tenant, UUID(int=1), moment)).count == 0
     assert (await replays.skipped_since(queue.data, UUID(int=1), queue.endpoint, moment)).count == 0
+
+
+async def test_where_there_is_more_than_was_looked_at_a_replay_begins_at_the_oldest(queue: Queue) -> None:
+    oldest, *_ = [*await settled(queue, Verdict.FAILED), *await settled(queue, Verdict.SKIPPED, 4)]
+    await settled(queue, Verdict.FAILED, 2)
+    moment = datetime.now(UTC) - timedelta(minutes=10)
+    since = (await queue.show(oldest)).created_at
+    for most, counted in ((3, 2), (1, 0)):
+        skipped = await replays.skipped_since(queue.data, queue.tenant, queue.endpoint, moment, most)
+        assert skipped == replays.Skipped(counted, since, more=True)
+    job = await replay(queue, "skipped", endpoint=queue.endpoint, events=Times(since, None))
+    assert job.replayed == 4
+
+
+@pytest.mark.parametrize(
+    "times", [Times(ENDS[0], None), Times(EVERYTHING.since, ENDS[1])], ids=["since", "until"]
+)
+async def test_no_job_has_a_time_that_is_infinity_to_the_database(queue: Queue, times: Times) -> None:
+    with pytest.raises(asyncpg.CheckViolationError):
+        await begin(queue, events=times)
+    assert not (await replays.list_replays(queue.data, queue.tenant, After(), 2)).items
+
+
+async def test_now_is_the_databases(queue: Queue) -> None:
+    before = await replays.now(queue.data)
+    job = await begin(queue, events=Times(EVERYTHING.since, None))
+    assert job.until is not None
+    assert before < job.until < await replays.now(queue.data)
+
+
+@SPANS
+async def test_a_replay_for_one_endpoint_looks_at_its_deliveries_alone(
+    database: Database, queue: Queue, events: Times | Positions
+) -> None:
+    other = Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant))
+    await settled(queue, Verdict.DELIVERED, 3)
+    await settled(other, Verdict.DELIVERED, 2)
+    job = await replay(queue, "delivered", endpoint=other.endpoint, events=events)
+    assert (job.seen, job.replayed) == (2, 2)
+    assert (await replay(queue, "delivered", events=events)).seen == 5
 
 
 async def test_fan_out_that_comes_later_adds_no_second_delivery(database: Database, queue: Queue) -> None:

@@ -17,6 +17,8 @@ NOW = datetime(2026, 6, 28, 12, tzinfo=UTC)
         ("2026-06-28T09:00:00Z", NOW - timedelta(hours=3)),
         ("2026-06-28T10:00:00.000+01:00", NOW - timedelta(hours=3)),
         ("2026-06-28 09:00Z", NOW - timedelta(hours=3)),
+        ("1970-01-01T00:00:00Z", datetime(1970, 1, 1, tzinfo=UTC)),
+        ("2200-01-01T01:00:00+01:00", datetime(2200, 1, 1, tzinfo=UTC)),
     ],
 )
 def test_how_long_ago_and_iso_times_are_read(text: str, moment: datetime) -> None:
@@ -29,4 +31,19 @@ def test_how_long_ago_and_iso_times_are_read(text: str, moment: datetime) -> Non
 )
 def test_anything_else_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InvalidInput, match="2026-06-28T09:00:00Z"):
+        parse_moment(text, NOW)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T23:59:59.999999Z",
+        "9999-12-31T23:59:59.999999-23:59",
+        "1970-01-01T00:00:00+00:01",
+        "2200-01-01T00:00:01Z",
+    ],
+)
+def test_what_the_database_would_take_for_infinity_or_nobody_can_mean_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"between 1970 and 2200.*2026-06-28T09:00:00Z"):
         parse_moment(text, NOW)

@@ -250,7 +250,13 @@ async def test_a_schema_that_does_not_answer_costs_its_own_facts_alone(
     assert found.core is not None
     assert found.modes.keys() == {Mode.LIVE}
     assert found.core.oldest_transaction.pid == owner.get_server_pid(), "and it is told who is to blame"
+    monkeypatch.setattr(facts, "monotonic", lambda: found.read_at + facts.KEPT_FOR_S)
+    assert (await reader.facts()).modes.keys() == set(Mode), "and it is not missing for longer than need be"
 
 
 def test_reading_takes_a_hundredth_of_the_time_at_most_and_once_a_minute_at_least() -> None:
-    assert [kept_for_s(took) for took in (0.001, 0.05, 0.2, 5)] == [5, 5, 20, 60]
+    assert [kept_for_s(took, complete=True) for took in (0.001, 0.05, 0.2, 5)] == [5, 5, 20, 60]
+
+
+def test_what_is_incomplete_is_not_kept_for_long() -> None:
+    assert [kept_for_s(took, complete=False) for took in (0.001, 0.2, 5)] == [5, 5, 5]

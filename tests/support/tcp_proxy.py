@@ -45,7 +45,7 @@ class TcpProxy:
         self._refuses = False
         self._tells_server = asyncio.Event()
         self._tells_server.set()
-        self._watched: tuple[bytes, Cut] | None = None
+        self._watched: tuple[tuple[bytes, ...], Cut] | None = None
         self.was_cut = asyncio.Event()
         """Set when a watched cut has happened."""
         self.cuts = 0
@@ -94,10 +94,10 @@ class TcpProxy:
         self._refuses = False
         self._flows.set()
 
-    def cut_at(self, words: bytes, where: Cut) -> None:
-        """Cuts the next connection that sends `words`, once; a statement's text is sent when it is prepared."""
+    def cut_at(self, words: bytes | tuple[bytes, ...], where: Cut) -> None:
+        """Cuts the next connection that sends `words`, or any of several, once; a statement's text is sent when it is prepared."""
         self.was_cut.clear()
-        self._watched = (words, where)
+        self._watched = (words if isinstance(words, tuple) else (words,), where)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -128,7 +128,7 @@ class TcpProxy:
     async def _to_server(self, reader: asyncio.StreamReader, link: _Link) -> None:
         while piece := await _read(reader):
             await self._under_way()
-            if self._watched is not None and self._watched[0] in piece:
+            if self._watched is not None and any(words in piece for words in self._watched[0]):
                 _, where = self._watched
                 self._watched = None
                 match where:

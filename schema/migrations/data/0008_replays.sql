@@ -25,6 +25,7 @@ CREATE TABLE webhook_replays (
     created_at  timestamptz NOT NULL DEFAULT now(),
     moved_at    timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz,
+    CHECK (since < until AND isfinite(since) AND isfinite(until) AND isfinite(at_time)),
     CHECK (num_nulls(since, until, at_time, at_id) = 0 AND num_nonnulls(after_pos, until_pos, at_pos) = 0
         OR num_nonnulls(since, until, at_time, at_id) = 0 AND num_nulls(after_pos, until_pos, at_pos) = 0),
     CHECK (kind = 'replay' AND statuses <> '{}' OR kind = 'backfill' AND statuses = '{}' AND endpoint_id IS NOT NULL)

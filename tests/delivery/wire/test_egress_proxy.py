@@ -5,14 +5,15 @@ import base64
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 import trustme
 
 from delivery.aiohttp_sender import AiohttpSender
 from delivery.egress_guard import EgressGuard, EgressPolicy
-from delivery.egress_proxy import EgressProxy, parse_egress_proxy
+from delivery.egress_proxy import EgressProxy, ProxyTunnel, parse_egress_proxy
+from delivery.our_faults import OurFault
 from delivery.sending import AttemptResult, Outcome, SendLimits
 from schema.errors import InvalidInput
 from tests.delivery.wire.hostility import reset
@@ -21,12 +22,15 @@ from tests.delivery.wire.receiver import (
     Names,
     Peer,
     Receiver,
+    Silence,
     receiving,
     system_authorities,
     to,
     until,
 )
 from tests.delivery.wire.test_sender_tls import SniLog, serving, trusting
+
+NO_WAY = (Outcome.CONNECT, "the sender's way out did not work", True)
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -155,25 +159,59 @@ async def proxied(behave: Behaviour, **limits: float) -> AttemptResult:
 @pytest.mark.parametrize(
     ("raw", "error"),
     [
-        (
-            b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
-            "the egress proxy does not accept its credentials (407)",
-        ),
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", "the egress proxy does not allow this destination (403)"),
         (b"HTTP/1.0 502 Bad Gateway\r\n\r\n<html>", "the egress proxy could not connect (502)"),
-        (b"HTTP/1.1 302 Found\r\nLocation: http://x/\r\n\r\n", "the egress proxy refused (302)"),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", "the egress proxy refused (100)"),
-        (b"SOCKS?\r\n\r\n", "the egress proxy's answer is not HTTP"),
-        (b"HTTP/1.1 200\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "the egress proxy spoke out of turn"),
-        (b"HTTP/1.1 200 OK\r\n\r\nx", "the egress proxy spoke out of turn"),
     ],
 )
-async def test_a_proxy_that_does_not_open_the_way_is_a_connect_error(raw: bytes, error: str) -> None:
+async def test_a_proxy_that_cannot_reach_the_endpoint_is_a_connect_error(raw: bytes, error: str) -> None:
     result = await proxied(answering_with(raw))
     assert (result.outcome, result.status, result.error) == (Outcome.CONNECT, None, error)
+    assert not result.ours
 
 
-async def test_a_proxy_that_hangs_up_floods_or_resets_is_a_connect_error() -> None:
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "it does not accept its credentials (407)"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://x/\r\n\r\n", "it refuses (302)"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "it refuses (100)"),
+        (b"SOCKS?\r\n\r\n", "its answer is not HTTP"),
+        (b"HTTP/1.1 200\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "it spoke out of turn"),
+        (b"HTTP/1.1 200 OK\r\n\r\nx", "it spoke out of turn"),
+    ],
+)
+async def test_a_proxys_own_trouble_is_ours_and_the_operator_is_told_why_once(
+    caplog: pytest.LogCaptureFixture, raw: bytes, reason: str
+) -> None:
+    async with (
+        receiving(answering_with(raw)) as proxy,
+        through(proxy, authorization="Basic c2VjcmV0") as sender,
+    ):
+        results = [await sender.send(to("http://127.0.0.1:9/")) for _ in range(2)]
+    for result in results:
+        assert (result.outcome, result.error, result.ours) == NO_WAY
+    assert caplog.messages == [f"the egress proxy does not work: {reason}"]
+
+
+async def test_a_proxy_whose_name_is_wrong_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    tunnel = ProxyTunnel(EgressProxy("proxy.internal", 3128), Names())
+    with pytest.raises(OurFault):
+        await tunnel.open(ip_address("192.0.2.7"), 80, 5)
+    assert caplog.messages == [
+        "the egress proxy does not work: its name does not resolve: name or service not known"
+    ]
+
+
+async def test_a_proxy_that_is_not_reached_in_time_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    tunnel = ProxyTunnel(EgressProxy("proxy.internal", 3128), Silence())
+    with pytest.raises(OurFault):
+        await tunnel.open(ip_address("192.0.2.7"), 80, 0.01)
+    assert caplog.messages == ["the egress proxy does not work: it cannot be reached in time"]
+
+
+async def test_a_proxy_that_hangs_up_floods_or_resets_is_our_trouble(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def hang_up(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")
 
@@ -185,9 +223,10 @@ async def test_a_proxy_that_hangs_up_floods_or_resets_is_a_connect_error() -> No
         await peer.reader.readuntil(b"\r\n\r\n")
         reset(peer)
 
-    errors = [(await proxied(behave)) for behave in (hang_up, flood, slam)]
-    assert [result.outcome for result in errors] == [Outcome.CONNECT] * 3
-    assert "longer than" in (errors[1].error or "")
+    for behave in (hang_up, flood, slam):
+        result = await proxied(behave)
+        assert (result.outcome, result.error, result.ours) == NO_WAY
+    assert "longer than" in caplog.messages[1]
 
 
 async def test_a_proxy_that_says_nothing_takes_the_time_for_a_connection() -> None:
@@ -199,13 +238,13 @@ async def test_a_proxy_that_says_nothing_takes_the_time_for_a_connection() -> No
     assert result.timings.total < 2000
 
 
-async def test_a_proxy_that_is_not_there_is_a_connect_error() -> None:
+async def test_a_proxy_that_is_not_there_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
     async with receiving() as gone:
         pass
     async with through(gone) as sender:
         result = await sender.send(to("http://127.0.0.1:9/"))
-    assert result.outcome is Outcome.CONNECT
-    assert result.error == "the egress proxy cannot be reached: connection refused"
+    assert (result.outcome, result.error, result.ours) == NO_WAY
+    assert caplog.messages == ["the egress proxy does not work: it cannot be reached: connection refused"]
 
 
 async def test_what_a_tunnels_far_end_says_is_judged_as_ever() -> None:

@@ -2,15 +2,30 @@
 
 import asyncio
 import os
+import socket
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import trustme
 
+from delivery import tls_watch
+from delivery.exchange import Stage
 from delivery.sending import Outcome
 from tests.delivery.wire.hostility import provoke, reset
-from tests.delivery.wire.receiver import Behaviour, Peer, Sending, receiving, to, until
+from tests.delivery.wire.receiver import (
+    OK,
+    Behaviour,
+    Peer,
+    Sending,
+    always_ok,
+    exchanges,
+    receiving,
+    to,
+    until,
+)
 from tests.delivery.wire.test_sender_tls import serving, trusting
+from tests.delivery.wire.tickets import handshake
 
 HELLO_CUT_SHORT = b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03" + b"\x11" * 20
 ALERT = b"\x15\x03\x03\x00\x02\x02\x28"
@@ -67,6 +82,83 @@ async def test_a_handshake_without_end_is_ended(sending: Sending, authority: tru
         assert sender.in_use + sender.idle == 0
     assert (result.outcome, result.error) == (Outcome.TLS, "the TLS handshake does not come to an end")
     assert result.timings.total < 5000
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["in-flight", "idle"])
+async def test_session_tickets_without_end_are_ended(
+    sending: Sending, authority: trustme.CA, tmp_path: Path, answered: bool
+) -> None:
+    """No protocol hears of them, so an idle connection that brings them looks quiet."""
+
+    async def flood(peer: Peer) -> None:
+        records = await handshake(peer, serving(authority, "127.0.0.1"), tmp_path / str(peer.number))
+        if answered:
+            await peer.answer(records.data(OK))
+        while True:
+            await peer.answer(records.tickets())
+
+    async with receiving(flood) as receiver, sending(tls=trusting(authority)) as sender:
+        result = await sender.send(to(f"https://127.0.0.1:{receiver.port}/"))
+        await receiver.all_closed()
+        await until(lambda: sender.in_use + sender.idle == 0)
+    if answered:
+        assert result.outcome is Outcome.OK
+    else:
+        assert (result.outcome, result.error) == (
+            Outcome.PROTOCOL,
+            "the connection brings TLS messages without end",
+        )
+    assert result.timings.total < 5000
+
+
+async def test_a_connection_that_has_brought_much_in_many_answers_is_no_flood(
+    sending: Sending, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_watch, "LOOK_SECONDS", 0.005)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60000
+
+    async def behave(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            for begin in range(0, len(answer), 100):
+                peer.writer.write(answer[begin : begin + 100])
+            await peer.writer.drain()
+
+    async with (
+        receiving(behave, tls=serving(authority, "127.0.0.1")) as receiver,
+        sending(tls=trusting(authority)) as sender,
+    ):
+        for _ in range(30):
+            result = await sender.send(to(f"https://127.0.0.1:{receiver.port}/"))
+            assert result.outcome is Outcome.OK
+    assert receiver.connections == 1
+
+
+async def test_a_connection_whose_request_has_not_left_is_not_kept(
+    sending: Sending, authority: trustme.CA
+) -> None:
+    """It was answered before it was read, and its rest would stand before the next one for ever."""
+
+    async def answer_unread(peer: Peer) -> None:
+        if peer.number > 1:
+            await always_ok(peer)
+        peer.writer.transport.pause_reading()
+        peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await until(lambda: any(exchange.stage is Stage.HEADERS for exchange in exchanges(sender)))
+        await peer.answer()
+        await finished.wait()
+
+    finished = asyncio.Event()
+    async with (
+        receiving(answer_unread, tls=serving(authority, "127.0.0.1")) as receiver,
+        sending(tls=trusting(authority), attempt_timeout=5) as sender,
+    ):
+        url = f"https://127.0.0.1:{receiver.port}/"
+        first = await sender.send(to(url, body=b"x" * 300_000))
+        second = await sender.send(to(url))
+        finished.set()
+    assert (first.outcome, second.outcome) == (Outcome.OK, Outcome.OK)
+    assert receiver.connections == 2
 
 
 @pytest.mark.parametrize("raw", [b"", HELLO_CUT_SHORT], ids=["nothing", "half-a-hello"])

@@ -9,7 +9,7 @@ import pytest
 from delivery.dialling import check_peer
 from delivery.egress_guard import Blocked, CheckedTarget, EgressGuard, EgressPolicy
 from delivery.endpoint_url import EndpointUrl
-from delivery.exchange import Stage
+from delivery.exchange import JUST_CLOSED, Stage
 from delivery.fast_sender import FastSender
 from delivery.sending import Outcome
 from tests.delivery.wire.receiver import (
@@ -141,6 +141,30 @@ async def test_a_kept_connection_that_the_peer_just_closed_is_replaced_within_th
     assert (first.outcome, second.outcome) == (Outcome.OK, Outcome.OK)
     assert (receiver.connections, len(receiver.requests)) == (2, 3)
     assert second.timings.connect is not None
+
+
+async def test_a_kept_connection_that_dies_later_may_have_done_its_work_and_is_not_replaced(
+    sending: Sending,
+) -> None:
+    may_die = asyncio.Event()
+
+    async def die_at_work(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer()
+        await peer.request()
+        await may_die.wait()
+
+    async with receiving(die_at_work) as receiver, sending() as sender:
+        request = to(f"http://127.0.0.1:{receiver.port}/")
+        await sender.send(request)
+        second = asyncio.create_task(sender.send(request))
+        await until(lambda: len(receiver.requests) == 2)
+        [exchange] = exchanges(sender)
+        assert exchange.ready_at is not None
+        exchange.ready_at -= JUST_CLOSED
+        may_die.set()
+        result = await second
+    assert (result.outcome, receiver.connections, len(receiver.requests)) == (Outcome.PROTOCOL, 1, 2)
 
 
 async def test_it_is_replaced_once_by_a_fresh_connection_and_not_by_another_kept_one(

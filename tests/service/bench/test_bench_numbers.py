@@ -63,6 +63,12 @@ def test_an_aim_is_met_or_not(value: float | None, aim: AtLeast | AtMost | None,
     assert Finding("row", "what", "", value, aim).verdict is verdict
 
 
+def test_a_goal_beyond_the_aim_is_told_and_not_judged_by() -> None:
+    aim = AtLeast(1.5, goal=2)
+    assert str(aim) == "≥ 1.5 (goal 2)"
+    assert aim.judge(1.6) is Verdict.MET
+
+
 def test_the_rate_of_arrivals_leaves_out_both_ramps() -> None:
     """A tenth in the first ten seconds, then eight tenths in four, then a long tail."""
     second = 1_000_000_000

@@ -1,15 +1,18 @@
 """Whole runs in small: a scratch server, real workers, a table and JSON. No speed is asserted."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -20,12 +23,13 @@ from service.bench import report
 from service.bench.catalog import ROWS, Row, chosen
 from service.bench.finding import Finding
 from service.bench.ground import Ground
+from service.bench.keeping import keep
 from service.bench.perform import Run, perform
 from service.bench.scale import QUICK
 from service.bench.scratch import Scratch, scratch_server
 from tests.service.cli.duro_command import Duro
 
-TINY = replace(QUICK, seconds=0.1, rounds=1, least=400, history=3_000)
+TINY = replace(QUICK, seconds=0.1, rounds=1, least=400, most_deliveries=2_000, history=3_000)
 PATIENCE_S = 60
 
 
@@ -57,27 +61,61 @@ async def test_a_run_measures_real_deliveries_and_rows_that_fail_do_not_stop_the
     pipeline, history = chosen(["pipeline", "history"], quick=True)
     hurried = replace(pipeline, name="hurried", within_s=0.3)
     rows = [Row("broken", "", broken, 60), hurried, pipeline, history]
-    run = await perform(scratch, rows, TINY, said.append)
+    kept: list[tuple[int, list[str]]] = []
+    nowhere = scratch.directory / "none" / "x"
+    run = await perform(
+        scratch,
+        rows,
+        TINY,
+        said.append,
+        profile=nowhere,
+        keep=lambda so_far: kept.append((len(so_far.findings), [*so_far.to_do])),
+    )
     assert run.failed == {
         "broken": "The receiver fell off the table.",
         "hurried": "It was given up after 0.3 s.",
+        "profile": f"The profile could not be kept in {nowhere}: No such file or directory.",
     }
+    assert kept == [
+        (0, ["hurried", "pipeline", "history", "profile"]),
+        (0, ["pipeline", "history", "profile"]),
+        (2, ["history", "profile"]),
+        (3, ["profile"]),
+        (3, []),
+    ]
     told = orjson.loads(orjson.dumps(report.as_json(run)))
     found = {row["row"]: row for row in told["rows"]}
     assert set(found) == {"pipeline", "pipeline-cpu", "history"}
     figures = found["pipeline"]["figures"]
     assert figures["repeated"] == 0
-    assert found["pipeline"]["value"] == pytest.approx(figures["duro_per_s"][0] / figures["bare_per_s"][0])
-    assert figures["duro_per_s"][0] == min(
-        figures["duro_arriving_per_s"][0], figures["duro_settled_per_s"][0]
-    )
+    assert found["pipeline"]["value"] == pytest.approx(figures["duroPerS"][0] / figures["barePerS"][0])
+    assert figures["duroPerS"][0] == min(figures["duroArrivingPerS"][0], figures["duroSettledPerS"][0])
     # The same bytes, but for ids in paths.
-    assert abs(figures["duro_wire_bytes"] - figures["bare_wire_bytes"]) < 40
-    assert found["history"]["figures"]["past_deliveries"] == TINY.history
+    assert abs(figures["duroWireBytes"] - figures["bareWireBytes"]) < 40
+    assert found["history"]["figures"]["pastDeliveries"] == TINY.history
     cpu = found["pipeline-cpu"]["figures"]
-    assert min(cpu["worker_us"], cpu["postgres_us"], cpu["bare_client_us"]) > 0
-    assert told["machine"]["postgres"]["fsync"] == told["machine"]["postgres"]["synchronous_commit"] == "on"
+    assert min(cpu["workerUs"], cpu["postgresUs"], cpu["bareClientUs"]) > 0
+    assert told["machine"]["postgres"]["fsync"] == told["machine"]["postgres"]["synchronousCommit"] == "on"
+    assert not [key for key in _keys(told) if "_" in key]
     assert any("pipeline" in line for line in said)
+    assert any(re.search(r"3,000 of 3,000 delivered deliveries, [0-9,]+/s", line) for line in said)
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from _keys(each)
+
+
+async def test_a_profile_s_top_lines_are_in_the_json(scratch: Scratch) -> None:
+    kept = scratch.directory / "kept"
+    run = await perform(scratch, [], TINY, lambda _line: None, profile=kept)
+    assert run.failed == {}
+    assert kept.exists()
+    assert any("tottime" in line for line in report.as_json(run)["profile"])
 
 
 def test_the_table_shows_value_aim_and_what_could_not_be_measured() -> None:
@@ -121,6 +159,7 @@ async def test_the_command_refuses_what_cannot_work_before_it_starts_anything(tm
     for arguments, sentence in (
         (["wxyz"], "There is no row 'wxyz': duro bench --list shows them all."),
         (["pages", "--out", str(tmp_path / "none" / "x.json")], "choose another file with --out"),
+        (["pages", "--profile", str(tmp_path / "none" / "x")], "choose another file with --profile"),
     ):
         outcome = await duro("bench", *arguments)
         assert outcome.status != 0
@@ -134,26 +173,58 @@ async def test_the_list_tells_each_row() -> None:
     assert all(row.name in outcome.stdout and row.told in outcome.stdout for row in ROWS)
 
 
-def test_an_interruption_leaves_no_process_and_no_file(own_tmp: Path) -> None:
-    """SIGTERM, which ends it as Ctrl-C does."""
+def test_a_file_of_figures_is_replaced_whole_and_one_that_cannot_be_written_is_left(own_tmp: Path) -> None:
+    kept = own_tmp / "bench.json"
+    keep(kept, {"run": 1})
+    with kept.open() as reading:
+        keep(kept, {"run": 2})
+        assert orjson.loads(reading.read()) == {"run": 1}
+    assert orjson.loads(kept.read_bytes()) == {"run": 2}
+    assert list(own_tmp.iterdir()) == [kept]
+    with pytest.raises(Unavailable, match="could not be written"):
+        keep(own_tmp / "none" / "x.json", {})
+
+
+def test_a_device_is_written_to_and_not_replaced(own_tmp: Path) -> None:
+    link = own_tmp / "figures"
+    link.symlink_to(os.devnull)
+    keep(link, {"run": 1})
+    assert link.is_symlink()
+    assert Path(os.devnull).is_char_device()
+
+
+@contextmanager
+def running(place: Path, *rows: str) -> Iterator["subprocess.Popen[str]"]:
+    """As a script starts it with `&` and nohup: both SIGINT and SIGHUP are ignored."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DURO_")}
-    command = [sys.executable, "-P", "-m", "service.cli", "bench", "--quick", "pipeline"]
+    command = [sys.executable, "-P", "-m", "service.cli", "bench", "--quick", *rows]
     process = subprocess.Popen(
-        command,
-        env={**clean, "TMPDIR": str(own_tmp)},
-        cwd=own_tmp,
+        ["/bin/sh", "-c", 'trap "" INT HUP; exec "$@"', "sh", *command],
+        env={**clean, "TMPDIR": str(place)},
+        cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        assert process.stderr
-        assert any("duro" in line and "deliveries" in line for line in process.stderr)  # a worker is at work
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=PATIENCE_S)
+        yield process
     finally:
         process.kill()
+        process.communicate()
+
+
+def test_an_interruption_leaves_the_figures_so_far_and_no_process_and_nothing_else(own_tmp: Path) -> None:
+    """SIGTERM, which ends it as Ctrl-C does, also in a script's background; SIGHUP under nohup does not."""
+    with running(own_tmp, "receiver", "pipeline") as process:
+        assert process.stderr
+        assert any("duro" in line and "deliveries" in line for line in process.stderr)  # a worker is at work
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    assert not list(own_tmp.iterdir())
+    assert [file.name for file in own_tmp.iterdir()] == ["bench.json"]
+    kept = orjson.loads((own_tmp / "bench.json").read_bytes())
+    assert [row["row"] for row in kept["rows"]] == ["receiver"]
+    assert kept["toDo"] == ["pipeline"]
     listed = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
     assert str(own_tmp) not in listed

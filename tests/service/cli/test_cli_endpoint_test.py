@@ -1,6 +1,8 @@
 """`duro endpoint test`: a real delivery to a real receiver, and a sentence wherever it gets stuck."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from uuid import UUID
 
 import orjson
@@ -9,6 +11,7 @@ import pytest
 from schema.database import Database
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
+from service.cli.endpoint_sending import longer_than
 from tests.service.cli.duro_command import Duro
 from tests.service.cli.log_work import fan_out
 from tests.support.engine import Engine, add_endpoint, engine, running
@@ -83,6 +86,25 @@ async def test_a_test_that_nobody_sends_says_how_far_it_got(
     [event] = await recorded(duro, ten)
     await sequence_all(database.data(Mode.TEST))
     assert (await duro.json("event", "show", str(event["id"])))["position"] == 1
+
+
+async def test_a_test_that_is_being_sent_says_how_long_that_may_take(
+    duro: Duro, endpoint: str, receiver: Receiver, worker: Engine
+) -> None:
+    enough = asyncio.Event()
+    receiver.answer = lambda _request: Answer(held_by=enough)
+    told = await duro("endpoint", "test", endpoint, "--timeout", "1s")
+    assert receiver.requests
+    enough.set()
+    assert (
+        "is being sent and has no answer yet: an attempt may take 15s (DURO_ATTEMPT_TIMEOUT)" in told.stderr
+    )
+    assert told.status == 1
+
+
+@pytest.mark.parametrize(("attempt", "waits"), [(15, 30), (25, 30), (60, 65)])
+def test_without_a_word_it_waits_for_longer_than_an_attempt_takes(attempt: int, waits: int) -> None:
+    assert longer_than(timedelta(seconds=attempt)) == timedelta(seconds=waits)
 
 
 async def test_not_waiting_records_it_and_is_done(

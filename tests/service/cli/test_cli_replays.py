@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from schema.database import Database
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
 from schema.replay_steps import STEP
+from service.cli import replaying
 from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.service.cli.log_work import fan_out, settle_all
 from tests.support.asking import until
@@ -158,7 +160,9 @@ async def test_a_replay_killed_in_mid_step_is_shown_unfinished_and_goes_on_witho
     assert "begin another one" in (await duro("delivery", "replay", "--resume", job["id"])).refusal
 
 
-async def test_ctrl_c_says_how_to_go_on(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_says_how_to_go_on(
+    number: signal.Signals,
     duro: Duro,
     ten: str,
     failed: None,
@@ -167,7 +171,7 @@ async def test_ctrl_c_says_how_to_go_on(
     database: Database,
 ) -> None:
     async with in_the_second_step(duro, ten, owner, superuser) as process:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, stderr = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
     assert (process.returncode, stdout) == (130, "")
     assert "Traceback" not in stderr
@@ -189,6 +193,36 @@ async def test_a_job_that_cannot_go_on_says_how_it_will(
     assert process.returncode == 1
     assert "Traceback" not in stderr
     assert re.search(r"went away in the middle .* go on with: duro delivery replay --resume rpl_\w+$", stderr)
+
+
+async def test_a_job_that_a_statement_fails_says_how_it_goes_on_beside_the_traceback(
+    duro: Duro, ten: str, failed: None, owner: asyncpg.Connection
+) -> None:
+    await owner.execute(
+        "ALTER TABLE sandbox.webhook_replays ADD CONSTRAINT not_today CHECK (replayed = 0) NOT VALID"
+    )
+    told = await duro.process("delivery", "replay", "--tenant", ten, "--mode", "test", "--since", "1h")
+    assert told.status == 1
+    assert re.search(
+        r"^duro: Stopped; this goes on: duro delivery replay --resume rpl_\w+$", told.stderr, re.MULTILINE
+    )
+    assert "not_today" in told.stderr
+
+
+async def test_a_clock_that_is_behind_the_databases_leaves_nothing_out(
+    duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Behind":
+            return super().now(tz) - timedelta(hours=1)
+
+    monkeypatch.setattr(replaying, "datetime", Behind)
+    await record_many(database.data(Mode.TEST), tenant, 3)
+    await fan_out(database)
+    await settle_all(database, "failed")
+    many = ("delivery", "replay", "--tenant", ten, "--mode", "test", "--since")
+    assert (await duro.json(*many, "1m"))["replayed"] == 3
 
 
 async def test_a_replay_says_what_it_waits_for(
@@ -214,6 +248,9 @@ async def test_a_replay_says_what_it_waits_for(
         (["--since", "1h", "--since-pos", "5"], "exclude each other"),
         (["--since-pos", "5", "--until", "1h"], "exclude each other"),
         (["--until", "1h"], "--since-pos"),
+        (["--since", "2190-01-01T00:00:00Z"], "must be before --until"),
+        (["--since", "0001-01-01T00:00:00Z"], "between 1970 and 2200"),
+        (["--since", "1h", "--until", "9999-12-31T23:59:59.999999Z"], "between 1970 and 2200"),
         (["--since-pos", "-1"], "-1"),
         (["--since-pos", str(2**63)], str(2**63)),
         (["--resume", "rpl_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"], "leave the other options out"),

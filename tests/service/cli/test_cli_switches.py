@@ -1,15 +1,24 @@
 """The operator's switches and limits: `duro endpoint pause | resume | enable --replay`, `--rate-limit`, `duro retries`."""
 
+import asyncio
+import re
 import shlex
+import signal
+import subprocess
+from functools import partial
 from uuid import UUID
 
+import asyncpg
 import pytest
 
+from schema import replays
 from schema.database import Database
 from schema.ids import ENDPOINT, format_id, parse_id
 from schema.modes import Mode
-from tests.service.cli.duro_command import Duro
+from service.cli.endpoint import update
+from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.service.cli.log_work import fan_out, settle_all
+from tests.support.asking import until
 from tests.support.engine import add_endpoint
 from tests.support.events import record_many
 
@@ -106,6 +115,78 @@ async def test_enabling_may_replay_at_once(
     assert await pending(duro, ten) == 5
 
 
+async def test_enabling_replays_all_that_was_skipped_however_much_did_not_arrive(
+    duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "skipped_since", partial(replays.skipped_since, most=2))
+    for form in (["--replay", "--json"], []):
+        await duro.json("endpoint", "disable", endpoint)
+        await record_many(database.data(Mode.TEST), tenant, 5)
+        await fan_out(database)
+        told = await duro("endpoint", "enable", endpoint, *form)
+        if form:
+            assert (told.json["skipped"], told.json["skippedMore"]) == (3, True)
+            assert told.json["replay"]["replayed"] == 5
+            await settle_all(database, "delivered")
+    assert "At least 3 deliveries were skipped" in told.stdout
+    [command] = [line for line in told.stdout.splitlines() if "duro delivery replay" in line]
+    assert (await duro.json(*shlex.split(command)[1:]))["replayed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("revoked", "form"),
+    [("webhook_deliveries", []), ("webhook_deliveries", ["--replay"]), ("webhook_replays", ["--replay"])],
+)
+async def test_enabling_that_fails_half_way_says_how_to_replay_the_rest(
+    revoked: str, form: list[str], duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database,
+    owner: asyncpg.Connection,
+) -> None:  # fmt: skip
+    await duro.json("endpoint", "disable", endpoint)
+    await record_many(database.data(Mode.TEST), tenant, 5)
+    await fan_out(database)
+    await owner.execute(f"REVOKE SELECT, INSERT ON sandbox.{revoked} FROM duro_sandbox")
+    told = await duro("endpoint", "enable", endpoint, *form)
+    assert told.status == 1
+    await owner.execute(f"GRANT SELECT, INSERT ON sandbox.{revoked} TO duro_sandbox")
+    assert await seen_by_workers(database, endpoint) == (False, None)
+    command = re.search(
+        r"this replays what was skipped: duro (delivery replay .*)$", told.stderr, re.MULTILINE
+    )
+    assert command, told.stderr
+    assert (await duro.json(*shlex.split(command[1])))["replayed"] == 5
+    assert "this replays" not in (await duro("endpoint", "enable", endpoint)).stderr  # it is enabled already
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_enabling_that_is_interrupted_says_how_to_replay_the_rest(
+    number: signal.Signals, duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database,
+    owner: asyncpg.Connection, superuser: asyncpg.Connection,
+) -> None:  # fmt: skip
+    await duro.json("endpoint", "disable", endpoint)
+    await record_many(database.data(Mode.TEST), tenant, 5)
+    await fan_out(database)
+    async with owner.transaction():
+        await owner.execute("LOCK TABLE sandbox.webhook_replays IN ACCESS EXCLUSIVE MODE")
+        process = duro.popen(
+            "endpoint", "enable", endpoint, "--replay", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            await until(
+                superuser,
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND application_name = 'duro cli' AND datname = current_database())",
+            )
+            process.send_signal(number)
+            _, stderr = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    command = re.search(r"this replays what was skipped: duro (delivery replay .*)$", stderr, re.MULTILINE)
+    assert command, stderr
+    assert (await duro.json(*shlex.split(command[1])))["replayed"] == 5
+
+
 @pytest.mark.parametrize("form", [[], ["--replay"]])
 async def test_enabling_when_nothing_was_skipped_says_so(form: list[str], duro: Duro, endpoint: str) -> None:
     await duro.json("endpoint", "disable", endpoint)
@@ -135,3 +216,9 @@ async def test_retries_of_a_mode_are_paused_and_resumed(
     assert (await duro.json("retries", "resume", "--mode", "test"))["pausedAt"] is None
     assert "are not paused" in (await duro("retries", "resume", "--mode", "test")).refusal
     assert "paused" not in (await duro("consumers", "status")).stdout
+
+
+async def test_an_update_of_nothing_names_all_that_can_be_changed(duro: Duro, endpoint: str) -> None:
+    words = (await duro("endpoint", "update", endpoint)).refusal
+    options = {option.opts[0] for option in update.params if option.opts[0].startswith("--")}
+    assert options - {"--json", "--data-dir"} == set(re.findall(r"--[a-z-]+", words)) - {"--help"}
