@@ -24,6 +24,10 @@ from schema.deliveries import Lane
 
 FIRST_PLACES: Final = 4
 _REMEMBERED: Final = 10_000
+_LEAST_EXPECTED: Final = 16 * 1024
+_MOST_UNSEEN: Final = (
+    500  # what a claim may bring beyond all expectation is bounded by this many of the largest
+)
 _SCARCE: Final = 4  # places are scarce while less than a quarter is free
 
 
@@ -80,6 +84,7 @@ class Capacity:
         self._again = 0
         self._under_way = 0
         self._size = 0
+        self._seen = 0
         self.in_flight = 0
         """Places taken, until what came of them is written."""
 
@@ -90,8 +95,9 @@ class Capacity:
     @property
     def free_unseen(self) -> int:
         """Places for deliveries whose size is not known yet; one at least when nothing is in flight."""
-        by_size = (self._limits.size - self._size) // self._limits.largest
-        return max(0, min(self.free, by_size if self.in_flight else max(1, by_size)))
+        expected = min(self._limits.largest, max(_LEAST_EXPECTED, self._seen))
+        by_size = (self._limits.size - self._size) // expected
+        return max(0, min(self.free, _MOST_UNSEEN, by_size if self.in_flight else max(1, by_size)))
 
     @property
     def _again_left(self) -> int:
@@ -156,9 +162,10 @@ class Capacity:
         self.in_flight += count
         self._size += size
 
-    def weigh(self, size: int) -> None:
-        """Characters of what was taken unseen."""
+    def weigh(self, size: int, largest: int = 0) -> None:
+        """Characters of what was taken unseen, in all and of the largest: what to expect of the next."""
         self._size += size
+        self._seen = max(largest, self._seen * 9 // 10)
 
     def answered(self, place: Place, count: int = 1) -> None:
         """The endpoint's places are free again, before what it said is written."""

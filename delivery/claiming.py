@@ -155,7 +155,8 @@ class Claiming:
             for place, count in wanted:
                 self._capacity.give_back(place, count)
             raise
-        self._capacity.weigh(sum(len(claim.data) for claim in claims))
+        sizes = [len(claim.data) for claim in claims]
+        self._capacity.weigh(sum(sizes), max(sizes, default=0))
         got = Counter(claim.endpoint_id for claim in claims)
         for place, count in wanted:
             self._capacity.give_back(place, count - got[place.endpoint_id])

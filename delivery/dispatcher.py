@@ -37,6 +37,8 @@ from schema.polling import Pace, through_outages
 _logger = logging.getLogger(__name__)
 _FEW = 8
 _WAIT_FOR_PLACES_S = 0.02
+_MANY_REFUSED = 250
+_CATCH_UP_S = 0.1
 DOUBTED_FOR_S = 30.0
 DOUBTS_EVERY_S = 1.0
 SENDERS_A_ROUND = 64
@@ -83,7 +85,9 @@ class Dispatcher:
         self._pace = Pace(first=0.02, most=0.5)
         self._open = True
         self._short = False  # of places for all, or for a tenant: any answer may be what somebody waits for
+        self._refused = 0  # for want of places, since fan-out last asked how many there are
         self._some_free = asyncio.Event()
+        self._caught_up = asyncio.Event()
         settler.on_settled = self._settled
 
     @property
@@ -93,17 +97,37 @@ class Dispatcher:
     # Room, for fan-out
 
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
-        if not self._open or endpoint_id in self._overflowing or not self._health.closed(endpoint_id):
+        if not self._open or not self._health.closed(endpoint_id):
+            return False
+        if endpoint_id in self._overflowing:
+            self._refused += 1
             return False
         if not self.capacity.reserve(Place(tenant_id, endpoint_id), size):
             self._overflowing.add(endpoint_id)
+            self._refused += 1
             self._short |= self.capacity.allowed(endpoint_id) > self.capacity.taken(endpoint_id)
             return False
         return True
 
+    async def _catch_up(self) -> None:
+        """A log that is far behind fills the table faster than claims empty it, and then each delivery takes the long
+        way: written, claimed, read again. A short wait lets places grow and what waits go out, so that the next ones are
+        handed over. Bounded, for an endpoint that has most of the events may be as slow as it likes."""
+        self._caught_up.clear()
+        self._pace.hint()
+        try:
+            async with asyncio.timeout(_CATCH_UP_S):
+                while self._overflowing:
+                    await self._caught_up.wait()
+        except TimeoutError:
+            pass
+
     async def free(self) -> int:
         """Waits for an eighth of all places, but not for long: 0 when what holds the others may be hanging, for a log
         that went on by the few places left would be as slow as those."""
+        refused, self._refused = self._refused, 0
+        if refused >= _MANY_REFUSED:
+            await self._catch_up()
         if self.capacity.free < self.capacity.places // _FEW:
             self._some_free.clear()
             try:
@@ -171,6 +195,8 @@ class Dispatcher:
             moved += len(round_.claims) + round_.skipped
             if round_.more_soon:
                 self._pace.no_later_than(SOON_S)
+        if not self._overflowing:
+            self._caught_up.set()
         return moved
 
     async def _settle_doubts(self) -> None:
