@@ -91,7 +91,7 @@ def advance(state: State, signal: Signal) -> State:
 REMEMBERED: Final = 20
 TRIPS_AT: Final = 10
 """Failures among the outcomes remembered."""
-HUNG_COUNTS: Final = 4
+HUNG_COUNTS: Final = 2
 RECOVERS_AFTER: Final = 3
 FIRST_OPEN_S: Final = 2.0
 LONGEST_OPEN_S: Final = 300.0

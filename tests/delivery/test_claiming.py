@@ -290,9 +290,9 @@ async def test_a_look_under_way_while_the_breaker_was_opened_and_written_lets_no
 
 
 async def write_hung(data: Pool, health: HealthBook, queue: Queue) -> None:
-    """Three attempts that hung, observed and written: the breaker is open here and in the database."""
+    """Five attempts that hung, observed and written: the breaker is open here and in the database."""
     (claim,) = await queue.claim(1)
-    hung = [Settlement(claim, Verdict.RETRY, timedelta(0), attempt("timeout", None)) for _ in range(3)]
+    hung = [Settlement(claim, Verdict.RETRY, timedelta(0), attempt("timeout", None)) for _ in range(5)]
     for settlement in hung:
         health.observe(settlement)
     notes = health.notes(hung)

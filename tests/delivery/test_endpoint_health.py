@@ -102,8 +102,8 @@ def run(breaker: Breaker, *results: Outcome, now: float = 0.0) -> Breaker:
     [
         ([FAILED] * 9, State.FAILING),
         ([FAILED] * 10, State.OPEN),
-        ([HUNG] * 2, State.FAILING),
-        ([HUNG] * 3, State.OPEN),
+        ([HUNG] * 4, State.FAILING),
+        ([HUNG] * 5, State.OPEN),
         ([FAILED, OK] * 9 + [FAILED], State.OPEN),
         ([OK] * 500 + [FAILED] * 10, State.OPEN),
         (([FAILED] + [OK] * 9) * 50, State.HEALTHY),
@@ -246,7 +246,7 @@ def test_a_breaker_that_was_closed_while_it_was_open_counts_from_then_on() -> No
     open_long = Breaker(State.HALF_OPEN, openings=7).after(FAILED, 0.0, 1.0, EVEN)
     assert open_long.probing_from > 200
     afresh = open_long.adopted(0, now=3.0)
-    assert run(afresh, *[HUNG] * 3, now=3.0).state is State.OPEN
+    assert run(afresh, *[HUNG] * 5, now=3.0).state is State.OPEN
     assert afresh.after(HUNG, 2.9, 4.0, EVEN) == afresh, "that was under way before"
 
 

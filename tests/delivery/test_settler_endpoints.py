@@ -55,7 +55,7 @@ async def test_410_from_a_url_that_the_endpoint_has_left_disables_nothing(
 async def test_410_that_disables_nothing_leaves_the_breaker_as_it_is(
     database: Database, ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
-    *hung, last = await some_claims(ours, tenant, endpoint, 4)
+    *hung, last = await some_claims(ours, tenant, endpoint, 6)
     await settle(ours, *(failed(claimed) for claimed in hung))
     assert ours.settler._health.open(endpoint)
     await endpoints.update(
@@ -146,19 +146,19 @@ async def test_a_commit_of_unknown_fate_counts_failures_once_and_still_disables_
     endpoint: UUID,
     where: Cut,
 ) -> None:
-    claims = await some_claims(far, tenant, endpoint, 4)
+    claims = await some_claims(far, tenant, endpoint, 6)
     proxy.cut_at(b"COMMIT", where)
-    await settle(far, *(failed(claimed) for claimed in claims[:3]))
+    await settle(far, *(failed(claimed) for claimed in claims[:5]))
     assert proxy.was_cut.is_set()
     row = await ours.pool.fetchrow("SELECT * FROM endpoint_health WHERE endpoint_id = $1", endpoint)
     assert row is not None
-    assert (row["consecutive_failures"], row["openings"]) == (3, 1), "three that hung trip the breaker"
+    assert (row["consecutive_failures"], row["openings"]) == (5, 1), "five that hung trip the breaker"
     proxy.was_cut.clear()
     proxy.cut_at(b"COMMIT", where)
-    await settle(far, gone(claims[3]))
+    await settle(far, gone(claims[5]))
     assert proxy.was_cut.is_set()
     assert len(await told_disabled(superuser)) == 1
-    assert (far.settler.settled, far.settler.fenced_off) == (4, 0)
+    assert (far.settler.settled, far.settler.fenced_off) == (6, 0)
 
 
 async def test_a_breaker_is_opened_and_closed_with_the_results_that_decided_it(
@@ -174,10 +174,11 @@ async def test_a_breaker_is_opened_and_closed_with_the_results_that_decided_it(
         assert row is not None
         return row["open"], row["openings"]
 
-    claims = await some_claims(ours, tenant, endpoint, 9)
-    await settle(ours, failed(claims[0]), failed(claims[1]))
+    tripping = await some_claims(ours, tenant, endpoint, 5)
+    await settle(ours, *(failed(claimed) for claimed in tripping[:4]))
     assert await breaker() == (None, 0)
-    await settle(ours, failed(claims[2]))
+    claims = await some_claims(ours, tenant, endpoint, 9)
+    await settle(ours, failed(tripping[4]))
     assert await breaker() == (True, 1)
     await settle(ours, failed(claims[3]), delivered(claims[4]))
     assert await breaker() == (True, 1), "both were under way when it opened"
