@@ -48,7 +48,7 @@ async def test_workers_whose_clocks_jump_lose_nothing_and_keep_every_retry_to_it
         await producing
         await here.reckon(workers.workers)
         assert figures.duplicates == 0
-        assert max(shop.stamps) - min(shop.stamps) > 7 * DAY, "the clocks did jump"
+        assert max(shop.stamps) - min(shop.stamps) > HOUR, "the clocks did jump"
         waits = [times[1] - times[0] for pair, times in shop.arrived.items() if troubled(*pair)]
         assert min(waits) >= RETRY_S * (1 - JITTER), "none came early"
         assert [member.process.stderr for member in both] == ["", ""]
