@@ -177,6 +177,17 @@ async def test_what_a_data_role_may_change_in_its_own_schema(owner: asyncpg.Conn
         "endpoint_health": "INSERT UPDATE",
         "endpoint_pacing": "DELETE INSERT UPDATE",
         "webhook_replays": "INSERT UPDATE",
+        "store_settings": "INSERT UPDATE",
+        "plans": "DELETE INSERT UPDATE",
+        "customers": "INSERT UPDATE",
+        "promo_codes": "INSERT UPDATE",
+        "payment_links": "DELETE INSERT UPDATE",
+        "idempotency_keys": "DELETE INSERT UPDATE",
+        "subscriptions": "INSERT UPDATE",
+        "invoices": "INSERT UPDATE",
+        "payment_attempts": "INSERT UPDATE",
+        "dunning_schedules": "INSERT UPDATE",
+        "checkout_sessions": "INSERT UPDATE",
     }
 
 

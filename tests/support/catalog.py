@@ -20,14 +20,14 @@ SELECT n.nspname AS schema, p.proname AS name, p.prorettype = 'trigger'::regtype
        ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) AS t) AS argument_types
   FROM pg_proc p
   JOIN pg_namespace n ON n.oid = p.pronamespace
- WHERE n.nspname = ANY($1)
+ WHERE n.nspname = ANY($1) AND p.proowner <> 10  -- a range type's constructors are the server's
  ORDER BY 1, 2, 4
 """
 # Everything that makes one schema differ from another: one line of text for each thing, and its kind and name.
 _DESCRIPTION = """
 WITH relations AS (SELECT c.* FROM pg_class c WHERE c.relnamespace = $1::regnamespace),
      functions AS (SELECT p.* FROM pg_proc p WHERE p.pronamespace = $1::regnamespace)
-SELECT 'relation' AS kind, relname AS name,
+SELECT 'relation' AS kind, relname::text AS name,
        concat_ws(' ', relkind, relowner::regrole, relpersistence, reloptions, pg_get_expr(relpartbound, oid),
                  pg_get_partkeydef(oid)) AS text
   FROM relations WHERE relkind <> 'i'
@@ -55,9 +55,9 @@ UNION ALL
 SELECT 'function', oid::regprocedure::text, concat_ws(' ', proowner::regrole, pg_get_functiondef(oid)) FROM functions
 UNION ALL
 SELECT 'grant', what, concat_ws(' ', grantee::regrole, privilege_type, is_grantable)
-  FROM (SELECT 'schema' AS what, (aclexplode(nspacl)).* FROM pg_namespace WHERE oid = $1::regnamespace
+  FROM (SELECT 'schema'::text AS what, (aclexplode(nspacl)).* FROM pg_namespace WHERE oid = $1::regnamespace
         UNION ALL
-        SELECT relname, (aclexplode(relacl)).* FROM relations
+        SELECT relname::text, (aclexplode(relacl)).* FROM relations
         UNION ALL
         SELECT r.relname || '.' || attname, (aclexplode(attacl)).*
           FROM pg_attribute JOIN relations r ON r.oid = attrelid
@@ -97,7 +97,7 @@ async def granted_to_public(connection: asyncpg.Connection) -> list[asyncpg.Reco
                   FROM pg_class WHERE relnamespace IN (TABLE ours)
                 UNION ALL
                 SELECT proname, (aclexplode(coalesce(proacl, acldefault('f', proowner)))).*
-                  FROM pg_proc WHERE pronamespace IN (TABLE ours)) AS granted
+                  FROM pg_proc WHERE pronamespace IN (TABLE ours) AND proowner <> 10) AS granted
          WHERE grantee = 0
         """,
         SCHEMAS,
