@@ -22,6 +22,7 @@ from schema.timestamps import iso_millis
 from tests.support.asking import until
 from tests.support.connections import SUPERUSER, Connect
 from tests.support.engine import add_endpoint, running
+from tests.support.event_schemas import assert_conforms
 from tests.support.lifecycle import stress_lifecycle
 from tests.support.plans import explain
 from tests.support.tcp_proxy import Cut, proxying
@@ -148,6 +149,17 @@ async def test_an_endpoint_that_fails_on_to_the_end_is_disabled_and_that_is_told
         )
         == 1
     )
+
+
+async def test_what_is_told_is_as_the_catalog_says(place: Place) -> None:
+    for hours in (61, 85, 109):
+        await place.failing(timedelta(hours=hours))
+    await place.failing(FIVE_DAYS, last_failure=NOW)
+    await place.look()
+    told = await place.told()
+    assert len(told) == 4
+    for type_, data in told:
+        assert_conforms(type_, data)
 
 
 async def test_time_without_a_failure_disables_nobody(place: Place) -> None:

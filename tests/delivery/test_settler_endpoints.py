@@ -4,6 +4,7 @@ import asyncio
 from uuid import UUID
 
 import asyncpg
+import orjson
 import pytest
 
 from schema import deliveries, endpoints
@@ -12,6 +13,7 @@ from schema.endpoints import EndpointChanges
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
 from tests.support.engine import Engine, engine
+from tests.support.event_schemas import assert_conforms
 from tests.support.settling import delivered, failed, gone, settle, some_claims, without_places
 from tests.support.tcp_proxy import Cut, TcpProxy
 
@@ -38,6 +40,12 @@ async def told_disabled(superuser: asyncpg.Connection) -> list[tuple[object, ...
         " WHERE type = 'webhook_endpoint_disabled'"
     )
     return [tuple(row) for row in rows]
+
+
+async def test_410_is_told_as_the_catalog_says(ours: Engine, tenant: UUID, endpoint: UUID) -> None:
+    await settle(ours, *map(gone, await some_claims(ours, tenant, endpoint, 1)))
+    told = await ours.pool.fetchval("SELECT data FROM events WHERE type = 'webhook_endpoint_disabled'")
+    assert_conforms("webhook_endpoint_disabled", orjson.loads(told))
 
 
 async def test_410_from_a_url_that_the_endpoint_has_left_disables_nothing(

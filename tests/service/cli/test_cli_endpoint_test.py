@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -15,6 +16,7 @@ from service.cli.endpoint_sending import longer_than
 from tests.service.cli.duro_command import Duro
 from tests.service.cli.log_work import fan_out
 from tests.support.engine import Engine, add_endpoint, engine, running
+from tests.support.event_schemas import assert_conforms
 from tests.support.events import sequence_all
 from tests.support.receiver import Answer, Receiver, receiving
 
@@ -41,7 +43,7 @@ async def worker(database: Database) -> AsyncIterator[Engine]:
         yield parts
 
 
-async def recorded(duro: Duro, ten: str) -> list[dict[str, object]]:
+async def recorded(duro: Duro, ten: str) -> list[dict[str, Any]]:
     listed = await duro.json("event", "list", "--tenant", ten, "--mode", "test")
     return list(listed["items"])
 
@@ -114,6 +116,12 @@ async def test_not_waiting_records_it_and_is_done(
     assert [event["id"] for event in await recorded(duro, ten)] == [told["eventId"]]
     assert told["delivery"] is None
     await fan_out(database)
+
+
+async def test_a_test_is_recorded_as_the_catalog_says(duro: Duro, ten: str, endpoint: str) -> None:
+    await duro.json("endpoint", "test", endpoint, "--no-wait")
+    [event] = await recorded(duro, ten)
+    assert_conforms(event["type"], event["data"])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from schema.ids import ENDPOINT, parse_id
 from schema.modes import Mode
 from schema.secret_box import SecretBox
 from tests.service.cli.duro_command import Duro
+from tests.support.event_schemas import assert_conforms
 
 URL = "https://shop.example/hooks"
 
@@ -137,6 +138,18 @@ async def test_disable_and_enable_are_told_as_events(
     events = (await duro.json("event", "list", "--tenant", ten, "--mode", "test"))["items"]
     assert [event["type"] for event in events] == ["webhook_endpoint_enabled", "webhook_endpoint_disabled"]
     assert all(event["data"]["endpointId"] == endpoint for event in events)
+
+
+@pytest.mark.parametrize("reason", [[], ["--reason", "é" * 200], ["--reason", "💥" * 200]])
+async def test_disable_and_enable_are_told_as_the_catalog_says(
+    reason: list[str], duro: Duro, ten: str, endpoint: str
+) -> None:
+    await duro.json("endpoint", "disable", endpoint, *reason)
+    await duro.json("endpoint", "enable", endpoint)
+    told = (await duro.json("event", "list", "--tenant", ten, "--mode", "test"))["items"]
+    assert len(told) == 2
+    for event in told:
+        assert_conforms(event["type"], event["data"])
 
 
 async def test_rotation_lets_both_secrets_sign_for_the_grace_period(
