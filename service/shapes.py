@@ -10,6 +10,7 @@ from delivery.endpoint_health import State, state_of
 from schema import ids
 from schema.delivery_history import Delivery, ShownAttempt, ShownDelivery
 from schema.endpoints import Endpoint
+from schema.event_catalog import EventType
 from schema.events import DeliverySummary, Event, ShownEvent
 from schema.ids import format_id
 from schema.log import ConsumerStatus
@@ -89,6 +90,15 @@ def event_shape(event: Event) -> Shape:
         "type": event.type,
         "createdAt": iso_millis(event.created_at),
         "data": _as_stored(event.data),
+    }
+
+
+def event_type_shape(event_type: EventType) -> Shape:
+    return {
+        "type": event_type.name,
+        "description": event_type.description,
+        "schema": event_type.schema,
+        "example": event_type.example,
     }
 
 

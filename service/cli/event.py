@@ -11,6 +11,7 @@ from consumers.subscriptions import validate_patterns
 from schema import events, tenants
 from schema.database import Database
 from schema.errors import InvalidInput
+from schema.event_catalog import EventType, catalog
 from schema.events import Event, ShownEvent
 from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
 from schema.modes import Mode
@@ -20,7 +21,7 @@ from service.cli.app import App, command, group
 from service.cli.input_files import STDIN, read_text
 from service.cli.views import fields, more, table, visible
 from service.locating import Located, locate_event
-from service.shapes import event_shape, page_shape, shown_event_shape
+from service.shapes import event_shape, event_type_shape, page_shape, shown_event_shape
 
 _LONGEST_IN_TABLE: Final = 60
 
@@ -33,7 +34,9 @@ def event() -> None:
 @command(event, "record")
 @options.tenant
 @options.mode
-@click.option("--type", "type_", required=True, metavar="TYPE", help="As in the catalog: invoice_created, …")
+@click.option(
+    "--type", "type_", required=True, metavar="TYPE", help="As duro event types has it: invoice_created, …"
+)
 @click.option(
     "--data",
     required=True,
@@ -106,6 +109,33 @@ def show(app: App, event_id: UUID) -> None:
     )
 
 
+@command(event, "types")
+@click.argument("type_", metavar="[TYPE]", required=False)
+def types(app: App, type_: str | None) -> None:
+    """List the types of events, or show what the data of one holds: its JSON Schema (draft 2020-12) and an example.
+
+    The schemas describe what duro itself records; record_event() takes any JSON object.
+
+    \b
+    Example:
+      duro event types
+      duro event types subscription_payment_failed
+    """
+    if type_ is None:
+        app.result({"items": [event_type_shape(found) for found in catalog().values()]}, _show_types)
+        return
+    found = _look_up(type_)
+    app.result(event_type_shape(found), lambda out: _show_type(out, found))
+
+
+def _look_up(name: str) -> EventType:
+    known = catalog()
+    validate_patterns([name], known)  # its sentence names near misses
+    if name not in known:
+        raise InvalidInput(f"{name!r} is a pattern: give one type, as duro event types lists them.")
+    return known[name]
+
+
 def _read_data(argument: str) -> str:
     """The JSON text as it was given, since it is the database that keeps its numbers. Raises InvalidInput."""
     if argument == STDIN or argument.startswith("@"):
@@ -143,6 +173,18 @@ def _show_event(out: Console, located: Located, event: ShownEvent) -> None:
         for d in event.deliveries
     ]
     table(out, ("Delivery", "Endpoint", "Status", "Attempts"), rows, none="It has no deliveries.")
+
+
+def _show_types(out: Console) -> None:
+    rows = [(found.name, found.description) for found in catalog().values()]
+    table(out, ("Type", "Description"), rows, none="")
+
+
+def _show_type(out: Console, found: EventType) -> None:
+    fields(out, {"Type": found.name, "Description": found.description})
+    for title, value in (("Schema of its data", found.schema), ("Example", found.example)):
+        out.print(f"\n{title}", style="bold")
+        out.print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(), soft_wrap=True)
 
 
 def _shortened(text: str) -> str:
