@@ -20,6 +20,17 @@ DELIVERY: Final = "dlv"
 ATTEMPT: Final = "att"
 TENANT: Final = "ten"
 REPLAY: Final = "rpl"
+PLAN: Final = "plan"
+CUSTOMER: Final = "cus"
+SUBSCRIPTION: Final = "sub"
+INVOICE: Final = "inv"
+PAYMENT: Final = "pay"
+DUNNING: Final = "dun"
+PROMO: Final = "promo"
+LINK: Final = "link"
+CHECKOUT: Final = "chk"
+PAYMENT_METHOD: Final = "pm"
+IDENTITY: Final = "idn"
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O and U
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)

@@ -79,6 +79,11 @@ def derive_role_password(key: bytes, role: str) -> str:
     return base64.urlsafe_b64encode(derived).rstrip(b"=").decode()
 
 
+def derive_code_key(key: bytes) -> bytes:
+    """What one-time codes are hashed with: of a plain digest, a million guesses would find the six digits."""
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"duro one-time code").derive(key)
+
+
 def key_check(key: bytes) -> str:
     """Tells whether two keys are the same, and nothing else about them."""
     return HKDF(algorithm=SHA256(), length=16, salt=None, info=b"duro key check").derive(key).hex()

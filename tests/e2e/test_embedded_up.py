@@ -1,9 +1,7 @@
 """`duro up` with nothing but a directory: killed at any moment, it goes on where it was."""
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,23 +12,20 @@ import pytest
 
 from schema import tenants
 from schema.database import Database
-from schema.embedded import read_secret_key, wait_stopped
+from schema.embedded import read_secret_key
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
 from tests.support.duro_process import DuroProcess, duro, eventually
 from tests.support.engine import add_endpoint
 from tests.support.events import record_many
+from tests.support.places import temporary_place
 from tests.support.receiver import Receiver
 
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """Not pytest's tmp_path, whose parents are closed to the server's user."""
-    place = Path(tempfile.mkdtemp(prefix="duro-test-"))
-    place.chmod(0o755)
-    yield place / "data"
-    wait_stopped(place / "data", 30)
-    shutil.rmtree(place)
+    with temporary_place() as place:
+        yield place / "data"
 
 
 @asynccontextmanager

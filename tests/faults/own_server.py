@@ -1,9 +1,7 @@
 """A PostgreSQL that a test starts by itself, to put around it what the product would not: a network, a clock."""
 
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from schema.embedded.data_dir import DataDir
 from schema.embedded.programs import environment
 from schema.embedded.waiting import wait_until
 from tests.support.databases import TEMPLATE, Cluster, make_template, run_apart, with_database
+from tests.support.places import temporary_place
 
 _PATIENCE_S = 60.0
 
@@ -85,9 +84,7 @@ class OwnCluster:
 
 @contextmanager
 def own_cluster() -> Iterator[OwnCluster]:
-    place = Path(tempfile.mkdtemp(prefix="duro-test-"))  # not pytest's: the server's user must get there
-    place.chmod(0o755)
-    try:
+    with temporary_place() as place:
         with attach(place / "data") as server:
             run_apart(make_template(Cluster(server, server.secret_key)))
             made = OwnCluster(
@@ -98,6 +95,3 @@ def own_cluster() -> Iterator[OwnCluster]:
             )
         assert wait_stopped(place / "data", _PATIENCE_S)
         yield made
-    finally:
-        wait_stopped(place / "data", _PATIENCE_S)
-        shutil.rmtree(place)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from schema.embedded import attach, wait_stopped
 from schema.embedded.data_dir import DataDir
 from schema.embedded.locks import is_held
 from schema.embedded.waiting import wait_until
+from tests.support.places import new_place, temporary_place
 
 IS_ROOT = os.geteuid() == 0
 PATIENCE = 30.0  # how long a test waits for what must happen; far more than it takes
@@ -82,19 +82,6 @@ class User:
 
 
 @contextmanager
-def temporary_place(mode: int = 0o755) -> Iterator[Path]:
-    """Not pytest's tmp_path, whose parents are closed to the server's user and closed again by each session."""
-    place = Path(tempfile.mkdtemp(prefix="duro-test-"))
-    place.chmod(mode)
-    try:
-        yield place
-    finally:
-        for data_dir in place.rglob("users.lock"):
-            wait_stopped(data_dir.parent, PATIENCE)
-        shutil.rmtree(place)
-
-
-@contextmanager
 def stopped_cluster() -> Iterator[DataDir]:
     """A data directory whose cluster has been made before, and is not running."""
     with temporary_place() as place:
@@ -105,9 +92,8 @@ def stopped_cluster() -> Iterator[DataDir]:
 
 @functools.cache
 def _template() -> Path:
-    place = Path(tempfile.mkdtemp(prefix="duro-test-"))
+    place = new_place()
     atexit.register(shutil.rmtree, place)
-    place.chmod(0o755)
     attach(place / "data").release()
     assert wait_stopped(place / "data", PATIENCE)
     (place / "data" / "address.json").unlink()  # each copy finds a port of its own

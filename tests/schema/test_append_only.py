@@ -6,6 +6,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from tests.support.append_only import assert_unchangeable
 from tests.support.catalog import relations
 from tests.support.connections import LIVE, SANDBOX, SUPERUSER, Connect
 from tests.support.databases import OWNER
@@ -21,19 +22,6 @@ async def append_only_tables(owner: asyncpg.Connection) -> list[str]:
         for table in await relations(owner, "sandbox", "live")
         if table["kind"] in {"r", "p"} and re.sub(r"_\d{4}_\d{2}$", "", table["name"]) in APPEND_ONLY
     ]
-
-
-async def assert_unchangeable(connection: asyncpg.Connection, table: str) -> None:
-    for statement in (
-        f"UPDATE {table} SET created_at = created_at",
-        f"UPDATE {table} SET created_at = created_at WHERE false",
-        f"DELETE FROM {table}",
-        f"DELETE FROM {table} WHERE false",
-        f"TRUNCATE {table}",
-        f"MERGE INTO {table} USING (SELECT 1) AS s ON true WHEN MATCHED THEN DELETE",
-    ):
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.execute(statement)
 
 
 @pytest.mark.parametrize("role", ["duro_core", SANDBOX, LIVE, OWNER, SUPERUSER])

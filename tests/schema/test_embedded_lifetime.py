@@ -20,8 +20,8 @@ from tests.schema.embedded_harness import (
     postmaster_pid,
     query,
     stopped_cluster,
-    temporary_place,
 )
+from tests.support.places import temporary_place
 
 
 @pytest.fixture

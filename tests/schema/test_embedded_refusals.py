@@ -16,7 +16,8 @@ from schema.embedded.data_dir import DataDir, usable
 from schema.embedded.programs import environment, installed_root
 from schema.embedded.waiting import wait_until
 from schema.errors import Unavailable
-from tests.schema.embedded_harness import IS_ROOT, PATIENCE, User, all_gone, stopped_cluster, temporary_place
+from tests.schema.embedded_harness import IS_ROOT, PATIENCE, User, all_gone, stopped_cluster
+from tests.support.places import temporary_place
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from schema.database import Connection, Database
 from schema.modes import Mode
 from schema.queries import load
 from tests.support import history
-from tests.support.connections import SUPERUSER, connections
 from tests.support.databases import Cluster
 from tests.support.plans import Plan, explain
 
@@ -21,8 +20,6 @@ TROUBLED = 20_000
 
 # Every tenth of the endpoints below has most of what waits; all of them are in some kind of trouble.
 _TROUBLE = f"""
-SET session_replication_role = replica;
-SET search_path = sandbox;
 INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, event_id, event_type, created_at, status, due_at, retry_at, lane)
 SELECT gen_random_uuid(), gen_random_uuid(), lpad(to_hex(n % 2000 * 10), 32, '0')::uuid, gen_random_uuid(), 'invoice_created',
        now(), 'pending', now() - make_interval(secs => n % 100), now(), 1
@@ -36,18 +33,18 @@ SELECT id, tenant_id, now(), now() FROM core.webhook_endpoints ON CONFLICT DO NO
 """
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def with_trouble(cluster: Cluster, with_history: str) -> AsyncIterator[str]:
+    """The name of a database with a history and much that waits, to be copied."""
+    async with history.copied(cluster, with_history, also=_TROUBLE) as name:
+        yield name
+
+
 @pytest_asyncio.fixture(
     scope="module", loop_scope="module", params=[True, False], ids=["analyzed", "not analyzed"]
 )
-async def crowded(request: pytest.FixtureRequest, cluster: Cluster, template: str) -> AsyncIterator[str]:
-    """The name of a database with a history and much that waits."""
-    async with cluster.fresh_database(template) as name:
-        async with connections(cluster, name) as connect:
-            superuser = await connect(SUPERUSER)
-            await history.write_history(superuser, analyze=False)
-            await superuser.execute(_TROUBLE)
-            if request.param:
-                await superuser.execute("ANALYZE")
+async def crowded(request: pytest.FixtureRequest, cluster: Cluster, with_trouble: str) -> AsyncIterator[str]:
+    async with history.copied(cluster, with_trouble, analyze=request.param) as name:
         yield name
 
 

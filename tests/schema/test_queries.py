@@ -13,6 +13,7 @@ from tests.support.databases import OWNER
 
 SENDERS = {
     "audit": (SANDBOX, LIVE),
+    "wallet": (CORE_ROLE,),
     "bench": (OWNER,),
     "deliveries": (SANDBOX, LIVE),
     "delivery_history": (SANDBOX, LIVE),

@@ -20,7 +20,6 @@ from schema.modes import Mode
 from schema.pages import After
 from schema.queries import load
 from tests.support import history
-from tests.support.connections import SUPERUSER, connections
 from tests.support.databases import Cluster
 from tests.support.events import sequence_all
 from tests.support.plans import Plan, explain
@@ -35,11 +34,9 @@ LEASE_FOR = timedelta(minutes=5)
 @pytest_asyncio.fixture(
     scope="module", loop_scope="module", params=[True, False], ids=["analyzed", "not analyzed"]
 )
-async def past(request: pytest.FixtureRequest, cluster: Cluster, template: str) -> AsyncIterator[str]:
+async def past(request: pytest.FixtureRequest, cluster: Cluster, with_history: str) -> AsyncIterator[str]:
     """The name of a database with a history."""
-    async with cluster.fresh_database(template) as name:
-        async with connections(cluster, name) as connect:
-            await history.write_history(await connect(SUPERUSER), analyze=request.param)
+    async with history.copied(cluster, with_history, analyze=request.param) as name:
         yield name
 
 

@@ -16,7 +16,6 @@ from schema.database import Connection, Database
 from schema.modes import Mode
 from schema.queries import load
 from tests.support import history
-from tests.support.connections import SUPERUSER, connections
 from tests.support.databases import Cluster
 from tests.support.plans import Plan, explain
 
@@ -38,15 +37,11 @@ UPDATE webhook_deliveries d SET status = CASE l.pos / 10 % {2 * ONE_IN} WHEN 0 T
 @pytest_asyncio.fixture(
     scope="module", loop_scope="module", params=[True, False], ids=["analyzed", "not analyzed"]
 )
-async def past(request: pytest.FixtureRequest, cluster: Cluster, template: str) -> AsyncIterator[str]:
+async def past(request: pytest.FixtureRequest, cluster: Cluster, with_history: str) -> AsyncIterator[str]:
     """The name of a database with a history in which little did not arrive."""
-    async with cluster.fresh_database(template) as name:
-        async with connections(cluster, name) as connect:
-            superuser = await connect(SUPERUSER)
-            await history.write_history(superuser, analyze=False)
-            await superuser.execute(_SOME_DID_NOT_ARRIVE)
-            if request.param:
-                await superuser.execute("ANALYZE")
+    async with history.copied(
+        cluster, with_history, also=_SOME_DID_NOT_ARRIVE, analyze=request.param
+    ) as name:
         yield name
 
 

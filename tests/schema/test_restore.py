@@ -23,6 +23,8 @@ from tests.support.databases import OWNER, Cluster, running_cluster
 from tests.support.events import in_log, positions, record, record_many, sequence_all
 from tests.support.xids import burn, burn_until, next_xid
 
+A_RESTORE_TAKES = 2500  # transactions, and amply: one for each thing that is made
+
 
 @pytest.fixture(scope="module")
 def new_cluster(cluster: Cluster) -> Iterator[Cluster]:
@@ -142,7 +144,7 @@ async def xid_of_new_cluster(empty: tuple[Cluster, str, Connect]) -> int:
 async def test_a_cluster_whose_xids_are_behind_loses_nothing_while_they_pass_through_the_old_range(
     drill: Drill, empty: tuple[Cluster, str, Connect], tenant: UUID
 ) -> None:
-    await drill.run_the_old_one(until_xid=await xid_of_new_cluster(empty) + 500)
+    await drill.run_the_old_one(until_xid=await xid_of_new_cluster(empty) + A_RESTORE_TAKES)
     old_xids = await drill.unsequenced_xids()
     restored = await drill.restore(*empty)
     assert await next_xid(restored.producer) < old_xids[0]
@@ -179,9 +181,9 @@ async def test_a_cluster_whose_xids_are_in_between_waits_for_none_of_them(
 ) -> None:
     """The stored snapshot could be of this cluster, the events that it has not seen could not."""
     here = await xid_of_new_cluster(empty)
-    await drill.run_the_old_one(until_xid=here + 500)
+    await drill.run_the_old_one(until_xid=here + A_RESTORE_TAKES)
     await burn_until(await empty[2](OWNER), await drill.snapshot_xmax() + 100)
-    await drill.record_more_after(5000)  # a restore takes some hundreds itself
+    await drill.record_more_after(3 * A_RESTORE_TAKES)
     restored = await drill.restore(*empty)
     assert await next_xid(restored.producer) < max(await drill.unsequenced_xids())
 
@@ -192,7 +194,7 @@ async def test_a_cluster_whose_xids_are_in_between_waits_for_none_of_them(
 async def test_events_recorded_before_the_first_sequencing_come_after_the_old_ones(
     drill: Drill, empty: tuple[Cluster, str, Connect], tenant: UUID
 ) -> None:
-    await drill.run_the_old_one(until_xid=await xid_of_new_cluster(empty) + 500)
+    await drill.run_the_old_one(until_xid=await xid_of_new_cluster(empty) + A_RESTORE_TAKES)
     restored = await drill.restore(*empty)
     late = await restored.connect()
     await late.execute("BEGIN")
@@ -212,7 +214,7 @@ async def test_a_transaction_that_draws_an_old_events_xid_does_not_hide_that_eve
     drill: Drill, empty: tuple[Cluster, str, Connect], tenant: UUID
 ) -> None:
     """The first to sequence in the new cluster has, by chance, the xid of an event that has no position yet."""
-    await drill.run_the_old_one(until_xid=await xid_of_new_cluster(empty) + 500)
+    await drill.run_the_old_one(until_xid=await xid_of_new_cluster(empty) + A_RESTORE_TAKES)
     target = (await drill.unsequenced_xids())[-1]
     restored = await drill.restore(*empty)
     await burn_until(restored.producer, target)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schema.errors import InvalidInput, Unavailable
-from schema.secret_box import SecretBox, derive_role_password, parse_secret_key
+from schema.secret_box import SecretBox, derive_code_key, derive_role_password, parse_secret_key
 
 KEY = bytes(range(32))
 CONTEXT = b"endpoint-1"
@@ -103,12 +103,17 @@ class TestSecretKey:
         )
 
 
-class TestRolePassword:
+class TestDerivedKeys:
     def test_it_is_hkdf_sha256(self) -> None:
         """Computed by RFC 5869 with the standard library, so a change of the derivation cannot pass unseen."""
         extracted = hmac.digest(bytes(32), KEY, "sha256")
         expanded = hmac.digest(extracted, b"duro role password:duro_live\x01", "sha256")
         assert base64.urlsafe_b64decode(derive_role_password(KEY, "duro_live") + "=") == expanded
+
+    def test_so_is_the_key_of_one_time_codes_and_it_is_no_roles(self) -> None:
+        extracted = hmac.digest(bytes(32), KEY, "sha256")
+        assert derive_code_key(KEY) == hmac.digest(extracted, b"duro one-time code\x01", "sha256")
+        assert len({derive_code_key(KEY), derive_code_key(bytes(32)), KEY}) == 3
 
     def test_roles_and_keys_do_not_share_one(self) -> None:
         passwords = {

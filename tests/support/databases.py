@@ -8,22 +8,19 @@ A test about partitions brings the others back with ensure_partitions().
 
 import asyncio
 import itertools
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from schema.embedded import EmbeddedServer, attach, wait_stopped
+from schema.embedded import EmbeddedServer, attach
 from schema.migrate import migrate
 from schema.modes import Mode
+from tests.support.places import temporary_place
 
 T = TypeVar("T")
 OWNER = "duro_owner"
@@ -83,23 +80,9 @@ def with_database(url: str, database: str) -> str:
 
 @contextmanager
 def running_cluster(key: bytes | None = None) -> Iterator[Cluster]:
-    """With its own key unless another is given. Configured as in production. Not in pytest's tmp_path, whose parents are closed to the server's user."""
-    place = Path(tempfile.mkdtemp(prefix="duro-test-", dir=_quick_place()))
-    place.chmod(0o755)
-    try:
-        with attach(place / "data") as server:
-            yield Cluster(server, key or server.secret_key)
-    finally:
-        wait_stopped(place / "data", 30)
-        shutil.rmtree(place)
-
-
-def _quick_place() -> str | None:
-    """Memory, where there is plenty (a container often has 64 MB): a disk takes ten times as long for a copy."""
-    memory = "/dev/shm"
-    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 4 << 30:
-        return None
-    return memory
+    """With its own key unless another is given. Configured as in production."""
+    with temporary_place() as place, attach(place / "data") as server:
+        yield Cluster(server, key or server.secret_key)
 
 
 async def make_template(cluster: Cluster) -> None:

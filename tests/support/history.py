@@ -1,4 +1,4 @@
-"""A database with a past, written by SQL in a second: tens of thousands of rows over three months' partitions.
+"""A database with a past, written by SQL in seconds: tens of thousands of rows over three months' partitions.
 
 events       1 … LOGGED have positions, in order of time; ten tenants take turns
 deliveries   each event has one, delivered with its attempt, spread over the tenants' endpoints
@@ -6,9 +6,12 @@ backlog      the dead endpoint has DEAD more that wait and are due; WAITING othe
 leases       LEASED of them are held by worker 1
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
-import asyncpg
+from tests.support.connections import SUPERUSER, connections
+from tests.support.databases import Cluster
 
 TENANTS = 10
 ENDPOINTS = 200
@@ -18,9 +21,7 @@ WAITING = 50
 LEASED = 300
 DEAD_ENDPOINT = UUID(int=0xDEAD)
 
-_PAST = f"""
-SET session_replication_role = replica;
-SET search_path = sandbox;
+PAST = f"""
 SELECT ensure_partitions(12);
 
 INSERT INTO core.tenants (id, name) SELECT lpad(n::text, 32, '0')::uuid, 'tenant ' || n FROM generate_series(1, {TENANTS}) n;
@@ -62,8 +63,19 @@ UPDATE webhook_deliveries SET lease = 1, leased_by = 1, leased_until = now() + i
  WHERE id IN (SELECT id FROM webhook_deliveries WHERE endpoint_id = '{DEAD_ENDPOINT}' AND status = 'pending' LIMIT {LEASED});
 """
 
+# No triggers; and autovacuum, which would analyze it some time, does not hear of what is written.
+_WITHOUT_FURTHER_ADO = "SET session_replication_role = replica; SET track_counts = off;"
 
-async def write_history(superuser: asyncpg.Connection, *, analyze: bool) -> None:
-    await superuser.execute(_PAST)
-    if analyze:
-        await superuser.execute("ANALYZE")
+
+@asynccontextmanager
+async def copied(
+    cluster: Cluster, template: str, *, also: str = "", analyze: bool = False
+) -> AsyncIterator[str]:
+    """The name of a copy of that database, in which `also` has happened. Unless it is analyzed, nothing is known of that."""
+    async with cluster.fresh_database(template) as name:
+        async with connections(cluster, name) as connect:
+            superuser = await connect(SUPERUSER)
+            await superuser.execute(_WITHOUT_FURTHER_ADO + also)
+            if analyze:
+                await superuser.execute("ANALYZE")
+        yield name

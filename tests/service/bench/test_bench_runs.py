@@ -2,11 +2,9 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +26,7 @@ from service.bench.perform import Run, perform
 from service.bench.scale import QUICK
 from service.bench.scratch import Scratch, scratch_server
 from tests.service.cli.duro_command import Duro
+from tests.support.places import temporary_place
 
 TINY = replace(QUICK, seconds=0.1, rounds=1, least=400, most_deliveries=2_000, history=3_000)
 PATIENCE_S = 60
@@ -35,11 +34,8 @@ PATIENCE_S = 60
 
 @pytest.fixture
 def own_tmp() -> Iterator[Path]:
-    """Not pytest's tmp_path, whose parents are closed to the server's user."""
-    place = Path(tempfile.mkdtemp(prefix="duro-test-"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
+    with temporary_place() as place:
+        yield place
 
 
 @pytest.fixture

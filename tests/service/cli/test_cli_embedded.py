@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.schema.embedded_harness import temporary_place
 from tests.service.cli.duro_command import PATIENCE, Duro
+from tests.support.places import temporary_place
 
 
 @pytest.fixture
