@@ -42,3 +42,9 @@ async def end_sessions(role: Executor, name: str, standing_still_for: timedelta)
 
 async def forget(tx: Connection, worker_id: int) -> None:
     await tx.execute(_SQL["forget"], worker_id)
+
+
+async def session_named(role: Executor, name: str) -> bool:
+    """Whether a process is at work under this name (see Database.open), as far as the role's own sessions show it."""
+    there: bool = await role.fetchval(_SQL["session_named"], name)
+    return there

@@ -69,4 +69,7 @@ def renewal_key(description: str, period_start: str) -> Field:
 
 
 def or_null(field: Field) -> Field:
-    return replace(field, holds={**field.holds, "type": [field.holds["type"], "null"]})
+    holds = {**field.holds, "type": [field.holds["type"], "null"]}
+    if "enum" in holds:
+        holds["enum"] = [*holds["enum"], None]
+    return replace(field, holds=holds)

@@ -48,13 +48,22 @@ PAYMENT_TYPES: Final = (
             **_PAYMENT,
             **failure_code("Why it failed."),
             "responseCode": or_null(text("The bank's own code for that; null: there is none.", "51")),
-            "nextAction": one_of(
-                _NEXT_ACTIONS, "What is done about it; exhaust: no more is tried.", "retry_payday"
+            "nextAction": or_null(
+                one_of(
+                    _NEXT_ACTIONS,
+                    "What is done about it; exhaust: no more is tried; null: nothing by itself.",
+                    "retry_payday",
+                )
             ),
             "nextAttemptAt": or_null(
                 moment("When it is charged again; null: that is not planned.", "2026-06-30T09:00:00.000Z")
             ),
-            **_REASON,
+            "reason": or_null(
+                text(
+                    "Why that is done, in words; null where nothing is.",
+                    "The account holds too little money; recovery waits for payday.",
+                )
+            ),
         },
     ),
     event_type(
@@ -97,8 +106,8 @@ PAYMENT_TYPES: Final = (
         {
             **INVOICE,
             **WHOSE,
-            **amount("What the invoice is for."),
-            "discount": money("What a discount took off; 0: there was none.", 0),
+            **amount("What is to be paid, the discount taken off."),
+            "discount": money("What a promo code took off; 0: there was none.", 0),
             "periodStart": moment("When the period begins that it is for.", PERIOD_START),
             "periodEnd": moment("When that period ends.", PERIOD_END),
             "idempotencyKey": renewal_key(

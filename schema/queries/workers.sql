@@ -50,3 +50,8 @@ SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) AS ended
 -- name: forget
 -- $1 id.
 DELETE FROM workers WHERE id = $1;
+
+-- name: session_named
+-- $1 application name. Whether the role that asks has such a session in this database.
+SELECT EXISTS (SELECT FROM pg_stat_activity
+                WHERE datname = current_database() AND usename = current_user AND application_name = $1);

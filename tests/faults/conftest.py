@@ -4,9 +4,9 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.faults.figures import figures, tell
+from tests.faults.figures import charges, figures, tell
 
-__all__ = ["figures"]
+__all__ = ["charges", "figures"]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -37,6 +37,38 @@ class Figures:
         return ", ".join([*parts, *self.notes])
 
 
+@dataclass
+class Charges(Figures):
+    """Of money. None was made twice and none was forgotten, or the scenario would have failed."""
+
+    due: int = 0
+    worked: int = 0
+    refused: int = 0
+    asked: int = 0
+    lost_answers: int = 0
+    never_asked: int = 0
+    """Of those in flight at the moments of the faults."""
+    charged_already: int = 0
+    took_s: float = 0.0
+
+    def line(self) -> str:
+        told = [
+            *(f"{name} {count}" for name, count in self.faults.items()),
+            f"due {self.due}",
+            f"charges {self.worked}",
+            f"refusals {self.refused}",
+            f"in flight at the kills {self.in_flight}",
+            f"of them never asked for {self.never_asked}",
+            f"and charged already {self.charged_already}",
+            f"asked for again {self.asked - self.worked - self.refused}",
+            f"answers lost {self.lost_answers}",
+            "charged twice 0",
+            "forgotten 0",
+            f"took {self.took_s:.1f} s",
+        ]
+        return ", ".join(told)
+
+
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
     """Told only by a scenario that got to its end."""
@@ -45,7 +77,15 @@ def figures(request: pytest.FixtureRequest) -> Figures:
     return these
 
 
-_STASH = pytest.StashKey[Figures]()
+@pytest.fixture
+def charges(request: pytest.FixtureRequest) -> Charges:
+    """As `figures`."""
+    these = Charges()
+    request.node.stash[_STASH] = these
+    return these
+
+
+_STASH: pytest.StashKey[Figures] = pytest.StashKey()
 
 
 def tell(item: pytest.Item, report: pytest.TestReport) -> None:

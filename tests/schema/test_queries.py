@@ -13,7 +13,17 @@ from tests.support.databases import OWNER
 
 SENDERS = {
     "audit": (SANDBOX, LIVE),
-    "wallet": (CORE_ROLE,),
+    "plans": (SANDBOX, LIVE),
+    "customers": (SANDBOX, LIVE),
+    "promo_codes": (SANDBOX, LIVE),
+    "payment_links": (SANDBOX, LIVE),
+    "subscriptions": (SANDBOX, LIVE),
+    "invoices": (SANDBOX, LIVE),
+    "payment_attempts": (SANDBOX, LIVE),
+    "dunning_schedules": (SANDBOX, LIVE),
+    "checkout_sessions": (SANDBOX, LIVE),
+    "store_settings": (SANDBOX, LIVE),
+    "books": (SANDBOX, LIVE),
     "bench": (OWNER,),
     "deliveries": (SANDBOX, LIVE),
     "delivery_history": (SANDBOX, LIVE),
@@ -28,6 +38,7 @@ SENDERS = {
     "replays": (SANDBOX, LIVE),
     "switches": (SANDBOX, LIVE),
     "tenants": (CORE_ROLE,),
+    "wallet": (CORE_ROLE,),
     "workers": (CORE_ROLE,),
 }
 DDL = {"roles"}  # takes no parameters, runs in every migration

@@ -1,6 +1,7 @@
 """record_event(): the one way to append, from SQL in any language, inside the producer's own transaction."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -11,7 +12,9 @@ from schema.database import Database
 from schema.errors import InvalidInput
 from schema.ids import EVENT, TENANT, format_id, parse_id
 from schema.modes import Mode
+from schema.partitions import ensure_past_partitions
 from tests.support.connections import Connect
+from tests.support.events import in_log, record, sequence_all
 
 LIMIT = 262_144
 
@@ -136,3 +139,36 @@ async def test_an_event_belongs_to_the_mode_it_was_recorded_in(database: Databas
     event = await events.record(database.data(Mode.LIVE), tenant, "invoice_created", {})
     assert (await events.show(database.data(Mode.LIVE), tenant, event)).id == event
     assert await events.tenant_of(database.data(Mode.TEST), event) is None
+
+
+# At another moment
+
+
+async def test_an_event_of_an_earlier_moment_has_that_moment_and_a_position_like_any_other(
+    database: Database, tenant: UUID
+) -> None:
+    pool = database.data(Mode.TEST)
+    earlier = datetime.now(UTC) - timedelta(days=100)
+    await ensure_past_partitions(pool, earlier)
+    recent = await record(pool, tenant)
+    past = await pool.fetchval(
+        "SELECT record_event($1::uuid, 'invoice_created', '{}'::jsonb, $2::timestamptz)", tenant, earlier
+    )
+    assert await pool.fetchval("SELECT created_at FROM events WHERE id = $1", past) == earlier
+    assert past < recent, "its id is a ULID of that moment"
+    await sequence_all(pool)
+    assert await in_log(pool) == [recent, past]
+
+
+async def test_an_event_cannot_be_of_the_future_nor_of_before_its_partitions(
+    database: Database, tenant: UUID
+) -> None:
+    pool = database.data(Mode.TEST)
+    statement = "SELECT record_event($1::uuid, 'invoice_created', '{}'::jsonb, $2::timestamptz)"
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="cannot be of the future"):
+        await pool.fetchval(statement, tenant, datetime.now(UTC) + timedelta(hours=1))
+    with pytest.raises(asyncpg.CheckViolationError, match="no partition"):
+        await pool.fetchval(statement, tenant, datetime(2020, 1, 1, tzinfo=UTC))
+    with pytest.raises(InvalidInput, match="ten years old"):
+        await ensure_past_partitions(pool, datetime(1999, 1, 1, tzinfo=UTC))
+    assert await pool.fetchval("SELECT count(*) FROM events") == 0

@@ -65,6 +65,39 @@ SELECT 'grant', what, concat_ws(' ', grantee::regrole, privilege_type, is_granta
         SELECT oid::regprocedure::text, (aclexplode(coalesce(proacl, acldefault('f', proowner)))).* FROM functions
        ) AS granted
 """
+_COLUMNS = """
+SELECT relnamespace::regnamespace::text AS schema, relname AS table, relkind::text AS kind, attname AS name, attnotnull AS given,
+       t.typname AS type, coalesce(b.typname, t.typname) AS base, pg_get_expr(d.adbin, d.adrelid) AS default
+  FROM pg_class c
+  JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+  JOIN pg_type t ON t.oid = atttypid
+  LEFT JOIN pg_type b ON b.oid = t.typbasetype
+  LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = attnum
+ WHERE relnamespace::regnamespace::text = ANY($1) AND relkind IN ('r', 'p', 'v')
+ ORDER BY 1, 2, attnum
+"""
+_INDEXES = """
+SELECT i.relname AS name, t.relname AS table, x.indisunique OR x.indisexclusion AS guards, x.indpred IS NOT NULL AS partial,
+       ARRAY(SELECT pg_get_indexdef(x.indexrelid, n, false) FROM generate_series(1, x.indnkeyatts) n)::text[] AS columns
+  FROM pg_index x
+  JOIN pg_class i ON i.oid = x.indexrelid
+  JOIN pg_class t ON t.oid = x.indrelid AND t.relnamespace = $1::regnamespace
+ WHERE t.relname = ANY($2::text[])
+"""
+_FOREIGN_KEYS = """
+SELECT k.conname AS name, t.relname AS table, p.relname AS parent, n.nspname AS parent_schema,
+       has_table_privilege('duro_' || $1, p.oid, 'DELETE') AS parent_may_go,
+       ARRAY(SELECT a.attname FROM unnest(k.conkey) WITH ORDINALITY AS c (number, place)
+               JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = c.number ORDER BY c.place)::text[] AS columns,
+       ARRAY(SELECT a.attname FROM unnest(k.confkey) WITH ORDINALITY AS c (number, place)
+               JOIN pg_attribute a ON a.attrelid = p.oid AND a.attnum = c.number ORDER BY c.place)::text[] AS parent_columns
+  FROM pg_constraint k
+  JOIN pg_class t ON t.oid = k.conrelid AND t.relnamespace = $1::regnamespace
+  JOIN pg_class p ON p.oid = k.confrelid
+  JOIN pg_namespace n ON n.oid = p.relnamespace
+ WHERE k.contype = 'f' AND t.relname = ANY($2::text[])
+ ORDER BY 1
+"""
 _MODE_NAME = re.compile(r"\b(duro_)?(?:sandbox|live)(_\w+)?\b")
 
 
@@ -74,6 +107,21 @@ async def relations(connection: asyncpg.Connection, *schemas: str) -> list[async
 
 async def functions(connection: asyncpg.Connection, *schemas: str) -> list[asyncpg.Record]:
     return await connection.fetch(_FUNCTIONS, schemas or SCHEMAS)
+
+
+async def columns(connection: asyncpg.Connection, *schemas: str) -> list[asyncpg.Record]:
+    """Of all relations, in their order. `base` is what a domain is made of; of other types it is the type itself."""
+    return await connection.fetch(_COLUMNS, schemas or SCHEMAS)
+
+
+async def indexes(connection: asyncpg.Connection, schema: str, *tables: str) -> dict[str, asyncpg.Record]:
+    """By name: the table, the columns in their order, whether it is partial, and whether it guards a rule."""
+    return {row["name"]: row for row in await connection.fetch(_INDEXES, schema, tables)}
+
+
+async def foreign_keys(connection: asyncpg.Connection, schema: str, *tables: str) -> list[asyncpg.Record]:
+    """Of these tables to any; `parent_may_go`: the schema's role may delete the rows that are referred to."""
+    return await connection.fetch(_FOREIGN_KEYS, schema, tables)
 
 
 async def describe(connection: asyncpg.Connection, schema: str) -> set[tuple[Any, ...]]:

@@ -68,6 +68,20 @@ async def explain(connection: asyncpg.Connection, statement: str, *arguments: ob
     return Plan(explained["Plan"], explained["Execution Time"])
 
 
+async def planned(connection: asyncpg.Connection, statement: str) -> Plan:
+    """The same plan, not run: nothing is known of its arguments."""
+    await connection.execute(f"PREPARE planned AS {statement}")
+    try:
+        count = await connection.fetchval(
+            "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = 'planned'"
+        )
+        arguments = f"({', '.join(['NULL'] * count)})" if count else ""
+        text = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned{arguments}")
+    finally:
+        await connection.execute("DEALLOCATE planned")
+    return Plan(json.loads(text)[0]["Plan"], 0.0)
+
+
 def _literal(value: object) -> str:
     match value:
         case None:

@@ -22,7 +22,7 @@ CREATE TABLE plans (
     trial_days      integer NOT NULL DEFAULT 0 CHECK (trial_days BETWEEN 0 AND 730),
     max_cycles      integer CHECK (max_cycles BETWEEN 1 AND 100000),
     charge_currency currency,
-    fx_rate         numeric(18, 8) CHECK (fx_rate > 0),
+    fx_rate         numeric(18, 8) CHECK (fx_rate > 0 AND fx_rate <> 'NaN'),    -- which is more than any number
     active          boolean NOT NULL DEFAULT true,
     created_at      timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now(),

@@ -3,13 +3,17 @@
 -- The subscription's row is what everything that changes any of these locks first. Guards that hold whatever the code does:
 --   · an invoice is made once per period:           UNIQUE (tenant_id, idempotency_key)
 --   · its periods never overlap:                    invoices_overlap
+--   · a subscription owes one invoice at a time:    invoices_unpaid
 --   · one charge or refund is under way at a time:  payment_attempts_in_flight
 --   · an invoice is paid once:                      payment_attempts_paid
 --   · no more is refunded than was paid:            CHECK (refunded <= amount)
 --   · one dunning schedule per failing invoice:     UNIQUE (tenant_id, invoice_id)
+--
+-- Where several indexes begin with the tenant and the table is empty, they are all the same to the planner, and it takes
+-- the one that was made last, which a pool then keeps for a while. So the key that most look-ups go by is made last.
 
---   anchor, period         the current period is the period-th from the anchor (0: the first); ends are counted from the
---                          anchor, so that the 31st comes back after February
+--   anchor, period         the current period is the period-th from the anchor (0: the first; -1: it ends where the anchor
+--                          is); ends are counted from the anchor, so that the 31st comes back after February
 --   current_period_end     until then it is paid (active), on trial (trialing), or may be completed (incomplete)
 --   cycles                 periods paid
 --   payment_method_id      in core.saved_payment_methods: the wallet is the person's, not the merchant's
@@ -25,7 +29,7 @@ CREATE TABLE subscriptions (
     payment_method_id    uuid,
     promo_code_id        uuid,
     anchor               timestamptz NOT NULL,
-    period               integer NOT NULL DEFAULT 0 CHECK (period >= 0),
+    period               integer NOT NULL DEFAULT 0 CHECK (period >= -1),
     current_period_start timestamptz NOT NULL,
     current_period_end   timestamptz NOT NULL,
     cycles               integer NOT NULL DEFAULT 0 CHECK (cycles >= 0),
@@ -49,7 +53,6 @@ CREATE INDEX subscriptions_by_tenant ON subscriptions (tenant_id, created_at, id
 CREATE INDEX subscriptions_due ON subscriptions (status, current_period_end);
 CREATE INDEX subscriptions_by_customer ON subscriptions (tenant_id, customer_id, created_at, id);
 CREATE INDEX subscriptions_by_plan ON subscriptions (tenant_id, plan_id);
-CREATE INDEX subscriptions_by_promo_code ON subscriptions (tenant_id, promo_code_id) WHERE promo_code_id IS NOT NULL;
 CREATE INDEX subscriptions_held ON subscriptions (held_until) WHERE held_until IS NOT NULL;
 
 CREATE TABLE invoices (
@@ -72,11 +75,13 @@ CREATE TABLE invoices (
     CHECK (period_start < period_end),
     CHECK ((status = 'paid') = (paid_at IS NOT NULL)),
     CONSTRAINT invoices_overlap EXCLUDE USING gist (id_range(subscription_id, subscription_id, '[]') WITH =,
-                                                    tstzrange(period_start, period_end) WITH &&)
+                                                    tstzrange(period_start, period_end) WITH &&,
+                                                    id_range(tenant_id, tenant_id, '[]') WITH =)
                                         WHERE (status <> 'void')
 );
 CREATE INDEX invoices_by_tenant ON invoices (tenant_id, created_at, id);
-CREATE INDEX invoices_by_subscription ON invoices (tenant_id, subscription_id, period_start);
+CREATE INDEX invoices_by_subscription ON invoices (tenant_id, subscription_id, created_at, id);
+CREATE UNIQUE INDEX invoices_unpaid ON invoices (tenant_id, subscription_id) WHERE status IN ('open', 'uncollectible');
 
 -- Each try to move money, before it is made: its id is the reference by which the gateway knows it again.
 --   leased_until   of one in flight: whoever made it answers for it until then; afterwards others ask the gateway again
@@ -98,24 +103,22 @@ CREATE TABLE payment_attempts (
     leased_until    timestamptz,
     created_at      timestamptz NOT NULL,
     finished_at     timestamptz,
-    PRIMARY KEY (tenant_id, id),
     FOREIGN KEY (tenant_id, invoice_id) REFERENCES invoices (tenant_id, id),
     FOREIGN KEY (tenant_id, subscription_id) REFERENCES subscriptions (tenant_id, id),
     FOREIGN KEY (tenant_id, customer_id) REFERENCES customers (tenant_id, id),
-    FOREIGN KEY (tenant_id, refund_of) REFERENCES payment_attempts (tenant_id, id),
     CHECK ((kind = 'refund') = (refund_of IS NOT NULL)),
     CHECK ((state = 'in_flight') = (leased_until IS NOT NULL) AND (state = 'in_flight') = (finished_at IS NULL)),
     CHECK ((state = 'failed') = (failure_code IS NOT NULL)),
     CHECK (refunded <= amount AND (refunded = 0 OR kind = 'charge' AND state = 'succeeded'))
 );
 CREATE INDEX payment_attempts_by_tenant ON payment_attempts (tenant_id, created_at, id);
-CREATE INDEX payment_attempts_by_customer ON payment_attempts (customer_id, created_at, id);
-CREATE INDEX payment_attempts_by_invoice ON payment_attempts (tenant_id, invoice_id);
+CREATE INDEX payment_attempts_by_customer ON payment_attempts (customer_id, tenant_id, created_at, id);
 CREATE UNIQUE INDEX payment_attempts_in_flight ON payment_attempts (tenant_id, subscription_id) WHERE state = 'in_flight';
 CREATE UNIQUE INDEX payment_attempts_paid ON payment_attempts (tenant_id, invoice_id)
     WHERE kind = 'charge' AND state = 'succeeded';
-CREATE INDEX payment_attempts_leased ON payment_attempts (leased_until) WHERE state = 'in_flight';
-CREATE INDEX payment_attempts_refunds ON payment_attempts (tenant_id, refund_of) WHERE refund_of IS NOT NULL;
+CREATE INDEX payment_attempts_leased ON payment_attempts (leased_until) WHERE leased_until IS NOT NULL;
+ALTER TABLE payment_attempts ADD PRIMARY KEY (tenant_id, id),
+    ADD FOREIGN KEY (tenant_id, refund_of) REFERENCES payment_attempts (tenant_id, id);
 
 -- The memory of one invoice's recovery. See service/billing/dunning.py for what decides.
 --   attempts          charges made by it
@@ -140,7 +143,6 @@ CREATE TABLE dunning_schedules (
     created_at      timestamptz NOT NULL,
     updated_at      timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, id),
-    UNIQUE (tenant_id, invoice_id),
     FOREIGN KEY (tenant_id, invoice_id) REFERENCES invoices (tenant_id, id),
     FOREIGN KEY (tenant_id, subscription_id) REFERENCES subscriptions (tenant_id, id),
     CHECK ((state IN ('waiting', 'awaiting_card')) = (next_attempt_at IS NOT NULL)),
@@ -148,7 +150,7 @@ CREATE TABLE dunning_schedules (
 );
 CREATE INDEX dunning_schedules_due ON dunning_schedules (state, next_attempt_at);
 CREATE INDEX dunning_schedules_by_tenant ON dunning_schedules (tenant_id, created_at, id);
-CREATE INDEX dunning_schedules_by_subscription ON dunning_schedules (tenant_id, subscription_id);
+ALTER TABLE dunning_schedules ADD UNIQUE (tenant_id, invoice_id);
 
 CREATE TABLE checkout_sessions (
     tenant_id       uuid NOT NULL,

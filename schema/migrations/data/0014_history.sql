@@ -16,6 +16,9 @@ BEGIN
     IF at IS NULL THEN
         RETURN record_event(tenant_id, type, data);
     END IF;
+    IF at > clock_timestamp() THEN
+        RAISE EXCEPTION 'an event cannot be of the future' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     INSERT INTO events (id, tenant_id, type, data, created_at)
     VALUES (new_ulid(at), record_event.tenant_id, record_event.type, record_event.data, at)
     RETURNING id INTO event_id;

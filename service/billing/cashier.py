@@ -1,0 +1,252 @@
+"""Charges and refunds: asks the gateway, and settles what it answers.
+
+      begun (committed, in flight, leased) ──► gateway ──► answered ──► settled, in batches as answers come
+                                                  │
+                                                  └─ no answer: the lease runs out, take_over() asks again
+
+A process may die at any arrow: the attempt is in the table before the gateway is asked, the gateway knows its reference,
+and settling an attempt that is no longer in flight does nothing. Nothing is charged twice and nothing that was charged
+is forgotten. A slow answer holds a place, and nothing else.
+
+A gateway that is away gives no answers, but soon, so places would not keep the scanners from beginning everything that is
+due; and for what is in flight nothing else can be done. So after SILENT_AFTER attempts in a row without an answer there is
+no room but for TRIES every TRY_AFTER_S, until one is answered. Several, because what is due longest may be one merchant's
+trouble, and others wait behind it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from schema.billing import books
+from schema.billing.books import Changes, Overdue
+from schema.billing.rows import PaymentAttempt, PaymentKind, Rail
+from schema.database import is_of_the_batch, is_transient
+from schema.errors import Conflict
+from schema.ids import PAYMENT, PAYMENT_METHOD, format_id
+from schema.wallet import Token
+from service.billing.failures import FailureCode
+from service.billing.gateway import Gateway, Order, Outcome
+from service.billing.ledger import Ledger, Unit
+from service.billing.settling import settle
+
+_logger = logging.getLogger(__name__)
+PLACES: Final = 200
+ANSWER_WITHIN_S: Final = 30.0
+SILENT_AFTER: Final = 20
+TRY_AFTER_S: Final = 5.0
+TRIES: Final = 10
+_BATCH: Final = 200
+
+Tokens = Callable[[Sequence[UUID]], Awaitable[Mapping[UUID, Token]]]
+"""What the gateway needs for saved payment methods, by their ids; those that were removed are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    attempt: PaymentAttempt
+    outcome: Outcome
+
+
+class Cashier:
+    """One mode's. `run` settles; without it nothing that was submitted ends."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        gateway: Gateway,
+        tokens: Tokens,
+        *,
+        places: int = PLACES,
+        answer_within_s: float = ANSWER_WITHIN_S,
+        try_after_s: float = TRY_AFTER_S,
+    ) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+        self._tokens = tokens
+        self._places = places
+        self._answer_within_s = answer_within_s
+        self._try_after_s = try_after_s
+        self._silent: set[UUID] = set()
+        """Attempts that were asked for in vain since the last answer."""
+        self._try_at = 0.0
+        self._asking: set[asyncio.Task[None]] = set()
+        self._answers: list[Answer] = []
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.turn = asyncio.Lock()
+        """Of whoever submits as much as there is room for: two who look at once would take the same room twice."""
+        self.on_settled: Callable[[int], None] = lambda _count: None
+
+    @property
+    def room(self) -> int:
+        """For what scanners begin. Who stands before a person and cannot wait (`follow_up`) is not asked for it."""
+        free = max(0, self._places - len(self._asking) - len(self._answers))
+        if len(self._silent) < SILENT_AFTER:
+            return free
+        return min(free, TRIES) if asyncio.get_running_loop().time() >= self._try_at else 0
+
+    async def submit(self, begun: Sequence[Overdue]) -> None:
+        """Attempts that are in flight by what has been committed. Raises what a database in trouble raises, having asked
+        nobody: then their leases run out. So does that of one whose payment method cannot be opened."""
+        wanted = {
+            each.payment_method_id
+            for each in begun
+            if each.payment_method_id is not None and _goes_by_it(each)
+        }
+        sealed: set[UUID | None] = set()
+        tokens = await self._open(list(wanted), sealed)
+        for each in begun:
+            if each.payment_method_id in sealed and _goes_by_it(each):
+                continue
+            token = None if each.payment_method_id is None else tokens.get(each.payment_method_id)
+            self._idle.clear()
+            task = asyncio.create_task(self._ask(each, token))
+            self._asking.add(task)
+            task.add_done_callback(self._asked)
+
+    async def follow_up(self, begun: Sequence[Overdue]) -> None:
+        """As `submit`, for whoever has made a change that is committed, and has to tell of that and not of trouble since."""
+        try:
+            await self.submit(begun)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            _logger.warning("%d attempts are asked for when their leases run out: %r", len(begun), error)
+
+    async def settled(self) -> None:
+        """Once nothing is asked and nothing waits to be written."""
+        await self._idle.wait()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`, and then until what was asked has been answered, or has taken too long, and is written. What is not
+        written when it is cancelled, is when it runs again."""
+        stopping = asyncio.create_task(stop.wait())
+        stopping.add_done_callback(lambda _: self._news.set())
+        try:
+            while True:
+                self._news.clear()
+                await self._settle_all()
+                if stop.is_set() and self._idle.is_set():
+                    return
+                await self._news.wait()
+        finally:
+            stopping.cancel()
+
+    async def _open(self, ids: Sequence[UUID], sealed: set[UUID | None]) -> dict[UUID, Token]:
+        """One that cannot be opened (sealed with another key) is put into `sealed`, and is in nobody's way."""
+        if not ids:
+            return {}
+        try:
+            return dict(await self._tokens(ids))
+        except Exception as error:
+            if not is_of_the_batch(error):
+                raise
+            if len(ids) == 1:
+                _logger.error("%s cannot be opened: %r", format_id(PAYMENT_METHOD, ids[0]), error)  # noqa: TRY400  it says all
+                sealed.add(ids[0])
+                return {}
+        half = len(ids) // 2
+        return await self._open(ids[:half], sealed) | await self._open(ids[half:], sealed)
+
+    async def _ask(self, begun: Overdue, token: Token | None) -> None:
+        attempt = begun.attempt
+        try:
+            async with asyncio.timeout(self._answer_within_s):
+                outcome = await self._outcome(begun, token)
+        except Exception as error:  # noqa: BLE001  whatever it is, money may have moved: ask again later
+            _logger.warning(
+                "%s has no answer and is asked for again later: %r", format_id(PAYMENT, attempt.id), error
+            )
+            self._silent.add(attempt.id)
+            self._try_at = asyncio.get_running_loop().time() + self._try_after_s
+            return
+        self._silent.clear()
+        self._answers.append(Answer(attempt, outcome))
+
+    async def _outcome(self, begun: Overdue, token: Token | None) -> Outcome:
+        """Without the gateway only where it cannot have been asked before. A card that is not in the wallet any more may have
+        been there when somebody asked and did not get to write the answer, so the gateway has to say what came of it."""
+        attempt = begun.attempt
+        if attempt.amount == 0:  # a promo code took all of it
+            return Outcome()
+        order = Order(
+            reference=format_id(PAYMENT, attempt.id),
+            amount=attempt.amount,
+            currency=attempt.currency,
+            rail=attempt.rail,
+            token=None if token is None else token.token,
+            number=attempt.number,
+            at=attempt.created_at,
+        )
+        if attempt.kind is PaymentKind.REFUND:
+            assert attempt.refund_of is not None
+            return await self._gateway.refund(order, format_id(PAYMENT, attempt.refund_of))
+        never_a_card = begun.payment_method_id is None or (token is not None and token.rail != Rail.CARD)
+        if attempt.rail is Rail.CARD and never_a_card:
+            return Outcome(FailureCode.CARD_NOT_SUPPORTED)
+        return await self._gateway.charge(order)
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        self._news.set()
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._asking and not self._answers:
+            self._idle.set()
+
+    async def _settle_all(self) -> None:
+        while self._answers:
+            batch = self._answers[:_BATCH]
+            await self._settle(batch)
+            del self._answers[: len(batch)]
+        self._rest()
+
+    async def _settle(self, batch: Sequence[Answer]) -> None:
+        """A batch that fails is halved until the answer that fails stands alone; it stays in flight and is asked for again
+        when its lease has run out, so that the others do not wait for it."""
+        try:
+            count = await self._ledger.transact(lambda unit: _write(unit, batch))
+        except Exception as error:
+            if is_of_the_batch(error) and len(batch) > 1:
+                half = len(batch) // 2
+                await self._settle(batch[:half])
+                await self._settle(batch[half:])
+            elif is_transient(error):
+                _logger.warning(
+                    "%d answers could not be written and are asked for again: %r", len(batch), error
+                )
+            else:
+                _logger.exception(
+                    "the answer to %s cannot be written", format_id(PAYMENT, batch[0].attempt.id)
+                )
+            return
+        self.on_settled(count)
+
+
+async def _write(unit: Unit, batch: Sequence[Answer]) -> int:
+    unit.locked = await books.lock_of_attempts(unit.tx, [answer.attempt for answer in batch])
+    outcomes = {answer.attempt.id: answer.outcome for answer in batch}
+    changes, settled = Changes(), 0
+    for case in await books.cases(unit.tx, unit.locked):
+        if case.attempt is not None and case.attempt.id in outcomes:  # else another worker has settled it
+            changes.add(settle(case, outcomes[case.attempt.id], unit.now))
+            settled += 1
+    await unit.write(changes)
+    return settled
+
+
+async def settle_by_hand(ledger: Ledger, attempt: PaymentAttempt, outcome: Outcome) -> None:
+    """For one that the gateway never answers for, by what it says elsewhere. Raises Conflict when it is not in flight."""
+    if not await ledger.transact(lambda unit: _write(unit, [Answer(attempt, outcome)])):
+        raise Conflict(f"Payment {format_id(PAYMENT, attempt.id)} is not in flight: it is {attempt.state}.")
+
+
+def _goes_by_it(begun: Overdue) -> bool:
+    """Whether the payment method is needed: a refund goes by its charge, and nothing is charged for nothing."""
+    return begun.attempt.kind is PaymentKind.CHARGE and begun.attempt.amount > 0

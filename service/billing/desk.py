@@ -1,0 +1,254 @@
+"""What is done to a subscription that exists, by its merchant or its customer. Every action is one transaction with its
+event; a charge or refund that follows is made by the cashier afterwards.
+
+While money is under way for a subscription nothing else is done to it: for that moment, the answer is Conflict.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import TypeAlias
+from uuid import UUID
+
+from schema.billing import books
+from schema.billing.books import Case, Changes, Overdue
+from schema.billing.checks import MOST_CYCLES, check_amount, check_whole
+from schema.billing.dealings import Payments
+from schema.billing.rows import (
+    DunningState,
+    InvoiceStatus,
+    PaymentAttempt,
+    PaymentKind,
+    PaymentState,
+    Plan,
+    Rail,
+    Status,
+    Subscription,
+)
+from schema.billing.shelf import Plans
+from schema.errors import Conflict, InvalidInput, NotFound
+from schema.ids import CUSTOMER, PAYMENT, PLAN, SUBSCRIPTION, format_id, new_id
+from service.billing import facts
+from service.billing.cashier import Cashier
+from service.billing.invoicing import LEASE, another_charge, first_rail
+from service.billing.ledger import Ledger, Unit
+from service.billing.lifecycle import ENDED, Action, IllegalAction, transition
+from service.billing.renewing import act, moved
+
+Decide: TypeAlias = Callable[[Case, datetime], Changes]
+
+
+class Desk:
+    def __init__(self, ledger: Ledger, cashier: Cashier, tenant_id: UUID) -> None:
+        self._ledger = ledger
+        self._cashier = cashier
+        self._tenant_id = tenant_id
+
+    async def pause(self, subscription_id: UUID) -> Subscription:
+        """Nothing is charged until it is resumed. Raises IllegalAction unless it is active."""
+        return await self._change(subscription_id, lambda case, now: act(case, Action.PAUSE, now))
+
+    async def resume(self, subscription_id: UUID) -> Subscription:
+        """What is left of the paid period is used up; if none is, the next one is charged now, and the pause never is."""
+        return await self._change(subscription_id, _resume)
+
+    async def cancel(self, subscription_id: UUID, *, at_period_end: bool = False) -> Subscription:
+        """At once, with what is owed void; or when the period that is paid, or the trial, is over."""
+        if at_period_end:
+            return await self._change(subscription_id, _cancel_later)
+        return await self._change(
+            subscription_id, lambda case, now: act(case, Action.CANCEL, now, reason="requested")
+        )
+
+    async def keep(self, subscription_id: UUID) -> Subscription:
+        """Takes back a cancellation at the period's end. Raises Conflict when there is none."""
+        return await self._change(subscription_id, _keep)
+
+    async def limit(self, subscription_id: UUID, max_cycles: int | None) -> Subscription:
+        """How many periods there are in all; None: no limit. Raises InvalidInput for fewer than are paid or owed already."""
+        return await self._change(subscription_id, lambda case, now: _limit(case, max_cycles, now))
+
+    async def change_plan(self, subscription_id: UUID, plan_id: UUID) -> Subscription:
+        """From the next invoice on, without proration; the limit of cycles stays the subscription's own. Raises Conflict unless it is trialing or active."""
+
+        async def work(unit: Unit) -> Subscription:
+            case = await self._lock(unit, subscription_id)
+            plan = await Plans(unit.tx, self._tenant_id).get(plan_id)
+            return await _write(unit, _change_plan(case, plan, unit.now))
+
+        return await self._ledger.transact(work)
+
+    async def replace_payment_method(self, subscription_id: UUID, payment_method_id: UUID) -> Subscription:
+        """Recovery that waited for another card goes on at once, with the card. That it is the payer's is for the caller to
+        know."""
+        return await self._change(
+            subscription_id, lambda case, now: _replace_payment_method(case, payment_method_id, now)
+        )
+
+    async def collect(self, subscription_id: UUID) -> None:
+        """Charges what is owed now, at the customer's wish: the first invoice of one that is incomplete, or the last of one
+        that is unpaid. Raises Conflict when nothing of that kind is owed, or the customer is blacklisted."""
+
+        async def work(unit: Unit) -> list[Overdue]:
+            case = await self._lock(unit, subscription_id)
+            begun = await unit.write(_collect(case, unit.now))
+            return [Overdue(attempt, case.subscription.payment_method_id) for attempt in begun]
+
+        await self._cashier.follow_up(await self._ledger.transact(work))
+
+    async def refund(self, payment_id: UUID, amount: int | None = None) -> UUID:
+        """Of a charge, a part or (None) all that is left; the refund's id. Raises Conflict when less than that is left."""
+        if amount is not None:
+            check_amount(amount, "A refund")
+
+        async def work(unit: Unit) -> tuple[UUID, list[Overdue]]:
+            payments = Payments(unit.tx, self._tenant_id)
+            charge = await payments.get(payment_id)
+            case = await self._lock(unit, charge.subscription_id)
+            charge = await payments.get(payment_id)  # as it is under the lock
+            wanted = charge.amount - charge.refunded if amount is None else amount
+            reserved = await payments.reserve_refund(charge.id, wanted) if wanted else None
+            if reserved is None:
+                raise Conflict(_not_refundable(charge, wanted))
+            refund = _refund(reserved, wanted, unit.now)
+            begun = await unit.write(Changes(new_attempts=[refund]))
+            return refund.id, [Overdue(each, case.subscription.payment_method_id) for each in begun]
+
+        refund_id, begun = await self._ledger.transact(work)
+        await self._cashier.follow_up(begun)
+        return refund_id
+
+    async def _change(self, subscription_id: UUID, decide: Decide) -> Subscription:
+        async def work(unit: Unit) -> Subscription:
+            case = await self._lock(unit, subscription_id)
+            return await _write(unit, decide(case, unit.now))
+
+        return await self._ledger.transact(work)
+
+    async def _lock(self, unit: Unit, subscription_id: UUID) -> Case:
+        shown = format_id(SUBSCRIPTION, subscription_id)
+        unit.locked = await books.lock(unit.tx, self._tenant_id, subscription_id)
+        found = await books.cases(unit.tx, unit.locked)
+        if not found:
+            raise NotFound(f"There is no subscription {shown} of this tenant in this mode.")
+        if found[0].attempt is not None:
+            raise Conflict(
+                f"A {found[0].attempt.kind} of subscription {shown} is under way: try again in a moment."
+            )
+        return found[0]
+
+
+async def _write(unit: Unit, changes: Changes) -> Subscription:
+    await unit.write(changes)
+    return changes.subscriptions[-1]
+
+
+def _resume(case: Case, now: datetime) -> Changes:
+    before = case.subscription
+    event = transition(before.status, Action.RESUME).event
+    after = moved(before, Action.RESUME, now)
+    if before.current_period_end <= now:
+        after = replace(after, anchor=now, period=-1, current_period_end=now)
+    return Changes(subscriptions=[after], facts=[facts.of_subscription(event, after, case.plan)])
+
+
+def _cancel_later(case: Case, now: datetime) -> Changes:
+    _require(case, "cancel at the period's end", Status.TRIALING, Status.ACTIVE)
+    if case.subscription.cancel_at_period_end:
+        raise Conflict("The subscription is cancelled at its period's end already.")
+    return _updated(case, "cancellation_scheduled", now, cancel_at_period_end=True)
+
+
+def _keep(case: Case, now: datetime) -> Changes:
+    if not case.subscription.cancel_at_period_end or case.subscription.status in ENDED:
+        raise Conflict("The subscription has no cancellation to take back.")
+    return _updated(case, "cancellation_withdrawn", now, cancel_at_period_end=False)
+
+
+def _limit(case: Case, max_cycles: int | None, now: datetime) -> Changes:
+    if case.subscription.status in ENDED:
+        raise IllegalAction(f"The subscription is {case.subscription.status}: it has ended.")
+    least = max(1, case.subscription.cycles + (case.invoice is not None))
+    if max_cycles is not None and check_whole(max_cycles, "max_cycles", 1, MOST_CYCLES) < least:
+        raise InvalidInput(
+            f"max_cycles is at least {least}, for so many periods are paid or owed, not {max_cycles}."
+        )
+    return _updated(case, "limit", now, max_cycles=max_cycles)
+
+
+def _replace_payment_method(case: Case, payment_method_id: UUID, now: datetime) -> Changes:
+    if case.subscription.status in ENDED:
+        raise IllegalAction(f"The subscription is {case.subscription.status}: it has ended.")
+    changes = _updated(case, "payment_method", now, payment_method_id=payment_method_id)
+    if case.schedule is not None and case.schedule.state is DunningState.AWAITING_CARD:
+        changes.schedules.append(
+            replace(
+                case.schedule,
+                state=DunningState.WAITING,
+                rail=Rail.CARD,
+                next_attempt_at=now,
+                updated_at=now,
+            )
+        )
+    return changes
+
+
+def _updated(case: Case, change: str, now: datetime, **columns: object) -> Changes:
+    after = replace(case.subscription, updated_at=now, **columns)  # type: ignore[arg-type]  # columns of the row
+    told = facts.of_subscription("subscription_updated", after, case.plan, change=change)
+    return Changes(subscriptions=[after], facts=[told])
+
+
+def _change_plan(case: Case, plan: Plan, now: datetime) -> Changes:
+    _require(case, "change the plan of", Status.TRIALING, Status.ACTIVE)
+    before = case.subscription
+    if plan.id == before.plan_id:
+        raise Conflict(f"The subscription has plan {format_id(PLAN, plan.id)} already.")
+    if not plan.active:
+        raise Conflict(f"Plan {format_id(PLAN, plan.id)} is archived: nobody can subscribe to it any more.")
+    after = replace(before, plan_id=plan.id, updated_at=now)
+    if before.status is Status.ACTIVE and plan.interval is not case.plan.interval:
+        after = replace(after, anchor=before.current_period_end, period=-1)
+    return Changes(subscriptions=[after], facts=[facts.of_plan_change(after, plan, case.plan)])
+
+
+def _collect(case: Case, now: datetime) -> Changes:
+    _require(case, "collect what is owed for", Status.INCOMPLETE, Status.UNPAID)
+    if case.invoice is None or case.invoice.status is InvoiceStatus.PAID:
+        raise Conflict("Nothing is owed for the subscription.")
+    if case.blacklisted:
+        customer = format_id(CUSTOMER, case.subscription.customer_id)
+        raise Conflict(f"Customer {customer} is blacklisted and cannot be charged.")
+    counted, attempt = another_charge(case.invoice, case, first_rail(case), now)
+    return Changes(invoices=[counted], new_attempts=[attempt])
+
+
+def _require(case: Case, what: str, *statuses: Status) -> None:
+    if case.subscription.status not in statuses:
+        possible = " or ".join(statuses)
+        raise IllegalAction(
+            f"It is not possible to {what} a subscription that is {case.subscription.status}: it has to be {possible}."
+        )
+
+
+def _refund(charge: PaymentAttempt, amount: int, now: datetime) -> PaymentAttempt:
+    return replace(
+        charge,
+        id=new_id(),
+        kind=PaymentKind.REFUND,
+        refund_of=charge.id,
+        state=PaymentState.IN_FLIGHT,
+        amount=amount,
+        refunded=0,
+        leased_until=now + LEASE,
+        created_at=now,
+        finished_at=None,
+    )
+
+
+def _not_refundable(charge: PaymentAttempt, wanted: int) -> str:
+    shown = format_id(PAYMENT, charge.id)
+    if charge.kind is PaymentKind.REFUND or charge.state is not PaymentState.SUCCEEDED:
+        return f"Payment {shown} is no charge that succeeded: there is nothing to refund."
+    left = charge.amount - charge.refunded
+    return f"Of payment {shown} {left} kobo can still be refunded, not {wanted or 'more'}."

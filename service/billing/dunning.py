@@ -1,0 +1,160 @@
+"""What to do about an invoice whose charge failed: a pure decision, from the schedule's memory and the clock.
+
+    failure                          decision
+    ───────────────────────────────  ────────────────────────────────────────────────────────────────────────
+    (no charge is left)              exhaust
+    (the shop gave the rail up)      switch_rail
+    expired_card, stolen_card        request_card_update; nothing is charged until there is another card
+    card_not_supported               switch_rail at once
+    insufficient_funds               retry_payday, where the shop waits for payday and it is not payday already
+    do_not_honor, again              switch_rail
+    everything else                  retry
+
+Waits before the 1st, 2nd, … recovery charge are 0h, 24h, 72h, 120h and 168h, each from the failure before it. Paydays
+are the 28th and the 1st to the 3rd, and who waits for the next one waits for the 28th, 09:00 UTC. Rails are tried in
+the order card, ussd, transfer, virtual_account, direct_debit, as far as the shop has them. Each decision either uses up
+one of five charges or waits once for a card, so every schedule ends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from schema.billing.rows import Rail
+from service.billing.failures import RESPONSE_CODES, FailureCode
+
+BACKOFF: Final = tuple(timedelta(hours=hours) for hours in (0, 24, 72, 120, 168))
+MOST_CHARGES: Final = len(BACKOFF)
+CARD_PATIENCE: Final = timedelta(days=7)
+PAYDAY: Final = 28
+_PAYDAYS: Final = frozenset({PAYDAY, 1, 2, 3})
+_PAYDAY_HOUR: Final = 9
+_NEEDS_A_CARD: Final = frozenset({FailureCode.EXPIRED_CARD, FailureCode.STOLEN_CARD})
+
+
+class DunningAction(StrEnum):
+    EXHAUST = "exhaust"
+    REQUEST_CARD_UPDATE = "request_card_update"
+    RETRY = "retry"
+    SWITCH_RAIL = "switch_rail"
+    RETRY_PAYDAY = "retry_payday"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the schedule remembers, and the failure that has just been added to it."""
+
+    charges: int
+    """Made by recovery so far; the charge that failed first is not one of them."""
+    failure: FailureCode
+    rail: Rail
+    """Of the charge that failed."""
+    payday_aware: bool
+    rails: Sequence[Rail]
+    """That the shop has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    action: DunningAction
+    rail: Rail
+    """For the next charge."""
+    at: datetime | None
+    """Of the next charge, or until when the card can be replaced; None when it is over."""
+    reason: str
+    """A sentence for people."""
+
+
+def decide(memory: Memory, now: datetime) -> Decision:
+    if memory.charges >= MOST_CHARGES:
+        return _exhaust(
+            memory, f"{memory.charges} recovery charges have failed, the last with {_why(memory)}"
+        )
+    if memory.rail not in memory.rails:
+        return _switch(memory, now)
+    if memory.failure in _NEEDS_A_CARD and memory.rail is Rail.CARD:
+        return Decision(
+            DunningAction.REQUEST_CARD_UPDATE,
+            memory.rail,
+            now + CARD_PATIENCE,
+            f"{_why(memory)}: the same card would fail again, so another one is asked for.",
+        )
+    if _refused_for_good(memory):
+        return _switch(memory, now)
+    if memory.failure is FailureCode.INSUFFICIENT_FUNDS and memory.payday_aware and not is_payday(now):
+        at = next_payday(now)
+        return Decision(
+            DunningAction.RETRY_PAYDAY,
+            memory.rail,
+            at,
+            f"{_why(memory)}: {_which(memory)} waits for payday, {at:%d %B %H:%M} UTC.",
+        )
+    return _retry(memory, now)
+
+
+def give_up_on_card(charges: int, rail: Rail, failure: str) -> Decision:
+    """Nobody replaced the card in time."""
+    days, so_many = CARD_PATIENCE.days, f"{charges} recovery charge{'' if charges == 1 else 's'}"
+    return Decision(
+        DunningAction.EXHAUST,
+        rail,
+        None,
+        f"{failure}: no other card was given within {days} days, after {so_many}.",
+    )
+
+
+def is_payday(moment: datetime) -> bool:
+    return moment.day in _PAYDAYS
+
+
+def next_payday(now: datetime) -> datetime:
+    """The first 28th, 09:00 UTC, that lies ahead."""
+    this_month = now.replace(day=PAYDAY, hour=_PAYDAY_HOUR, minute=0, second=0, microsecond=0)
+    if this_month > now:
+        return this_month
+    return (this_month + timedelta(days=7)).replace(day=PAYDAY)
+
+
+def next_rail(current: Rail, rails: Sequence[Rail]) -> Rail | None:
+    """The one after it in the order of the rails, of those that the shop has."""
+    order = list(Rail)
+    return next((rail for rail in order[order.index(current) + 1 :] if rail in rails), None)
+
+
+def _refused_for_good(memory: Memory) -> bool:
+    """Whether the same rail will not work however often it is tried."""
+    again = memory.charges > 0
+    return memory.failure is FailureCode.CARD_NOT_SUPPORTED or (
+        memory.failure is FailureCode.DO_NOT_HONOR and again
+    )
+
+
+def _switch(memory: Memory, now: datetime) -> Decision:
+    rail = next_rail(memory.rail, memory.rails)
+    if rail is None:
+        return _exhaust(memory, f"{_why(memory)}, and no rail is left after {memory.rail}")
+    return Decision(
+        DunningAction.SWITCH_RAIL, rail, now, f"{_why(memory)}: {_which(memory)} goes over {rail} instead."
+    )
+
+
+def _retry(memory: Memory, now: datetime) -> Decision:
+    wait = BACKOFF[memory.charges]
+    when = f"in {wait // timedelta(hours=1)} h" if wait else "at once"
+    return Decision(
+        DunningAction.RETRY, memory.rail, now + wait, f"{_why(memory)}: {_which(memory)} follows {when}."
+    )
+
+
+def _exhaust(memory: Memory, because: str) -> Decision:
+    return Decision(DunningAction.EXHAUST, memory.rail, None, f"{because}.")
+
+
+def _why(memory: Memory) -> str:
+    return f"{memory.failure} ({RESPONSE_CODES[memory.failure]})"
+
+
+def _which(memory: Memory) -> str:
+    return f"recovery charge {memory.charges + 1} of {MOST_CHARGES}"

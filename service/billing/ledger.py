@@ -1,0 +1,130 @@
+"""A transaction of the billing product: what changes and the events about it commit together, or neither does.
+
+    async def work(unit): keys = await books.lock_due(unit.tx, …); …; await unit.write(changes)
+    await ledger.transact(work)
+
+An outage of the moment (a deadlock, a cut connection) has the work done again from the start, a few times. But not when
+the answer to its COMMIT was lost: to subscribe twice is to charge twice. Then the server is asked what became of it:
+
+    COMMIT ── no answer ──► committed ──► the result, as if the answer had come
+                    │  └──► aborted ────► the work is done again
+                    └─────► nobody says within a while ──► CommitInDoubt, and nothing is done again here
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, TypeAlias, TypeVar
+from uuid import UUID
+
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from schema.billing import books
+from schema.billing.books import Changes, Fact, Key
+from schema.billing.rows import PaymentAttempt
+from schema.database import Connection, Pool, is_of_the_batch, is_transient
+from service.billing.clock import Clock
+
+T = TypeVar("T")
+TRIES: Final = 4
+ASK_FOR_S: Final = 15.0
+"""What became of a COMMIT: longer than a session whose client is gone can stay in a transaction."""
+
+
+class CommitInDoubt(ConnectionError):
+    """Nobody could be asked whether the transaction took effect. Not for whoever would do something twice to repeat; who
+    begins with looking at what there is, as a scanner does, may go on."""
+
+
+@dataclass(slots=True)
+class Unit:
+    """A transaction under way. All that is written in it is of one moment."""
+
+    tx: Connection
+    now: datetime
+    moment: Callable[[], datetime | None]
+    """See Clock."""
+    locked: Sequence[Key] = ()
+    """The subscriptions that the work is about, for whoever has to name the one that it fails for."""
+    done: int = 0
+    """For how many of them there was something to do."""
+    recorded: list[tuple[UUID, Fact]] = field(default_factory=list)
+    """Events, by id, in their order."""
+
+    async def write(self, changes: Changes) -> list[PaymentAttempt]:
+        """The attempts that are in flight once this has been committed."""
+        begun, told = await books.write(self.tx, changes)
+        await self.record(told)
+        return begun
+
+    async def record(self, told: Sequence[Fact]) -> None:
+        if told:
+            ids = await books.record(self.tx, told, [self.moment() for _ in told])
+            self.recorded += zip(ids, told, strict=True)
+
+
+Work: TypeAlias = Callable[[Unit], Awaitable[T]]
+
+
+class Ledger:
+    """One mode's transactions."""
+
+    def __init__(self, pool: Pool, clock: Clock) -> None:
+        self.pool = pool
+        self.clock = clock
+
+    async def transact(self, work: Work[T]) -> T:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(_may_be_repeated),
+            wait=wait_random_exponential(multiplier=0.02, max=1),
+            stop=stop_after_attempt(TRIES),
+            reraise=True,
+        ):
+            with attempt:
+                return await self.once(work)
+        raise AssertionError("tenacity ends with a result or an error")
+
+    async def once(self, work: Work[T]) -> T:
+        written: str | None = None
+        try:
+            async with self.pool.acquire() as tx, tx.transaction():
+                unit = Unit(tx, await self.clock.now(tx), self.clock.moment)
+                result = await work(unit)
+                await self.committing(unit)
+                written = await books.transaction_id(tx)
+        except Exception as error:
+            if written is None or not is_transient(error) or not await self._took_effect(written, error):
+                raise
+        self.committed(unit)
+        return result
+
+    async def _took_effect(self, transaction: str, lost: Exception) -> bool:
+        """Raises CommitInDoubt."""
+        asking = AsyncRetrying(
+            retry=retry_if_exception_type(Exception) | retry_if_result(lambda effect: effect is None),
+            wait=wait_random_exponential(multiplier=0.02, max=1),
+        )
+        try:
+            async with asyncio.timeout(ASK_FOR_S):
+                return bool(await asking(books.took_effect, self.pool, transaction))
+        except TimeoutError:
+            raise CommitInDoubt("The connection was lost while a transaction was committed.") from lost
+
+    async def committing(self, unit: Unit) -> None:
+        """For whoever wants to see what a transaction is about to commit."""
+
+    def committed(self, unit: Unit) -> None:
+        """For whoever wants to know of each transaction, right after it."""
+
+
+def _may_be_repeated(error: BaseException) -> bool:
+    """What ran out of time would again, unless there is less to do."""
+    return is_transient(error) and not is_of_the_batch(error) and not isinstance(error, CommitInDoubt)

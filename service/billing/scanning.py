@@ -1,0 +1,182 @@
+"""The scanners: each looks for what is due, by index, begins it in one transaction, and has the cashier do the rest.
+
+      ┌─► is there room? ── no ──► wait
+      │        │
+      │   lock what is due (SKIP LOCKED) ── nothing ──► wait
+      │        │
+      │   read it, decide, write            one transaction; for whoever comes second nothing is due any more
+      │        │
+      └── cashier.submit(what is in flight now)
+
+Any number of processes may run them. A batch that fails is done again one by one; the subscription that fails alone is
+held (`held_until`, `fault`) for a while and shown by `duro billing status`, so that it is in nobody's way.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+from schema.billing import books
+from schema.billing.books import Case, Changes, Overdue, Whose
+from schema.billing.rows import DunningState, PaymentState, Status
+from schema.database import is_of_the_batch
+from schema.ids import SUBSCRIPTION, format_id
+from schema.polling import sleep_unless, through_outages
+from service.billing.cashier import Cashier
+from service.billing.invoicing import LEASE
+from service.billing.ledger import Ledger, Unit
+from service.billing.recovering import recover
+from service.billing.renewing import renew
+
+_logger = logging.getLogger(__name__)
+BATCH: Final = 100
+HOLD: Final = timedelta(hours=1)
+_FIRST_POLL_S: Final = 0.2
+_LAST_POLL_S: Final = 5.0
+
+Begin: TypeAlias = Callable[[Unit, int], Awaitable[list[Overdue]]]
+"""Takes up to so many that are due. `unit.locked` names the ones that it took."""
+
+
+def renewals(status: Status, whose: Whose = None) -> Begin:
+    async def begin(unit: Unit, limit: int) -> list[Overdue]:
+        unit.locked = await books.lock_due(unit.tx, status, unit.now, limit, whose)
+        return await _decide(unit, lambda case: _renew_if_due(case, status, unit.now))
+
+    return begin
+
+
+def recoveries(state: DunningState, whose: Whose = None) -> Begin:
+    async def begin(unit: Unit, limit: int) -> list[Overdue]:
+        unit.locked = await books.lock_recovering(unit.tx, state, unit.now, limit, whose)
+        return await _decide(unit, lambda case: recover(case, unit.now))
+
+    return begin
+
+
+def unanswered(whose: Whose = None) -> Begin:
+    """What somebody else began and does not answer for any more."""
+
+    async def begin(unit: Unit, limit: int) -> list[Overdue]:
+        return await books.take_over(unit.tx, unit.now, limit, unit.now + LEASE, whose)
+
+    return begin
+
+
+def _renew_if_due(case: Case, status: Status, now: datetime) -> Changes:
+    """The locks may be younger than the look that found it due."""
+    subscription = case.subscription
+    if subscription.status is not status or subscription.current_period_end > now or case.attempt is not None:
+        return Changes()
+    return renew(case, now)
+
+
+async def _decide(unit: Unit, decide: Callable[[Case], Changes]) -> list[Overdue]:
+    found = await books.cases(unit.tx, unit.locked)
+    changes = Changes()
+    for case in found:
+        decided = decide(case)
+        unit.done += decided.any
+        changes.add(decided)
+    begun = await unit.write(changes)
+    if len(begun) < len(changes.new_invoices) + len(changes.new_attempts):
+        raise InvoiceExists("a period that is not paid has its invoice already")
+    methods = {case.subscription.id: case.subscription.payment_method_id for case in found}
+    return [Overdue(attempt, methods[attempt.subscription_id]) for attempt in begun]
+
+
+class InvoiceExists(Exception):
+    """A period that is not paid has its invoice already, and nobody is charging it: the rows contradict each other."""
+
+
+class Scanner:
+    def __init__(
+        self, name: str, state: str, ledger: Ledger, cashier: Cashier, begin: Begin, *, batch: int = BATCH
+    ) -> None:
+        """`state` is the one that it is for: of a subscription, a dunning schedule, or an attempt."""
+        self.name = name
+        self.state = state
+        self._ledger = ledger
+        self._cashier = cashier
+        self._begin = begin
+        self._batch = batch
+
+    async def run(self, stop: asyncio.Event) -> None:
+        wait_s = _FIRST_POLL_S
+        while not stop.is_set():
+            if await through_outages(stop, self.name, self.step) or not self._cashier.room:
+                wait_s = _FIRST_POLL_S
+                await sleep_unless(stop, 0 if self._cashier.room else _FIRST_POLL_S)
+            else:
+                await sleep_unless(stop, wait_s)
+                wait_s = min(_LAST_POLL_S, wait_s * 1.5)
+
+    async def step(self) -> int:
+        """How many it found due. Raises what a database in trouble raises."""
+        async with self._cashier.turn:
+            limit = min(self._batch, self._cashier.room)
+            return await self._begin_up_to(limit) if limit else 0
+
+    async def _begin_up_to(self, limit: int) -> int:
+        try:
+            return await self._take(limit)
+        except Exception as error:
+            if not is_of_the_batch(error):
+                raise
+            _logger.warning("%s: a batch failed, and is done one by one: %r", self.name, error)
+        found = 0
+        for _ in range(limit):
+            found += (one := await self._take_one())
+            if not one:
+                break
+        return found
+
+    async def _take(self, limit: int) -> int:
+        found = 0
+
+        async def work(unit: Unit) -> list[Overdue]:
+            nonlocal found
+            begun = await self._begin(unit, limit)
+            found = unit.done or len(begun)
+            return begun
+
+        await self._cashier.submit(await self._ledger.transact(work))
+        return found
+
+    async def _take_one(self) -> int:
+        last: list[Unit] = []
+
+        async def work(unit: Unit) -> list[Overdue]:
+            last[:] = [unit]
+            return await self._begin(unit, 1)
+
+        try:
+            begun = await self._ledger.transact(work)
+        except Exception as error:
+            if not is_of_the_batch(error) or not last or not last[0].locked:
+                raise
+            await self._hold(last[0], error)
+            return 1
+        await self._cashier.submit(begun)
+        return last[0].done or len(begun)
+
+    async def _hold(self, unit: Unit, error: Exception) -> None:
+        names = ", ".join(format_id(SUBSCRIPTION, id_) for _, id_ in unit.locked)
+        _logger.error("%s: %s is held for %s: %r", self.name, names, HOLD, error)
+        fault = f"{self.name}: {type(error).__name__}: {error}"[:500]
+        await books.hold(self._ledger.pool, unit.locked, unit.now + HOLD, fault)
+
+
+def scanners(ledger: Ledger, cashier: Cashier, *, whose: Whose = None, batch: int = BATCH) -> list[Scanner]:
+    """All of one mode's, in the order in which a simulation asks them. `whose` None: all tenants'."""
+    each: list[tuple[str, str, Begin]] = [
+        ("unanswered charges", PaymentState.IN_FLIGHT, unanswered(whose)),
+        ("renewals", Status.ACTIVE, renewals(Status.ACTIVE, whose)),
+        ("trials", Status.TRIALING, renewals(Status.TRIALING, whose)),
+        ("incomplete", Status.INCOMPLETE, renewals(Status.INCOMPLETE, whose)),
+        ("recoveries", DunningState.WAITING, recoveries(DunningState.WAITING, whose)),
+        ("cards awaited", DunningState.AWAITING_CARD, recoveries(DunningState.AWAITING_CARD, whose)),
+    ]
+    return [Scanner(name, state, ledger, cashier, begin, batch=batch) for name, state, begin in each]

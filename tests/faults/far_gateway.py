@@ -1,0 +1,147 @@
+"""A gateway that outlives the workers that ask it: a server in the test's process, and what a worker asks it with.
+
+    connect ──► asked ──► charged ──► answered ──► the worker has read the answer
+                  │          │
+                  └──────────┴── now and then the connection ends here instead, without a word
+
+It knows a charge by its reference: it answers again what it has answered, and takes money once.
+"""
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import orjson
+
+from schema.billing.rows import Rail
+from service.billing.gateway import GatewayUnavailable, Order, Outcome
+from service.billing.scenario_gateway import TEST_CARDS, failure_of
+from tests.support.reckoning import Known
+
+_SLOWEST_S = 0.02
+_LOST = 0.03  # of all requests before the charge, and as many after it
+_BACKLOG = 1024
+
+
+class Moment(StrEnum):
+    """Of a request, as the gateway sees it."""
+
+    ASKED = "asked"
+    CHARGED = "charged"
+    ANSWERED = "answered"
+    """And the worker has the answer in its hand."""
+
+
+class GatewayServer:
+    def __init__(self, chance: Random) -> None:
+        self.taken: dict[str, int] = {}
+        self.refused: dict[str, str] = {}
+        self.asked: Counter[str] = Counter()
+        self.lost = 0
+        """Charges whose answer was not sent."""
+        self.watch: Callable[[Moment, int], None] = lambda _moment, _worker: None
+        """Told of each moment of each request, with the process that asks."""
+        self._chance = chance
+
+    @property
+    def known(self) -> Known:
+        return Known(self.taken, self.refused.keys())
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):  # the worker is dead
+            await self._serve(reader, writer)
+        writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        if not line.endswith(b"\n"):
+            return
+        request = orjson.loads(line)
+        reference, worker = request["reference"], request["worker"]
+        self.asked[reference] += 1
+        self.watch(Moment.ASKED, worker)
+        await self._take_time()
+        if self._chance.random() < _LOST:
+            return
+        self._charge(request)
+        self.watch(Moment.CHARGED, worker)
+        await self._take_time()
+        if self._chance.random() < _LOST:
+            self.lost += 1
+            return
+        writer.write(orjson.dumps({"failure": self.refused.get(reference)}) + b"\n")
+        await writer.drain()
+        if not await reader.read():  # it has read the answer, and closed
+            self.watch(Moment.ANSWERED, worker)
+
+    def _charge(self, request: dict[str, Any]) -> None:
+        reference = request["reference"]
+        if reference in self.taken or reference in self.refused:
+            return
+        assert request["token"] in TEST_CARDS
+        order = Order(
+            reference, request["amount"], "NGN", Rail.CARD, request["token"], request["number"], at=None
+        )
+        failure = failure_of(order)
+        if failure is None:
+            self.taken[reference] = request["amount"]
+        else:
+            self.refused[reference] = failure
+
+    async def _take_time(self) -> None:
+        await asyncio.sleep(self._chance.random() * _SLOWEST_S)
+
+
+@asynccontextmanager
+async def gateway_server(chance: Random) -> AsyncIterator[tuple[GatewayServer, str]]:
+    """And the path of its socket."""
+    this = GatewayServer(chance)
+    with tempfile.TemporaryDirectory() as place:  # pytest's own is too long for a socket
+        path = str(Path(place) / "gateway")
+        server = await asyncio.start_unix_server(this.serve, path, backlog=_BACKLOG)
+        try:
+            yield this, path
+        finally:
+            server.close()
+            await server.wait_closed()
+
+
+class FarGateway:
+    """As a worker knows it."""
+
+    def __init__(self, path: str, worker: int) -> None:
+        self._path = path
+        self._worker = worker
+
+    async def charge(self, order: Order) -> Outcome:
+        request = {
+            "worker": self._worker,
+            "reference": order.reference,
+            "amount": order.amount,
+            "token": order.token,
+            "number": order.number,
+        }
+        try:
+            line = await self._ask(orjson.dumps(request) + b"\n")
+        except OSError as error:
+            raise GatewayUnavailable from error
+        if not line.endswith(b"\n"):
+            raise GatewayUnavailable("The connection ended without an answer.")
+        return Outcome(orjson.loads(line)["failure"])
+
+    async def refund(self, order: Order, of: str) -> Outcome:
+        raise NotImplementedError
+
+    async def _ask(self, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(self._path)
+        try:
+            writer.write(request)
+            return await reader.readline()
+        finally:
+            writer.close()

@@ -1,0 +1,170 @@
+"""Billing workers are killed at every point of a charge, while a gateway that outlives them counts.
+
+begun and committed ──► asked ──► charged ──► answered ──► written
+                    ▲          ▲           ▲            ▲
+                    └──────────┴───────────┴────────────┴── SIGKILL
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+
+import asyncpg
+
+from schema import tenants
+from schema.billing import books
+from schema.database import Database
+from schema.ids import PAYMENT, format_id
+from schema.modes import Mode
+from tests.faults.far_gateway import GatewayServer, Moment, gateway_server
+from tests.faults.figures import Charges
+from tests.faults.length import PATIENCE_S, SEED, length
+from tests.support.billing import FLAKY_CARD, GOOD_CARD, POOR_CARD
+from tests.support.due import add_due
+from tests.support.duro_process import DuroProcess, duro, eventually, settings
+from tests.support.reckoning import reckon
+
+DUE = length(400, 10_000)
+KILLS = length(6, 60)
+WORKERS = length(2, 4)
+CARDS = (GOOD_CARD, GOOD_CARD, FLAKY_CARD, GOOD_CARD, POOR_CARD)
+"""A flaky card is refused at first and charged by the first recovery; a poor one waits for another day."""
+_SHORT_LEASES = """
+CREATE FUNCTION {schema}.short_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.leased_until := least(NEW.leased_until, clock_timestamp() + interval '1 s');
+    RETURN NEW;
+END $$;
+CREATE TRIGGER short_lease BEFORE INSERT OR UPDATE ON {schema}.payment_attempts
+    FOR EACH ROW WHEN (NEW.state = 'in_flight') EXECUTE FUNCTION {schema}.short_lease();
+"""
+
+
+@dataclass(frozen=True)
+class Kill:
+    after: int
+    """So many requests, in all."""
+    moment: Moment | None
+    """None: whatever somebody is doing then."""
+
+
+@dataclass
+class Staff:
+    """Workers that are killed as planned, and replaced."""
+
+    database: Database
+    gateway: GatewayServer
+    socket: str
+    figures: Charges
+    chance: Random
+    plan: list[Kill]
+    at_work: dict[int, tuple[DuroProcess, AsyncExitStack]] = field(default_factory=dict)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def hire(self) -> None:
+        env = settings(self.database.url, self.database.key)
+        async with AsyncExitStack() as stack:
+            started = duro(self.socket, env=env, module=("tests.faults.billing_worker",))
+            process = await stack.enter_async_context(started)
+            worker = (await process.said())["worker"]
+            self.at_work[worker] = process, stack.pop_all()
+
+    def watch(self, moment: Moment, worker: int) -> None:
+        if not self.plan or self.gateway.asked.total() < self.plan[0].after or worker not in self.at_work:
+            return
+        wanted = self.plan[0].moment
+        if wanted is None:
+            worker = self.chance.choice(list(self.at_work))
+        elif wanted is not moment:
+            return
+        self.plan.pop(0)
+        self.figures.count(f"killed when {wanted or 'at random'}")
+        process, held = self.at_work.pop(worker)
+        os.kill(process.pid, signal.SIGKILL)
+        self._later(self._replace(held))
+
+    async def _replace(self, held: AsyncExitStack) -> None:
+        await self._note_what_was_in_flight()
+        await held.aclose()
+        await self.hire()
+
+    async def _note_what_was_in_flight(self) -> None:
+        """Of all workers: nobody knows which were the dead one's."""
+        in_flight = "SELECT id FROM payment_attempts WHERE state = 'in_flight'"
+        for mode in Mode:
+            for row in await self.database.data(mode).fetch(in_flight):
+                reference = format_id(PAYMENT, row["id"])
+                self.figures.in_flight += 1
+                self.figures.never_asked += reference not in self.gateway.asked
+                self.figures.charged_already += reference in self.gateway.taken
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    async def complete(self) -> None:
+        """All who were killed have been replaced."""
+        await asyncio.gather(*self._tasks)
+
+    async def stop(self) -> None:
+        for process, _ in self.at_work.values():
+            process.send(signal.SIGTERM)
+        for process, _ in self.at_work.values():
+            assert await process.ended() == 0, process.stderr
+
+    async def dismiss(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _, held in self.at_work.values():
+            await held.aclose()
+
+
+@asynccontextmanager
+async def staff(database: Database, figures: Charges) -> AsyncIterator[Staff]:
+    chance = Random(SEED)
+    moments: list[Moment | None] = [*Moment, None]
+    when = sorted(chance.randint(1, DUE * 9 // 10) for _ in range(KILLS))
+    plan = [Kill(after, moments[nth % len(moments)]) for nth, after in enumerate(when)]
+    async with gateway_server(chance) as (gateway, socket):
+        these = Staff(database, gateway, socket, figures, chance, plan)
+        gateway.watch = these.watch
+        try:
+            await asyncio.gather(*(these.hire() for _ in range(WORKERS)))
+            yield these
+        finally:
+            await these.dismiss()
+
+
+async def nothing_is_left(database: Database) -> bool:
+    for mode in Mode:
+        data = database.data(mode)
+        status = await books.status(data, await books.clock(data))
+        if status.renewals_due or status.recoveries_due or status.in_flight:
+            return False
+    return True
+
+
+async def test_workers_killed_at_any_moment_of_a_charge_charge_each_once_and_forget_none(
+    database: Database, owner: asyncpg.Connection, charges: Charges
+) -> None:
+    for mode in Mode:
+        await owner.execute(_SHORT_LEASES.format(schema=mode.schema))
+        data = database.data(mode)
+        tenant, _keys = await tenants.create(database.core, f"Lagos Gym {mode}")
+        await add_due(database, data, tenant, DUE // 2, await books.clock(data), CARDS)
+    began = asyncio.get_running_loop().time()
+    async with staff(database, charges) as workers:
+        await eventually(lambda: not workers.plan, "all who are to be killed have been", PATIENCE_S)
+        await workers.complete()
+        await eventually(partial(nothing_is_left, database), "everybody has been charged", PATIENCE_S)
+        await workers.stop()
+        charges.took_s = asyncio.get_running_loop().time() - began
+        gateway = workers.gateway
+    account = await reckon([database.data(mode) for mode in Mode], gateway.known)
+    charges.due, charges.worked, charges.refused = DUE, account.charges, account.refusals
+    charges.asked, charges.lost_answers = gateway.asked.total(), gateway.lost

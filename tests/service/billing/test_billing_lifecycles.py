@@ -1,0 +1,74 @@
+"""What runs for long in the billing engine keeps the one contract of all that does, with work to do and without."""
+
+import asyncio
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from service.supervisor import Supervisor
+from tests.support.asking import until
+from tests.support.billing import Business
+from tests.support.lifecycle import Runs, stress_lifecycle
+
+SCANNERS = ("unanswered charges", "renewals", "trials", "incomplete", "recoveries", "cards awaited")
+PARTS = ("cashier", "checkout expiry", *SCANNERS)
+
+
+def part(shop: Business, name: str) -> Runs:
+    parts = {each.name: each.runs for stage in shop.engine.stages() for each in stage}
+    assert set(parts) == {f"{part} {shop.engine.mode}" for part in PARTS}
+    return parts[f"{name} {shop.engine.mode}"]
+
+
+async def renewals_due(shop: Business, count: int) -> None:
+    plan = await shop.plan(interval="hour")
+    for _ in range(count):
+        await shop.subscribe(plan)
+    shop.clock.advance(shop.clock.time + timedelta(hours=1))
+
+
+@pytest.mark.parametrize("name", PARTS[1:])
+async def test_every_part_keeps_the_lifecycle_s_contract(shop: Business, name: str) -> None:
+    await renewals_due(shop, 3)
+    await stress_lifecycle(part(shop, name))
+
+
+async def test_the_cashier_keeps_it_too(idle_shop: Business) -> None:
+    await stress_lifecycle(part(idle_shop, "cashier"))
+
+
+async def test_a_whole_engine_keeps_it_and_leaves_no_task_behind(
+    idle_shop: Business, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = Supervisor(idle_shop.engine.stages(), patience_s=5)
+    before = asyncio.all_tasks()
+    await stress_lifecycle(supervisor, turns=6)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    assert supervisor.restarts == 0, caplog.text
+
+
+async def test_answers_outlive_a_cashier_that_is_cancelled_while_it_writes_them(
+    idle_shop: Business, owner: asyncpg.Connection
+) -> None:
+    cashier = idle_shop.engine.cashier
+    before = asyncio.all_tasks()
+    made = await idle_shop.checkout.subscribe(
+        idle_shop.contact(), (await idle_shop.plan()).id, await idle_shop.card()
+    )
+    async with owner.transaction():
+        await owner.execute("SELECT FROM subscriptions FOR UPDATE")
+        writing = asyncio.create_task(cashier.run(asyncio.Event()))
+        await until(owner, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        writing.cancel()
+        await asyncio.wait([writing])
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    stop = asyncio.Event()
+    writing = asyncio.create_task(cashier.run(stop))
+    async with asyncio.timeout(10):
+        await cashier.settled()
+    stop.set()
+    await writing
+    assert (await idle_shop.subscription(made.id)).status == "active"

@@ -1,0 +1,327 @@
+"""Recovery on real rows: each failure's way through them, at the moments that the rules name, and never twice."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from schema.billing.rows import DunningSchedule, Interval, Rail
+from service.billing.gateway import Order, Outcome
+from service.billing.periods import boundary
+from tests.support.billing import (
+    EXPIRED_CARD,
+    GOOD_CARD,
+    REFUSED_CARD,
+    START,
+    STOLEN_CARD,
+    UNSUPPORTED_CARD,
+    Business,
+    colleague,
+)
+
+DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
+TRIAL_DAYS = 3
+DUE = START + TRIAL_DAYS * DAY
+"""The 3rd of December, 10:30: payday for the last time this month, so that nothing waits but what is to wait."""
+PAYDAY = datetime(2026, 12, 28, 9, tzinfo=UTC)
+PAST_DUE = ["subscription_payment_failed", "subscription_past_due"]
+RECOVERED = ["subscription_payment_recovered", "subscription_recovered"]
+
+
+async def owing(shop: Business, card: str = GOOD_CARD) -> UUID:
+    """A subscription whose trial is just over, with this card."""
+    sub = await shop.subscribe(await shop.plan(trial_days=TRIAL_DAYS), card)
+    await shop.until(DUE)
+    return sub
+
+
+def answering(shop: Business, *failures: str | None) -> None:
+    """One charge after the other; then they work."""
+    left = list(failures)
+
+    def answer(_order: Order) -> Outcome:
+        return Outcome(left.pop(0) if left else None)
+
+    shop.gateway.answers = answer
+
+
+async def memory(shop: Business, sub: UUID) -> DunningSchedule:
+    schedule = await shop.schedule(sub)
+    assert schedule is not None
+    return schedule
+
+
+async def status(shop: Business, sub: UUID) -> str:
+    return str((await shop.subscription(sub)).status)
+
+
+async def charges(shop: Business) -> list[tuple[timedelta, str]]:
+    """How long after the first, and over which rail."""
+    made = await shop.payments()
+    return [(payment.created_at - made[0].created_at, payment.rail) for payment in made]
+
+
+def cards(*hours: float) -> list[tuple[timedelta, str]]:
+    return [(timedelta(hours=hours), "card") for hours in hours]
+
+
+# Each failure's way
+
+
+async def test_what_may_work_later_is_tried_at_the_promised_moments_until_it_is_unpaid(
+    shop: Business,
+) -> None:
+    answering(shop, *["timeout"] * 6)
+    sub = await owing(shop)
+    schedule = await memory(shop, sub)
+    assert (schedule.state, schedule.attempts, schedule.last_action) == ("waiting", 1, "retry")
+    assert schedule.last_reason == "timeout (68): recovery charge 2 of 5 follows in 24 h."
+    assert schedule.next_attempt_at == DUE + DAY
+    await shop.until(DUE + 30 * DAY)
+    assert await charges(shop) == cards(0, 0, 24, 96, 216, 384)
+    assert [payment.number for payment in await shop.payments()] == [1, 2, 3, 4, 5, 6]
+    (invoice,) = await shop.invoices(sub)
+    assert (await status(shop, sub), invoice.status, invoice.attempts) == ("unpaid", "uncollectible", 6)
+    schedule = await memory(shop, sub)
+    assert (schedule.state, schedule.attempts, schedule.next_attempt_at) == ("exhausted", 5, None)
+    assert (schedule.last_action, schedule.failure_code) == ("exhaust", "timeout")
+    assert schedule.last_reason == "5 recovery charges have failed, the last with timeout (68)."
+    assert (await shop.types())[-2:] == ["subscription_payment_failed", "subscription_unpaid"]
+
+
+async def test_what_works_on_a_later_try_is_recovered_and_the_period_is_the_invoice_s(shop: Business) -> None:
+    answering(shop, "processor_error", "processor_error", "processor_error")
+    sub = await owing(shop)
+    await shop.until(DUE + 5 * DAY)
+    row, schedule = await shop.subscription(sub), await memory(shop, sub)
+    assert (row.status, row.current_period_start, row.cycles) == ("active", DUE, 1)
+    assert (schedule.state, schedule.attempts, schedule.in_flight) == ("recovered", 3, False)
+    assert await charges(shop) == cards(0, 0, 24, 96)
+    told = await shop.events("subscription_payment_failed", "subscription_payment_recovered")
+    assert [data["attempt"] for _, data in told] == [1, 2, 3, 4]
+    assert (await shop.types())[3:] == [*PAST_DUE, *["subscription_payment_failed"] * 2, *RECOVERED]
+
+
+async def test_want_of_funds_waits_for_payday_where_the_shop_does(shop: Business) -> None:
+    """And where it does not, or it is payday already, for as long as everything else."""
+    hurried = await shop.another()
+    await hurried.shelf.set_up(payday_aware=False, rails=list(Rail))
+    shop.gateway.answers = lambda order: Outcome("51") if order.at < PAYDAY else None
+    on_payday = await owing(shop)
+    patient = await shop.subscribe(await shop.plan(trial_days=7))
+    impatient = await hurried.subscribe(await hurried.plan(trial_days=7))
+    await shop.until(DUE + 7 * DAY)
+    assert (await memory(shop, patient)).next_attempt_at == PAYDAY
+    assert (await memory(hurried, impatient)).next_attempt_at == DUE + 8 * DAY
+    paid = [payment for payment in await shop.payments() if payment.subscription_id == on_payday]
+    assert [payment.created_at for payment in paid] == [DUE, DUE, DUE + DAY], (
+        "the 3rd is payday, the 4th is not"
+    )
+    assert (await memory(shop, on_payday)).next_attempt_at == PAYDAY
+    await shop.until(PAYDAY)
+    assert {await status(shop, sub) for sub in (on_payday, patient)} == {"active"}
+    assert await status(hurried, impatient) == "unpaid", "five charges were over by then"
+
+
+@pytest.mark.parametrize(
+    ("card", "tries", "over"),
+    [(UNSUPPORTED_CARD, ["card", "ussd"], "57"), (REFUSED_CARD, ["card", "card", "ussd"], "05")],
+    ids=["unsupported", "refused"],
+)
+async def test_what_will_not_work_by_card_goes_over_the_next_rail_at_once(
+    shop: Business, card: str, tries: list[str], over: str
+) -> None:
+    sub = await owing(shop, card)
+    assert await charges(shop) == [(timedelta(0), rail) for rail in tries]
+    schedule = await memory(shop, sub)
+    assert (schedule.state, schedule.rail, schedule.last_action) == ("recovered", "ussd", "switch_rail")
+    assert f"({over}): recovery charge {len(tries) - 1} of 5 goes over ussd instead." in schedule.last_reason
+    assert await status(shop, sub) == "active"
+
+
+async def test_rails_are_tried_as_far_as_the_shop_has_them(shop: Business) -> None:
+    """One that it gives up while recovery is under way is passed over."""
+    await shop.shelf.set_up(payday_aware=True, rails=[Rail.DIRECT_DEBIT, Rail.CARD, Rail.TRANSFER])
+    answering(shop, "57", "96", "96", "57")
+    sub = await owing(shop)
+    assert [rail for _, rail in await charges(shop)] == ["card", "transfer"]
+    assert (await memory(shop, sub)).rail == "transfer"
+    await shop.shelf.set_up(payday_aware=True, rails=[Rail.CARD, Rail.DIRECT_DEBIT])
+    await shop.until(DUE + 30 * DAY)
+    made = await charges(shop)
+    assert [rail for _, rail in made] == ["card", "transfer", "direct_debit", "direct_debit"]
+    assert await status(shop, sub) == "unpaid"
+    said = (await memory(shop, sub)).last_reason
+    assert said == "card_not_supported (57), and no rail is left after direct_debit."
+
+
+# Cards that would fail again
+
+
+@pytest.mark.parametrize("card", [EXPIRED_CARD, STOLEN_CARD], ids=["expired", "stolen"])
+async def test_another_card_is_asked_for_and_once_it_is_given_it_is_charged(
+    shop: Business, card: str
+) -> None:
+    sub = await owing(shop, card)
+    schedule = await memory(shop, sub)
+    assert (schedule.state, schedule.next_attempt_at) == ("awaiting_card", DUE + 7 * DAY)
+    assert (await shop.types())[3:] == [*PAST_DUE, "subscription_payment_action_required"]
+    await shop.until(DUE + 6 * DAY)
+    assert len(await shop.payments()) == 1, "the same card would fail again"
+    await shop.desk.replace_payment_method(sub, await shop.card())
+    await shop.scan()
+    assert (await status(shop, sub), (await memory(shop, sub)).state) == ("active", "recovered")
+    assert (await shop.types())[6:] == ["subscription_updated", *RECOVERED]
+
+
+async def test_a_card_that_is_not_given_within_seven_days_leaves_it_unpaid(shop: Business) -> None:
+    """Whoever gives it then, and asks to be charged, is recovered."""
+    sub = await owing(shop, STOLEN_CARD)
+    await shop.until(DUE + 7 * DAY - SECOND)
+    assert await status(shop, sub) == "past_due"
+    await shop.until(DUE + 7 * DAY)
+    assert await status(shop, sub) == "unpaid"
+    schedule = await memory(shop, sub)
+    said = "stolen_card: no other card was given within 7 days, after 0 recovery charges."
+    assert (schedule.state, schedule.last_reason) == ("exhausted", said)
+    await shop.until(DUE + 20 * DAY)
+    await shop.desk.replace_payment_method(sub, await shop.card())
+    await shop.scan()
+    assert len(await shop.payments()) == 1, "by itself nothing is charged"
+    await shop.desk.collect(sub)
+    await shop.settled()
+    assert (await status(shop, sub), (await memory(shop, sub)).state) == ("active", "recovered")
+    (invoice,) = await shop.invoices(sub)
+    assert (invoice.status, invoice.attempts) == ("paid", 2)
+    assert (await shop.types())[-2:] == RECOVERED
+
+
+async def test_a_card_that_is_as_bad_as_the_first_is_asked_for_again_and_it_ends(shop: Business) -> None:
+    sub = await owing(shop, EXPIRED_CARD)
+    for charge in range(1, 6):
+        await shop.desk.replace_payment_method(sub, await shop.card(EXPIRED_CARD))
+        await shop.scan()
+        assert (await memory(shop, sub)).attempts == charge
+    assert await status(shop, sub) == "unpaid"
+
+
+async def test_a_collection_that_fails_leaves_it_unpaid_and_is_told(shop: Business) -> None:
+    answering(shop, *["96"] * 6, "51")
+    sub = await owing(shop)
+    await shop.until(DUE + 30 * DAY)
+    await shop.desk.collect(sub)
+    await shop.settled()
+    assert await status(shop, sub) == "unpaid"
+    _, failed = (await shop.events())[-1]
+    assert (failed["failureCode"], failed["nextAction"], failed["attempt"]) == ("insufficient_funds", None, 7)
+    await shop.desk.collect(sub)
+    await shop.settled()
+    recovered = (await shop.events("subscription_payment_recovered"))[0][1]
+    assert recovered["failureCode"] == "insufficient_funds", "of the charge before"
+
+
+# One of everything
+
+
+async def test_there_is_one_schedule_per_failing_invoice_and_none_for_others(shop: Business) -> None:
+    answering(shop, "96", None, None, "57", None)
+    sub = await owing(shop)
+    await shop.until(boundary(DUE, Interval.MONTH, 2))
+    invoices = await shop.invoices(sub)
+    rows = await shop.pool.fetch("SELECT invoice_id, state FROM dunning_schedules ORDER BY created_at")
+    assert [row["invoice_id"] for row in rows] == [invoices[0].id, invoices[2].id]
+    assert {row["state"] for row in rows} == {"recovered"}
+
+
+async def test_a_schedule_in_flight_is_nobody_s_to_charge(shop: Business) -> None:
+    """While the gateway is silent, neither this engine nor another begins a second charge; then both know the answer."""
+    answering(shop, "96", "96")
+    sub = await owing(shop)
+    async with colleague(shop) as other:
+        with shop.gateway.silent():
+            shop.clock.advance(DUE + DAY)
+            found = [await scanner.step() for scanner in shop.engine.scanners]
+            assert sum(found) == 1
+            schedule = await memory(shop, sub)
+            assert (schedule.in_flight, schedule.attempts) == (True, 2)
+            assert [await scanner.step() for scanner in other.engine.scanners] == [0] * 6
+            assert [await scanner.step() for scanner in shop.engine.scanners] == [0] * 6
+        await shop.settled()
+    assert set(shop.gateway.charged.values()) == {1}
+    assert await status(shop, sub) == "active"
+
+
+async def test_two_engines_on_one_database_recover_each_invoice_once(shop: Business) -> None:
+    failing = iter(range(10**6))
+    shop.gateway.answers = lambda _order: Outcome("96" if next(failing) % 3 else None)
+    plan = await shop.plan(trial_days=TRIAL_DAYS)
+    subs = [await shop.subscribe(plan) for _ in range(12)]
+    async with colleague(shop) as other:
+        for hours in (0, 0, 24, 96, 216, 384, 384):
+            shop.clock.advance(DUE + timedelta(hours=hours))
+            await asyncio.gather(shop.scan(), other.scan())
+    assert {await status(shop, sub) for sub in subs} <= {"active", "unpaid"}
+    assert set(shop.gateway.charged.values()) == {1}
+    for sub in subs:
+        (invoice,), recovery = await shop.invoices(sub), await shop.schedule(sub)
+        made = [payment for payment in await shop.payments() if payment.invoice_id == invoice.id]
+        assert sum(payment.state == "succeeded" for payment in made) == (invoice.status == "paid")
+        assert len(made) == invoice.attempts == 1 + (recovery.attempts if recovery else 0)
+
+
+async def test_a_refund_under_way_puts_recovery_off_and_keeps_nobody_busy(shop: Business) -> None:
+    answering(shop, None, "96", "96")
+    sub = await shop.subscribe(await shop.plan(interval="day"))
+    await shop.until(START + DAY)
+    (paid, *_) = await shop.payments()
+    with shop.gateway.silent():
+        await shop.desk.refund(paid.id, 100)
+        shop.clock.advance(START + 3 * DAY)
+        assert [await scanner.step() for scanner in shop.engine.scanners] == [1, 0, 0, 0, 0, 0]
+    await shop.settled()
+    await shop.scan()
+    assert await status(shop, sub) == "active"
+
+
+async def test_what_was_set_up_for_an_invoice_holds_to_its_end(shop: Business) -> None:
+    """Whether it waits for payday is on its row, whatever the shop decides meanwhile."""
+    answering(shop, "96", "96", "51", "51")
+    sub = await owing(shop)
+    await shop.shelf.set_up(payday_aware=False, rails=list(Rail))
+    await shop.until(DUE + DAY)
+    schedule = await memory(shop, sub)
+    assert (schedule.payday_aware, schedule.last_action) == (True, "retry_payday")
+    assert schedule.next_attempt_at == PAYDAY
+    assert schedule.last_reason.endswith("waits for payday, 28 December 09:00 UTC.")
+
+
+async def test_who_cancels_owes_nothing_more(shop: Business) -> None:
+    sub = await owing(shop, EXPIRED_CARD)
+    await shop.desk.cancel(sub)
+    (invoice,), schedule = await shop.invoices(sub), await memory(shop, sub)
+    assert (invoice.status, schedule.state, schedule.next_attempt_at) == ("void", "cancelled", None)
+    await shop.until(DUE + 60 * DAY)
+    assert len(await shop.payments()) == 1
+
+
+def told(data: dict[str, Any], *keys: str) -> list[Any]:
+    return [data[key] for key in keys]
+
+
+async def test_each_failure_tells_what_is_done_about_it_and_when(shop: Business) -> None:
+    """Word for word what the schedule remembers."""
+    answering(shop, "57", "96", "51", "54")
+    sub = await owing(shop)
+    await shop.until(datetime(2027, 1, 2, 9, tzinfo=UTC))
+    failed = [data for _, data in await shop.events("subscription_payment_failed")]
+    assert [told(data, "nextAction", "nextAttemptAt", "rail") for data in failed] == [
+        ["switch_rail", "2026-12-03T10:30:00.000Z", "card"],
+        ["retry", "2026-12-04T10:30:00.000Z", "ussd"],
+        ["retry_payday", "2026-12-28T09:00:00.000Z", "ussd"],
+        ["retry", "2027-01-02T09:00:00.000Z", "ussd"],
+    ]
+    schedule = await memory(shop, sub)
+    assert (schedule.state, schedule.last_reason) == ("recovered", failed[-1]["reason"])

@@ -1,0 +1,88 @@
+"""Two renewal scanners and two dunning workers at once over thousands of due subscriptions charge each exactly once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+
+from schema import tenants
+from schema.billing import books
+from schema.database import Database
+from schema.modes import Mode
+from service.billing.engine import Engine, engine
+from service.billing.gateway import Order, Outcome
+from service.billing.scanning import Scanner
+from service.supervisor import Part, Supervisor
+from tests.faults.length import PATIENCE_S, SEED, length
+from tests.support.billing import GOOD_CARD, CountingGateway
+from tests.support.due import add_due
+from tests.support.reckoning import reckon
+
+DUE = length(2_000, 10_000)
+SLOWEST_S = 0.008
+RENEWING = ("unanswered charges", "renewals", "trials")
+RECOVERING = ("unanswered charges", "recoveries", "cards awaited")
+
+
+class BusyGateway(CountingGateway):
+    """Takes some milliseconds to answer, so that everything happens in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chance = Random(SEED)
+        self.news = asyncio.Event()
+
+    async def charge(self, order: Order) -> Outcome:
+        await asyncio.sleep(self.chance.random() * SLOWEST_S)
+        outcome = await super().charge(order)
+        self.news.set()
+        return outcome
+
+    async def has_charged(self, count: int) -> None:
+        while len(self.charged) < count:
+            self.news.clear()
+            await self.news.wait()
+
+
+@asynccontextmanager
+async def workers(url: str, key: bytes, gateway: BusyGateway, count: int) -> AsyncIterator[list[Engine]]:
+    """Each with pools of its own, as in a process of its own."""
+    async with AsyncExitStack() as opened:
+        databases = [await opened.enter_async_context(Database.open(url, key)) for _ in range(count)]
+        yield [engine(database, Mode.TEST, gateway) for database in databases]
+    await asyncio.sleep(0)  # the loop closes what has been terminated
+
+
+def only(this: Engine, names: Sequence[str]) -> Supervisor:
+    chosen: list[Scanner] = [scanner for scanner in this.scanners if scanner.name in names]
+    return Supervisor([[Part("cashier", this.cashier)], [Part(each.name, each) for each in chosen]])
+
+
+async def test_two_renewal_scanners_and_two_dunning_workers_at_once_charge_each_exactly_once(
+    database: Database, db_url: str, key: bytes, record_property: Callable[[str, object], None]
+) -> None:
+    """Nobody dies here, so no answer is lost and the gateway is asked once for each, too."""
+    gateway, loop, stop = BusyGateway(), asyncio.get_running_loop(), asyncio.Event()
+    tenant, _keys = await tenants.create(database.core, "Ikeja Fitness Club")
+    data = database.data(Mode.TEST)
+    await add_due(database, data, tenant, DUE, await books.clock(data), [GOOD_CARD])
+    async with workers(db_url, key, gateway, 4) as engines:
+        began = loop.time()
+        jobs = [RENEWING, RENEWING, RECOVERING, RECOVERING]
+        running = [
+            asyncio.create_task(only(this, names).run(stop))
+            for this, names in zip(engines, jobs, strict=True)
+        ]
+        async with asyncio.timeout(PATIENCE_S):
+            await gateway.has_charged(DUE)
+            await asyncio.gather(*(this.cashier.settled() for this in engines))
+        took_s = loop.time() - began
+        stop.set()
+        await asyncio.gather(*running)
+        assert [await scanner.step() for this in engines for scanner in this.scanners] == [0] * 24
+    account = await reckon([data], gateway.known)
+    assert (account.charges, account.refusals) == (DUE, 0)
+    assert set(gateway.charged.values()) == {1}
+    record_property(
+        "faults", f"exactly once: due {DUE}, charges {account.charges}, asked {DUE}, took {took_s:.1f} s"
+    )

@@ -1,0 +1,33 @@
+"""A plan's exchange rate: exactly the one that was said, or none."""
+
+from decimal import Decimal
+
+import pytest
+
+from schema.errors import InvalidInput
+from service.billing.shelf import NewPlan
+from tests.support.billing import Business
+
+
+async def test_a_rate_is_kept_to_its_last_decimal(shop: Business) -> None:
+    for amount, text in ((10**9, "0.00000001"), (500_000, "1600.12345678"), (1, "9999999999"), (100, "0.50")):
+        plan = await shop.plan(amount, charge_currency="USD", fx_rate=Decimal(text))
+        (newest,) = await shop.pool.fetch("SELECT fx_rate FROM plans WHERE id = $1", plan.id)
+        assert newest["fx_rate"] == Decimal(text)
+
+
+async def test_what_is_no_rate_or_would_be_rounded_is_refused_with_a_sentence(shop: Business) -> None:
+    for rate in (
+        *map(Decimal, ("NaN", "sNaN", "Infinity", "0", "-1", "1E+10", "0.000000005", "1.123456789")),
+        0.1,
+        2,
+    ):
+        with pytest.raises(InvalidInput, match="exchange rate"):
+            await shop.shelf.create_plan(
+                NewPlan("Gold", 500_000, "month", charge_currency="USD", fx_rate=rate)
+            )
+    with pytest.raises(InvalidInput, match="whole number of kobo"):
+        await shop.shelf.create_plan(
+            NewPlan("Gold", 4999.99, "month", charge_currency="USD", fx_rate=Decimal(2))  # type: ignore[arg-type]  # that is the point
+        )
+    assert await shop.pool.fetchval("SELECT count(*) FROM plans") == 0

@@ -1,0 +1,43 @@
+"""An engine left to itself does all that is due, as a process runs it."""
+
+import asyncio
+
+from schema.billing.rows import Interval
+from service.billing.engine import engine
+from service.billing.periods import boundary
+from service.supervisor import Supervisor
+from tests.support.billing import START, Business
+
+NEXT = boundary(START, Interval.MONTH, 1)
+
+
+async def statuses(shop: Business) -> list[tuple[str, int]]:
+    rows = await shop.pool.fetch("SELECT status, cycles FROM subscriptions ORDER BY created_at, id")
+    return [(row["status"], row["cycles"]) for row in rows]
+
+
+async def test_what_is_due_is_found_done_and_settled(shop: Business) -> None:
+    """The parts find it by themselves."""
+    for _ in range(3):
+        await shop.subscribe()
+    await shop.shelf.create_link((await shop.plan()).id, "gold")
+    opened = await shop.checkout.open("gold")
+    made = engine(shop.database, shop.engine.mode, shop.gateway, shop.engine.ledger)
+    left, done, stop = 3, asyncio.Event(), asyncio.Event()
+
+    def settled(count: int) -> None:
+        nonlocal left
+        left -= count
+        if left == 0:
+            done.set()
+
+    made.cashier.on_settled = settled
+    shop.clock.advance(NEXT)
+    running = asyncio.create_task(Supervisor(made.stages()).run(stop))
+    async with asyncio.timeout(10):
+        await done.wait()
+        stop.set()
+        await running
+    assert await statuses(shop) == [("active", 2)] * 3
+    expired = "SELECT status FROM checkout_sessions WHERE id = $1"
+    assert await shop.pool.fetchval(expired, opened.id) == "expired"

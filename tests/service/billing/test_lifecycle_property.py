@@ -1,0 +1,282 @@
+"""Random lives of subscriptions on a real database: whatever is done in whatever order, and however the charges go, the
+rows hold together and the event log tells the same story as they do.
+"""
+
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from schema import wallet
+from schema.billing.rows import PaymentAttempt, Plan, Rail, Subscription
+from schema.database import Database
+from schema.errors import Conflict, InvalidInput
+from schema.secret_box import SecretBox
+from schema.wallet import NewMethod
+from service.billing.failures import FailureCode
+from service.billing.gateway import GatewayUnavailable, Order, Outcome
+from service.billing.invoicing import LEASE
+from service.billing.shelf import NewPromoCode
+from tests.support.billing import (
+    EXPIRED_CARD,
+    FLAKY_CARD,
+    GOOD_CARD,
+    POOR_CARD,
+    REFUSED_CARD,
+    UNSUPPORTED_CARD,
+    Business,
+    business,
+)
+from tests.support.billing_invariants import check_invariants
+from tests.support.billing_replay import replay, rows_of
+from tests.support.event_schemas import assert_conforms
+
+CARDS = (
+    GOOD_CARD,
+    GOOD_CARD,
+    GOOD_CARD,
+    GOOD_CARD,
+    FLAKY_CARD,
+    POOR_CARD,
+    EXPIRED_CARD,
+    REFUSED_CARD,
+    UNSUPPORTED_CARD,
+)
+PLANS: tuple[dict[str, Any], ...] = (
+    {"interval": "week", "amount": 150_000},
+    {"interval": "month", "amount": 500_000},
+    {"interval": "month", "amount": 700_000, "trial_days": 7},
+    {"interval": "week", "amount": 90_000, "max_cycles": 2},
+    {"interval": "quarter", "amount": 1_200_000, "trial_days": 30, "max_cycles": 1},
+)
+PROMOS = (None, None, None, "HALF", "GIFT")
+WAITS = (timedelta(hours=2), timedelta(days=1), timedelta(days=8), timedelta(days=33))
+OPEN = {"incomplete", "trialing", "active", "past_due", "paused", "unpaid"}
+POSSIBLE: Mapping[str, set[str]] = {
+    "pause": {"active"},
+    "resume": {"paused"},
+    "cancel": OPEN,
+    "cancel_later": {"trialing", "active"},
+    "keep": OPEN,
+    "change_plan": {"trialing", "active"},
+    "replace_card": OPEN,
+    "limit": OPEN,
+    "collect": {"incomplete", "unpaid"},
+}
+
+
+class Step(NamedTuple):
+    action: str
+    which: int
+    """Subscription, payment or other thing, of those that there are."""
+    how: int
+    """Plan, card, amount or time."""
+
+
+TIME = ("next", "next", "next", "next", "next", "wait", "wait")
+OFTEN = (
+    "fail",
+    "fail",
+    "pause",
+    "resume",
+    "cancel_later",
+    "change_plan",
+    "replace_card",
+    "collect",
+    "refund",
+)
+SELDOM = ("subscribe", "cancel", "keep", "limit", "blacklist", "outage", "set_up")
+ACTIONS = (*TIME, *TIME, *OFTEN, *OFTEN, *SELDOM)
+
+
+@st.composite
+def plots(draw: st.DrawFn) -> list[Step]:
+    """Of two subscriptions at first, the second on trial."""
+
+    def step(action: str) -> Step:
+        return Step(action, draw(st.integers(0, 4)), draw(st.integers(0, 15)))
+
+    first = [step("subscribe"), Step("subscribe", 0, 2)]
+    return first + [step(draw(st.sampled_from(ACTIONS))) for _ in range(draw(st.integers(3, 13)))]
+
+
+@dataclass
+class World:
+    shop: Business
+    cards: Mapping[str, UUID]
+    plans: dict[int, Plan] = field(default_factory=dict)
+    subs: list[UUID] = field(default_factory=list)
+    blacklisted: set[UUID] = field(default_factory=set)
+    outage: bool = False
+    failures: list[FailureCode] = field(default_factory=list)
+    """What comes of the next charges and refunds, whatever the card."""
+
+    def answer(self, _order: Order) -> Outcome | None:
+        if self.outage:
+            raise GatewayUnavailable
+        return Outcome(self.failures.pop(0)) if self.failures else None
+
+    async def plan(self, which: int) -> Plan:
+        which %= len(PLANS)
+        if which not in self.plans:
+            self.plans[which] = await self.shop.plan(**PLANS[which])
+        return self.plans[which]
+
+    async def take(self, step: Step) -> None:
+        match step.action:
+            case "next":
+                due = await self.shop.next_due()
+                self.shop.clock.advance(due or self.shop.clock.time + timedelta(hours=1))
+            case "wait":
+                self.shop.clock.advance(self.shop.clock.time + WAITS[step.how % len(WAITS)])
+            case "outage":
+                self.outage = not self.outage
+            case "fail":
+                failures = list(FailureCode)
+                self.failures += [failures[step.how % len(failures)]] * (1 + step.which)
+            case "subscribe":
+                await self.subscribe(step)
+            case "set_up":
+                rails = [rail for place, rail in enumerate(Rail) if step.how & 1 << place] or list(Rail)
+                await self.shop.shelf.set_up(payday_aware=step.which % 2 == 0, rails=rails)
+            case "refund":
+                await self.refund(step)
+            case _ if self.subs:
+                await self.act(step, self.subs[step.which % len(self.subs)])
+        await self.shop.settled()
+        await self.shop.scan()
+        await check_invariants(self.shop)
+
+    async def subscribe(self, step: Step) -> None:
+        plan, promo = await self.plan(step.how), PROMOS[step.which % len(PROMOS)]
+        card = self.cards[CARDS[step.which * step.how % len(CARDS)]]
+        if promo and not await self.shop.pool.fetchval(
+            "SELECT count(*) FROM promo_codes WHERE tenant_id = $1 AND code = $2", self.shop.tenant, promo
+        ):
+            new = NewPromoCode(promo, percent_off=100 if promo == "GIFT" else 50)
+            await self.shop.shelf.create_promo_code(new)
+        made = await self.shop.checkout.subscribe(self.shop.contact(), plan.id, card, promo)
+        self.subs.append(made.id)
+
+    async def act(self, step: Step, sub: UUID) -> None:
+        row = await self.shop.subscription(sub)
+        if step.action == "blacklist":
+            await self.shop.shelf.blacklist(row.customer_id, "chargebacks")
+            self.blacklisted.add(sub)
+            return
+        possible = await self.possible(step, row)
+        event(f"{step.action} {row.status}: {'done' if possible else 'refused'}")
+        await self.hold(self.do(step, sub), possible=possible)
+
+    async def hold(self, action: Coroutine[Any, Any, None], *, possible: bool) -> None:
+        """To it: it is done if it is possible, and refused without a trace if it is not."""
+        before, refusal = await self.shop.everything(), None
+        try:
+            await action
+        except (Conflict, InvalidInput) as error:
+            refusal = error
+        assert (refusal is None) == possible, refusal
+        assert refusal is None or await self.shop.everything() == before
+
+    async def under_way(self, sub: UUID) -> bool:
+        found = "SELECT count(*) FROM payment_attempts WHERE subscription_id = $1 AND state = 'in_flight'"
+        return bool(await self.shop.pool.fetchval(found, sub))
+
+    async def possible(self, step: Step, row: Subscription) -> bool:
+        owes = row.status in {"incomplete", "past_due", "unpaid"}
+        more = {
+            "cancel_later": not row.cancel_at_period_end,
+            "keep": row.cancel_at_period_end,
+            "change_plan": row.plan_id != (await self.plan(step.how)).id,
+            "collect": row.id not in self.blacklisted,
+            "limit": step.how >= max(1, row.cycles + owes),
+        }
+        there = row.status in POSSIBLE[step.action] and more.get(step.action, True)
+        return there and not await self.under_way(row.id)
+
+    async def do(self, step: Step, sub: UUID) -> None:
+        desk = self.shop.desk
+        match step.action:
+            case "cancel_later":
+                await desk.cancel(sub, at_period_end=True)
+            case "change_plan":
+                await desk.change_plan(sub, (await self.plan(step.how)).id)
+            case "replace_card":
+                await desk.replace_payment_method(sub, self.cards[CARDS[step.how % len(CARDS)]])
+            case "limit":
+                await desk.limit(sub, step.how)
+            case action:
+                await getattr(desk, action)(sub)
+
+    async def refund(self, step: Step) -> None:
+        charges = [payment for payment in await self.shop.payments() if payment.kind == "charge"]
+        if not charges:
+            return
+        charge: PaymentAttempt = charges[step.which % len(charges)]
+        amount = None if step.how > 12 else 1 + step.how * 60_000
+        left = charge.amount - charge.refunded if charge.state == "succeeded" else 0
+        possible = 0 < (amount or left) <= left and not await self.under_way(charge.subscription_id)
+        event(f"refund: {'done' if possible else 'refused'}")
+        await self.hold(self.shop.desk.refund(charge.id, amount), possible=possible)
+
+    async def heal(self) -> None:
+        """Whatever was under way gets its answer."""
+        self.outage = False
+        self.shop.clock.advance(self.shop.clock.time + LEASE)
+        await self.shop.scan()
+
+
+@pytest.fixture
+async def cards(database: Database) -> Mapping[str, UUID]:
+    """Wallets are of no merchant, so that all examples share them."""
+    box = SecretBox(database.key)
+    entries = [
+        (f"+23480300000{n:02d}", NewMethod("card", number)) for n, number in enumerate(dict.fromkeys(CARDS))
+    ]
+    methods = await wallet.enrol_many(database.core, box, entries)
+    return {new.token: method for (_, new), method in zip(entries, methods, strict=True)}
+
+
+_LEAVE_NOTHING = """
+UPDATE payment_attempts SET state = 'failed', failure_code = 'x', leased_until = NULL, finished_at = now() WHERE state = 'in_flight';
+UPDATE dunning_schedules SET state = 'cancelled', in_flight = false, next_attempt_at = NULL WHERE next_attempt_at IS NOT NULL;
+UPDATE subscriptions SET status = 'canceled', ended_at = now() WHERE ended_at IS NULL;
+"""
+
+
+@asynccontextmanager
+async def world(database: Database, cards: Mapping[str, UUID]) -> AsyncIterator[World]:
+    """Examples share a database: each is a merchant of its own, and leaves nothing behind that could become due."""
+    async with business(database) as shop:
+        it = World(shop, cards)
+        shop.gateway.answers = it.answer
+        try:
+            yield it
+        finally:
+            await shop.pool.execute(_LEAVE_NOTHING)
+
+
+@given(plots())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+async def test_rows_and_events_tell_one_story_whatever_happens(
+    database: Database, cards: Mapping[str, UUID], plot: list[Step]
+) -> None:
+    async with world(database, cards) as it:
+        for step in plot:
+            await it.take(step)
+        await it.heal()
+        await check_invariants(it.shop)
+        events = await it.shop.events()
+        for type_, data in events:
+            assert_conforms(type_, data)
+        told, rows = replay(events), await rows_of(it.shop)
+        assert told.subscriptions == rows.subscriptions
+        assert told.invoices == rows.invoices
+        assert told.charges == rows.charges
+        assert told.refunds == rows.refunds

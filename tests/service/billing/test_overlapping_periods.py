@@ -1,0 +1,28 @@
+"""Two invoices of one subscription are never for the same time."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from schema.billing import books
+from schema.billing.books import Changes, NewInvoice
+from schema.errors import Conflict
+from schema.ids import new_id
+from service.billing.invoicing import next_invoice
+from service.billing.ledger import Unit
+from tests.support.billing import Business
+
+
+async def test_an_overlapping_period_is_refused_in_one_sentence_and_changes_nothing(shop: Business) -> None:
+    sub = await shop.subscribe()
+
+    async def invoice_early(unit: Unit) -> None:
+        unit.locked = await books.lock(unit.tx, shop.tenant, sub)
+        (case,) = await books.cases(unit.tx, unit.locked)
+        new = next_invoice(case, unit.now)
+        early = new.invoice.period_start - timedelta(seconds=1)
+        invoice = replace(new.invoice, id=new_id(), period_start=early, idempotency_key="by another name")
+        attempt = replace(new.attempt, invoice_id=invoice.id)
+        await unit.write(Changes(new_invoices=[NewInvoice(invoice, attempt, new.fact)]))
+
+    async with shop.refusing(Conflict, "periods may not overlap"):
+        await shop.engine.ledger.transact(invoice_early)

@@ -1,0 +1,301 @@
+"""What follows from an answer, without a database: in every state, for every answer, rows that the database takes."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schema.billing.books import Case, Changes
+from schema.billing.rows import (
+    DunningState,
+    Interval,
+    InvoiceStatus,
+    PaymentKind,
+    PaymentState,
+    Rail,
+    Status,
+    StoreSettings,
+    Subscription,
+)
+from schema.ids import new_id
+from service.billing.failures import FailureCode
+from service.billing.gateway import Outcome
+from service.billing.lifecycle import ENDED
+from service.billing.periods import boundary
+from service.billing.settling import give_up_waiting, settle
+from tests.support.billing_cases import (
+    ACTIVE,
+    ASKED,
+    CASE,
+    DAY,
+    NOW,
+    OWED,
+    PLAN,
+    TENANT,
+    WAITING,
+    check_rows,
+    in_dunning,
+    in_status,
+)
+from tests.support.event_schemas import assert_conforms
+
+PAID = Outcome()
+CARD_ONLY = StoreSettings(TENANT, "NGN", True, [Rail.CARD], NOW)
+LIVE = {DunningState.WAITING, DunningState.AWAITING_CARD}
+SCHEDULES = [None, *(in_dunning(state) for state in DunningState)]
+ANSWERS = [PAID, *(Outcome(failure) for failure in FailureCode), Outcome("what nobody knows")]
+
+
+def one(case: Case, outcome: Outcome = PAID, now: datetime = NOW) -> tuple[Subscription, Changes]:
+    """The one subscription that is changed, and all that is."""
+    changes = settle(case, outcome, now)
+    check_rows(changes)
+    (after,) = changes.subscriptions
+    return after, changes
+
+
+def told(changes: Changes) -> list[str]:
+    return [fact.type for fact in changes.facts]
+
+
+def check_told(changes: Changes) -> None:
+    for fact in changes.facts:
+        assert_conforms(fact.type, fact.data)
+
+
+# Everything that can be, and more
+
+
+@pytest.mark.parametrize("status", Status)
+def test_whatever_is_answered_the_rows_are_such_as_the_database_takes(status: Status) -> None:
+    for schedule, answer, settings, late in product(SCHEDULES, ANSWERS, [None, CARD_ONLY], [0, 40]):
+        case = replace(CASE, subscription=in_status(status), schedule=schedule, settings=settings)
+        changes = settle(case, answer, NOW + late * DAY)
+        check_rows(changes)
+        check_told(changes)
+        (ended,) = changes.attempts
+        assert ended.finished_at == NOW + late * DAY
+        if answer == PAID:
+            assert [invoice.status for invoice in changes.invoices] == ["paid"]
+        assert not any(each.in_flight for each in changes.schedules), "nothing is under way any more"
+        if schedule is not None:
+            assert changes.schedules, "it would stay in flight for ever"
+
+
+@pytest.mark.parametrize("status", [Status.TRIALING, Status.ACTIVE, Status.PAST_DUE])
+def test_who_is_past_due_is_in_recovery_and_nobody_else_is(status: Status) -> None:
+    schedule = in_dunning(DunningState.WAITING) if status is Status.PAST_DUE else None
+    for answer, charges, settings in product(ANSWERS, range(6), [None, CARD_ONLY]):
+        had = schedule and replace(schedule, attempts=charges)
+        case = replace(CASE, subscription=in_status(status), schedule=had, settings=settings)
+        changes = settle(case, answer, NOW)
+        check_rows(changes)
+        after = changes.subscriptions[-1] if changes.subscriptions else case.subscription
+        recovery = changes.schedules[-1].state if changes.schedules else None
+        assert (after.status is Status.PAST_DUE) == (recovery in LIVE)
+        uncollectible = [invoice.status is InvoiceStatus.UNCOLLECTIBLE for invoice in changes.invoices]
+        assert (after.status is Status.UNPAID) == (uncollectible == [True])
+
+
+@pytest.mark.parametrize("status", [*sorted(ENDED), Status.PAUSED])
+def test_what_was_paid_for_something_that_is_over_is_paid_all_the_same(status: Status) -> None:
+    case = replace(CASE, subscription=in_status(status))
+    after, changes = one(case)
+    assert after == case.subscription
+    assert told(changes) == ["subscription_payment_success"]
+
+
+# Charges that worked
+
+
+def test_a_renewal_moves_to_the_invoice_s_period_and_counts_it() -> None:
+    after, changes = one(CASE)
+    assert (after.current_period_start, after.current_period_end) == (OWED.period_start, OWED.period_end)
+    assert (after.period, after.cycles, after.anchor) == (3, 4, ACTIVE.anchor)
+    assert told(changes) == ["subscription_payment_success"]
+
+
+@pytest.mark.parametrize("status", [Status.INCOMPLETE, Status.TRIALING])
+def test_the_first_charge_activates_and_anchors_where_its_period_begins(status: Status) -> None:
+    case = replace(CASE, subscription=in_status(status))
+    after, changes = one(case, now=NOW + timedelta(hours=5))
+    assert (after.status, after.cycles, after.period, after.anchor) == ("active", 1, 0, OWED.period_start)
+    assert after.current_period_end == OWED.period_end
+    assert told(changes) == ["subscription_payment_success", "subscription_activated"]
+
+
+def test_a_first_invoice_that_is_paid_when_its_hour_is_over_begins_a_new_one() -> None:
+    """A customer who tries again after five hours has not had them."""
+    hourly = replace(PLAN, interval=Interval.HOUR)
+    invoice = replace(OWED, period_end=NOW + timedelta(hours=1))
+    case = replace(CASE, subscription=in_status(Status.INCOMPLETE), plan=hourly, invoice=invoice)
+    late = NOW + timedelta(hours=5)
+    after, _ = one(case, now=late)
+    assert (after.anchor, after.current_period_start) == (late, late)
+    assert (after.current_period_end, after.cycles) == (late + timedelta(hours=1), 1)
+
+
+def test_a_trial_whose_end_was_missed_for_months_is_caught_up() -> None:
+    """The time was ours to lose, not the merchant's: the next period is charged next."""
+    case = replace(CASE, subscription=in_status(Status.TRIALING))
+    after, _ = one(case, now=NOW + 90 * DAY)
+    assert (after.current_period_end, after.anchor) == (OWED.period_end, OWED.period_start)
+
+
+@pytest.mark.parametrize("status", [Status.PAST_DUE, Status.UNPAID])
+def test_whoever_recovers_in_time_has_what_is_left_of_the_period(status: Status) -> None:
+    state = DunningState.WAITING if status is Status.PAST_DUE else DunningState.EXHAUSTED
+    case = replace(CASE, subscription=in_status(status), schedule=in_dunning(state))
+    after, changes = one(case, now=OWED.period_end - timedelta(seconds=1))
+    assert (after.status, after.cycles, after.period, after.anchor) == ("active", 4, 3, ACTIVE.anchor)
+    assert (after.current_period_start, after.current_period_end) == (OWED.period_start, OWED.period_end)
+    assert told(changes) == ["subscription_payment_recovered", "subscription_recovered"]
+    assert changes.schedules[0].state is DunningState.RECOVERED
+
+
+@given(st.timedeltas(timedelta(0), timedelta(days=700)), st.sampled_from(Interval))
+def test_whoever_recovers_later_begins_a_new_period_at_once(after: timedelta, interval: Interval) -> None:
+    now = OWED.period_end + after
+    case = replace(
+        CASE,
+        subscription=in_status(Status.PAST_DUE),
+        schedule=WAITING,
+        plan=replace(PLAN, interval=interval),
+    )
+    recovered, _ = one(case, now=now)
+    assert (recovered.anchor, recovered.period, recovered.current_period_start) == (now, 0, now)
+    assert recovered.current_period_end == boundary(now, interval, 1)
+
+
+def test_a_trial_that_recovers_is_anchored_where_its_first_period_begins() -> None:
+    case = replace(CASE, subscription=in_status(Status.PAST_DUE, cycles=0, period=0), schedule=WAITING)
+    after, _ = one(case, now=NOW + DAY)
+    assert (after.anchor, after.period, after.cycles) == (OWED.period_start, 0, 1)
+
+
+# Charges that failed
+
+
+def test_a_first_charge_that_fails_changes_nothing_but_is_told() -> None:
+    changes = settle(replace(CASE, subscription=in_status(Status.INCOMPLETE)), Outcome("51"), NOW)
+    assert not changes.subscriptions
+    assert not changes.invoices
+    assert not changes.schedules
+    (fact,) = changes.facts
+    assert (fact.data["failureCode"], fact.data["responseCode"]) == ("insufficient_funds", "51")
+    assert fact.data["nextAction"] is fact.data["nextAttemptAt"] is fact.data["reason"] is None
+
+
+@pytest.mark.parametrize("status", [Status.TRIALING, Status.ACTIVE])
+def test_a_renewal_that_fails_begins_recovery_and_moves_no_period(status: Status) -> None:
+    case = replace(CASE, subscription=in_status(status))
+    after, changes = one(case, Outcome("51"))
+    assert after == replace(case.subscription, status=Status.PAST_DUE, updated_at=NOW)
+    (schedule,) = changes.schedules
+    assert (schedule.state, schedule.attempts, schedule.rail) == ("waiting", 0, "card")
+    assert (schedule.last_action, schedule.failure_code) == ("retry_payday", "insufficient_funds")
+    assert schedule.next_attempt_at == datetime(2026, 12, 28, 9, tzinfo=NOW.tzinfo)
+    assert schedule.last_reason == changes.facts[0].data["reason"]
+    assert told(changes) == ["subscription_payment_failed", "subscription_past_due"]
+
+
+def test_a_card_that_would_fail_again_is_asked_for() -> None:
+    _, changes = one(CASE, Outcome("54"))
+    (schedule,) = changes.schedules
+    assert (schedule.state, schedule.next_attempt_at) == ("awaiting_card", NOW + 7 * DAY)
+    assert told(changes)[-1] == "subscription_payment_action_required"
+    assert changes.facts[-1].data["deadline"] == "2026-12-07T10:30:00.000Z"
+
+
+def test_where_nothing_can_follow_it_is_over_at_once_and_all_three_are_told() -> None:
+    case = replace(CASE, settings=CARD_ONLY)
+    after, changes = one(case, Outcome("57"))
+    assert after.status is Status.UNPAID
+    assert changes.schedules[0].state is DunningState.EXHAUSTED
+    assert told(changes) == [
+        "subscription_payment_failed",
+        "subscription_past_due",
+        "subscription_unpaid",
+    ]
+
+
+def test_the_last_charge_that_fails_ends_it() -> None:
+    case = replace(
+        CASE, subscription=in_status(Status.PAST_DUE), schedule=in_dunning(DunningState.WAITING, attempts=5)
+    )
+    after, changes = one(case, Outcome("timeout"))
+    assert (after.status, changes.invoices[0].status) == ("unpaid", "uncollectible")
+    assert changes.facts[-1].data["reason"] == changes.schedules[0].last_reason
+
+
+def test_what_the_schedule_was_set_up_with_holds_to_its_end() -> None:
+    """Whatever the shop's settings are by then."""
+    impatient = replace(WAITING, payday_aware=False)
+    case = replace(CASE, subscription=in_status(Status.PAST_DUE), schedule=impatient, settings=CARD_ONLY)
+    (schedule,) = settle(case, Outcome("51"), NOW).schedules
+    assert schedule.last_action == "retry"
+
+
+def test_a_collection_that_fails_is_remembered_and_starts_nothing() -> None:
+    """So that what recovers later tells the failure before it, and not an older one."""
+    exhausted = in_dunning(DunningState.EXHAUSTED)
+    case = replace(CASE, subscription=in_status(Status.UNPAID), schedule=exhausted)
+    changes = settle(case, Outcome("51"), NOW)
+    check_rows(changes)
+    assert not changes.subscriptions
+    (known,) = changes.schedules
+    assert (known.state, known.failure_code) == ("exhausted", "insufficient_funds")
+
+
+# Refunds
+
+
+REFUND = replace(ASKED, id=new_id(), kind=PaymentKind.REFUND, refund_of=ASKED.id, amount=200_000)
+CHARGED = replace(ASKED, state=PaymentState.SUCCEEDED, leased_until=None, finished_at=NOW, refunded=350_000)
+REFUNDING = replace(CASE, attempt=REFUND, charge=CHARGED, invoice=replace(OWED, status=InvoiceStatus.PAID))
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_refund_concerns_no_subscription(status: Status) -> None:
+    case = replace(REFUNDING, subscription=in_status(status))
+    for answer in ANSWERS:
+        changes = settle(case, answer, NOW)
+        assert not [*changes.subscriptions, *changes.invoices, *changes.schedules]
+
+
+def test_a_refund_that_worked_is_told_with_what_is_given_back_in_all() -> None:
+    changes = settle(REFUNDING, PAID, NOW)
+    check_rows(changes)
+    check_told(changes)
+    (fact,) = changes.facts
+    assert (fact.data["amount"], fact.data["refundedAmount"], fact.data["paidAmount"]) == (
+        200_000,
+        350_000,
+        500_000,
+    )
+
+
+def test_a_refund_that_failed_gives_back_what_it_had_reserved_and_is_not_told() -> None:
+    changes = settle(REFUNDING, Outcome("96"), NOW)
+    check_rows(changes)
+    assert not changes.facts
+    ended, charge = changes.attempts
+    assert (ended.state, ended.failure_code) == ("failed", "processor_error")
+    assert (charge.id, charge.refunded) == (CHARGED.id, 150_000)
+
+
+# Cards that nobody gave
+
+
+def test_a_card_that_is_not_given_ends_it() -> None:
+    awaiting = in_dunning(DunningState.AWAITING_CARD, failure_code="stolen_card", in_flight=False)
+    case = replace(CASE, subscription=in_status(Status.PAST_DUE), schedule=awaiting, attempt=None)
+    changes = give_up_waiting(case, NOW)
+    check_rows(changes)
+    check_told(changes)
+    assert changes.subscriptions[0].status is Status.UNPAID
+    assert changes.schedules[0].state is DunningState.EXHAUSTED
+    assert told(changes) == ["subscription_unpaid"]

@@ -1,0 +1,23 @@
+"""Rows that the database refuses, as a defect of ours would make it: by a trigger, until it is dropped."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+
+@asynccontextmanager
+async def refusing(
+    owner: asyncpg.Connection, event: str, where: str, *, code: str = "raise_exception"
+) -> AsyncIterator[None]:
+    """`event` as in "INSERT ON invoices", `where` about NEW. The transaction fails with the error of that name."""
+    table = event.rpartition(" ")[2]
+    await owner.execute(f"""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN RAISE {code} USING MESSAGE = 'this one never works'; END $$;
+        CREATE TRIGGER refuse BEFORE {event} FOR EACH ROW WHEN ({where}) EXECUTE FUNCTION refuse();
+    """)
+    try:
+        yield
+    finally:
+        await owner.execute(f"DROP TRIGGER refuse ON {table}; DROP FUNCTION refuse()")
