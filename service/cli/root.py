@@ -35,6 +35,7 @@ SECTIONS: Final = {
         "event": "Record events and look at them.",
         "delivery": "Look at deliveries, and replay them.",
         "retries": "Pause and resume all retries of a mode.",
+        "billing": "Renew and recover subscriptions, or simulate a business.",
         "consumers": "How far the log has been worked off, and what was parked.",
     },
     "Receive": {

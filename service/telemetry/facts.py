@@ -23,6 +23,8 @@ from typing import Any, Final, TypeVar
 
 from consumers.fanout import FANOUT
 from schema import log, metrics
+from schema.billing import books
+from schema.billing.books import BillingStatus
 from schema.database import Database, Pool
 from schema.deliveries import Lane
 from schema.log import ConsumerStatus
@@ -46,6 +48,7 @@ class ModeFacts:
     endpoints_due: Mapping[Lane, Sequence[EndpointsDue]]
     troubled: Troubled
     retries_paused: bool
+    billing: BillingStatus
 
     @classmethod
     async def read(cls, pool: Pool) -> "ModeFacts":
@@ -57,6 +60,7 @@ class ModeFacts:
                 {lane: await metrics.endpoints_due(connection, lane) for lane in Lane},
                 await metrics.troubled(connection),
                 await metrics.retries_paused(connection),
+                await books.status(connection, await books.clock(connection)),
             )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client.core import Metric
 
+from schema.billing.books import COUNTED_UP_TO, BillingStatus
 from schema.deliveries import Lane
 from schema.log import ConsumerStatus
 from schema.metrics import COUNTED, OVERDUE_AFTER, VISITED, OutOfService
@@ -34,6 +35,7 @@ def database_metrics(facts: DatabaseFacts, now: float) -> Iterator[Metric]:
     yield from _log(facts.modes)
     yield from _backlog(facts.modes)
     yield from _endpoints(facts)
+    yield from _billing(facts.modes)
     if facts.core is not None:
         yield from _core(facts.core)
 
@@ -155,6 +157,35 @@ def _endpoints(facts: DatabaseFacts) -> Iterator[Metric]:
                 for state, number in (("disabled", of.disabled), ("paused", of.paused))
             ],
         )
+
+
+def _billing(modes: Mapping[Mode, ModeFacts]) -> Iterator[Metric]:
+    for name, help_, attribute in (
+        ("renewals_due", "Subscriptions whose period is over and not paid on.", "renewals_due"),
+        ("recovering", "Invoices whose failed charge is being recovered.", "recovering"),
+        (
+            "unanswered",
+            "Charges and refunds in flight for more than ten minutes.",
+            "unanswered",
+        ),
+        ("held", "Subscriptions that the scanners leave alone because of a defect.", "held"),
+    ):
+        yield gauge(
+            f"duro_billing_{name}",
+            f"{help_} Counted up to {COUNTED_UP_TO}.",
+            ["mode"],
+            [([mode.value], getattr(of.billing, attribute)) for mode, of in modes.items()],
+        )
+    yield gauge(
+        "duro_billing_late_seconds",
+        "For how long the renewal that is due longest has been due; 0: none is.",
+        ["mode"],
+        [([mode.value], _late_seconds(of.billing)) for mode, of in modes.items()],
+    )
+
+
+def _late_seconds(billing: BillingStatus) -> float:
+    return max(0.0, billing.renewals_late_by.total_seconds()) if billing.renewals_late_by else 0.0
 
 
 def _core(core: CoreFacts) -> Iterator[Metric]:
