@@ -28,7 +28,7 @@ class DemoFailed(DuroError):
     type=click.IntRange(LEAST_EVENTS, _MOST_EVENTS),
     default=3000,
     show_default=True,
-    help="How many to commit, at about 300 a second.",
+    help="How many to commit, or a few more, at up to 300 a second.",
 )
 @click.option(
     "--data-dir",
@@ -38,10 +38,10 @@ class DemoFailed(DuroError):
 def demo(app: App, events: int, data_dir: Path | None) -> None:
     """Show the main job: committed events become signed webhooks, none lost, none invented.
 
-    Two merchants' producers record subscriptions' lives in transactions, some slow, some rolled back, one left open
-    throughout. A receiver in a process of its own verifies every webhook with code that is not duro's, and fails
-    some on purpose. Exit status 0 only if every committed event arrived verified at every endpoint that should
-    get it, and no rolled-back one did.
+    Two merchants' business is played on the billing engine, by a clock that runs ahead, in transactions some of which are
+    slow or rolled back, and one is left open throughout. A receiver in a process of its own verifies every webhook
+    with code that is not duro's, and fails some on purpose. Exit status 0 only if every committed event arrived
+    verified at every endpoint that should get it, and no rolled-back one did.
 
     With DURO_DATABASE_URL that database is used, otherwise an embedded PostgreSQL 16. In a database that stays, so do
     two tenants, their endpoints disabled; other workers on it must have DURO_EGRESS_ALLOW=127.0.0.0/8.

@@ -1,7 +1,7 @@
 """`duro demo`: the main job on a real PostgreSQL 16, and a verdict on it that can be "no".
 
-    producers ── record_event, commit ──► PostgreSQL ◄──► duro work          (a process of its own)
-        │         (or roll back)              │               │ signed POST
+     billing  ── record_event, commit ──► PostgreSQL ◄──► duro work          (a process of its own)
+     engine       (or roll back)              │               │ signed POST
         │                                     │               ▼
         │ what was committed                  │           receiver            (a process of its own, code not ours)
         ▼                                     ▼               │ what arrived, when, verified or not

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
+from schema.billing.books import Fact
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from service.demo.lifecycles import Fact
 from service.demo.merchants import Merchant
 from service.demo.receipts import OK, Receipt, data_digest
 

@@ -1,31 +1,34 @@
-"""A billing product in miniature: plain connections as a mode's own role, and events recorded in its own transactions.
+"""A billing product at work: the real engine, whose merchants and customers are played by the simulation, and plain
+connections as a product in any language would have them.
 
-Most transactions commit at once, some take their time, some roll back and are done again, as after a time-out
-at the bank. The pace is set by a clock and not by what comes back, so latencies are those of a steady load.
+Most of its transactions commit at once, some take their time, some roll back and are done again, as after a time-out at
+the bank. The pace is set by a clock and not by what comes back, so latencies are those of a steady load.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import Final
-from uuid import UUID
+from typing import Final, TypeVar
 
 import asyncpg
 
 from schema import events
+from schema.billing.books import Fact
 from schema.database import CONNECT_TIMEOUT_S, Database
-from schema.ids import format_id, new_id
+from schema.event_catalog import catalog
 from schema.modes import Mode
 from schema.secret_box import derive_role_password
+from service.billing.clock import VirtualClock
+from service.billing.ledger import Unit
 from service.demo.board import Board
-from service.demo.lifecycles import Fact, Step, lifecycle
 from service.demo.merchants import Merchant
+from service.simulation.stage import Observed
 
+T = TypeVar("T")
 EVENTS_PER_SECOND: Final = 300
-PRODUCERS_PER_SHOP: Final = 2
 _SLOW: Final = 0.03
 _SLOW_S: Final = (0.1, 0.6)
 _ROLLED_BACK: Final = 0.04
@@ -41,23 +44,62 @@ class Shop:
 
 
 class Pacer:
-    """Hands out `total` events at a steady rate to however many producers ask."""
+    """Hands out events at a steady rate to however many producers ask."""
 
-    def __init__(self, total: int, per_second: float) -> None:
-        self._left = total
+    def __init__(self, per_second: float) -> None:
         self._interval = 1 / per_second
         self._due: float | None = None
 
-    async def take(self, wanted: int) -> int:
-        """Waits for its turn; returns how many of `wanted` may be recorded, 0 at the end."""
-        granted = min(wanted, self._left)
-        self._left -= granted
-        if granted:
-            now = time.monotonic()
-            due = now if self._due is None else self._due
-            self._due = due + granted * self._interval
-            await asyncio.sleep(max(0.0, due - now))
-        return granted
+    async def take(self, count: int) -> None:
+        """Waits until so many more may have been recorded."""
+        now = time.monotonic()
+        due = now if self._due is None else self._due
+        self._due = due + count * self._interval
+        await asyncio.sleep(max(0.0, due - now))
+
+
+class DemoLedger(Observed):
+    """A shop's transactions: paced, now and then slow, now and then rolled back and done again; all of it is noted."""
+
+    def __init__(
+        self, database: Database, clock: VirtualClock, board: Board, shop: Shop, pacer: Pacer, rng: Random
+    ) -> None:
+        super().__init__(database.data(shop.mode), clock)
+        self._board = board
+        self._shop = shop
+        self._pacer = pacer
+        self._rng = rng
+
+    async def once(self, work: Callable[[Unit], Awaitable[T]]) -> T:
+        if self._rng.random() < _ROLLED_BACK:
+            await self._roll_back(work)
+        recorded = len(self._board.committed)
+        result = await super().once(work)
+        if len(self._board.committed) > recorded:
+            await self._pacer.take(len(self._board.committed) - recorded)
+        return result
+
+    async def committing(self, unit: Unit) -> None:
+        if unit.recorded and self._rng.random() < _SLOW:
+            await asyncio.sleep(self._rng.uniform(*_SLOW_S))
+
+    def committed(self, unit: Unit) -> None:
+        at = time.monotonic()
+        for event_id, fact in unit.recorded:
+            self._board.commit(event_id, fact, self._shop.merchant, self._shop.mode, at)
+        super().committed(unit)
+
+    async def _roll_back(self, work: Callable[[Unit], Awaitable[T]]) -> None:
+        async with self.pool.acquire() as tx:
+            transaction = tx.transaction()
+            await transaction.start()
+            try:
+                unit = Unit(tx, await self.clock.now(tx), self.clock.moment)
+                await work(unit)
+                for event_id, _ in unit.recorded:
+                    self._board.roll_back(event_id, self._shop.mode)
+            finally:
+                await transaction.rollback()
 
 
 @asynccontextmanager
@@ -78,63 +120,27 @@ async def product_connection(database: Database, mode: Mode) -> AsyncIterator[as
         connection.terminate()
 
 
-async def produce(database: Database, board: Board, shop: Shop, pacer: Pacer, rng: Random) -> None:
-    """One subscription's life after another, until the pacer has no more."""
+def example(shop: Shop, type_: str) -> Fact:
+    """As the catalog has it."""
+    return Fact(shop.merchant.id, type_, dict(catalog()[type_].example))
+
+
+async def say(database: Database, board: Board, shop: Shop, type_: str, *, timed: bool) -> None:
+    """One event in a transaction of its own, by plain SQL."""
+    fact = example(shop, type_)
     async with product_connection(database, shop.mode) as connection:
-        for step in _steps(rng):
-            granted = await pacer.take(len(step))
-            if not granted:
-                return
-            await _carry_out(connection, board, shop, step[:granted], rng)
-
-
-def _steps(rng: Random) -> Iterator[Step]:
-    while True:
-        yield from lifecycle(rng, lambda prefix: format_id(prefix, new_id()))
-
-
-async def _carry_out(
-    connection: asyncpg.Connection, board: Board, shop: Shop, step: Step, rng: Random
-) -> None:
-    if rng.random() < _ROLLED_BACK:
-        transaction = connection.transaction()
-        await transaction.start()
-        for event_id in await _record(connection, shop, step):
-            board.roll_back(event_id, shop.mode)
-        await transaction.rollback()
-    slow_s = rng.uniform(*_SLOW_S) if rng.random() < _SLOW else 0.0
-    await commit(connection, board, shop, step, slow_s=slow_s)
-
-
-async def commit(
-    connection: asyncpg.Connection,
-    board: Board,
-    shop: Shop,
-    step: Step,
-    *,
-    slow_s: float = 0.0,
-    timed: bool = True,
-) -> None:
-    async with connection.transaction():
-        ids = await _record(connection, shop, step)
-        await asyncio.sleep(slow_s)
-    at = time.monotonic()
-    for event_id, fact in zip(ids, step, strict=True):
-        board.commit(event_id, fact, shop.merchant, shop.mode, at, timed=timed)
-
-
-async def _record(connection: asyncpg.Connection, shop: Shop, step: Step) -> list[UUID]:
-    return [await events.record(connection, shop.merchant.id, fact.type, fact.data) for fact in step]
+        event_id = await events.record(connection, fact.tenant_id, fact.type, fact.data)
+    board.commit(event_id, fact, shop.merchant, shop.mode, time.monotonic(), timed=timed)
 
 
 @asynccontextmanager
 async def left_open(database: Database, board: Board, shop: Shop) -> AsyncIterator[None]:
     """A transaction with an event in it, open for the length of the block and then rolled back."""
-    forgotten = Fact("subscription_updated", {"note": "a session that somebody forgot to close"})
+    forgotten = example(shop, "subscription_updated")
     async with product_connection(database, shop.mode) as connection:
         transaction = connection.transaction()
         await transaction.start()
-        for event_id in await _record(connection, shop, (forgotten,)):
-            board.roll_back(event_id, shop.mode)
+        event_id = await events.record(connection, forgotten.tenant_id, forgotten.type, forgotten.data)
+        board.roll_back(event_id, shop.mode)
         yield
         await transaction.rollback()

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any, Final
 
 from schema.database import Database
@@ -14,25 +13,16 @@ from service.backbone import Backbone
 from service.demo.auditing import examine, log_ends
 from service.demo.board import Board
 from service.demo.child import Child
-from service.demo.lifecycles import Fact
 from service.demo.merchants import Merchant, enrol, retire
 from service.demo.processes import ReceiverProcess, receiver_process, worker_process
-from service.demo.producers import (
-    EVENTS_PER_SECOND,
-    PRODUCERS_PER_SHOP,
-    Pacer,
-    Shop,
-    commit,
-    left_open,
-    produce,
-    product_connection,
-)
+from service.demo.producers import Shop, left_open, say
+from service.demo.trading import trade
 from service.demo.verdict import WORKER_ENDS_WITHIN_S, Evidence, Verdict, judge
 
 PATIENCE_S: Final = 60.0
 LEAST_EVENTS: Final = 20
-_GREETING: Final = Fact("subscription_created", {"reason": "begin of the demo"})
-_FAREWELL: Final = Fact("subscription_cancelled", {"reason": "end of the demo"})
+_GREETING: Final = "subscription_created"
+_FAREWELL: Final = "subscription_cancelled"
 
 Watch = Callable[[Board], AbstractAsyncContextManager[None]]
 
@@ -49,7 +39,7 @@ class Outcome:
 async def perform(
     base: Backbone, total: int, *, lasting: bool, watch: Watch, patience_s: float = PATIENCE_S
 ) -> Outcome:
-    """`total` events, greetings and farewells included; `lasting` when the database outlives the demo.
+    """`total` events at least, greetings and farewells included; `lasting` when the database outlives the demo.
 
     Raises Unavailable when the database or the receiver cannot be had, and what the driver raises in between.
     """
@@ -61,7 +51,7 @@ async def perform(
 async def _set_up(base: Backbone, stack: AsyncExitStack, patience_s: float, *, lasting: bool) -> "Show":
     await base.migrate(lambda _step: None)
     database = await stack.enter_async_context(
-        Database.open(base.url, base.key, name="duro demo", max_per_role=2)
+        Database.open(base.url, base.key, name="duro demo", max_per_role=6)
     )
     began_at = await log_ends(database)
     board = Board()
@@ -91,40 +81,33 @@ class Show:
         return [Shop(merchant, mode) for merchant in self.merchants for mode in Mode]
 
     async def run(self, total: int, watch: Watch) -> Outcome:
-        traded = total - 2 * len(self.shops)
         async with watch(self.board):
             async with left_open(self.database, self.board, Shop(self.merchants[0], Mode.LIVE)):
                 await self._say(_GREETING, timed=False)
                 await self._delivered()
                 started = time.monotonic()
-                await self._trade(traded)
+                await self._trade(total - len(self.shops))  # those that say farewell come after it
                 await self._delivered()
                 seconds = time.monotonic() - started
             await self._say(_FAREWELL)
             await self._delivered()
         return await self._conclude(seconds)
 
-    async def _say(self, fact: Fact, *, timed: bool = True) -> None:
+    async def _say(self, type_: str, *, timed: bool = True) -> None:
         if self.cut_short:
             return
         for shop in self.shops:
-            async with product_connection(self.database, shop.mode) as connection:
-                await commit(connection, self.board, shop, (fact,), timed=timed)
+            await say(self.database, self.board, shop, type_, timed=timed)
 
     async def _trade(self, total: int) -> None:
         if self.cut_short:
             return
-        pacer = Pacer(total, EVENTS_PER_SECOND)
-        producers = [
-            asyncio.create_task(produce(self.database, self.board, shop, pacer, Random(number)))  # noqa: S311 - a script, not a secret
-            for number, shop in enumerate(self.shops * PRODUCERS_PER_SHOP)
-        ]
-        trading = asyncio.gather(*producers)
+        trading = asyncio.create_task(trade(self.database, self.board, self.shops, total))
         try:
             await self._while_all_run(trading, None)
         finally:
             trading.cancel()
-            await asyncio.gather(trading, *producers, return_exceptions=True)
+            await asyncio.gather(trading, return_exceptions=True)
 
     async def _delivered(self) -> None:
         """Waits for what is missing, for as long as there is something new every `patience_s`."""

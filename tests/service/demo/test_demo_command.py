@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,17 +14,16 @@ import pytest
 
 from schema.database import Database
 from schema.embedded.waiting import wait_until
+from tests.support.places import temporary_place
 
 PATIENCE_S = 60
 
 
 @pytest.fixture
 def own_tmp() -> Iterator[Path]:
-    """TMPDIR of the demo's. Not pytest's tmp_path, whose parents are closed to the server's user."""
-    place = Path(tempfile.mkdtemp(prefix="duro-test-"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
+    """TMPDIR of the demo's."""
+    with temporary_place() as place:
+        yield place
 
 
 @pytest.fixture
@@ -86,7 +83,9 @@ def test_the_main_job_is_done_in_a_place_that_is_gone_afterwards(own_tmp: Path, 
     told = json.loads(out)
     assert told["ok"]
     assert told["problems"] == []
-    assert told["committed"] == 200
+    assert 200 <= told["committed"] < 250, (
+        "as many as were asked for, and what the last transactions had more"
+    )
     assert told["expected"] == told["delivered"] == told["verified"] > 100
     assert told["rolled_back"] > 0
     assert 0 < told["retried"] < told["expected"]
@@ -153,7 +152,7 @@ def test_two_at_once_in_one_database_do_not_disturb_each_other(configured: dict[
     ):
         told = [json.loads(process.communicate(timeout=PATIENCE_S)[0]) for process in (one, other)]
     assert [figures["problems"] for figures in told] == [[], []]
-    assert [figures["committed"] for figures in told] == [40, 40]
+    assert all(40 <= figures["committed"] < 80 for figures in told)
 
 
 def test_a_data_directory_beside_a_configured_database_is_refused(configured: dict[str, str]) -> None:
