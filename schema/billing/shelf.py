@@ -38,6 +38,12 @@ class Plans(Repository[Plan]):
             raise NotFound(f"There is no plan {format_id(PLAN, plan_id)} of this tenant in this mode.")
 
 
+def check_on_sale(plan: Plan) -> None:
+    """Raises Conflict for one that is archived."""
+    if not plan.active:
+        raise Conflict(f"Plan {format_id(PLAN, plan.id)} is archived: nobody can subscribe to it any more.")
+
+
 class PromoCodes(Repository[PromoCode]):
     ROW, PREFIX, NAME = PromoCode, PROMO, "promo code"
 

@@ -26,9 +26,9 @@ from schema.billing.rows import (
     Status,
     Subscription,
 )
-from schema.billing.shelf import PaymentLinks, Plans, PromoCodes, store_settings
+from schema.billing.shelf import PaymentLinks, Plans, PromoCodes, check_on_sale, store_settings
 from schema.errors import Conflict, InvalidInput
-from schema.ids import CHECKOUT, CUSTOMER, PLAN, format_id, new_id
+from schema.ids import CHECKOUT, CUSTOMER, format_id, new_id
 from schema.phones import normalise_phone
 from service.billing import facts
 from service.billing.cashier import Cashier
@@ -125,10 +125,7 @@ class Checkout:
 
     async def _plan_on_sale(self, unit: Unit, plan_id: UUID) -> Plan:
         plan = await Plans(unit.tx, self._tenant_id).get(plan_id)
-        if not plan.active:
-            raise Conflict(
-                f"Plan {format_id(PLAN, plan.id)} is archived: nobody can subscribe to it any more."
-            )
+        check_on_sale(plan)
         return plan
 
     async def _redeem(self, unit: Unit, code: str, plan: Plan) -> PromoCode:

@@ -25,7 +25,7 @@ from schema.billing.rows import (
     Status,
     Subscription,
 )
-from schema.billing.shelf import Plans
+from schema.billing.shelf import Plans, check_on_sale
 from schema.errors import Conflict, InvalidInput, NotFound
 from schema.ids import CUSTOMER, PAYMENT, PLAN, SUBSCRIPTION, format_id, new_id
 from service.billing import facts
@@ -204,8 +204,7 @@ def _change_plan(case: Case, plan: Plan, now: datetime) -> Changes:
     before = case.subscription
     if plan.id == before.plan_id:
         raise Conflict(f"The subscription has plan {format_id(PLAN, plan.id)} already.")
-    if not plan.active:
-        raise Conflict(f"Plan {format_id(PLAN, plan.id)} is archived: nobody can subscribe to it any more.")
+    check_on_sale(plan)
     after = replace(before, plan_id=plan.id, updated_at=now)
     if before.status is Status.ACTIVE and plan.interval is not case.plan.interval:
         after = replace(after, anchor=before.current_period_end, period=-1)
