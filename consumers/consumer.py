@@ -23,7 +23,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -63,6 +63,10 @@ class Handler(Protocol):
         """How many events it would like next, one at least. May wait a moment, and a moment only, for there to be more."""
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied: ...
+
+
+class HandlerEnded(Exception):
+    """From `apply`: there is nothing more for it to do, whatever the events. Nothing is halved or parked for it."""
 
 
 class BatchFailed(Exception):
@@ -124,7 +128,7 @@ class Consumer:
         except BaseException as error:
             if applied.effect:
                 applied.effect.rolled_back()
-            if events and isinstance(error, Exception) and is_of_the_batch(error):
+            if events and _is_the_events_fault(error):
                 raise BatchFailed(events, error) from error
             raise
         if applied.effect:
@@ -160,6 +164,10 @@ class Consumer:
         if applied.effect:
             applied.effect.committed()
         return True
+
+
+def _is_the_events_fault(error: BaseException) -> TypeGuard[Exception]:
+    return is_of_the_batch(error) and not isinstance(error, HandlerEnded)
 
 
 async def _a_few_times(advance: Callable[[], Awaitable[int]]) -> int:

@@ -35,6 +35,7 @@ SENDERS = {
     "metrics_core": (CORE_ROLE,),
     "migrations": (OWNER,),
     "partitions": (SANDBOX, LIVE),
+    "projections": (SANDBOX, LIVE),
     "replays": (SANDBOX, LIVE),
     "switches": (SANDBOX, LIVE),
     "tenants": (CORE_ROLE,),

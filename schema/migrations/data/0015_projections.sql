@@ -1,0 +1,222 @@
+-- Projections: what consumers make of the log for people to read. Any of them can be built anew from the log, beside the one
+-- that serves, and put in its place.
+--
+--      log ──► consumer NAME ──────────► generation `serving`  ──► readers and views
+--        └───► consumer NAME_rebuild ──► generation `building`
+--                                              │ caught up
+--                                              ▼ finish_rebuild(): one transaction that holds both cursors
+--                                        it is `serving`, NAME goes on from NAME_rebuild's position
+--                                              │
+--                                              ▼ drop_generations(): the former one
+--
+-- Each table of a projection is partitioned by generation, so that building touches nothing that is read, putting in place
+-- is a change of one number, and dropping is no deletion of rows. A consumer learns its generation inside the
+-- transaction that holds its cursor, so none can write into the former one after the change. A rebuild that is cut short
+-- anywhere goes on from its cursor; between the change and the drop there is one generation too many, which the next
+-- rebuild or any worker's housekeeping drops.
+
+CREATE TABLE projections (
+    name     text PRIMARY KEY REFERENCES consumers,
+    tables   text[] NOT NULL,
+    serving  integer NOT NULL DEFAULT 1,
+    building integer,
+    CHECK (building > serving)
+);
+
+-- The months that the log has; `activity` and others that are partitioned by month inside a generation have them all.
+CREATE FUNCTION first_month() RETURNS timestamptz
+LANGUAGE sql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+    SELECT coalesce(min(to_timestamp(right(inhrelid::regclass::text, 7), 'YYYY_MM')), date_trunc('month', now()))
+      FROM pg_inherits WHERE inhparent = 'events'::regclass
+$$;
+
+-- Range partitions alone are months: a projection's table is partitioned by generation first.
+CREATE OR REPLACE FUNCTION make_partitions(first timestamptz, last timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+DECLARE
+    parent    regclass;
+    month     timestamptz;
+    partition text;
+    made      integer := 0;
+BEGIN
+    LOCK TABLE partitions_lock IN EXCLUSIVE MODE;
+    FOR parent, month IN
+        SELECT p.partrelid::regclass, m
+          FROM pg_partitioned_table p
+          JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = current_schema()::regnamespace,
+               generate_series(date_trunc('month', first), date_trunc('month', last), interval '1 month') AS m
+         WHERE p.partstrat = 'r'
+         ORDER BY m, c.relname
+    LOOP
+        partition := format('%s_%s', parent, to_char(month, 'YYYY_MM'));
+        CONTINUE WHEN to_regclass(partition) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
+        IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = parent AND tgname = 'append_only') THEN
+            PERFORM make_append_only(partition::regclass);
+        END IF;
+        EXECUTE format('ALTER TABLE %s ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                       parent, partition, month, month + interval '1 month');
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END $$;
+
+CREATE OR REPLACE FUNCTION partitions_ahead() RETURNS integer
+LANGUAGE sql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+    SELECT coalesce(min(ahead), 0)::integer
+      FROM (SELECT p.partrelid,
+                   (SELECT count(*)
+                      FROM generate_series(date_trunc('month', now()) + interval '1 month',
+                                           date_trunc('month', now()) + interval '10 years',
+                                           interval '1 month') AS m
+                     WHERE to_regclass(format('%s_%s', p.partrelid::regclass, to_char(m, 'YYYY_MM'))) IS NOT NULL
+                   ) AS ahead
+              FROM pg_partitioned_table p
+              JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = current_schema()::regnamespace
+             WHERE p.partstrat = 'r') AS counted
+$$;
+
+-- Made apart and attached, because CREATE TABLE … PARTITION OF would lock the parent against its readers.
+CREATE FUNCTION make_generation(projection text, generation integer) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    parent text;
+    part   text;
+BEGIN
+    FOR parent IN SELECT unnest(tables) FROM projections WHERE name = projection LOOP
+        part := format('%s_g%s', parent, generation);
+        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS) %s', part, parent,
+                       CASE WHEN EXISTS (SELECT FROM pg_attribute
+                                          WHERE attrelid = parent::regclass AND attname = 'created_at')
+                            THEN 'PARTITION BY RANGE (created_at)' ELSE '' END);
+        EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES IN (%s)', parent, part, generation);
+    END LOOP;
+    PERFORM make_partitions(first_month(), date_trunc('month', now()) + interval '12 months');
+END $$;
+
+-- For migrations: `tables` are there already, each partitioned BY LIST (generation). One that has a `created_at` is partitioned
+-- by month inside each generation.
+CREATE FUNCTION add_projection(projection text, VARIADIC tables text[]) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO consumers (name) VALUES (projection), (projection || '_rebuild');
+    INSERT INTO projections (name, tables) VALUES (projection, add_projection.tables);
+    PERFORM make_generation(projection, 1);
+END $$;
+
+-- The generation being built: a new one, or the one that was begun before. A former generation that nobody dropped goes first.
+CREATE FUNCTION begin_rebuild(projection text, OUT generation integer, OUT resumed boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM FROM consumers WHERE name = projection || '_rebuild' FOR UPDATE;
+    SELECT building INTO generation FROM projections WHERE name = projection;
+    resumed := generation IS NOT NULL;
+    IF resumed THEN
+        RETURN;
+    END IF;
+    PERFORM drop_generations(projection);
+    UPDATE projections SET building = serving + 1 WHERE name = projection RETURNING building INTO generation;
+    PERFORM make_generation(projection, generation);
+    DELETE FROM dead_events WHERE consumer = projection || '_rebuild';
+    DELETE FROM cursors WHERE consumer = projection || '_rebuild';
+    INSERT INTO cursors (consumer, pos)
+    SELECT projection || '_rebuild', coalesce(min(pos) - 1, 0) FROM event_log;
+END $$;
+
+-- Puts what was built in place of what serves: false while that is ahead of it, or when nothing is being built. It waits for
+-- both cursors, so for a batch under way at most; its later statements' snapshots are younger than the locks.
+CREATE FUNCTION finish_rebuild(projection text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    builder text := projection || '_rebuild';
+    served  bigint;
+    built   bigint;
+BEGIN
+    PERFORM FROM consumers WHERE name = projection FOR UPDATE;
+    PERFORM FROM consumers WHERE name = builder FOR UPDATE;
+    SELECT pos INTO served FROM cursors WHERE consumer = projection ORDER BY tick DESC LIMIT 1;
+    SELECT pos INTO built FROM cursors WHERE consumer = builder ORDER BY tick DESC LIMIT 1;
+    IF built < coalesce(served, 0) THEN
+        RETURN false;
+    END IF;
+    UPDATE projections SET serving = building, building = NULL WHERE name = projection AND building IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM cursors WHERE consumer IN (projection, builder);
+    INSERT INTO cursors (consumer, pos) VALUES (projection, built);
+    DELETE FROM dead_events WHERE consumer = projection;
+    UPDATE dead_events SET consumer = projection WHERE consumer = builder;
+    RETURN true;
+END $$;
+
+-- Gives up what is being built; whether there was anything.
+CREATE FUNCTION abandon_rebuild(projection text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    builder text := projection || '_rebuild';
+BEGIN
+    PERFORM FROM consumers WHERE name = builder FOR UPDATE;
+    UPDATE projections SET building = NULL WHERE name = projection AND building IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM cursors WHERE consumer = builder;
+    DELETE FROM dead_events WHERE consumer = builder;
+    PERFORM drop_generations(projection);
+    RETURN true;
+END $$;
+
+-- Drops the generations that neither serve nor are being built; returns how many tables that were. Whoever reads the parent is
+-- waited for briefly, because everybody else waits behind; then it fails as a lock that cannot be had, and is tried again later.
+CREATE FUNCTION drop_generations(projection text) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '200ms' AS $$
+DECLARE
+    part    text;
+    dropped integer := 0;
+BEGIN
+    FOR part IN
+        SELECT c.relname
+          FROM projections p
+         CROSS JOIN unnest(p.tables) AS parent
+          JOIN pg_inherits i ON i.inhparent = parent::regclass
+          JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE p.name = projection
+           AND c.relname <> ALL (ARRAY[format('%s_g%s', parent, p.serving), format('%s_g%s', parent, p.building)])
+         ORDER BY 1
+    LOOP
+        EXECUTE format('DROP TABLE %I', part);
+        dropped := dropped + 1;
+    END LOOP;
+    RETURN dropped;
+END $$;
+
+-- Up to when a consumer's work is complete: the moment of the first committed event that it has not applied, or now. A
+-- condition on `done` is as in sequence_events().
+CREATE FUNCTION as_of(consumer_name text) RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    SELECT coalesce(
+        (SELECT l.created_at FROM event_log l
+          WHERE l.pos > coalesce((SELECT pos FROM cursors WHERE consumer = consumer_name ORDER BY tick DESC LIMIT 1), 0)
+          ORDER BY l.pos LIMIT 1),
+        (SELECT e.created_at
+           FROM (SELECT done, restore_floor FROM sequencer ORDER BY tick DESC LIMIT 1) s, events e
+          WHERE e.xid >= pg_snapshot_xmin(s.done) AND e.xid < pg_snapshot_xmax(pg_current_snapshot())
+            AND NOT pg_visible_in_snapshot(e.xid, s.done)
+            AND (e.seq > s.restore_floor
+                 OR NOT EXISTS (SELECT FROM event_log l WHERE l.event_id = e.id AND l.created_at = e.created_at))
+          ORDER BY e.xid LIMIT 1),
+        now())
+$$;
+
+DO $$
+DECLARE
+    data_role text := 'duro_' || current_schema();
+BEGIN
+    EXECUTE 'REVOKE EXECUTE ON FUNCTION first_month(), make_generation(text, integer), add_projection(text, text[]), '
+            'begin_rebuild(text), finish_rebuild(text), abandon_rebuild(text), drop_generations(text), as_of(text) '
+            'FROM PUBLIC';
+    EXECUTE format('GRANT SELECT ON projections TO %I', data_role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION begin_rebuild(text), finish_rebuild(text), abandon_rebuild(text), '
+                   'drop_generations(text), as_of(text) TO %I', data_role);
+END $$;

@@ -1,0 +1,29 @@
+-- Generations of projections. See migrations/data/0015_projections.sql for the protocol.
+
+-- name: generations
+-- $1 projection. Read inside the transaction that holds the cursor of whoever writes into one of them.
+SELECT serving, building FROM projections WHERE name = $1;
+
+-- name: begin_rebuild
+-- $1 projection. The generation to build, and whether it was begun before.
+SELECT generation, resumed FROM begin_rebuild($1);
+
+-- name: finish_rebuild
+-- $1 projection. Whether what was built serves now.
+SELECT finish_rebuild($1);
+
+-- name: abandon_rebuild
+-- $1 projection. Whether there was anything to give up.
+SELECT abandon_rebuild($1);
+
+-- name: drop_generations
+-- $1 projection. How many tables that were.
+SELECT drop_generations($1);
+
+-- name: rebuilding
+-- $1 projections. Those that are being built anew at present.
+SELECT name FROM projections WHERE name = ANY($1::text[]) AND building IS NOT NULL ORDER BY name;
+
+-- name: as_of
+-- $1 consumer. Up to when its work is complete.
+SELECT as_of($1);
