@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,12 +62,19 @@ def children(process: subprocess.Popen[str]) -> dict[int, str]:
     }
 
 
-def at_work(process: subprocess.Popen[str]) -> dict[int, str]:
-    """Its worker and receiver by pid, once deliveries have been made."""
+def at_work(process: subprocess.Popen[str], deliveries: int = 1) -> dict[int, str]:
+    """Its worker and receiver by pid, once so many deliveries have been made."""
+    until_told(process, lambda made, _expected: made >= deliveries)
+    return {pid: args for pid, args in children(process).items() if "service." in args}
+
+
+def until_told(process: subprocess.Popen[str], enough: Callable[[int, int], bool]) -> None:
+    """Of how many deliveries were made, and how many are expected."""
     for line in process.stderr:
-        if "deliveries made" in line and " 0 of" not in line and not line.startswith("0 "):
-            return {pid: args for pid, args in children(process).items() if "service." in args}
-    raise AssertionError("it ended before it made a delivery")
+        told = re.search(r"(\d+) of (\d+) deliveries made", line.replace(",", ""))
+        if told and enough(int(told[1]), int(told[2])):
+            return
+    raise AssertionError("it ended before that")
 
 
 def gone(pids: Mapping[int, str]) -> bool:
@@ -127,7 +135,10 @@ async def test_it_fails_when_the_worker_dies_and_says_so(
     configured: dict[str, str], database: Database
 ) -> None:
     with demo(["--events", "5000"], configured) as process:
-        (worker,) = (pid for pid, args in at_work(process).items() if "service.cli" in args)
+        started = at_work(process, deliveries=10)
+        (worker,) = (pid for pid, args in started.items() if "service.cli" in args)
+        os.kill(worker, signal.SIGSTOP)  # and killed later: there must be something that it did not deliver
+        until_told(process, lambda made, expected: expected - made >= 20)
         os.kill(worker, signal.SIGKILL)
         out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
