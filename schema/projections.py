@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from schema.database import Connection, Executor, Pool
+from schema.database import Executor, Pool
 from schema.queries import load
 
 _SQL = load("projections")
@@ -25,7 +25,7 @@ class Generations:
     building: int | None
 
 
-async def generations(tx: Connection, projection: str) -> Generations:
+async def generations(tx: Executor, projection: str) -> Generations:
     """To be asked inside the transaction that holds the writer's cursor; else it may be out of date.
 
     Raises LookupError for one that no migration has made.
@@ -74,3 +74,18 @@ async def as_of(connection: Executor, consumer: str) -> datetime:
     """Everything committed before is in. Now, when the consumer has applied all there is."""
     moment: datetime = await connection.fetchval(_SQL["as_of"], consumer)
     return moment
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    before_first: int
+    """The position before the first one that is still there."""
+    pos: int
+    last_pos: int
+    parked: int
+
+
+async def extent(connection: Executor, consumer: str) -> Extent:
+    row = await connection.fetchrow(_SQL["extent"], consumer)
+    assert row is not None
+    return Extent(*row)

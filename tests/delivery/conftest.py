@@ -46,7 +46,7 @@ async def far_database(proxy: TcpProxy, db_url: str, key: bytes) -> AsyncIterato
 @pytest.fixture
 def soon_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease that is known to nobody counts as lost after a moment, not after half a minute."""
-    release = partial(deliveries.release_unknown_leases, older_than=timedelta(milliseconds=50))
+    release = partial(deliveries.release_unknown_leases, older_than=timedelta(milliseconds=500))
     monkeypatch.setattr(deliveries, "release_unknown_leases", release)
 
 
