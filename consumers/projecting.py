@@ -1,5 +1,6 @@
 """What makes a consumer of a projection: the cursor's transaction, and the generation that it writes into."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -22,17 +23,26 @@ class NotBeingBuilt(HandlerEnded):
 
 
 class Serving:
-    """A consumer's handler that keeps the generation that serves up to date."""
+    """A consumer's handler that keeps the generation that serves up to date.
 
-    def __init__(self, projection: Projection, batch_size: int = 1000) -> None:
+    `gather_s`: how long it lets events gather before a batch, unless there is a backlog. A batch costs half a dozen round
+    trips and a commit however few events it has, and deliveries, which nobody wants to be late, come out of the same cores.
+    """
+
+    def __init__(self, projection: Projection, batch_size: int = 1000, gather_s: float = 0.0) -> None:
         self.name = projection.name
         self._projection = projection
         self._batch_size = batch_size
+        self._gather_s = gather_s
+        self._backlog = False
 
     async def ready(self) -> int:
+        if not self._backlog:
+            await asyncio.sleep(self._gather_s)
         return self._batch_size
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:
+        self._backlog = len(events) >= self._batch_size
         now = await generations(tx, self.name)
         await self._projection.project(tx, now.serving, events)
         return Applied(len(events))

@@ -34,7 +34,9 @@ IDENTITY: Final = "idn"
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O and U
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
-_AS_BASE_32: Final = str.maketrans(_ALPHABET, "0123456789ABCDEFGHIJKLMNOPQRSTUV")  # as int() reads it
+_AS_BASE_32: Final = bytes.maketrans(
+    _ALPHABET.encode(), b"0123456789ABCDEFGHIJKLMNOPQRSTUV"
+)  # as int() reads it
 _ULID: Final = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
@@ -58,5 +60,11 @@ def parse_id(prefix: str, text: str) -> UUID:
     """Raises InvalidInput unless `text` is `{prefix}_` and a ULID, in letters of either case."""
     kind, separator, ulid = text.partition("_")
     if kind == prefix and separator and ulid.isascii() and _ULID.fullmatch(ulid.upper()):
-        return UUID(int=int(ulid.upper().translate(_AS_BASE_32), 32))
+        return read_ulid(ulid.upper())
     raise InvalidInput(f"{text!r} is not an id of the form {prefix}_ followed by 26 letters and digits.")
+
+
+def read_ulid(ulid: str) -> UUID:
+    """Of what is known to be one, in capitals: `parse_id` takes twice as long, to make sure of that."""
+    made: UUID = pgproto.UUID(int(ulid.encode().translate(_AS_BASE_32), 32).to_bytes(16))
+    return made

@@ -16,12 +16,6 @@ from tests.support.plans import explain
 BATCHES = 3000
 
 
-@pytest.fixture(autouse=True)
-async def consumers(owner: asyncpg.Connection) -> None:
-    """Besides fan-out, which a migration brings."""
-    await owner.execute("INSERT INTO sandbox.consumers (name) VALUES ('activity')")
-
-
 async def position(connection: asyncpg.Connection, consumer: str = "fanout") -> int | None:
     async with connection.transaction():
         cursor = await log.take_cursor(connection, consumer)

@@ -168,6 +168,7 @@ async def test_what_a_data_role_may_change_in_its_own_schema(owner: asyncpg.Conn
         " WHERE grantee = 'duro_sandbox' AND privilege_type <> 'SELECT' GROUP BY 1"
     )
     assert {row["table_name"]: row["may"] for row in rows} == {
+        "activity": "INSERT",
         "consumers": "UPDATE",
         "cursors": "DELETE INSERT",
         "dead_events": "DELETE INSERT",

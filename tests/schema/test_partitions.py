@@ -16,7 +16,7 @@ from tests.support.connections import SANDBOX, Connect, connections
 from tests.support.databases import OWNER, Cluster
 from tests.support.events import in_log, record, sequence_all
 
-TABLES = {"events", "event_log", "webhook_deliveries", "webhook_attempts"}
+TABLES = {"events", "event_log", "webhook_deliveries", "webhook_attempts", "activity_g1"}
 
 
 async def bounds(connection: asyncpg.Connection) -> dict[str, list[tuple[datetime, datetime]]]:

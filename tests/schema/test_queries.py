@@ -12,6 +12,7 @@ from tests.support.connections import LIVE, SANDBOX, Connect
 from tests.support.databases import OWNER
 
 SENDERS = {
+    "activity": (SANDBOX, LIVE),
     "audit": (SANDBOX, LIVE),
     "plans": (SANDBOX, LIVE),
     "customers": (SANDBOX, LIVE),

@@ -1,0 +1,81 @@
+"""Which rows an event concerns, by the ids that its data names."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from schema.activity import Subject
+from schema.ids import CUSTOMER, ENDPOINT, INVOICE, PAYMENT, PAYMENT_METHOD, PLAN, SUBSCRIPTION, read_ulid
+
+_PREFIXES: Final = {
+    "subscriptionId": SUBSCRIPTION,
+    "invoiceId": INVOICE,
+    "paymentId": PAYMENT,
+    "refundId": PAYMENT,
+    "customerId": CUSTOMER,
+    "planId": PLAN,
+    "previousPlanId": PLAN,
+    "paymentMethodId": PAYMENT_METHOD,
+    "endpointId": ENDPOINT,
+}
+_LINKS: Final = tuple((key, key.removesuffix("Id"), f"{prefix}_") for key, prefix in _PREFIXES.items())
+_SOUGHT: Final = {"subscriptionId", "invoiceId", "paymentId", "customerId", "planId", "endpointId"}
+"""By these, lines can be found."""
+_FIRST_PLACE: Final = ("endpointId", "paymentId", "invoiceId", "subscriptionId", "planId", "customerId")
+"""What is said of a payment concerns its invoice too, but is about the payment."""
+_OWN: Final = {
+    "subscription_created": "subscriptionId",
+    "subscription_activated": "subscriptionId",
+    "subscription_updated": "subscriptionId",
+    "subscription_plan_changed": "subscriptionId",
+    "subscription_paused": "subscriptionId",
+    "subscription_resumed": "subscriptionId",
+    "subscription_past_due": "subscriptionId",
+    "subscription_recovered": "subscriptionId",
+    "subscription_unpaid": "subscriptionId",
+    "subscription_expired": "subscriptionId",
+    "subscription_cancelled": "subscriptionId",
+}
+"""Of types that name other rows as well: what they are about."""
+_AN_ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+_ULID: Final = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
+
+
+class Links(NamedTuple):
+    named: Mapping[str, str]
+    """Ids by what they are to the event. Another product's may be of any form."""
+    subject: Subject | None
+    """This and the next are None where there is no id of our form."""
+    subscription: UUID | None
+    invoice: UUID | None
+    customer: UUID | None
+
+
+def links_of(type_: str, data: Mapping[str, Any]) -> Links:
+    named: dict[str, str] = {}
+    ours: dict[str, UUID] = {}
+    for key, name, prefix in _LINKS:
+        value = data.get(key)
+        if not isinstance(value, str):
+            continue
+        if value.startswith(prefix) and _ULID.fullmatch(value, len(prefix)):
+            named[name] = value
+            if key in _SOUGHT:
+                ours[key] = read_ulid(value[len(prefix) :])
+        elif _AN_ID.fullmatch(value):
+            named[name] = value
+    return Links(
+        named,
+        _subject((_OWN.get(type_, ""), *_FIRST_PLACE), ours),
+        ours.get("subscriptionId"),
+        ours.get("invoiceId"),
+        ours.get("customerId"),
+    )
+
+
+def _subject(keys: Sequence[str], ours: Mapping[str, UUID]) -> Subject | None:
+    for key in keys:
+        if key in ours:
+            return Subject(_PREFIXES[key], ours[key])
+    return None

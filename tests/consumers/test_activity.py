@@ -1,0 +1,233 @@
+"""The feed's consumer: a line for each event, one only, and what it cannot do holds nobody up."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+import orjson
+import pytest
+
+from consumers import activity, consumer
+from consumers.activity import Activity
+from consumers.consumer import Consumer
+from consumers.fanout import FANOUT, FanOut, NoRoom
+from consumers.projecting import Serving
+from schema import events, log
+from schema.activity import ACTIVITY
+from schema.database import Database, Pool
+from schema.event_catalog import catalog
+from schema.log import LoggedEvent
+from schema.modes import Mode
+from schema.partitions import ensure_past_partitions
+from schema.projections import finish_rebuild
+from tests.support.asking import until
+from tests.support.engine import add_endpoint, running
+from tests.support.events import in_log, record_many, sequence_all, sequenced
+
+
+@pytest.fixture
+def data(database: Database) -> Pool:
+    return database.data(Mode.TEST)
+
+
+@pytest.fixture
+def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poison is given up at once."""
+    monkeypatch.setattr(consumer, "TRIES_PER_BATCH", 1)
+
+
+def of(data: Pool) -> Consumer:
+    return Consumer(data, Serving(Activity()))
+
+
+async def step_to_the_end(*consumers: Consumer) -> None:
+    for each in consumers:
+        while await each.step():
+            pass
+
+
+async def told(data: Pool, generation: int = 1) -> list[UUID]:
+    rows = await data.fetch("SELECT id FROM activity WHERE generation = $1 ORDER BY pos", generation)
+    return [row["id"] for row in rows]
+
+
+async def test_every_event_has_its_line_with_all_that_was_recorded(data: Pool, tenant: UUID) -> None:
+    for name, found in catalog().items():
+        await events.record(data, tenant, name, found.example)
+    await sequence_all(data)
+    await step_to_the_end(of(data))
+    assert await told(data) == await in_log(data)
+    rows = await data.fetch(
+        "SELECT a.*, e.data::text AS data, l.pos AS logged"
+        "  FROM activity a JOIN events e USING (id, tenant_id, type, created_at) JOIN event_log l ON l.event_id = a.id"
+    )
+    assert {row["type"] for row in rows} == set(catalog())
+    for row in rows:
+        assert row["pos"] == row["logged"]
+        assert row["amount"] == orjson.loads(row["data"]).get("amount")
+        assert row["line"]
+
+
+async def test_a_cursor_that_was_set_back_makes_no_second_line(data: Pool, tenant: UUID) -> None:
+    """And one that is there stays as it was."""
+    await sequenced(data, tenant, 5)
+    await step_to_the_end(of(data))
+    before = await data.fetch("SELECT * FROM activity ORDER BY pos")
+    async with data.acquire() as tx, tx.transaction():
+        cursor = await log.take_cursor(tx, ACTIVITY)
+        assert cursor
+        await log.move_cursor(tx, cursor, 2)
+    await sequenced(data, tenant, 1)
+    await step_to_the_end(of(data))
+    assert (await data.fetch("SELECT * FROM activity ORDER BY pos"))[:5] == before
+    assert await told(data) == await in_log(data)
+
+
+async def test_several_workers_make_one_line_of_each(database: Database, data: Pool, tenant: UUID) -> None:
+    await record_many(data, tenant, 300)
+    await sequence_all(data)
+    crew = [Consumer(data, Serving(Activity()), batch_size=7) for _ in range(4)]
+
+    async def work(each: Consumer) -> None:
+        while await log.backlog(data, ACTIVITY):
+            await each.step()
+
+    await asyncio.gather(*map(work, crew))
+    assert sum(each.applied for each in crew) == 300
+    assert await told(data) == await in_log(data)
+
+
+async def test_an_event_of_years_ago_has_its_line_in_its_month(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=800)
+    await ensure_past_partitions(data, long_ago)
+    await data.execute("SELECT record_event($1::uuid, 'invoice_created', '{}', $2)", tenant, long_ago)
+    await sequence_all(data)
+    await step_to_the_end(of(data))
+    assert await data.fetchval("SELECT tableoid::regclass::text FROM activity") == (
+        f"activity_g1_{long_ago:%Y_%m}"
+    )
+
+
+async def test_any_object_at_all_is_applied(data: Pool, tenant: UUID) -> None:
+    """What the database takes and what readers choke on: nothing is parked for it."""
+    for text in (
+        "{}",
+        '{"amount": 1e131000, "currency": "NGN"}',
+        '{"amount": -9223372036854775809, "subscriptionId": "sub_\\u202e"}',
+        '{"a": ' + "[" * 3000 + "]" * 3000 + "}",
+        '{"reason": "' + "\\u001b[2J" * 20_000 + '"}',
+        '{"customerId": {"id": 1}, "invoiceId": 7, "nextAttemptAt": "0001-01-01T00:00:00+14:00"}',
+    ):
+        for type_ in ("subscription_unpaid", "subscription_payment_failed"):
+            await events.record(data, tenant, type_, text)
+    await sequence_all(data)
+    feed = of(data)
+    await step_to_the_end(feed)
+    assert (feed.applied, feed.parked) == (12, 0)
+
+
+@pytest.mark.usefixtures("one_try")
+async def test_a_defect_parks_the_event_while_fan_out_goes_on_and_is_retried_once_mended(
+    database: Database, data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_endpoint(database, tenant, "https://shop.example/hooks")
+    logged = await sequenced(data, tenant, 20)
+    sound = activity.line_of
+
+    def broken(type_: str, read: dict[str, object], at: datetime) -> str:
+        if read["n"] == 7:
+            raise ZeroDivisionError("a defect of ours")
+        return sound(type_, read, at)
+
+    feed, fanout = of(data), Consumer(data, FanOut(NoRoom(), lambda: 0))
+    with monkeypatch.context() as mended_later:
+        mended_later.setattr(activity, "line_of", broken)
+        await step_to_the_end(feed, fanout)
+    (parked,) = await log.parked(data, ACTIVITY, 0, 10)
+    assert parked.error == "ZeroDivisionError: a defect of ours"
+    assert (feed.applied, feed.parked) == (19, 1)
+    assert len(await told(data)) == 19
+    assert await log.parked(data, FANOUT, 0, 10) == []
+    assert await data.fetchval("SELECT count(*) FROM webhook_deliveries") == 20
+    assert await feed.retry_parked(next(event for event in logged if event.pos == parked.pos))
+    assert await told(data) == await in_log(data)
+    assert await log.parked(data, ACTIVITY, 0, 10) == []
+
+
+async def test_fan_out_goes_on_while_the_feed_cannot_be_written(
+    database: Database, data: Pool, tenant: UUID, owner: asyncpg.Connection
+) -> None:
+    """Somebody holds a lock on its table for as long as he likes."""
+    await add_endpoint(database, tenant, "https://shop.example/hooks")
+    feed, fanout = of(data), Consumer(data, FanOut(NoRoom(), lambda: 0))
+    await owner.execute("BEGIN; LOCK TABLE sandbox.activity IN ACCESS EXCLUSIVE MODE")
+    logged = await sequenced(data, tenant, 50)
+    async with running(feed):
+        await until(owner, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        await step_to_the_end(fanout)
+        assert await log.backlog(data, FANOUT) == 0
+        assert await log.backlog(data, ACTIVITY) == len(logged)
+        await owner.execute("COMMIT")
+    await step_to_the_end(feed)
+    assert await told(data) == await in_log(data)
+
+
+async def test_a_worker_gathers_events_but_not_when_there_is_a_backlog(
+    monkeypatch: pytest.MonkeyPatch, data: Pool, tenant: UUID
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0)
+
+    await sequenced(data, tenant, 25)
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    feed = Consumer(data, Serving(Activity(), batch_size=10, gather_s=0.05))
+    await step_to_the_end(feed)
+    assert feed.applied == 25
+    assert pauses == [0.05], "before the first batch, of which it could not know; the others were backlog"
+
+
+class Rebuilt(Activity):
+    """Notes what it is given, and for which generation."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[int, int]] = []
+
+    async def project(self, tx: asyncpg.Connection, generation: int, batch: Sequence[LoggedEvent]) -> None:
+        self.given += [(generation, event.pos) for event in batch]
+        await super().project(tx, generation, batch)
+
+
+async def test_a_second_generation_has_the_same_lines_and_then_serves(data: Pool, tenant: UUID) -> None:
+    from consumers.projecting import Building
+    from schema.projections import begin_rebuild
+
+    for name, found in catalog().items():
+        await events.record(data, tenant, name, found.example)
+    await sequence_all(data)
+    await step_to_the_end(of(data))
+    assert (await begin_rebuild(data, ACTIVITY)).generation == 2
+    await step_to_the_end(Consumer(data, Building(Activity())))
+    columns = (
+        "id, created_at, pos, type, line, subject_id, subscription_id, customer_id, amount, currency, links"
+    )
+    first, second = [
+        await data.fetch(f"SELECT {columns} FROM activity WHERE generation = $1 ORDER BY pos", generation)
+        for generation in (1, 2)
+    ]
+    assert first == second
+    assert await finish_rebuild(data, ACTIVITY)
+    await record_many(data, tenant, 1)
+    await sequence_all(data)
+    rebuilt = Rebuilt()
+    await step_to_the_end(Consumer(data, Serving(rebuilt)))
+    assert rebuilt.given == [(2, len(catalog()) + 1)]
+    assert await data.fetchval("SELECT count(*) FROM activity_feed") == len(catalog()) + 1
