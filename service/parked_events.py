@@ -3,14 +3,17 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from consumers.consumer import Consumer, Handler
 from consumers.fanout import FANOUT, FanOut, NoRoom
+from consumers.projecting import Serving
 from schema import log
 from schema.database import Pool, is_transient
 from schema.log import ParkedEvent
+from service.projections import PROJECTIONS
 
 _STEP: Final = 100
 
@@ -18,8 +21,8 @@ _STEP: Final = 100
 # What they hand on waits in its table: this process has no worker id to claim it with.
 _HANDLERS: Final[Mapping[str, Callable[[], Handler]]] = {
     FANOUT: lambda: FanOut(NoRoom(), lambda: 0),
+    **{projection.name: partial(Serving, projection) for projection in PROJECTIONS},
 }
-CONSUMERS: Final = tuple(_HANDLERS)
 
 
 class Retried(StrEnum):
@@ -32,6 +35,7 @@ class Retried(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RetryResult:
+    consumer: str
     pos: int
     event_id: UUID
     result: Retried
@@ -42,7 +46,7 @@ async def retry_parked(pool: Pool, consumer: str, only: int | None = None) -> As
     """In the order of the log; `only` is one position. Errors of the moment are let through."""
     at_work = Consumer(pool, _HANDLERS[consumer]())
     async for parked in _parked(pool, consumer, only):
-        yield await _retry(pool, at_work, parked)
+        yield await _retry(pool, consumer, at_work, parked)
 
 
 async def _parked(pool: Pool, consumer: str, only: int | None) -> AsyncIterator[ParkedEvent]:
@@ -58,16 +62,15 @@ async def _parked(pool: Pool, consumer: str, only: int | None) -> AsyncIterator[
         after = step[-1].pos
 
 
-async def _retry(pool: Pool, consumer: Consumer, parked: ParkedEvent) -> RetryResult:
+async def _retry(pool: Pool, name: str, consumer: Consumer, parked: ParkedEvent) -> RetryResult:
+    result = partial(RetryResult, name, parked.pos, parked.event_id)
     event = await log.read_one(pool, parked.pos)
     if event is None:
-        return RetryResult(
-            parked.pos, parked.event_id, Retried.FAILED, "the event is not in the log any more"
-        )
+        return result(Retried.FAILED, "the event is not in the log any more")
     try:
         applied = await consumer.retry_parked(event)
     except Exception as error:
         if is_transient(error):
             raise
-        return RetryResult(parked.pos, parked.event_id, Retried.FAILED, f"{type(error).__name__}: {error}")
-    return RetryResult(parked.pos, parked.event_id, Retried.APPLIED if applied else Retried.GONE)
+        return result(Retried.FAILED, f"{type(error).__name__}: {error}")
+    return result(Retried.APPLIED if applied else Retried.GONE)

@@ -3,7 +3,7 @@
 import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Final
 
 from consumers.consumer import Consumer
-from consumers.fanout import FanOut
+from consumers.fanout import FANOUT, FanOut
 from consumers.sequencing import Sequencer
 from delivery.aiohttp_sender import AiohttpSender
 from delivery.attempting import Attempts
@@ -32,12 +32,15 @@ from schema.modes import Mode
 from schema.secret_box import SecretBox
 from service.descriptors import in_flight, kept_open, raise_limit
 from service.housekeeping import Housekeeping
+from service.projections import PROJECTIONS, projecting
 from service.settings import Settings
 from service.supervisor import Part
 
 _IN_HAND: Final = (
     4  # times as many as are under way: what has been answered waits for its batch to be written
 )
+# Fan-out and what sends have what they need whatever the projections wait for: each of these holds one connection at most.
+_CONNECTIONS: Final = 6 + len(PROJECTIONS)
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,15 @@ class ModeParts:
     mode: Mode
     sequencer: Sequencer
     fanout: Consumer
+    projections: Mapping[str, Consumer]
     dispatcher: Dispatcher
     settler: Settler
     watch: HealthWatch
+
+    @property
+    def consumers(self) -> Mapping[str, Consumer]:
+        """All by name."""
+        return {FANOUT: self.fanout, **self.projections}
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,11 @@ class Worker:
             [Part(f"settler {m.mode}", m.settler) for m in self.modes],
             [Part(f"dispatcher {m.mode}", m.dispatcher) for m in self.modes],
             [
-                *(Part(f"fanout {m.mode}", m.fanout) for m in self.modes),
+                *(
+                    Part(f"{name} {m.mode}", consumer)
+                    for m in self.modes
+                    for name, consumer in m.consumers.items()
+                ),
                 *(Part(f"sequencer {m.mode}", m.sequencer) for m in self.modes),
             ],
         ]
@@ -86,7 +99,7 @@ class Worker:
 async def worker(settings: Settings, url: str, key: bytes) -> AsyncIterator[Worker]:
     """Raises Unavailable when the database cannot be used."""
     name = f"duro worker {socket.gethostname()}/{os.getpid()}"
-    async with Database.open(url, key, name=name) as database:
+    async with Database.open(url, key, name=name, max_per_role=_CONNECTIONS) as database:
         resolver = SystemResolver()
         descriptors = raise_limit()
         limits = SendLimits(
@@ -157,10 +170,17 @@ def _mode_parts(
         DispatchLimits(capacity),
     )
     fanout = Consumer(pool, FanOut(dispatcher, lambda: presence.worker_id))
+    projections = projecting(pool)
+
+    def wake() -> None:
+        for consumer in (fanout, *projections.values()):
+            consumer.pace.hint()
+
     return ModeParts(
         mode,
-        Sequencer(pool, fanout.pace.hint),
+        Sequencer(pool, wake),
         fanout,
+        projections,
         dispatcher,
         settler,
         HealthWatch(pool, settings.disable_after),

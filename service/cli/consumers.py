@@ -1,12 +1,12 @@
 """`duro consumers`."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Final
 
 import click
 from rich.console import Console
 
-from consumers.fanout import FANOUT
 from schema import log, switches
 from schema.database import Database
 from schema.errors import Conflict
@@ -16,7 +16,8 @@ from schema.modes import Mode
 from service.cli import options
 from service.cli.app import App, command, group
 from service.cli.views import table
-from service.parked_events import CONSUMERS, Retried, RetryResult, retry_parked
+from service.parked_events import Retried, RetryResult, retry_parked
+from service.projections import CONSUMERS
 from service.shapes import consumer_shape
 
 _Statuses = Sequence[tuple[Mode, ConsumerStatus]]
@@ -60,20 +61,18 @@ def status(app: App) -> None:
 
 
 @command(consumers, "retry-dead")
-@click.option(
-    "--consumer", type=click.Choice(CONSUMERS), default=FANOUT, show_default=True, help="Which one's."
-)
+@click.option("--consumer", type=click.Choice(CONSUMERS), help="Only this one's.  [default: each one's]")
 @click.option("--mode", type=options.ModeChoice(), help="Only in this mode.")
 @click.option(
     "--pos", type=click.IntRange(1, _HIGHEST_POS), help="Only the event at this position; needs --mode."
 )
-def retry_dead(app: App, consumer: str, mode: Mode | None, pos: int | None) -> None:
+def retry_dead(app: App, consumer: str | None, mode: Mode | None, pos: int | None) -> None:
     """Apply parked events again. Those that fail again stay parked, and make the exit status 1.
 
     \b
     Example:
       duro consumers retry-dead
-      duro consumers retry-dead --mode live --pos 18467
+      duro consumers retry-dead --consumer activity --mode live --pos 18467
     """
     if pos is not None and mode is None:
         raise click.UsageError("A position means something in one mode only: give --mode as well.")
@@ -81,8 +80,8 @@ def retry_dead(app: App, consumer: str, mode: Mode | None, pos: int | None) -> N
     async def run(database: Database) -> _Results:
         results: list[tuple[Mode, RetryResult]] = []
         with app.counting("Retrying") as count:
-            for each in (mode,) if mode else Mode:
-                async for result in retry_parked(database.data(each), consumer, pos):
+            for each, name in product((mode,) if mode else Mode, (consumer,) if consumer else CONSUMERS):
+                async for result in retry_parked(database.data(each), name, pos):
                     results.append((each, result))
                     count(f"Retrying: {len(results)} so far")
         return results
@@ -99,6 +98,7 @@ def retry_dead(app: App, consumer: str, mode: Mode | None, pos: int | None) -> N
 def _shape(mode: Mode, result: RetryResult) -> dict[str, object]:
     return {
         "mode": mode.value,
+        "consumer": result.consumer,
         "position": result.pos,
         "eventId": format_id(EVENT, result.event_id),
         "result": result.result.value,
@@ -120,5 +120,5 @@ def _show_status(out: Console, found: _Statuses, paused: _Paused) -> None:
 
 
 def _show_results(out: Console, results: _Results) -> None:
-    rows = [(mode, r.pos, format_id(EVENT, r.event_id), r.result, r.error) for mode, r in results]
-    table(out, ("Mode", "Position", "Event", "Result", "Error"), rows, none="Nothing is parked.")
+    rows = [(mode, r.consumer, r.pos, format_id(EVENT, r.event_id), r.result, r.error) for mode, r in results]
+    table(out, ("Mode", "Consumer", "Position", "Event", "Result", "Error"), rows, none="Nothing is parked.")

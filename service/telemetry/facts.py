@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from consumers.fanout import FANOUT
 from schema import log, metrics
 from schema.billing import books
 from schema.billing.books import BillingStatus
@@ -31,6 +30,7 @@ from schema.log import ConsumerStatus
 from schema.metrics import EndpointsDue, OldestTransaction, OutOfService, Troubled, Waiting
 from schema.modes import Mode
 from schema.partitions import partitions_ahead
+from service.projections import CONSUMERS
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class ModeFacts:
     async def read(cls, pool: Pool) -> "ModeFacts":
         async with pool.acquire() as connection:
             return cls(
-                await log.consumer_status(connection, [FANOUT]),
+                await log.consumer_status(connection, CONSUMERS),
                 await partitions_ahead(connection),
                 {lane: await metrics.waiting(connection, lane) for lane in Lane},
                 {lane: await metrics.endpoints_due(connection, lane) for lane in Lane},

@@ -16,8 +16,6 @@ from service.telemetry.of_database import lane_name
 _PROCESS: Final = ProcessCollector(registry=None)
 _COUNTS: Final[dict[str, tuple[str, Callable[[ModeParts], int]]]] = {
     "duro_events_sequenced": ("Events this worker gave a position.", lambda m: m.sequencer.sequenced),
-    "duro_events_fanned_out": ("Events this worker fanned out.", lambda m: m.fanout.applied),
-    "duro_events_parked": ("Events this worker parked in dead_events.", lambda m: m.fanout.parked),
     "duro_settlements_fenced_off": (
         "Results that came after another worker had taken the delivery over.",
         lambda m: m.settler.fenced_off,
@@ -44,6 +42,7 @@ def worker_metrics(worker: Worker, restarts: int) -> Iterator[Metric]:
     )
     for name, (help_, read) in _COUNTS.items():
         yield counter(name, help_, ["mode"], [([m.mode.value], read(m)) for m in worker.modes])
+    yield from _consumers(worker)
     yield from _attempts(worker)
     yield from _places(worker)
     yield counter(
@@ -66,6 +65,23 @@ def worker_metrics(worker: Worker, restarts: int) -> Iterator[Metric]:
     )
     yield from _connections(worker)
     yield from _PROCESS.collect()
+
+
+def _consumers(worker: Worker) -> Iterator[Metric]:
+    for name, help_, attribute in (
+        ("duro_events_applied", "Events this worker applied for the consumer.", "applied"),
+        ("duro_events_parked", "Events this worker parked in dead_events.", "parked"),
+    ):
+        yield counter(
+            name,
+            help_,
+            ["mode", "consumer"],
+            [
+                ([m.mode.value, of], getattr(consumer, attribute))
+                for m in worker.modes
+                for of, consumer in m.consumers.items()
+            ],
+        )
 
 
 def _attempts(worker: Worker) -> Iterator[Metric]:

@@ -5,18 +5,22 @@
 import asyncio
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from random import Random
 
 import orjson
 import pytest
+from asyncpg import Record
 
+from schema import log
 from schema.billing import books
-from schema.database import Database
-from schema.ids import EVENT, format_id
+from schema.database import Database, Pool
+from schema.ids import CUSTOMER, EVENT, format_id
 from schema.modes import Mode
 from schema.partitions import ensure_past_partitions
 from service.billing.clock import VirtualClock
+from service.projections import CONSUMERS
 from service.simulation.merchants import draw_trade, enrol
 from service.simulation.stage import Cast, Observed, stage
 from tests.faults.length import length
@@ -56,6 +60,7 @@ async def test_what_a_business_records_is_delivered_while_it_happens(
             lambda: len(receiver.requests) >= total(simulation.tally.events), "all came", PATIENCE_S
         )
         await eventually(lambda: nothing_pending(database), "all is settled", PATIENCE_S)
+        await eventually(lambda: nothing_untold(database), "the projections have come to the end", PATIENCE_S)
         worker.send(signal.SIGTERM)
         assert await worker.ended() == 0
     with capsys.disabled():
@@ -77,6 +82,7 @@ async def test_what_a_business_records_is_delivered_while_it_happens(
             "SELECT status, count(*) AS n FROM webhook_deliveries GROUP BY status"
         )
         assert [(row["status"], row["n"]) for row in statuses] == [("delivered", len(expected))]
+        await assert_feed_tells(database.data(mode), rows)
     assert set(arrived.values()) == {1}
 
 
@@ -92,6 +98,27 @@ async def nothing_pending(database: Database) -> bool:
         for mode in Mode
     ]
     return not any(pending)
+
+
+async def nothing_untold(database: Database) -> bool:
+    statuses = [
+        status for mode in Mode for status in await log.consumer_status(database.data(mode), CONSUMERS)
+    ]
+    return not any(status.lag for status in statuses)
+
+
+async def assert_feed_tells(data: Pool, rows: Sequence[Record]) -> None:
+    """One line of each event, with its amount, its subject and its customer; and nothing was parked."""
+    lines = {row["id"]: row for row in await data.fetch("SELECT * FROM activity_feed")}
+    assert lines.keys() == {row["id"] for row in rows}
+    for row in rows:
+        told, line = orjson.loads(row["data"]), lines[row["id"]]
+        assert line["line"] != row["type"]
+        assert "no words" not in line["line"]
+        assert (line["tenant_id"], line["amount"]) == (row["tenant_id"], told["amount"])
+        assert format_id(CUSTOMER, line["customer_id"]) == told["customerId"]
+        assert format_id(line["subject_kind"], line["subject_id"]) in told.values()
+    assert not await data.fetchval("SELECT count(*) FROM dead_events")
 
 
 async def no_pause(_moment: object) -> None:

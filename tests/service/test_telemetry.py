@@ -12,6 +12,7 @@ from delivery.sending import Outcome
 from schema.database import Database
 from schema.deliveries import Verdict
 from schema.modes import Mode
+from service.projections import CONSUMERS, PROJECTIONS
 from service.runtime import Worker, worker
 from service.settings import Settings
 from service.telemetry.exposition import Telemetry
@@ -220,6 +221,37 @@ async def test_take_overs_restarts_and_being_registered_are_told(
     assert (found("worker_registered"), found("workers")) == (1, 1)
     whole.presence.close()
     assert (await scrape(whole))("worker_registered") == 0
+
+
+async def test_what_each_consumer_applied_and_parked_is_told(
+    whole: Worker, database: Database, tenant: UUID
+) -> None:
+    await record_many(database.data(Mode.TEST), tenant, 3)
+    await whole.modes[0].sequencer.step()
+    for consumer in whole.modes[0].consumers.values():
+        await consumer.step()
+    found = await scrape(whole)
+    for name in CONSUMERS:
+        assert found("events_applied_total", mode="test", consumer=name) == 3
+        assert found("events_applied_total", mode="live", consumer=name) == 0
+        assert found("events_parked_total", mode="test", consumer=name) == 0
+        assert found("consumer_lag_events", mode="test", consumer=name) == 0
+
+
+async def test_a_sequenced_event_wakes_every_consumer(
+    whole: Worker, database: Database, tenant: UUID
+) -> None:
+    parts = whole.modes[0]
+    await record_many(database.data(Mode.TEST), tenant, 1)
+    await parts.sequencer.step()
+    for consumer in parts.consumers.values():
+        assert await consumer.pace.wait(found=True)
+
+
+async def test_a_projection_that_waits_takes_no_connection_that_others_have(whole: Worker) -> None:
+    """Each of them holds one at most."""
+    for mode in Mode:
+        assert whole.database.data(mode).get_max_size() == 6 + len(PROJECTIONS)
 
 
 async def test_the_process_and_its_version_are_told(whole: Worker) -> None:

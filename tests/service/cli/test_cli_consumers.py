@@ -8,15 +8,16 @@ import pytest
 from schema import log
 from schema.database import Database
 from schema.modes import Mode
+from service.projections import PROJECTIONS
 from tests.service.cli.duro_command import Duro
 from tests.service.cli.log_work import fan_out
 from tests.support.engine import add_endpoint
 from tests.support.events import sequenced
 
 
-async def status_of(duro: Duro, mode: Mode) -> dict[str, object]:
+async def status_of(duro: Duro, mode: Mode, consumer: str = "fanout") -> dict[str, object]:
     rows = (await duro.json("consumers", "status"))["consumers"]
-    return next(row for row in rows if row["mode"] == mode.value)
+    return next(row for row in rows if (row["mode"], row["consumer"]) == (mode.value, consumer))
 
 
 @pytest.fixture
@@ -62,6 +63,31 @@ async def test_parked_events_are_applied_once_and_leave_the_list(
     assert (await status_of(duro, Mode.TEST))["parked"] == 0
     assert await deliveries(database) == 2
     assert (await duro.json("consumers", "retry-dead"))["items"] == []
+
+
+async def test_each_consumer_has_its_status_and_its_parked_events(
+    duro: Duro, database: Database, parked: list[int]
+) -> None:
+    """Without --consumer all of them are tried again."""
+    pool = database.data(Mode.TEST)
+    (event,) = await log.read_after(pool, 0, 1)
+    async with pool.acquire() as tx, tx.transaction():
+        await log.park(tx, "activity", event, "poison")
+    rows = (await duro.json("consumers", "status"))["consumers"]
+    assert {row["consumer"]: row["parked"] for row in rows if row["mode"] == "test"} == {
+        "fanout": 2,
+        **{projection.name: 0 for projection in PROJECTIONS},
+        "activity": 1,
+    }
+    assert (await duro.json("consumers", "retry-dead", "--consumer", "activity", "--mode", "live"))[
+        "items"
+    ] == []
+    retried = (await duro.json("consumers", "retry-dead"))["items"]
+    assert [(row["consumer"], row["position"], row["result"]) for row in retried] == [
+        *(("fanout", pos, "applied") for pos in parked),
+        ("activity", event.pos, "applied"),
+    ]
+    assert [row["id"] for row in await pool.fetch("SELECT id FROM activity")] == [event.id]
 
 
 async def test_one_position_can_be_retried_alone(duro: Duro, database: Database, parked: list[int]) -> None:
