@@ -33,6 +33,7 @@ SECTIONS: Final = {
         "tenant": "Tenants and their API keys.",
         "endpoint": "Where a tenant's webhooks go.",
         "event": "Record events and look at them.",
+        "activity": "What happened, one readable line per event.",
         "delivery": "Look at deliveries, and replay them.",
         "retries": "Pause and resume all retries of a mode.",
         "billing": "Renew and recover subscriptions, or simulate a business.",
