@@ -21,7 +21,14 @@ from schema.secret_box import derive_role_password, key_check
 
 CORE_ROLE: Final = "duro_core"
 LOGIN_ROLES: Final = (CORE_ROLE, *(mode.role for mode in Mode))
-ANALYST_ROLES: Final = tuple(f"{mode.role}_analyst" for mode in Mode)
+
+
+def analyst_of(mode: Mode) -> str:
+    """The read-only role that sees the mode's views."""
+    return f"{mode.role}_analyst"
+
+
+ANALYST_ROLES: Final = tuple(analyst_of(mode) for mode in Mode)
 PRODUCER_ROLES: Final = tuple(
     f"{mode.role}_producer" for mode in Mode
 )  # for a product's own role to be a member of
@@ -53,6 +60,9 @@ async def ensure_roles(owner: asyncpg.Connection, key: bytes) -> None:
     try:
         for role in (*LOGIN_ROLES, *ANALYST_ROLES):
             await owner.execute(_SQL["create_role"].replace(":role", role).replace(":login", "LOGIN"))
+        for mode in Mode:
+            limits = _SQL["limit_analyst"].replace(":role", analyst_of(mode)).replace(":schema", mode.schema)
+            await _in_turn(owner, limits)
         for role in PRODUCER_ROLES:
             await owner.execute(_SQL["create_role"].replace(":role", role).replace(":login", "NOLOGIN"))
         if not noted:
@@ -70,6 +80,17 @@ async def ensure_roles(owner: asyncpg.Connection, key: bytes) -> None:
             f"The role in DURO_DATABASE_URL may not manage roles ({error.message}): "
             "it must own the database and have CREATEROLE."
         ) from None
+
+
+async def set_analyst_password(owner: asyncpg.Connection, mode: Mode, password: str | None) -> None:
+    """None: nobody can log in as the mode's analyst any more; who is logged in stays so.
+
+    Raises InsufficientPrivilegeError for a login that may not manage roles.
+    """
+    if password is None:
+        await _in_turn(owner, _SQL["remove_password"].replace(":role", analyst_of(mode)))
+    else:
+        await _set_password(owner, analyst_of(mode), password)
 
 
 async def _set_password(owner: asyncpg.Connection, role: str, password: str) -> None:

@@ -18,6 +18,11 @@ _GATHER_S: Final = 0.05
 """How much later than it could be a reader sees an event."""
 
 
+def by_name(name: str) -> Projection:
+    """Raises KeyError."""
+    return {projection.name: projection for projection in PROJECTIONS}[name]
+
+
 def projecting(pool: Pool) -> dict[str, Consumer]:
     """A mode's consumers by name."""
     return {

@@ -27,3 +27,21 @@ DO $$
 BEGIN
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO :roles', current_database());
 END $$;
+
+-- name: limit_analyst
+-- Once: what an operator has set since stays. The owner becomes a member to see and end what the role runs; it may not act as it.
+DO $$
+BEGIN
+    IF (SELECT rolconfig IS NULL AND rolconnlimit = -1 FROM pg_roles WHERE rolname = ':role') THEN
+        ALTER ROLE :role CONNECTION LIMIT 5;
+        ALTER ROLE :role SET search_path = :schema;
+        ALTER ROLE :role SET statement_timeout = '30s';
+        ALTER ROLE :role SET idle_in_transaction_session_timeout = '60s';
+        ALTER ROLE :role SET default_transaction_read_only = on;
+        GRANT :role TO CURRENT_USER WITH INHERIT TRUE, SET FALSE;
+    END IF;
+END $$;
+
+-- name: remove_password
+-- Nobody can log in under scram then.
+ALTER ROLE :role PASSWORD NULL;

@@ -13,22 +13,20 @@ from schema.errors import Conflict
 from schema.ids import EVENT, format_id
 from schema.log import ConsumerStatus
 from schema.modes import Mode
-from service.cli import options
-from service.cli.app import App, command, group
+from service.cli import consumers_rebuild, options
+from service.cli.app import App, command
+from service.cli.consumers_group import consumers
 from service.cli.views import table
 from service.parked_events import Retried, RetryResult, retry_parked
 from service.projections import CONSUMERS
 from service.shapes import consumer_shape
 
+__all__ = ["consumers", "consumers_rebuild"]
+
 _Statuses = Sequence[tuple[Mode, ConsumerStatus]]
 _Paused = Sequence[Mode]
 _Results = Sequence[tuple[Mode, RetryResult]]
 _HIGHEST_POS: Final = 2**63 - 1
-
-
-@group("consumers")
-def consumers() -> None:
-    """How far each consumer of the log has come, and events that one could not apply."""
 
 
 @command(consumers, "status")

@@ -37,6 +37,7 @@ SECTIONS: Final = {
         "delivery": "Look at deliveries, and replay them.",
         "retries": "Pause and resume all retries of a mode.",
         "billing": "Renew and recover subscriptions, or simulate a business.",
+        "analytics": "Figures for analysts, as SQL views and as files.",
         "consumers": "How far the log has been worked off, and what was parked.",
     },
     "Receive": {

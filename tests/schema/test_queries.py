@@ -13,6 +13,8 @@ from tests.support.databases import OWNER
 
 SENDERS = {
     "activity": (SANDBOX, LIVE),
+    "analysts": (CORE_ROLE,),
+    "analytics": (SANDBOX, LIVE),
     "audit": (SANDBOX, LIVE),
     "plans": (SANDBOX, LIVE),
     "customers": (SANDBOX, LIVE),

@@ -1,0 +1,29 @@
+-- What analysts may take of the server. Their roles have limits (queries/roles.sql), but a session may set statement_timeout as it
+-- likes; so workers end what runs for longer than the role's own limit, and transactions left open, which keep what is
+-- deleted from being cleaned up.
+
+-- Returns how many sessions it ended. A grace of two seconds: the server's own time-out is the polite one.
+CREATE FUNCTION stop_runaway_queries() RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    WITH analyst AS MATERIALIZED (
+        SELECT r.rolname, (SELECT CASE WHEN set_to ~ '^[0-9]+$' THEN set_to::bigint * interval '1 ms' ELSE set_to::interval END
+                             FROM (SELECT split_part(c, '=', 2) AS set_to FROM unnest(r.rolconfig) AS c
+                                    WHERE c LIKE 'statement_timeout=%') AS setting) AS longest
+          FROM pg_roles r
+         WHERE r.rolname IN ('duro_sandbox_analyst', 'duro_live_analyst')
+    ), runaway AS MATERIALIZED (
+        SELECT a.pid
+          FROM analyst
+          JOIN pg_stat_activity a ON a.usename = analyst.rolname AND a.datname = current_database()
+         WHERE (a.state = 'active' AND analyst.longest > interval '0'
+                AND clock_timestamp() - a.query_start > analyst.longest + interval '2 s')
+            OR (a.state LIKE 'idle in transaction%' AND clock_timestamp() - a.state_change > interval '70 s')
+    )
+    SELECT count(*) FILTER (WHERE pg_terminate_backend(pid))::integer FROM runaway
+$$;
+
+DO $$
+BEGIN
+    REVOKE EXECUTE ON FUNCTION stop_runaway_queries() FROM PUBLIC;
+    GRANT EXECUTE ON FUNCTION stop_runaway_queries() TO duro_core;
+END $$;

@@ -1,0 +1,143 @@
+"""A view into a file, by a cursor in one read-only snapshot: a row is in it as it was at one moment, and memory does not grow."""
+
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from io import RawIOBase
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import asyncpg
+
+from schema.analytics import View
+from schema.database import CONNECT_TIMEOUT_S, Database
+from schema.errors import Conflict, Unavailable
+from schema.modes import Mode
+from schema.secret_box import derive_role_password
+from service.analytics.writers import Rows
+
+STDOUT: Final = "-"
+_ROWS: Final = 20_000
+_SLOWEST_STATEMENT: Final = "10min"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    view: View
+    since: Any
+    """Of the type of the view's time column, or None; and so is `until`, which is not in it."""
+    until: Any
+
+    def sql(self) -> str:
+        """Names are the catalog's own, values are parameters. In the order of time."""
+        names = [column.name for column in self.view.columns]
+        chosen = ", ".join(f'"{name}"' for name in names)
+        if self.view.time is None:
+            return f'SELECT {chosen} FROM "{self.view.name}" WHERE $1::text IS NULL AND $2::text IS NULL'  # noqa: S608
+        when, type_ = f'"{self.view.time.name}"', self.view.time.type
+        return (
+            f'SELECT {chosen} FROM "{self.view.name}"'  # noqa: S608
+            f" WHERE ($1::{type_} IS NULL OR {when} >= $1) AND ($2::{type_} IS NULL OR {when} < $2)"
+            f" ORDER BY {when}, tenant_id"
+        )
+
+
+@asynccontextmanager
+async def reading(database: Database, mode: Mode) -> AsyncIterator[asyncpg.Connection]:
+    """As the mode's data role, planned as for an analyst: the pools' plans are made for look-ups."""
+    connection: asyncpg.Connection = await asyncpg.connect(
+        database.url,
+        user=mode.role,
+        password=derive_role_password(database.key, mode.role),
+        server_settings={
+            "search_path": mode.schema,
+            "application_name": "duro analytics",
+            "statement_timeout": _SLOWEST_STATEMENT,
+            "default_transaction_read_only": "on",
+        },
+        timeout=CONNECT_TIMEOUT_S,
+    )
+    try:
+        yield connection
+        await connection.close(timeout=CONNECT_TIMEOUT_S)
+    finally:
+        connection.terminate()
+
+
+async def rows(connection: asyncpg.Connection, request: Request) -> AsyncIterator[Rows]:
+    """A few thousand at a time; the last lot may be short."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        cursor = await connection.cursor(request.sql(), request.since, request.until)
+        while lot := await cursor.fetch(_ROWS):
+            yield cast(Rows, lot)
+
+
+class Sink(RawIOBase):
+    """A file whose errors are sentences: the driver's, of the same types, mean the database."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file = file
+        self._name = name
+        self.bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        with self._sentences():
+            self._file.write(data)
+        size = memoryview(data).nbytes
+        self.bytes += size
+        return size
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        if not self._file.closed:
+            with self._sentences():
+                self._file.flush()
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            what = "standard output" if self._name == STDOUT else self._name
+            raise Unavailable(
+                f"Writing to {what} failed in the middle ({error.strerror}): the export is not complete."
+            ) from None
+
+
+@contextmanager
+def target(path: str, *, overwrite: bool) -> Iterator[Sink]:
+    """Standard output for `-`. A file appears under its name when it is complete, or not at all.
+
+    Raises Conflict for one that is there already, and Unavailable where none can be written.
+    """
+    if path == STDOUT:
+        with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as pipe:
+            sink = Sink(pipe, path)
+            yield sink
+            sink.flush()
+        return
+    final = Path(path)
+    if final.exists() and not overwrite:
+        raise Conflict(f"{path} is there already: name another file, or give --overwrite.")
+    part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            file = part.open("xb")
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be written ({error.strerror}): name another file.") from None
+        with file:
+            sink = Sink(file, path)
+            yield sink
+            sink.flush()
+            os.fsync(file.fileno())
+        part.replace(final)
+    finally:
+        part.unlink(missing_ok=True)

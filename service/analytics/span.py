@@ -1,0 +1,31 @@
+"""From when until when, as people write it: `2026-06-01`, `2026-06-01T09:00:00Z`, `30d` (ago)."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+
+from schema.errors import InvalidInput
+from service.moments import parse_moment
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def parse_point(text: str, now: datetime) -> datetime:
+    """A day is its first moment in UTC. Raises InvalidInput."""
+    return parse_moment(f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text, now)
+
+
+def bounds(column: str, since: datetime | None, until: datetime | None) -> tuple[object, object]:
+    """What a view's column of `hour` or `day` is compared with: from the one on, and before the other.
+
+    A day that a moment is in the middle of belongs to it. Raises InvalidInput when nothing can be between them.
+    """
+    if since is not None and until is not None and since >= until:
+        raise InvalidInput("--from must be before --to: nothing is between them.")
+    if column == "day":
+        return since and since.astimezone(UTC).date(), until and _day_after(until)
+    return since, until
+
+
+def _day_after(until: datetime) -> date:
+    whole = until.replace(hour=0, minute=0, second=0, microsecond=0)
+    return whole.date() if whole == until else (whole + timedelta(days=1)).date()

@@ -1,0 +1,148 @@
+"""`duro consumers rebuild`: a projection made anew from the log, beside the one that serves."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
+
+from consumers.rebuilding import DEFAULT_SHARE, Progress, Rebuild
+from schema.database import Database
+from schema.durations import format_duration
+from schema.errors import Conflict
+from schema.modes import Mode
+from schema.projections import abandon_rebuild
+from service.cli import options
+from service.cli.app import App, command
+from service.cli.consumers_group import consumers
+from service.cli.replaying import interrupted_by_any_signal
+from service.projections import PROJECTIONS, by_name
+
+_LINE_EVERY: Final = 0.05
+
+
+@command(consumers, "rebuild")
+@click.argument("projection", type=click.Choice([each.name for each in PROJECTIONS]))
+@click.option("--mode", type=options.ModeChoice(), required=True, help="Of this mode.")
+@click.option(
+    "--share",
+    type=click.IntRange(1, 100),
+    default=round(100 * DEFAULT_SHARE),
+    show_default=True,
+    help="Percent of the time that it works; the rest of it the machine is left to deliveries.",
+)
+@click.option("--give-up", is_flag=True, help="Drop a rebuild that was begun and not finished.")
+def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) -> None:
+    """Build a projection anew from the log, beside the one that serves, and put it in its place.
+
+    What serves now goes on serving, and is kept up to date, until the new one has caught up with it; then the two are
+    exchanged in one transaction. Ctrl-C stops it; the same command goes on where it was. Events that cannot be
+    applied are parked, as always: see duro consumers status.
+
+    \b
+    Example:
+      duro consumers rebuild rollups --mode live
+      duro consumers rebuild activity --mode test --share 100
+    """
+    if give_up:
+        gave_up = app.with_database(lambda database: abandon_rebuild(database.data(mode), projection))
+        app.result(
+            {"projection": projection, "mode": mode.value, "gaveUp": gave_up},
+            lambda out: out.print("It is given up." if gave_up else "There was none under way."),
+        )
+        return
+    interrupted_by_any_signal()
+    last: Progress | None = None
+
+    async def run(database: Database) -> None:
+        nonlocal last
+        at_work = Rebuild(database.data(mode), by_name(projection), share / 100)
+        never = asyncio.Event()
+        async for last in at_work.run(never):
+            show(last)
+        await _drop(at_work, never)
+
+    try:
+        with _shown(app, f"{projection} in {mode}") as show:
+            app.with_database(run)
+    except (
+        BaseException
+    ):  # Ctrl-C and other signals, the database's end, and a defect, whose traceback follows
+        if last is not None and not last.finished:
+            click.echo(f"duro: Stopped at {last.share:.0%}; the same command goes on from there.", err=True)
+        raise
+    assert last is not None
+    app.result(_shape(projection, mode, last), lambda out: _show(out, last))
+    if last.parked:
+        raise Conflict(
+            f"{last.parked} events could not be applied and are parked: "
+            f"see duro consumers status, then duro consumers retry-dead --consumer {projection} --mode {mode}."
+        )
+
+
+async def _drop(at_work: Rebuild, stop: asyncio.Event) -> None:
+    """A reader of the former generation that does not end is no reason to stay: any worker drops it later."""
+    try:
+        async with asyncio.timeout(30):
+            await at_work.drop_former(stop)
+    except TimeoutError:
+        pass
+
+
+@contextmanager
+def _shown(app: App, what: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal, a line now and then elsewhere, nothing with --json."""
+    if app.json:
+        yield lambda _progress: None
+    elif app.err.is_terminal:
+        with Bars(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), console=app.err
+        ) as bars:
+            task = bars.add_task(f"Rebuilding {what}", total=1.0, told="")
+            yield lambda progress: bars.update(task, completed=progress.share, told=_told(progress))
+    else:
+        yield _Lines(app.progress, what).show
+
+
+class _Lines:
+    def __init__(self, tell: Callable[[str], None], what: str) -> None:
+        self._tell = tell
+        self._what = what
+        self._told: float | None = None
+
+    def show(self, progress: Progress) -> None:
+        if self._told is None:
+            how = f"going on at {progress.share:.0%}" if progress.resumed else "from the beginning"
+            self._tell(f"Rebuilding {self._what}: {progress.total:,} events, {how}")
+        elif progress.share < self._told + _LINE_EVERY and not progress.finished:
+            return
+        else:
+            self._tell(f"{progress.share:.0%}: {_told(progress)}")
+        self._told = progress.share
+
+
+def _told(progress: Progress) -> str:
+    told = f"{progress.total - progress.left:,} of {progress.total:,} events, {progress.rate:,.0f} a second"
+    if progress.seconds_left:
+        told += f", {format_duration(timedelta(seconds=round(progress.seconds_left)))} left"
+    return told + (f", {progress.parked:,} PARKED" if progress.parked else "")
+
+
+def _shape(projection: str, mode: Mode, last: Progress) -> dict[str, Any]:
+    return {
+        "projection": projection,
+        "mode": mode.value,
+        "events": last.applied,
+        "perSecond": round(last.rate),
+        "resumed": last.resumed,
+        "parked": last.parked,
+    }
+
+
+def _show(out: Console, last: Progress) -> None:
+    out.print(f"{last.applied:,} events applied, {last.rate:,.0f} a second; what was built serves now.")
