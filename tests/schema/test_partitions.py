@@ -26,7 +26,7 @@ async def bounds(connection: asyncpg.Connection) -> dict[str, list[tuple[datetim
           FROM pg_inherits
           JOIN pg_class c ON c.oid = inhrelid AND c.relkind = 'r',
                regexp_match(pg_get_expr(relpartbound, c.oid), $$FROM \('(.*)'\) TO \('(.*)'\)$$) AS m
-         WHERE c.relnamespace = 'sandbox'::regnamespace
+         WHERE c.relnamespace = 'sandbox'::regnamespace AND m IS NOT NULL  -- a generation is no month
          ORDER BY 2
         """
     )

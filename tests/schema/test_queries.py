@@ -40,6 +40,7 @@ SENDERS = {
     "partitions": (SANDBOX, LIVE),
     "projections": (SANDBOX, LIVE),
     "replays": (SANDBOX, LIVE),
+    "rollups": (SANDBOX, LIVE),
     "switches": (SANDBOX, LIVE),
     "tenants": (CORE_ROLE,),
     "wallet": (CORE_ROLE,),

@@ -9,6 +9,7 @@ SCHEMAS = ("core", "sandbox", "live")
 
 _RELATIONS = """
 SELECT n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
+       c.relkind <> 'v' OR pg_relation_is_updatable(c.oid, false) > 0 AS writable,
        (SELECT attname FROM pg_attribute WHERE attrelid = c.oid AND attnum = 1) AS first_column
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -26,11 +26,11 @@ T = TypeVar("T")
 OWNER = "duro_owner"
 TEMPLATE = "duro_template"
 
-_DISTANT_PARTITIONS = """
+_DISTANT_PARTITIONS = r"""
 SELECT i.inhparent::regclass AS parent, c.oid::regclass AS partition
   FROM pg_inherits i
   JOIN pg_class c ON c.oid = i.inhrelid AND c.relkind = 'r'
- WHERE right(c.relname, 7) > to_char(now() + interval '1 month', 'YYYY_MM')
+ WHERE c.relname ~ '_\d{4}_\d{2}$' AND right(c.relname, 7) > to_char(now() + interval '1 month', 'YYYY_MM')
 """
 
 

@@ -1,0 +1,113 @@
+"""The rows of the rollups: states to begin from, and what is added. See migrations/data/0017_rollups.sql."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+from schema.database import Connection
+from schema.queries import load
+
+_SQL = load("rollups")
+ROLLUPS: Final = "rollups"
+
+
+class Movement(StrEnum):
+    """Of a subscription, and of monthly recurring revenue."""
+
+    NEW = "new"
+    REACTIVATION = "reactivation"
+    RESUMED = "resumed"
+    EXPANSION = "expansion"
+    CONTRACTION = "contraction"
+    SWITCH = "switch"
+    PAUSED = "paused"
+    CHURN_VOLUNTARY = "churn_voluntary"
+    CHURN_INVOLUNTARY = "churn_involuntary"
+    COMPLETED = "completed"
+
+
+class Recovery(StrEnum):
+    """How a failed renewal begins and ends."""
+
+    AT_RISK = "at_risk"
+    RECOVERED = "recovered"
+    EXHAUSTED = "exhausted"
+    CANCELLED = "cancelled"
+    WON_BACK = "won_back"
+
+
+@dataclass(slots=True)
+class State:
+    """A subscription as the log last told it."""
+
+    pos: int
+    status: str
+    plan_id: UUID
+    currency: str
+    mrr: int
+    was_active: bool
+    failure_code: str
+
+
+Subscription: TypeAlias = tuple[UUID, UUID]
+"""Tenant and id."""
+States: TypeAlias = dict[Subscription, State]
+EventKey: TypeAlias = tuple[UUID, str, datetime, UUID, str, str, str]
+"""Tenant, type, hour, plan, rail, failure code, currency."""
+MovementKey: TypeAlias = tuple[UUID, datetime, Movement, UUID, str]
+"""Tenant, hour, kind, plan, currency."""
+RecoveryKey: TypeAlias = tuple[UUID, datetime, Recovery, str, str]
+"""Tenant, hour, kind, failure code, currency."""
+
+
+@dataclass(slots=True)
+class Deltas:
+    """Sums in the order of the tables' columns."""
+
+    events: dict[EventKey, list[int]] = field(default_factory=dict)
+    movements: dict[MovementKey, list[int]] = field(default_factory=dict)
+    recoveries: dict[RecoveryKey, list[int]] = field(default_factory=dict)
+    states: States = field(default_factory=dict)
+
+
+async def hold(tx: Connection, generation: int) -> None:
+    """Nobody else writes into the generation until the transaction ends; what is read from here on is what they left."""
+    await tx.execute(_SQL["hold"], generation)
+
+
+async def states_of(tx: Connection, generation: int, subscriptions: Iterable[Subscription]) -> States:
+    """Those that are known."""
+    wanted = list(subscriptions)
+    if not wanted:
+        return {}
+    rows = await tx.fetch(
+        _SQL["states"], generation, [tenant for tenant, _ in wanted], [id_ for _, id_ in wanted]
+    )
+    return {(row[0], row[1]): State(*row[2:]) for row in rows}
+
+
+async def add(tx: Connection, generation: int, deltas: Deltas) -> None:
+    await _write(tx, "add_events", generation, _rows(deltas.events))
+    await _write(tx, "add_movements", generation, _rows(deltas.movements))
+    await _write(tx, "add_recoveries", generation, _rows(deltas.recoveries))
+    await _write(
+        tx,
+        "put_states",
+        generation,
+        [
+            (*whose, s.pos, s.status, s.plan_id, s.currency, s.mrr, s.was_active, s.failure_code)
+            for whose, s in deltas.states.items()
+        ],
+    )
+
+
+def _rows(sums: Mapping[Any, list[int]]) -> list[tuple[object, ...]]:
+    return [(*key, *of_key) for key, of_key in sums.items()]
+
+
+async def _write(tx: Connection, statement: str, generation: int, rows: list[tuple[object, ...]]) -> None:
+    if rows:
+        await tx.execute(_SQL[statement], generation, *zip(*rows, strict=True))
