@@ -10,9 +10,10 @@ from consumers.activity import Activity
 from consumers.consumer import Consumer
 from consumers.fanout import FANOUT
 from consumers.projecting import Projection, Serving
+from consumers.rollups import Rollups
 from schema.database import Pool
 
-PROJECTIONS: Final[tuple[Projection, ...]] = (Activity(),)
+PROJECTIONS: Final[tuple[Projection, ...]] = (Activity(), Rollups())
 CONSUMERS: Final = (FANOUT, *(projection.name for projection in PROJECTIONS))
 _GATHER_S: Final = 0.05
 """How much later than it could be a reader sees an event."""

@@ -30,6 +30,7 @@ from delivery.settler import Settler
 from schema.database import Database
 from schema.modes import Mode
 from schema.secret_box import SecretBox
+from service.analyst_watch import AnalystWatch
 from service.descriptors import in_flight, kept_open, raise_limit
 from service.housekeeping import Housekeeping
 from service.projections import PROJECTIONS, projecting
@@ -67,6 +68,7 @@ class Worker:
     presence: Presence
     modes: Sequence[ModeParts]
     housekeeping: Housekeeping
+    analyst_watch: AnalystWatch
     sender: Sender
 
     async def register(self) -> None:
@@ -80,6 +82,7 @@ class Worker:
             [
                 Part("presence", self.presence),
                 Part("housekeeping", self.housekeeping),
+                Part("analyst watch", self.analyst_watch),
                 *(Part(f"health watch {m.mode}", m.watch) for m in self.modes),
             ],
             [Part(f"settler {m.mode}", m.settler) for m in self.modes],
@@ -113,7 +116,7 @@ async def worker(settings: Settings, url: str, key: bytes) -> AsyncIterator[Work
             capacity = _capacity(settings, in_flight(descriptors, settings.max_in_flight))
             modes = [_mode_parts(settings, database, mode, presence, sender, capacity) for mode in Mode]
             _collect_seldom()
-            yield Worker(database, presence, modes, Housekeeping(database), sender)
+            yield Worker(database, presence, modes, Housekeeping(database), AnalystWatch(database), sender)
         finally:
             presence.close()
             await sender.close()

@@ -6,9 +6,9 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from io import RawIOBase
+from io import FileIO, RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final, cast
 
 import asyncpg
 
@@ -78,7 +78,7 @@ async def rows(connection: asyncpg.Connection, request: Request) -> AsyncIterato
 class Sink(RawIOBase):
     """A file whose errors are sentences: the driver's, of the same types, mean the database."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: FileIO, name: str) -> None:
         self._file = file
         self._name = name
         self.bytes = 0
@@ -87,19 +87,16 @@ class Sink(RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = rest.nbytes
         with self._sentences():
-            self._file.write(data)
-        size = memoryview(data).nbytes
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
         self.bytes += size
         return size
 
     def tell(self) -> int:
         return self.bytes
-
-    def flush(self) -> None:
-        if not self._file.closed:
-            with self._sentences():
-                self._file.flush()
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:
@@ -119,10 +116,8 @@ def target(path: str, *, overwrite: bool) -> Iterator[Sink]:
     Raises Conflict for one that is there already, and Unavailable where none can be written.
     """
     if path == STDOUT:
-        with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as pipe:
-            sink = Sink(pipe, path)
-            yield sink
-            sink.flush()
+        with FileIO(os.dup(sys.stdout.fileno()), "wb") as pipe:
+            yield Sink(pipe, path)
         return
     final = Path(path)
     if final.exists() and not overwrite:
@@ -130,13 +125,11 @@ def target(path: str, *, overwrite: bool) -> Iterator[Sink]:
     part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
     try:
         try:
-            file = part.open("xb")
+            file = part.open("xb", buffering=0)
         except OSError as error:
             raise Unavailable(f"{path} cannot be written ({error.strerror}): name another file.") from None
         with file:
-            sink = Sink(file, path)
-            yield sink
-            sink.flush()
+            yield Sink(file, path)
             os.fsync(file.fileno())
         part.replace(final)
     finally:

@@ -6,11 +6,11 @@ Parquet. Moments are UTC.
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
-from io import RawIOBase, TextIOWrapper
-from typing import Any, BinaryIO, Final, cast
+from io import BufferedWriter, RawIOBase, TextIOWrapper
+from typing import Any, Final
 
 from schema.analytics import Column
 from schema.errors import Unavailable
@@ -18,6 +18,7 @@ from schema.timestamps import iso_millis
 
 Rows = Sequence[Sequence[Any]]
 Write = Callable[[Rows], None]
+_BUFFER: Final = 1 << 20
 _TYPES: Final = {
     "bigint": "int64",
     "integer": "int32",
@@ -45,14 +46,19 @@ def writing(format_: Format, file: RawIOBase, columns: Sequence[Column]) -> Iter
 
 @contextmanager
 def _csv(file: RawIOBase, columns: Sequence[Column]) -> Iterator[Write]:
-    text = TextIOWrapper(cast(BinaryIO, file), encoding="utf-8", newline="", write_through=True)
+    buffer = BufferedWriter(file, _BUFFER)
+    text = TextIOWrapper(buffer, encoding="utf-8", newline="", write_through=True)
     lines = csv.writer(text)
-    lines.writerow([column.name for column in columns])
     try:
+        lines.writerow([column.name for column in columns])
         yield lambda rows: lines.writerows([[_shown(value) for value in row] for row in rows])
         text.flush()
     finally:
         text.detach()
+        with suppress(
+            Exception
+        ):  # what was not written for an error is not to be tried again when it is closed
+            buffer.detach()
 
 
 def _shown(value: Any) -> Any:

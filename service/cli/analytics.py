@@ -68,7 +68,13 @@ def views(app: App, view: str | None, mode: Mode) -> None:
 @options.mode
 @click.option("--from", "since", metavar="DAY|TIME|30d", help="From then on.  [default: the beginning]")
 @click.option("--to", "until", metavar="DAY|TIME|30d", help="Before then.  [default: now]")
-@click.option("--format", "format_", type=click.Choice(list(Format)), default="csv", show_default=True)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice([kind.value for kind in Format]),
+    default="csv",
+    show_default=True,
+)
 @click.option(
     "--output", "-o", default=STDOUT, metavar="FILE", help="Where to.  [default: -, standard output]"
 )

@@ -1,0 +1,114 @@
+"""What an analyst may take of the server: views alone, a few sessions, statements that end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import asyncpg
+import pytest
+
+from schema.database import Database
+from schema.modes import Mode
+from schema.roles import ANALYST_ROLES, analyst_of, ensure_roles, set_analyst_password
+from service.analyst_watch import AnalystWatch
+from tests.support.databases import Cluster
+
+LogIn = Callable[..., Awaitable[asyncpg.Connection]]
+
+
+@pytest.fixture
+async def log_in(cluster: Cluster, db_name: str, owner: asyncpg.Connection) -> AsyncIterator[LogIn]:
+    """As a mode's analyst, whose limits are as they were before at the end: roles are the cluster's."""
+    opened = []
+
+    async def connect(mode: Mode = Mode.LIVE) -> asyncpg.Connection:
+        connection = await asyncpg.connect(
+            cluster.url(db_name), user=analyst_of(mode), password="open sesame", command_timeout=20
+        )
+        opened.append(connection)
+        return connection
+
+    for mode in Mode:
+        await set_analyst_password(owner, mode, "open sesame")
+    yield connect
+    for connection in opened:
+        connection.terminate()
+    await asyncio.sleep(0)
+    for mode in Mode:
+        await set_analyst_password(owner, mode, None)
+
+
+@pytest.fixture
+async def brief(owner: asyncpg.Connection) -> AsyncIterator[None]:
+    """A limit that a test can wait for."""
+    await owner.execute("ALTER ROLE duro_live_analyst SET statement_timeout = '100ms'")
+    yield
+    await owner.execute("ALTER ROLE duro_live_analyst SET statement_timeout = '30s'")
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_an_analyst_stands_in_the_mode_s_schema_and_reads_its_views(log_in: LogIn, mode: Mode) -> None:
+    analyst = await log_in(mode)
+    assert await analyst.fetchval("SHOW search_path") == mode.schema
+    assert await analyst.fetch("SELECT * FROM daily_revenue") == []
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await analyst.fetch("SELECT * FROM events")
+    other = next(each for each in Mode if each is not mode)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await analyst.fetch(f"SELECT * FROM {other.schema}.daily_revenue")
+    with pytest.raises(asyncpg.PostgresError):
+        await analyst.execute("CREATE TABLE mine (n int)")
+
+
+async def test_a_statement_that_takes_too_long_is_stopped(log_in: LogIn, brief: None) -> None:
+    analyst = await log_in()
+    with pytest.raises(asyncpg.QueryCanceledError):
+        await analyst.fetch("SELECT count(*) FROM generate_series(1, 1000000000)")
+    assert await analyst.fetchval("SELECT 1") == 1
+
+
+async def test_lifting_the_limit_does_not_help(log_in: LogIn, brief: None, database: Database) -> None:
+    """Whoever may set statement_timeout is ended by a worker, and told why by the log."""
+    watch = AnalystWatch(database, every_s=0.1)
+    stop = asyncio.Event()
+    watching = asyncio.create_task(watch.run(stop))
+    analyst, calm = await log_in(), await log_in()
+    await analyst.execute("SET statement_timeout = 0")
+    with pytest.raises((asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError)):
+        await analyst.fetch("SELECT pg_sleep(60)")
+    stop.set()
+    await watching
+    assert watch.ended == 1
+    assert await calm.fetchval("SELECT 1") == 1, "who runs nothing is left alone"
+
+
+async def test_only_a_few_sessions_at_once(log_in: LogIn) -> None:
+    for _ in range(5):
+        await log_in()
+    with pytest.raises(asyncpg.TooManyConnectionsError):
+        await log_in()
+    await log_in(Mode.TEST)
+
+
+async def test_limits_that_an_operator_has_set_stay(owner: asyncpg.Connection, key: bytes) -> None:
+    await owner.execute("ALTER ROLE duro_live_analyst CONNECTION LIMIT 9")
+    try:
+        await ensure_roles(owner, key)
+        limits = await owner.fetch(
+            "SELECT rolname, rolconnlimit FROM pg_roles WHERE rolname = ANY($1)", ANALYST_ROLES
+        )
+        assert dict(limits) == {"duro_live_analyst": 9, "duro_sandbox_analyst": 5}
+    finally:
+        await owner.execute("ALTER ROLE duro_live_analyst CONNECTION LIMIT 5")
+
+
+async def test_nobody_can_log_in_before_there_is_a_password(
+    cluster: Cluster, db_name: str, owner: asyncpg.Connection
+) -> None:
+    for mode in Mode:
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(cluster.url(db_name), user=analyst_of(mode), password="")
+
+
+async def test_the_owner_may_end_an_analyst_s_session_and_not_act_as_one(owner: asyncpg.Connection) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await owner.execute("SET ROLE duro_live_analyst")
