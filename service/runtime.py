@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Final
 
+from consumers.attempt_folding import AttemptFolder
 from consumers.consumer import Consumer
 from consumers.fanout import FANOUT, FanOut
 from consumers.sequencing import Sequencer
@@ -40,8 +41,9 @@ from service.supervisor import Part
 _IN_HAND: Final = (
     4  # times as many as are under way: what has been answered waits for its batch to be written
 )
-# Fan-out and what sends have what they need whatever the projections wait for: each of these holds one connection at most.
-_CONNECTIONS: Final = 6 + len(PROJECTIONS)
+# Fan-out and what sends have what they need whatever the projections and the attempt folder wait for: each of these holds
+# one connection at most.
+_CONNECTIONS: Final = 6 + len(PROJECTIONS) + 1
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class ModeParts:
     dispatcher: Dispatcher
     settler: Settler
     watch: HealthWatch
+    folder: AttemptFolder
 
     @property
     def consumers(self) -> Mapping[str, Consumer]:
@@ -84,6 +87,7 @@ class Worker:
                 Part("housekeeping", self.housekeeping),
                 Part("analyst watch", self.analyst_watch),
                 *(Part(f"health watch {m.mode}", m.watch) for m in self.modes),
+                *(Part(f"attempt folder {m.mode}", m.folder) for m in self.modes),
             ],
             [Part(f"settler {m.mode}", m.settler) for m in self.modes],
             [Part(f"dispatcher {m.mode}", m.dispatcher) for m in self.modes],
@@ -187,4 +191,5 @@ def _mode_parts(
         dispatcher,
         settler,
         HealthWatch(pool, settings.disable_after),
+        AttemptFolder(pool),
     )

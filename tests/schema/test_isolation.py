@@ -151,9 +151,12 @@ async def test_roles_have_no_powers_of_their_own(owner: asyncpg.Connection) -> N
 
 PUBLISHED = {
     *("hourly_events", "daily_revenue", "hourly_payments", "daily_payments"),
-    *("recovery", "subscription_movements", "mrr"),
+    *("recovery", "subscription_movements", "mrr", "delivery_health", "hourly_delivery_health"),
 }
-CALLED_BY_VIEWS = {"format_id", "as_of", "whole", "time_zone_or_lagos"}
+CALLED_BY_VIEWS = {
+    *("format_id", "as_of", "attempts_as_of", "whole", "time_zone_or_lagos"),
+    *("latency_quantile", "histogram_sum"),
+}
 
 
 @pytest.mark.parametrize("mode", Mode)

@@ -30,6 +30,7 @@ SENDERS = {
     "bench": (OWNER,),
     "deliveries": (SANDBOX, LIVE),
     "delivery_history": (SANDBOX, LIVE),
+    "delivery_hours": (SANDBOX, LIVE),
     "endpoint_health": (SANDBOX, LIVE),
     "endpoints": (CORE_ROLE,),
     "events": (SANDBOX, LIVE),

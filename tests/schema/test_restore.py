@@ -15,9 +15,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema import log
+from schema import delivery_hours, log
+from schema.ids import new_id
 from schema.migrate import migrate
 from schema.roles import ensure_roles
+from tests.support.attempts import differences, record_attempts
 from tests.support.connections import Connect, connections
 from tests.support.databases import OWNER, Cluster, running_cluster
 from tests.support.events import in_log, positions, record, record_many, sequence_all
@@ -252,3 +254,25 @@ async def test_a_snapshot_of_the_future_is_taken_for_a_restore(
         sent.append(await record(producer, tenant))
         await sequence_all(producer)
     assert await in_log(producer) == sent
+
+
+async def test_attempts_are_counted_once_whether_they_had_been_before_or_not(
+    drill: Drill, empty: tuple[Cluster, str, Connect], connect: Connect, tenant: UUID
+) -> None:
+    """Also while the new cluster hands out the xids that the restored rows carry."""
+    whose, old = [(tenant, new_id())], await connect()
+    await burn_until(old, await xid_of_new_cluster(empty) + A_RESTORE_TAKES)
+    await record_attempts(old, whose, 3)
+    assert await delivery_hours.fold(old, 100) == 3
+    await record_attempts(old, whose, 4)
+    restored = await drill.restore(*empty)
+    owner = await restored.connect(OWNER)
+    await record_attempts(restored.producer, whose, 1)
+    assert await delivery_hours.fold(restored.producer, 1) == 8
+    assert await next_xid(restored.producer) < restored.last_xid
+    for xid in range(restored.last_xid - 12, restored.last_xid + 1, 3):
+        await burn_until(restored.producer, xid)
+        await record_attempts(restored.producer, whose, 1)
+        assert await delivery_hours.fold(restored.producer, 100) == 1
+    assert await delivery_hours.fold(restored.producer, 100) == 0
+    assert await differences(owner) == []

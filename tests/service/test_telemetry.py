@@ -248,10 +248,10 @@ async def test_a_sequenced_event_wakes_every_consumer(
         assert await consumer.pace.wait(found=True)
 
 
-async def test_a_projection_that_waits_takes_no_connection_that_others_have(whole: Worker) -> None:
+async def test_a_projection_or_folder_that_waits_takes_no_connection_that_others_have(whole: Worker) -> None:
     """Each of them holds one at most."""
     for mode in Mode:
-        assert whole.database.data(mode).get_max_size() == 6 + len(PROJECTIONS)
+        assert whole.database.data(mode).get_max_size() == 6 + len(PROJECTIONS) + 1  # the attempt folder
 
 
 async def test_the_process_and_its_version_are_told(whole: Worker) -> None:

@@ -53,7 +53,10 @@ UNION ALL
 SELECT 'sequence', r.relname, concat_ws(' ', s.seqtypid::regtype, seqstart, seqincrement, seqcache, seqcycle)
   FROM pg_sequence s JOIN relations r ON r.oid = s.seqrelid
 UNION ALL
-SELECT 'function', oid::regprocedure::text, concat_ws(' ', proowner::regrole, pg_get_functiondef(oid)) FROM functions
+SELECT 'function', oid::regprocedure::text,
+       concat_ws(' ', proowner::regrole, CASE WHEN prokind <> 'a' THEN pg_get_functiondef(oid) END,
+                 (SELECT to_jsonb(a) - 'aggfnoid' FROM pg_aggregate a WHERE aggfnoid = p.oid))
+  FROM functions p
 UNION ALL
 SELECT 'grant', what, concat_ws(' ', grantee::regrole, privilege_type, is_grantable)
   FROM (SELECT 'schema'::text AS what, (aclexplode(nspacl)).* FROM pg_namespace WHERE oid = $1::regnamespace

@@ -1,0 +1,42 @@
+"""Adds what has been attempted to the endpoints' hours. Every worker runs this; the database lets one at a time in."""
+
+import asyncio
+import logging
+from typing import Final
+
+import asyncpg
+
+from schema import delivery_hours
+from schema.database import Pool
+from schema.polling import sleep_unless, through_outages
+
+_logger = logging.getLogger(__name__)
+_PAUSE_S: Final = 2.0
+"""While there is something: an endpoint's hour is written once for all its attempts of that time."""
+_LONGEST_PAUSE_S: Final = 10.0
+_GROWTH: Final = 1.5
+
+
+class AttemptFolder:
+    def __init__(self, pool: Pool, batch_size: int = 10_000) -> None:
+        self._pool = pool
+        self._batch_size = batch_size
+        self.folded = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        pause = _PAUSE_S
+        while not stop.is_set():
+            count = await through_outages(stop, "attempt folder", self.step) or 0
+            if count >= self._batch_size:
+                continue
+            pause = _PAUSE_S if count else min(_LONGEST_PAUSE_S, pause * _GROWTH)
+            await sleep_unless(stop, pause)
+
+    async def step(self) -> int:
+        try:
+            count = await delivery_hours.fold(self._pool, self._batch_size) or 0
+        except asyncpg.QueryCanceledError:
+            _logger.warning("all attempts are being counted anew; this takes its time")
+            count = await delivery_hours.fold_patiently(self._pool, self._batch_size) or 0
+        self.folded += count
+        return count
