@@ -85,8 +85,8 @@ SELECT id, created_at
 
 -- name: events_by_position
 -- $1 tenant, $2 after which position, $3 up to which, $4 how many positions to look at. The tenant's events among them,
--- and in any case the last one looked at. The log is everybody's and has no index by tenant, which each event would
--- have to enter: to walk a million narrow rows now and then is cheaper.
+-- and in any case the last one looked at. Everybody's positions are walked: it is once, and how far a job has come is told
+-- by the share of them.
 WITH looked_at AS MATERIALIZED (
     SELECT pos, event_id, tenant_id, created_at
       FROM event_log

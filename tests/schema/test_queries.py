@@ -40,6 +40,7 @@ SENDERS = {
     "migrations": (OWNER,),
     "partitions": (SANDBOX, LIVE),
     "projections": (SANDBOX, LIVE),
+    "positions": (SANDBOX, LIVE),
     "replays": (SANDBOX, LIVE),
     "rollups": (SANDBOX, LIVE),
     "switches": (SANDBOX, LIVE),

@@ -1,0 +1,66 @@
+-- One tenant's events by position. See migrations/data/0018_positions.sql for the index, and schema/positions.py.
+
+-- name: log_end
+-- The log's last position, and the highest one whose event may have been dropped.
+SELECT last_pos, coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS gone_up_to
+  FROM sequencer ORDER BY tick DESC LIMIT 1;
+
+-- name: read_tenant
+-- $1 tenant, $2 after which position, $3 types or none for all, $4 events at most, $5 bytes of data at most, though never
+-- less than one event, $6 of the tenant's positions to look at. One row in any case: the log's end, up to where events
+-- may have been dropped, how many positions were looked at and the last of them, how many events were found within $4,
+-- and the first of those, within $5. One statement: none of it is younger than the rest. The tenant leads each
+-- comparison, or an empty partition's plan would walk everybody's positions for ever; OFFSET 0 as in log.sql.
+WITH log AS MATERIALIZED (
+    SELECT last_pos, coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS gone_up_to
+      FROM sequencer ORDER BY tick DESC LIMIT 1
+), looked_at AS MATERIALIZED (
+    SELECT pos, event_id, created_at
+      FROM event_log
+     WHERE tenant_id = $1 AND (tenant_id, pos) > ($1, $2::bigint)
+     ORDER BY tenant_id, pos
+     LIMIT CASE WHEN $3::text[] = '{}' THEN $4 ELSE $6::bigint END
+), found AS MATERIALIZED (
+    SELECT l.pos, e.id, e.type, e.created_at, e.data
+      FROM looked_at l
+     CROSS JOIN LATERAL (SELECT e.id, e.type, e.created_at, e.data::text AS data
+                           FROM events e
+                          WHERE e.id = l.event_id AND e.created_at = l.created_at AND e.tenant_id = $1 OFFSET 0) e
+     WHERE $3::text[] = '{}' OR e.type = ANY($3::text[])
+     ORDER BY l.pos
+     LIMIT $4
+)
+SELECT log.last_pos, log.gone_up_to,
+       (SELECT count(*) FROM looked_at) AS looked_at, (SELECT max(pos) FROM looked_at) AS last_looked_at,
+       (SELECT count(*) FROM found) AS found,
+       f.pos, f.id, f.type, f.created_at, f.data
+  FROM log
+  LEFT JOIN (SELECT found.*, sum(octet_length(data)) OVER (ORDER BY pos) - octet_length(data) AS bytes_before
+               FROM found) AS f ON f.bytes_before < $5
+ ORDER BY f.pos;
+
+-- name: read_tenants
+-- $1 after which position, $2 tenants, $3 positions to look at, $4 bytes of data at most, though never less than one
+-- event. Everybody's log is walked, and those tenants' events are read: a row in any case, as above. IS TRUE keeps the
+-- list of tenants a table that is probed, and not compared with one by one.
+WITH log AS MATERIALIZED (
+    SELECT last_pos, coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS gone_up_to
+      FROM sequencer ORDER BY tick DESC LIMIT 1
+), looked_at AS MATERIALIZED (
+    SELECT pos, event_id, tenant_id, created_at FROM event_log WHERE pos > $1 ORDER BY pos LIMIT $3
+), found AS MATERIALIZED (
+    SELECT l.pos, e.id, e.tenant_id, e.type, e.created_at, e.data
+      FROM looked_at l
+     CROSS JOIN LATERAL (SELECT e.id, e.tenant_id, e.type, e.created_at, e.data::text AS data
+                           FROM events e
+                          WHERE e.id = l.event_id AND e.created_at = l.created_at
+                            AND e.tenant_id = l.tenant_id OFFSET 0) e
+     WHERE (l.tenant_id IN (SELECT unnest($2::uuid[]))) IS TRUE
+)
+SELECT log.last_pos, log.gone_up_to, (SELECT max(pos) FROM looked_at) AS last_looked_at,
+       (SELECT count(*) FROM found) AS found,
+       f.pos, f.id, f.tenant_id, f.type, f.created_at, f.data
+  FROM log
+  LEFT JOIN (SELECT found.*, sum(octet_length(data)) OVER (ORDER BY pos) - octet_length(data) AS bytes_before
+               FROM found) AS f ON f.bytes_before < $4
+ ORDER BY f.pos;
