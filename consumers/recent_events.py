@@ -1,0 +1,125 @@
+"""What a tail keeps in memory: for each tenant that somebody listens to, its latest events, complete from some position on.
+Bounded in all, whoever's events they are; the oldest go first, and with them the claim to be complete from before them.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
+from typing import Final
+from uuid import UUID
+
+from schema.log import LoggedEvent
+
+_POS: Final = attrgetter("pos")
+
+
+class Channel:
+    """One tenant's events in (complete_from, the window's end]: every one of them, in order."""
+
+    def __init__(self, complete_from: int | None) -> None:
+        self.complete_from = complete_from
+        """None: not known yet."""
+        self.news = asyncio.Event()
+        """Set, and another one put in its place, whenever there is more than before."""
+        self.listeners = 0
+        self._events: deque[LoggedEvent] = deque()
+
+    def first_after(self, pos: int, types: Collection[str]) -> LoggedEvent | None:
+        """The first of those types, of all when there are none."""
+        events = self._events
+        for index in range(bisect_right(events, pos, key=_POS), len(events)):
+            if not types or events[index].type in types:
+                return events[index]
+        return None
+
+    def begin(self, complete_from: int) -> None:
+        self._events.clear()
+        self.complete_from = complete_from
+        self.tell()
+
+    def add(self, event: LoggedEvent) -> None:
+        self._events.append(event)
+
+    def forget(self, event: LoggedEvent) -> None:
+        """The oldest one, unless it was forgotten by beginning anew."""
+        if self._events and self._events[0] is event:
+            self._events.popleft()
+            self.complete_from = event.pos
+
+    def tell(self) -> None:
+        self.news.set()
+        self.news = asyncio.Event()
+
+
+class RecentEvents:
+    def __init__(self, most_events: int, most_characters: int) -> None:
+        self._most_events = most_events
+        self._most_characters = most_characters
+        self._channels: dict[UUID, Channel] = {}
+        self._in_order: deque[tuple[Channel, LoggedEvent]] = deque()
+        self.characters = 0
+        """Of data, in memory."""
+        self.end: int | None = None
+        """How far the log has been followed; None while it is not, and nothing is kept."""
+
+    def __len__(self) -> int:
+        return len(self._in_order)
+
+    @property
+    def channels(self) -> Mapping[UUID, Channel]:
+        return self._channels
+
+    def join(self, tenant_id: UUID) -> Channel:
+        channel = self._channels.get(tenant_id)
+        if channel is None:
+            channel = self._channels[tenant_id] = Channel(self.end)
+        channel.listeners += 1
+        return channel
+
+    def leave(self, tenant_id: UUID, channel: Channel) -> None:
+        channel.listeners -= 1
+        if channel.listeners:
+            return
+        del self._channels[tenant_id]
+        if not self._channels:
+            self._in_order.clear()
+            self.characters = 0
+            self.end = None
+
+    def begin(self, end: int) -> None:
+        """From here on, whatever was before; those who are not as far have to find their way here by themselves."""
+        self._in_order.clear()
+        self.characters = 0
+        self.end = end
+        for channel in self._channels.values():
+            channel.begin(end)
+
+    def take(self, events: Sequence[LoggedEvent], reached: int, asked_for: Mapping[UUID, Channel]) -> None:
+        """All events of `asked_for` at positions in (end, reached]. Who joined since they were asked for begins after."""
+        told = set()
+        for event in events:
+            channel = asked_for[event.tenant_id]
+            if self._channels.get(event.tenant_id) is channel:
+                channel.add(event)
+                told.add(channel)
+                self._in_order.append((channel, event))
+                self.characters += len(event.data)
+        self.end = reached
+        for tenant_id, channel in self._channels.items():
+            if asked_for.get(tenant_id) is not channel:
+                channel.begin(reached)
+        self._shrink()
+        for channel in told:
+            channel.tell()
+
+    def _shrink(self) -> None:
+        while len(self._in_order) > self._most_events or self.characters > self._most_characters:
+            channel, event = self._in_order.popleft()
+            self.characters -= len(event.data)
+            channel.forget(event)
+
+    def tell_everybody(self) -> None:
+        for channel in self._channels.values():
+            channel.tell()

@@ -1,0 +1,73 @@
+"""Listeners of a tail that note what they hear, as fast as a test lets them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID
+
+from consumers.listener import Gone, Heard, Listener
+from consumers.tail import Tail
+from tests.support.arrivals import Arrivals
+
+
+class Hearing:
+    """What one listener has heard; it reads on only while `may_read` is set."""
+
+    def __init__(self) -> None:
+        self.heard: Arrivals[Heard] = Arrivals()
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+        self.listener: Listener | None = None
+
+    @property
+    def events(self) -> list[UUID]:
+        return [heard.id for heard in self.heard if not isinstance(heard, Gone)]
+
+    @property
+    def positions(self) -> list[int]:
+        return [heard.pos for heard in self.heard if not isinstance(heard, Gone)]
+
+    async def listen(
+        self,
+        tail: Tail,
+        tenant: UUID,
+        types: Collection[str] = (),
+        after: int | None = None,
+        joined: asyncio.Event | None = None,
+    ) -> None:
+        async with tail.listen(tenant, types, after=after) as self.listener:
+            if joined:
+                joined.set()
+            async for heard in self.listener:
+                self.heard.add(heard)
+                await self.may_read.wait()
+
+
+@asynccontextmanager
+async def running(tail: Tail) -> AsyncIterator[asyncio.Event]:
+    """Yields what stops it."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(tail.run(stop))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await task
+
+
+@asynccontextmanager
+async def hearing(
+    tail: Tail, tenant: UUID, types: Collection[str] = (), after: int | None = None
+) -> AsyncIterator[Hearing]:
+    """A listener that has joined."""
+    it, joined = Hearing(), asyncio.Event()
+    task = asyncio.create_task(it.listen(tail, tenant, types, after, joined))
+    waiting = asyncio.create_task(joined.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    try:
+        yield it
+    finally:
+        waiting.cancel()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
