@@ -122,7 +122,7 @@ class Database:
 
 
 async def connect_as_owner(url: str) -> asyncpg.Connection:
-    """For migrations and drills alone. Raises Unavailable with a sentence when it cannot."""
+    """For migrations, retention and drills alone. Raises Unavailable with a sentence when it cannot."""
     with _sentences(url):
         connection: asyncpg.Connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
         return connection

@@ -5,7 +5,8 @@
 SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1;
 
 -- name: positions_missing
--- $1 position. How many of the positions after it, up to the log's end, no event has; one snapshot sees both.
+-- $1 position. How many of the positions after it, up to the log's end, no event has; one snapshot sees both. What
+-- retention has dropped is missing, too.
 SELECT (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1) - $1::bigint
        - (SELECT count(*) FROM event_log WHERE pos > $1::bigint);
 

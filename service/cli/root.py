@@ -39,6 +39,7 @@ SECTIONS: Final = {
         "billing": "Renew and recover subscriptions, or simulate a business.",
         "analytics": "Figures for analysts, as SQL views and as files.",
         "consumers": "How far the log has been worked off, and what was parked.",
+        "retention": "Drop old months that nobody needs any more.",
     },
     "Receive": {
         "listen": "A local receiver that verifies webhooks and prints them.",

@@ -42,13 +42,14 @@ SENDERS = {
     "projections": (SANDBOX, LIVE),
     "positions": (SANDBOX, LIVE),
     "replays": (SANDBOX, LIVE),
+    "retention": (OWNER,),
     "rollups": (SANDBOX, LIVE),
     "switches": (SANDBOX, LIVE),
     "tenants": (CORE_ROLE,),
     "wallet": (CORE_ROLE,),
     "workers": (CORE_ROLE,),
 }
-DDL = {"roles"}  # takes no parameters, runs in every migration
+DDL = {"roles", "retiring"}  # takes no parameters, runs in every migration and in retention
 SEVERAL_STATEMENTS = {("migrations", "prepare"), ("migrations", "grant_usage")}
 NEITHER_EXPLAINED = ("SET", "LOCK")
 

@@ -22,3 +22,67 @@ DO $$
 BEGIN
     EXECUTE format('GRANT SELECT ON retired_months TO %I', 'duro_' || current_schema());
 END $$;
+
+-- A month that is being retired is sealed first: from the moment the trigger is there every transaction that wrote to the
+-- partition has ended, and none can write again, so that what is found out about it stays true. Making the trigger
+-- waits for the partition's writers and holds up its writers alone.
+CREATE FUNCTION refuse_retiring() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is being retired: nothing is recorded in that month or sent again any more', TG_TABLE_NAME
+        USING ERRCODE = 'object_not_in_prerequisite_state',
+              HINT = 'duro retention run finishes what it began, or opens the month again.';
+END $$;
+
+CREATE FUNCTION seal_partition(leaf regclass) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = leaf AND tgname = 'retiring') THEN
+        EXECUTE format('CREATE TRIGGER retiring BEFORE INSERT OR UPDATE ON %s '
+                       'FOR EACH ROW EXECUTE FUNCTION refuse_retiring()', leaf);
+    END IF;
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER retiring', leaf);
+END $$;
+
+-- Disabled and not dropped, which would wait for readers and hold them up.
+CREATE FUNCTION unseal_partition(leaf regclass) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE %s DISABLE TRIGGER retiring', leaf);
+END $$;
+
+-- Frees what a partition holds and leaves it in its place. The owner alone may, within one transaction.
+CREATE FUNCTION empty_partition(leaf regclass) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    append_only boolean := EXISTS (SELECT FROM pg_trigger WHERE tgrelid = leaf AND tgname = 'append_only');
+BEGIN
+    IF append_only THEN
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER append_only', leaf);
+    END IF;
+    EXECUTE format('TRUNCATE %s', leaf);
+    IF append_only THEN
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER append_only', leaf);
+    END IF;
+END $$;
+
+-- The consumers that retention waits for, and how far each has come. The one for rebuilding a projection is always there,
+-- and counts while a rebuild is under way. Looked up when it is called: projections may be younger than this function.
+CREATE FUNCTION consumers_that_hold(OUT consumer text, OUT pos bigint) RETURNS SETOF record
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    every text := 'SELECT c.name, coalesce((SELECT k.pos FROM cursors k WHERE k.consumer = c.name '
+                  'ORDER BY k.tick DESC LIMIT 1), 0) FROM consumers c';
+BEGIN
+    IF to_regclass('projections') IS NULL THEN
+        RETURN QUERY EXECUTE every;
+    ELSE
+        RETURN QUERY EXECUTE every || ' WHERE NOT EXISTS (SELECT FROM projections p '
+                                      'WHERE c.name = p.name || ''_rebuild'' AND p.building IS NULL)';
+    END IF;
+END $$;
+
+DO $$
+BEGIN
+    EXECUTE 'REVOKE EXECUTE ON FUNCTION refuse_retiring(), seal_partition(regclass), unseal_partition(regclass), '
+            'empty_partition(regclass), consumers_that_hold() FROM PUBLIC';
+END $$;

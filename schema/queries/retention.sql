@@ -1,0 +1,121 @@
+-- What retention asks, as the owner, of the mode in its search_path. See schema/retention.py for the rules and
+-- schema/retiring.py for the protocol. Months are [$1, $2).
+
+-- name: lock
+-- $1 key. Whether this session is now the only one that retires months here.
+SELECT pg_try_advisory_lock($1::bigint);
+
+-- name: unlock
+-- $1 key.
+SELECT pg_advisory_unlock($1::bigint);
+
+-- name: now
+-- The database's clock, by which events are recorded.
+SELECT now();
+
+-- name: partitions
+-- Every monthly partition that is attached, oldest first. A partition is filled when it takes room, empty rows or not.
+SELECT p.relname AS parent, c.relname AS partition,
+       to_date(right(c.relname, 7), 'YYYY_MM') AS month,
+       pg_total_relation_size(c.oid) AS bytes, pg_relation_size(c.oid) > 0 AS filled
+  FROM pg_partitioned_table t
+  JOIN pg_class p ON p.oid = t.partrelid AND p.relnamespace = current_schema()::regnamespace
+  JOIN pg_inherits i ON i.inhparent = p.oid
+  JOIN pg_class c ON c.oid = i.inhrelid
+ WHERE t.partstrat = 'r'
+   AND left(c.relname, -8) = p.relname AND right(c.relname, 8) ~ '^_\d{4}_(0[1-9]|1[0-2])$'
+ ORDER BY month, parent;
+
+-- name: facts
+-- $1 and $2. Of a month's events: how many, how many have no position, the first and the last position. Of its
+-- deliveries: how many are pending, and how many were settled so lately that a late result may still come.
+SELECT (SELECT count(*) FROM events e WHERE e.created_at >= $1 AND e.created_at < $2) AS events,
+       (SELECT count(*) FROM events e
+         WHERE e.created_at >= $1 AND e.created_at < $2
+           AND NOT EXISTS (SELECT FROM event_log l
+                            WHERE l.created_at >= $1 AND l.created_at < $2 AND l.event_id = e.id)) AS unsequenced,
+       log.first_pos, log.last_pos, d.pending, d.just_settled
+  FROM (SELECT coalesce(min(pos), 0) AS first_pos, coalesce(max(pos), 0) AS last_pos
+          FROM event_log WHERE created_at >= $1 AND created_at < $2) AS log,
+       (SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
+               count(*) FILTER (WHERE settled_at > now() - interval '1 hour') AS just_settled
+          FROM webhook_deliveries WHERE created_at >= $1 AND created_at < $2) AS d;
+
+-- name: behind
+-- $1 and $2. Consumers that have not applied all of a month's events, and how many they lack.
+SELECT h.consumer, m.events
+  FROM consumers_that_hold() h
+ CROSS JOIN LATERAL (SELECT count(*) AS events FROM event_log l
+                      WHERE l.created_at >= $1 AND l.created_at < $2 AND l.pos > h.pos) AS m
+ WHERE m.events > 0
+ ORDER BY h.consumer;
+
+-- name: parked
+-- $1 and $2. Consumers that have parked events of a month, and how many.
+SELECT consumer, count(*) AS events
+  FROM dead_events WHERE created_at >= $1 AND created_at < $2 GROUP BY consumer ORDER BY consumer;
+
+-- name: replays
+-- $1 and $2, $3 the month's first position and $4 its last. Unfinished replays that have a part of it before them.
+SELECT id
+  FROM webhook_replays
+ WHERE finished_at IS NULL
+   AND (at_time < $2 AND until > $1 OR at_pos < $4::bigint AND until_pos >= $3::bigint)
+ ORDER BY id;
+
+-- name: by_index
+-- For the present transaction, in which others wait.
+SET LOCAL enable_seqscan = off;
+
+-- name: waits_for_delivery
+-- $1 and $2. Whether a delivery is pending, by two indexes: it is asked under a lock.
+SELECT EXISTS (SELECT FROM webhook_deliveries
+                WHERE created_at >= $1 AND created_at < $2 AND status = 'pending' AND lease IS NULL)
+    OR EXISTS (SELECT FROM webhook_deliveries WHERE created_at >= $1 AND created_at < $2 AND lease IS NOT NULL);
+
+-- name: seal
+-- $1 partition.
+SELECT seal_partition($1::text::regclass);
+
+-- name: unseal
+-- $1 partition.
+SELECT unseal_partition($1::text::regclass);
+
+-- name: sealed
+-- Partitions that are sealed although their month is not on its way out: a run ended in between.
+SELECT c.relname
+  FROM pg_trigger t
+  JOIN pg_class c ON c.oid = t.tgrelid AND c.relnamespace = current_schema()::regnamespace
+ WHERE t.tgname = 'retiring' AND t.tgenabled <> 'D'
+   AND NOT EXISTS (SELECT FROM retired_months m
+                    WHERE m.finished_at IS NULL AND right(c.relname, 7) = to_char(m.month, 'YYYY_MM'))
+ ORDER BY c.relname;
+
+-- name: empty
+-- $1 partition.
+SELECT empty_partition($1::text::regclass);
+
+-- name: begin
+-- $1 month, $2 its last position, $3 how many events it has. From its commit on the month is as good as gone.
+INSERT INTO retired_months (month, last_pos, events) VALUES ($1, $2, $3);
+
+-- name: under_way
+-- Months that are on their way out.
+SELECT month, events FROM retired_months WHERE finished_at IS NULL ORDER BY month;
+
+-- name: finish
+-- $1 month.
+UPDATE retired_months SET finished_at = clock_timestamp() WHERE month = $1 AND finished_at IS NULL;
+
+-- name: state
+-- $1 partition: null when there is no such table, else attached, pending (its detaching was interrupted) or detached;
+-- and its bytes.
+SELECT CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'pending' ELSE 'attached' END AS state,
+       pg_total_relation_size(c.oid) AS bytes
+  FROM pg_class c
+  LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+ WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = $1 AND c.relkind = 'r';
+
+-- name: oldest_transaction
+-- What a detaching may be waiting for: for how many seconds it has been open, and its process.
+SELECT seconds, pid FROM core.oldest_transaction();

@@ -1,0 +1,285 @@
+"""How a month of events goes, with producers at work, so that nothing slips in between the last look and the drop:
+
+      seal events and deliveries     whoever wrote to them has ended, nobody can any more
+              │
+      look again, which now stays true ── somebody needs it ──► unseal: kept
+              │
+      note it in retired_months      from this commit on the month is as good as gone, and positions tell so;
+              │                      a run that dies after it is finished by the next one
+      for events, event_log, webhook_deliveries, webhook_attempts:
+              detach, concurrently   waits for those who use the parent, holds up none of them
+              count once more        another number than was noted: stop, and drop nothing
+              drop
+
+Events go before event_log: an event without a position would get a second one after a restore (sequence_restored_events
+looks for what has none). A run that dies before the note leaves a sealed month, which the next one unseals first.
+
+What is emptied instead of dropped is one transaction under one partition's lock, and asks again inside it. Locks that could
+hold others up are waited for in short tries.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import asyncpg
+
+from schema.errors import Conflict
+from schema.modes import Mode
+from schema.queries import load
+from schema.retention import (
+    DELIVERIES,
+    EVENTS,
+    Ages,
+    Candidate,
+    Facts,
+    Fate,
+    Month,
+    Rules,
+    candidates,
+    facts_of,
+    monthly_partitions,
+    reasons_to_keep,
+)
+
+_SQL = load("retention")
+_DDL = load("retiring")
+_LOCK_KEY: Final = 0x726574656E74  # "retent"
+_SHORT: Final = "100ms"  # others stand behind us in the queue for as long
+_LONG: Final = "2s"  # nobody does
+_PAUSE_S: Final = 0.2
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a candidate, or would."""
+
+    mode: Mode
+    candidate: Candidate
+    kept: Sequence[str]
+    """Why; nothing: it went."""
+
+    @property
+    def freed(self) -> int:
+        return 0 if self.kept else self.candidate.bytes
+
+
+@asynccontextmanager
+async def only_one(owner: asyncpg.Connection) -> AsyncIterator[None]:
+    """For the whole connection, which ends it. Raises Conflict while another run is at it in this database."""
+    if not await owner.fetchval(_SQL["lock"], _LOCK_KEY):
+        raise Conflict("Another duro retention run is at work in this database: wait for it to end.")
+    try:
+        yield
+    finally:
+        if not owner.is_closed():
+            await owner.execute(_SQL["unlock"], _LOCK_KEY)
+
+
+class Retiring:
+    """One mode's months, through the owner's connection."""
+
+    def __init__(
+        self,
+        owner: asyncpg.Connection,
+        mode: Mode,
+        ages: Ages,
+        *,
+        progress: Progress = lambda _line: None,
+        patience_s: float = 60.0,
+    ) -> None:
+        self._owner = owner
+        self._mode = mode
+        self._ages = ages
+        self._progress = progress
+        self._patience_s = patience_s
+
+    async def plan(self) -> AsyncIterator[Outcome]:
+        """What a run would do, changing nothing."""
+        await self._enter()
+        async for outcome in self._each(self._would):
+            yield outcome
+
+    async def run(self) -> AsyncIterator[Outcome]:
+        """Raises Conflict when something holds it up for too long, or is not as it was left: run it again then."""
+        await self._enter()
+        await self._finish_what_was_begun()
+        await self._unseal_what_was_left()
+        async for outcome in self._each(self._do):
+            yield outcome
+
+    async def _enter(self) -> None:
+        await self._owner.execute(f"SET search_path = {self._mode.schema}, pg_temp")
+        await self._owner.execute("SET timezone = 'UTC'")
+        # A run that is killed is not to be at work for the server until its long look has ended.
+        await self._owner.execute("SET client_connection_check_interval = '1s'")
+
+    async def _each(self, deal_with: Callable[[Candidate], Awaitable[list[str]]]) -> AsyncIterator[Outcome]:
+        now = await self._owner.fetchval(_SQL["now"])
+        kept_since: dict[Rules, Month] = {}
+        gone: set[tuple[Month, bool]] = set()
+        for candidate in candidates(await monthly_partitions(self._owner), self._ages, now):
+            rows = (candidate.month, candidate.rules is Rules.ACTIVITY)
+            if rows in gone:
+                continue
+            if older := kept_since.get(candidate.rules):
+                reasons = [f"{older} is kept, and is older"]
+            elif not (reasons := await deal_with(candidate)):
+                gone.add(rows)
+            if reasons:
+                kept_since.setdefault(candidate.rules, candidate.month)
+            yield Outcome(self._mode, candidate, reasons)
+
+    async def _would(self, candidate: Candidate) -> list[str]:
+        return reasons_to_keep(await facts_of(self._owner, candidate.month), candidate.rules)
+
+    async def _do(self, candidate: Candidate) -> list[str]:
+        self._tell(candidate.month, "looking")
+        if reasons := await self._would(candidate):
+            return reasons
+        if candidate.fate is Fate.EMPTY:
+            return await self._empty(candidate)
+        if candidate.rules is Rules.ACTIVITY:
+            for partition in candidate.partitions:
+                await self._patiently(partition.name, _SHORT, partial(self._drop, partition.name))
+            return []
+        return await self._retire(candidate)
+
+    # A month of events
+
+    async def _retire(self, candidate: Candidate) -> list[str]:
+        month = candidate.month
+        try:
+            await self._seal(candidate)
+        except Conflict:
+            await self._unseal_what_was_left()
+            raise
+        facts = await facts_of(self._owner, month)
+        if reasons := reasons_to_keep(facts, candidate.rules):
+            await self._unseal_what_was_left()
+            return reasons
+        await self._note(month, facts)
+        await self._finish(month, facts.events)
+        return []
+
+    async def _seal(self, candidate: Candidate) -> None:
+        for partition in candidate.partitions:
+            if partition.parent in {"events", "webhook_deliveries"}:
+                wait = _LONG if partition.parent == "events" else _SHORT
+                await self._patiently(
+                    partition.name, wait, partial(self._owner.execute, _SQL["seal"], partition.name)
+                )
+
+    async def _unseal_what_was_left(self) -> None:
+        for row in await self._owner.fetch(_SQL["sealed"]):
+            name = row["relname"]
+            await self._patiently(name, _SHORT, partial(self._owner.execute, _SQL["unseal"], name))
+
+    async def _note(self, month: Month, facts: Facts) -> None:
+        await self._owner.execute(_SQL["begin"], month.first, facts.last_pos, facts.events)
+
+    async def _finish_what_was_begun(self) -> None:
+        for row in await self._owner.fetch(_SQL["under_way"]):
+            self._tell(month := Month(row["month"]), "finishing what an earlier run began")
+            await self._finish(month, row["events"])
+
+    async def _finish(self, month: Month, events: int) -> None:
+        for parent in (*EVENTS, *DELIVERIES):
+            name = f"{parent}_{month.suffix}"
+            await self._detach(parent, name)
+            if await self._state(name):
+                if parent in EVENTS:
+                    await self._require_as_it_was(name, events)
+                self._tell(month, f"dropping {name}")
+                await self._patiently(name, _LONG, partial(self._drop, name))
+        await self._owner.execute(_SQL["finish"], month.first)
+
+    async def _detach(self, parent: str, name: str) -> None:
+        async def detach() -> None:
+            match await self._state(name):
+                case "attached":
+                    await self._owner.execute(_named("detach", name, parent))
+                case "pending":
+                    await self._owner.execute(_named("finish_detaching", name, parent))
+
+        await self._patiently(name, _LONG, detach)
+
+    async def _require_as_it_was(self, name: str, events: int) -> None:
+        found = await self._owner.fetchval(_named("count", name))
+        if found != events:
+            raise Conflict(
+                f"{self._mode.schema}.{name} has {found} rows and had {events} when it was closed, so somebody went past "
+                "its seal: it is detached and will not be dropped; move what is new elsewhere, then run this again."
+            )
+
+    async def _drop(self, name: str) -> None:
+        await self._owner.execute(_named("drop", name))
+
+    # What is emptied
+
+    async def _empty(self, candidate: Candidate) -> list[str]:
+        reasons: list[str] = []
+
+        async def empty() -> None:
+            async with self._owner.transaction():
+                for partition in candidate.partitions:
+                    await self._owner.execute(_named("lock", partition.name))
+                await self._owner.execute(_SQL["by_index"])
+                waits = candidate.rules is not Rules.ACTIVITY and await self._owner.fetchval(
+                    _SQL["waits_for_delivery"], candidate.month.start, candidate.month.end
+                )
+                if waits:
+                    reasons.append("a delivery has just become pending")
+                    return
+                for partition in candidate.partitions:
+                    await self._owner.execute(_SQL["empty"], partition.name)
+
+        self._tell(candidate.month, "emptying")
+        await self._patiently(candidate.partitions[0].name, _SHORT, empty)
+        return reasons
+
+    # Waiting
+
+    async def _state(self, name: str) -> str | None:
+        row = await self._owner.fetchrow(_SQL["state"], name)
+        return row["state"] if row else None
+
+    async def _patiently(self, name: str, wait: str, action: Callable[[], Awaitable[object]]) -> None:
+        """Tries again while others are in the way; after long enough raises Conflict."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience_s
+        await self._owner.execute(f"SET lock_timeout = '{wait}'")
+        while True:
+            try:
+                await action()
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                if loop.time() > until:
+                    raise Conflict(await self._who_is_in_the_way(name)) from None
+                self._progress(f"{self._mode}: waiting for transactions that use {name}")
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
+
+    async def _who_is_in_the_way(self, name: str) -> str:
+        row = await self._owner.fetchrow(_SQL["oldest_transaction"])
+        oldest = (
+            f" (the oldest has been open for {row['seconds']:.0f} s, process {row['pid']})"
+            if row and row["seconds"] is not None
+            else ""
+        )
+        return (
+            f"Transactions have been in the way of {self._mode.schema}.{name} for {self._patience_s:.0f} s{oldest}: "
+            "run this again when they have ended; it goes on where it stopped."
+        )
+
+    def _tell(self, month: Month, what: str) -> None:
+        self._progress(f"{self._mode} {month}: {what}")
+
+
+def _named(statement: str, partition: str, parent: str = "") -> str:
+    return _DDL[statement].replace(":partition", partition).replace(":parent", parent)

@@ -1,0 +1,154 @@
+"""`duro retention`."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import click
+import uvloop
+from rich.console import Console
+
+from schema.database import Database
+from schema.modes import Mode
+from schema.retention import Ages, Fate
+from schema.retiring import Outcome, Progress
+from service import retention as work
+from service.backbone import backbone
+from service.cli import options
+from service.cli.app import App, command, database_errors, group
+from service.cli.views import table
+
+F = TypeVar("F", bound=Callable[..., Any])
+_Work = Callable[[str, Sequence[Mode], Ages, Progress], AsyncIterator[Outcome]]
+_AGE: Final = options.Duration(timedelta(days=1), timedelta(days=36_500))
+_UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+@group("retention")
+def retention() -> None:
+    """Drop old months: events, deliveries, attempts and the activity feed.
+
+    Age alone drops nothing. A month of events stays while one of its events has no position, a consumer has not applied
+    them all or has parked one, a delivery is pending, or an unfinished replay can come to it; what is kept is told
+    with its reasons. Hourly figures are kept for ever. What no option names is kept, too.
+    """
+
+
+def _ages(function: F) -> F:
+    """Gives the command `mode` and its four ages."""
+    for decorate in (
+        click.option("--mode", type=options.ModeChoice(), help="Only in this mode."),
+        click.option("--activity", type=_AGE, help="Keep lines of the activity feed for so long."),
+        click.option(
+            "--attempts", type=_AGE, help="Keep attempts for so long, at most as long as deliveries."
+        ),
+        click.option(
+            "--deliveries", type=_AGE, help="Keep deliveries for so long, at most as long as events."
+        ),
+        click.option(
+            "--events", type=_AGE, help="Keep events for so long, counted from the end of their month."
+        ),
+    ):
+        function = decorate(function)
+    return function
+
+
+@command(retention, "plan")
+@_ages
+def plan(app: App, mode: Mode | None, **ages: timedelta | None) -> None:
+    """Show what a run would drop, what it would keep, and why. Changes nothing.
+
+    \b
+    Example:
+      duro retention plan --events 400d --deliveries 400d --attempts 90d --activity 400d
+    """
+    _work(app, work.plan, mode, Ages(**ages), dry_run=True)
+
+
+@command(retention, "run")
+@_ages
+@click.option("--dry-run", is_flag=True, help="The same as duro retention plan.")
+def run(app: App, mode: Mode | None, dry_run: bool, **ages: timedelta | None) -> None:
+    """Drop what is old enough and what nobody needs. Look at duro retention plan first: it cannot be undone.
+
+    Producers and workers go on meanwhile. It may be ended anywhere, and the next run finishes what it began. Whoever
+    follows the log from a position before what was dropped is told so.
+
+    \b
+    Example:
+      duro retention run --events 400d --deliveries 400d --attempts 90d --activity 400d
+    """
+    _work(app, work.plan if dry_run else work.run, mode, Ages(**ages), dry_run=dry_run)
+
+
+def _work(app: App, do: _Work, mode: Mode | None, ages: Ages, *, dry_run: bool) -> None:
+    modes = [mode] if mode else list(Mode)
+    with backbone(app.settings, app.progress) as base:
+
+        async def collect() -> list[Outcome]:
+            if base.embedded:
+                await base.migrate(app.progress)
+            async with Database.open(base.url, base.key, name="duro cli", max_per_role=1):
+                pass  # it is there, and of this version
+            return [outcome async for outcome in do(base.url, modes, ages, app.progress)]
+
+        with database_errors():
+            outcomes = uvloop.run(collect())
+    app.result(
+        {
+            "dryRun": dry_run,
+            "months": [_shape(outcome) for outcome in outcomes],
+            "bytesFreed": 0 if dry_run else _freed(outcomes),
+        },
+        lambda out: _show(out, outcomes, dry_run=dry_run),
+    )
+
+
+def _shape(outcome: Outcome) -> dict[str, object]:
+    candidate = outcome.candidate
+    return {
+        "mode": outcome.mode.value,
+        "month": str(candidate.month),
+        "what": candidate.rules.value,
+        "fate": candidate.fate.value,
+        "tables": [partition.name for partition in candidate.partitions],
+        "bytes": candidate.bytes,
+        "kept": list(outcome.kept),
+    }
+
+
+def _show(out: Console, outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
+    rows = [
+        (
+            outcome.mode,
+            outcome.candidate.month,
+            outcome.candidate.rules,
+            _told(outcome.candidate.bytes),
+            _fate(outcome, dry_run=dry_run),
+        )
+        for outcome in outcomes
+    ]
+    table(out, ("Mode", "Month", "What", "Size", "Fate"), rows, none="No month is old enough.")
+    if outcomes:
+        freed = _told(_freed(outcomes))
+        out.print(f"{freed} would be freed: duro retention run does it." if dry_run else f"{freed} freed.")
+
+
+def _fate(outcome: Outcome, *, dry_run: bool) -> str:
+    if outcome.kept:
+        return f"kept: {'; '.join(outcome.kept)}"
+    if dry_run:
+        return f"would {outcome.candidate.fate}"
+    return {Fate.DROP: "dropped", Fate.EMPTY: "emptied"}[outcome.candidate.fate]
+
+
+def _freed(outcomes: Sequence[Outcome]) -> int:
+    return sum(outcome.freed for outcome in outcomes)
+
+
+def _told(size: float) -> str:
+    for unit in _UNITS[:-1]:
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} {_UNITS[-1]}"

@@ -1,0 +1,31 @@
+"""Old months out of both modes, or one, through the owner's connection."""
+
+from collections.abc import AsyncIterator, Sequence
+
+from schema.database import connect_as_owner
+from schema.modes import Mode
+from schema.retention import Ages
+from schema.retiring import Outcome, Progress, Retiring, only_one
+
+
+async def plan(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) -> AsyncIterator[Outcome]:
+    """What `run` would do now. Changes nothing, and may be asked while another runs."""
+    owner = await connect_as_owner(url)
+    try:
+        for mode in modes:
+            async for outcome in Retiring(owner, mode, ages, progress=progress).plan():
+                yield outcome
+    finally:
+        await owner.close()
+
+
+async def run(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) -> AsyncIterator[Outcome]:
+    """Raises Conflict: another is at work, or somebody is in the way. What it has done so far stays done."""
+    owner = await connect_as_owner(url)
+    try:
+        async with only_one(owner):
+            for mode in modes:
+                async for outcome in Retiring(owner, mode, ages, progress=progress).run():
+                    yield outcome
+    finally:
+        await owner.close()

@@ -1,0 +1,355 @@
+"""A month goes when it is old enough and nobody needs it, and each reason to keep it is told."""
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from schema import log
+from schema.database import Database, Pool
+from schema.errors import InvalidInput
+from schema.ids import new_id
+from schema.modes import Mode
+from schema.positions import events_after
+from schema.retention import Ages, Fate, Month
+from tests.support.events import record, sequence_all
+from tests.support.months import (
+    OLD,
+    OLDER,
+    YOUNG,
+    attached,
+    finished,
+    past,
+    retire,
+    standing,
+    summary,
+)
+
+Spoil = Callable[[Pool, asyncpg.Connection], Awaitable[object]]
+EVENTS = (str(OLD), "events")
+
+
+@pytest.fixture
+def data(database: Database) -> Pool:
+    return database.data(Mode.TEST)
+
+
+@pytest.fixture
+async def old(data: Pool, tenant: UUID) -> list[UUID]:
+    """Events of a month that may go."""
+    events = await past(data, tenant, OLD)
+    await finished(data)
+    return events
+
+
+async def count(owner: asyncpg.Connection, table: str) -> int:
+    return int(await owner.fetchval(f"SELECT count(*) FROM sandbox.{table}"))
+
+
+async def test_a_month_that_nobody_needs_goes_with_all_that_belongs_to_it(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    young = [*await past(data, tenant, YOUNG), await record(data, tenant)]
+    await finished(data)
+    outcomes = await retire(owner)
+    assert summary([o for o in outcomes if o.candidate.month == OLD]) == {EVENTS: []}
+    assert all(outcome.freed > 0 for outcome in outcomes)
+    assert not await attached(owner, OLD)
+    assert await attached(owner, YOUNG)
+    for table in ("events", "event_log", "webhook_deliveries", "webhook_attempts"):
+        assert await count(owner, table) == len(young)
+    assert await retire(owner) == []
+
+
+async def test_a_dry_run_changes_nothing_and_says_what_a_run_would_do(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    await past(data, tenant, OLDER)
+    outcomes = await retire(owner, plan=True)
+    assert summary(outcomes)[str(OLDER), "events"] != []
+    assert summary(outcomes)[EVENTS] == [f"{OLDER} is kept, and is older"]
+    await finished(data)
+    before = await owner.fetch("SELECT relname, relfilenode FROM pg_class ORDER BY oid")
+    triggers = await owner.fetch("SELECT tgrelid, tgname, tgenabled FROM pg_trigger ORDER BY oid")
+    outcomes = await retire(owner, plan=True)
+    assert summary(outcomes)[EVENTS] == []
+    assert await owner.fetch("SELECT relname, relfilenode FROM pg_class ORDER BY oid") == before
+    assert await owner.fetch("SELECT tgrelid, tgname, tgenabled FROM pg_trigger ORDER BY oid") == triggers
+    assert await count(owner, "retired_months") == 0
+    assert summary(await retire(owner)) == summary(outcomes)
+
+
+async def unsequenced(data: Pool, owner: asyncpg.Connection) -> None:
+    await past(data, await data.fetchval("SELECT tenant_id FROM events LIMIT 1"), OLD, 2)
+
+
+async def not_applied(data: Pool, owner: asyncpg.Connection) -> None:
+    await data.execute("INSERT INTO cursors (consumer, pos) VALUES ('fanout', 1)")
+
+
+async def a_new_consumer(data: Pool, owner: asyncpg.Connection) -> None:
+    await owner.execute("INSERT INTO sandbox.consumers VALUES ('feed_rebuild')")
+
+
+async def a_rebuild_under_way(data: Pool, owner: asyncpg.Connection) -> None:
+    await a_new_consumer(data, owner)
+    await owner.execute(
+        "CREATE TABLE sandbox.projections (name text, building int); INSERT INTO sandbox.projections VALUES ('feed', 2)"
+    )
+
+
+async def parked(data: Pool, owner: asyncpg.Connection) -> None:
+    event = await log.read_one(data, 1)
+    assert event is not None
+    async with data.acquire() as tx:
+        await log.park(tx, "fanout", event, "poison")
+
+
+async def pending(data: Pool, owner: asyncpg.Connection) -> None:
+    await data.execute("UPDATE webhook_deliveries SET status = 'pending', due_at = now(), retry_at = now()")
+
+
+async def leased(data: Pool, owner: asyncpg.Connection) -> None:
+    await pending(data, owner)
+    await data.execute("UPDATE webhook_deliveries SET lease = 1, leased_by = 1, leased_until = now()")
+
+
+async def just_settled(data: Pool, owner: asyncpg.Connection) -> None:
+    await data.execute("UPDATE webhook_deliveries SET settled_at = now()")
+
+
+async def replay_by_time(data: Pool, owner: asyncpg.Connection) -> None:
+    await data.execute(
+        "INSERT INTO webhook_replays (id, tenant_id, kind, statuses, since, until, at_time, at_id)"
+        " VALUES ($1, $1, 'replay', '{failed}', $2, now(), $2, $1)",
+        new_id(),
+        OLDER.start,
+    )
+
+
+async def replay_by_position(data: Pool, owner: asyncpg.Connection) -> None:
+    await data.execute(
+        "INSERT INTO webhook_replays (id, tenant_id, kind, statuses, after_pos, until_pos, at_pos)"
+        " VALUES ($1, $1, 'replay', '{failed}', 0, 2, 0)",
+        new_id(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (unsequenced, "2 events without a position"),
+        (not_applied, "consumer fanout is 2 events behind"),
+        (a_new_consumer, "consumer feed_rebuild is 3 events behind"),
+        (a_rebuild_under_way, "consumer feed_rebuild is 3 events behind"),
+        (parked, "1 event parked by consumer fanout: see duro consumers retry-dead"),
+        (pending, "3 deliveries pending"),
+        (leased, "3 deliveries pending"),
+        (just_settled, "3 deliveries settled within the last hour"),
+        (replay_by_time, "1 replay unfinished (rpl_"),
+        (replay_by_position, "1 replay unfinished (rpl_"),
+    ],
+)
+async def test_it_is_kept_while_somebody_needs_it_and_the_reason_is_told(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID], spoil: Spoil, reason: str
+) -> None:
+    await spoil(data, owner)
+    for plan in (True, False):
+        kept = summary(await retire(owner, plan=plan))[EVENTS]
+        assert len(kept) == 1
+        assert kept[0].startswith(reason)
+    assert await attached(owner, OLD)
+    assert (
+        await events_after(data, await data.fetchval("SELECT tenant_id FROM events LIMIT 1"), 0)
+    ).gone_up_to is None
+
+
+async def test_a_rebuild_that_is_not_under_way_holds_nothing_up(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    await a_rebuild_under_way(data, owner)
+    await owner.execute("UPDATE sandbox.projections SET building = NULL")
+    assert summary(await retire(owner))[EVENTS] == []
+
+
+@pytest.mark.parametrize("finish", ["finished_at = now()", "at_time = '{end}'", "until = '{start}'"])
+async def test_a_replay_that_cannot_come_to_it_holds_nothing_up(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID], finish: str
+) -> None:
+    await replay_by_time(data, owner)
+    await data.execute(
+        f"UPDATE webhook_replays SET {finish.format(start=OLD.start.isoformat(), end=OLD.end.isoformat())}"
+    )
+    assert summary(await retire(owner))[EVENTS] == []
+
+
+async def test_the_oldest_that_is_kept_keeps_those_after_it(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    """Also a month that was written last: a history that is brought along is like any other."""
+    await past(data, tenant, OLDER)
+    kept = summary(await retire(owner))
+    assert kept[str(OLDER), "events"][0].startswith("3 events without a position")
+    assert kept[EVENTS] == [f"{OLDER} is kept, and is older"]
+    assert await attached(owner, OLD)
+    await finished(data)
+    assert set(map(tuple, summary(await retire(owner)).values())) == {()}
+    assert not await attached(owner, OLDER)
+    assert not await attached(owner, OLD)
+
+
+async def test_age_counts_from_the_months_end(data: Pool, owner: asyncpg.Connection, old: list[UUID]) -> None:
+    now = await owner.fetchval("SELECT now()")
+    for spare, gone in ((timedelta(hours=1), False), (timedelta(hours=-1), True)):
+        age = now - OLD.end + spare
+        outcomes = await retire(owner, Ages(age, age, age))
+        assert (EVENTS in summary(outcomes)) == gone
+
+
+# Less than all of it
+
+
+async def test_attempts_may_go_first_and_a_replay_still_finds_a_place_for_its_own(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    outcomes = await retire(owner, Ages(attempts=timedelta(days=90)))
+    assert {outcome.candidate.fate for outcome in outcomes} == {Fate.EMPTY}
+    assert await count(owner, "webhook_attempts") == 0
+    assert await data.fetchval("SELECT sum(attempts) FROM webhook_deliveries") == 3
+    assert await attached(owner, OLD)
+    await data.execute("UPDATE webhook_deliveries SET settled_at = now()")
+    await finished(data)
+    assert await count(owner, "webhook_attempts") == 3
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await owner.execute(f"DELETE FROM sandbox.webhook_attempts_{OLD.suffix}")
+    await retire(owner, Ages(attempts=timedelta(days=90)))
+    assert await retire(owner, Ages(attempts=timedelta(days=90))) == [], "what is empty is no work"
+
+
+async def test_attempts_wait_for_pending_deliveries_and_for_nothing_else(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    ages = Ages(attempts=timedelta(days=90))
+    await not_applied(data, owner)
+    await replay_by_time(data, owner)
+    await pending(data, owner)
+    assert summary(await retire(owner, ages)) == {(str(OLD), "attempts"): ["3 deliveries pending"]}
+    await data.execute("UPDATE webhook_deliveries SET status = 'failed', due_at = NULL, settled_at = now()")
+    assert summary(await retire(owner, ages)) == {(str(OLD), "attempts"): []}
+
+
+async def test_deliveries_may_go_before_events_which_can_then_be_sent_anew(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    ages = Ages(deliveries=timedelta(days=90), attempts=timedelta(days=90))
+    await not_applied(data, owner)
+    assert summary(await retire(owner, ages))[str(OLD), "deliveries"] == [
+        "consumer fanout is 2 events behind"
+    ]
+    await finished(data)
+    assert summary(await retire(owner, ages))[str(OLD), "deliveries"] == []
+    assert await count(owner, "webhook_deliveries") == await count(owner, "webhook_attempts") == 0
+    assert await count(owner, "events") == 3
+    await finished(data)
+    assert await count(owner, "webhook_deliveries") == 3, "there is a place for them"
+
+
+async def test_the_feed_is_emptied_while_there_are_events_and_dropped_after_them(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    await owner.execute(
+        f"""
+        CREATE TABLE sandbox.activity (generation int, created_at timestamptz) PARTITION BY LIST (generation);
+        CREATE TABLE sandbox.activity_g1 PARTITION OF sandbox.activity FOR VALUES IN (1) PARTITION BY RANGE (created_at);
+        CREATE TABLE sandbox.activity_g1_{OLD.suffix} PARTITION OF sandbox.activity_g1
+           FOR VALUES FROM ('{OLD.start.isoformat()}') TO ('{OLD.end.isoformat()}');
+        INSERT INTO sandbox.activity VALUES (1, '{OLD.start.isoformat()}');
+        """
+    )
+    ages = Ages(activity=timedelta(days=90))
+    (outcome,) = await retire(owner, ages)
+    assert (outcome.candidate.fate, list(outcome.kept)) == (Fate.EMPTY, [])
+    assert await count(owner, "activity") == 0
+    assert await retire(owner, ages) == []
+    await retire(owner)
+    (outcome,) = [o for o in await retire(owner, ages) if o.candidate.month == OLD]
+    assert (outcome.candidate.fate, list(outcome.kept)) == (Fate.DROP, [])
+    assert (await standing(owner, OLD)).attached == set()
+
+
+@pytest.mark.parametrize(
+    ("ages", "sentence"),
+    [
+        ({}, "Say what is to go and when"),
+        ({"events": 400}, "Deliveries cannot be kept longer than events, .* give --deliveries 400d or less"),
+        ({"events": 400, "deliveries": 401, "attempts": 1}, "give --deliveries 400d or less"),
+        (
+            {"deliveries": 90},
+            "Attempts cannot be kept longer than deliveries, .* give --attempts 90d or less",
+        ),
+        ({"deliveries": 90, "attempts": 91}, "give --attempts 90d or less"),
+    ],
+)
+def test_what_cannot_be_kept_without_another_is_refused(ages: dict[str, int], sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        Ages(**{name: timedelta(days=days) for name, days in ages.items()})
+
+
+# What is left
+
+
+async def test_what_is_gone_is_told_and_nothing_stumbles_over_it(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    recent = await record(data, tenant)
+    await finished(data)
+    await retire(owner)
+    page = await events_after(data, tenant, 0)
+    assert ([event.id for event in page.events], page.gone_up_to) == ([recent], 3)
+    assert (await events_after(data, tenant, 3)).gone_up_to is None
+    assert await log.read_one(data, 1) is None
+    assert [event.pos for event in await log.read_after(data, 0, 10)] == [4]
+
+
+async def test_a_restore_gives_nothing_a_second_position_after_it(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    """With another cluster's transaction ids, what has no position is looked for in what there is."""
+    recent = await record(data, tenant)
+    await finished(data)
+    await retire(owner)
+    await owner.execute("UPDATE sandbox.sequencer SET system_identifier = 1")
+    late = await record(data, tenant)
+    await sequence_all(data)
+    assert [(event.pos, event.id) for event in await log.read_after(data, 0, 10)] == [(4, recent), (5, late)]
+
+
+async def test_a_month_that_is_gone_can_be_written_again_and_goes_again(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    await retire(owner)
+    again = await past(data, tenant, OLD)
+    await finished(data)
+    page = await events_after(data, tenant, 3)
+    assert [event.id for event in page.events] == again
+    assert summary(await retire(owner))[EVENTS] == []
+    assert (await events_after(data, tenant, 3)).gone_up_to == 6
+
+
+async def test_modes_are_retired_apart(
+    database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    live = database.data(Mode.LIVE)
+    await past(live, tenant, OLD)
+    await finished(live)
+    await retire(owner)
+    assert (await live.fetchval("SELECT count(*) FROM events"), await count(owner, "events")) == (3, 0)
+
+
+def test_a_month_ends_where_the_next_begins() -> None:
+    from datetime import date
+
+    for first, end in ((date(2026, 12, 1), "2027-01-01"), (date(2028, 2, 1), "2028-03-01")):
+        assert f"{Month(first).end:%Y-%m-%d}" == end

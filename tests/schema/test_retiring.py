@@ -1,0 +1,358 @@
+"""A month goes with producers at work, and whatever ends a run, the next one finishes what it began and loses nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from schema import log
+from schema.database import Database, Pool
+from schema.errors import Conflict
+from schema.modes import Mode
+from schema.positions import events_after
+from schema.retention import Ages
+from schema.retiring import Retiring, only_one
+from tests.support.arrivals import Arrivals
+from tests.support.asking import until_waiting
+from tests.support.connections import LIVE, SANDBOX, Connect
+from tests.support.databases import OWNER
+from tests.support.events import record, sequence_all
+from tests.support.months import (
+    AGES,
+    OLD,
+    attached,
+    finished,
+    past,
+    retire,
+    standing,
+    summary,
+)
+
+EVENTS = (str(OLD), "events")
+CHANGES = ("execute", "fetchval", "fetchrow", "fetch")
+
+
+@pytest.fixture
+def data(database: Database) -> Pool:
+    return database.data(Mode.TEST)
+
+
+@pytest.fixture
+async def old(data: Pool, tenant: UUID) -> list[UUID]:
+    events = await past(data, tenant, OLD)
+    await finished(data)
+    return events
+
+
+class Dies(Exception):
+    """As a process that is killed."""
+
+
+class Mortal:
+    """The owner's connection up to its nth statement."""
+
+    def __init__(self, connection: asyncpg.Connection, statements: int) -> None:
+        self._connection = connection
+        self._left = statements
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._connection, name)
+        if name not in CHANGES:
+            return found
+
+        async def mortal(*arguments: Any, **options: Any) -> Any:
+            self._left -= 1
+            if self._left < 0:
+                self._connection.terminate()
+                raise Dies
+            return await found(*arguments, **options)
+
+        return mortal
+
+
+async def test_a_run_that_dies_at_any_statement_is_finished_by_the_next(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID
+) -> None:
+    """A month again and again, killed before another statement each time; in between the log is always sound."""
+    recent = await record(data, tenant)
+    age = await owner.fetchval("SELECT now()") - OLD.end
+    ages = Ages(age, age, age)
+    statement, died = 0, True
+    while died:
+        await past(data, tenant, OLD)
+        await finished(data)
+        end = await data.fetchval("SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1")
+        try:
+            await retire(Mortal(await connect(OWNER), statement), ages)
+        except Dies:
+            statement += 1
+        else:
+            died = False
+        if not await owner.fetchval("SELECT EXISTS (SELECT FROM retired_months WHERE finished_at IS NULL)"):
+            assert (await standing(owner, OLD)).others == set(), "what is not noted is whole"
+        unknown = await data.fetchval(
+            "SELECT count(*) FROM events e WHERE NOT EXISTS (SELECT FROM event_log l WHERE l.event_id = e.id)"
+        )
+        assert unknown == 0, "an event that a restore would give another position"
+        page = await events_after(data, tenant, 0)
+        assert len(page.events) == 4 or page.gone_up_to == end, "missing, and nobody was told"
+        await retire(owner, ages)
+        assert not await attached(owner, OLD)
+        assert await data.fetchval("SELECT array_agg(id) FROM events") == [recent]
+        assert not await owner.fetchval("SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'retiring')")
+    assert statement > 40, "it was killed at each of a run's statements"
+
+
+async def test_two_runs_at_once_and_the_second_says_so(connect: Connect, owner: asyncpg.Connection) -> None:
+    async with only_one(owner):
+        with pytest.raises(Conflict, match="Another duro retention run is at work"):
+            async with only_one(await connect(OWNER)):
+                pass
+    async with only_one(await connect(OWNER)):
+        pass
+
+
+# Others at work
+
+
+@asynccontextmanager
+async def at_work(work: Callable[[], Any]) -> AsyncIterator[None]:
+    """Again and again, meanwhile."""
+    over = asyncio.Event()
+
+    async def go_on() -> None:
+        while not over.is_set():
+            await work()
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield
+    finally:
+        over.set()
+        await task
+
+
+async def test_producers_that_write_meanwhile_lose_nothing_and_wait_for_nothing(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    producers = [await connect() for _ in range(3)]
+    for producer in producers:
+        await producer.execute("SET lock_timeout = '1s'")
+    recorded: Arrivals[UUID] = Arrivals()
+    read: list[UUID] = []
+
+    async def produce() -> None:
+        for producer in producers:
+            async with producer.transaction():
+                recorded.add(await record(producer, tenant))
+        await sequence_all(producers[0])
+        after = 3 + len(read)
+        read.extend(event.id for event in (await events_after(data, tenant, after)).events)
+
+    async with at_work(produce):
+        await recorded.count(10)
+        assert summary(await retire(owner))[EVENTS] == []
+        await recorded.count(len(recorded) + 10)
+    await sequence_all(data)
+    everything = [event.id for event in await log.read_after(data, 0, 1_000_000)]
+    assert sorted(everything) == sorted(recorded)
+    assert read == everything[: len(read)]
+
+
+async def test_a_transaction_left_open_holds_up_the_run_and_not_the_producers(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    left_open, producer = await connect(), await connect()
+    await producer.execute("SET lock_timeout = '1s'")
+    async with left_open.transaction():
+        first = await record(left_open, tenant)
+        run = asyncio.create_task(retire(owner))
+        await until_waiting(await connect(OWNER), owner)
+        second = await record(producer, tenant)
+        await sequence_all(producer)
+        page = await events_after(producer, tenant, 3)
+        assert [event.id for event in page.events] == [second]
+        assert not run.done()
+    assert summary(await run)[EVENTS] == []
+    await sequence_all(producer)
+    assert [event.id for event in await log.read_after(data, 0, 100)] == [second, first]
+
+
+async def test_when_it_waits_too_long_it_says_for_whom_and_goes_on_another_time(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    left_open = await connect()
+    async with left_open.transaction():
+        await record(left_open, tenant)
+        with pytest.raises(
+            Conflict, match=rf"have been in the way .* process {left_open.get_server_pid()}\)"
+        ):
+            await retire(owner, patience_s=0)
+        assert await owner.fetchval("SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == 1
+        assert await events_after(data, tenant, 3) is not None
+        await record(data, tenant)
+    await retire(owner)
+    assert not await attached(owner, OLD)
+
+
+# What slips in
+
+
+def with_a_surprise(owner: asyncpg.Connection, at: str, action: Callable[[], Any]) -> Retiring:
+    """A run in which `action` happens once, right before its step `at`."""
+    run = Retiring(owner, Mode.TEST, AGES, patience_s=10)
+    step = getattr(run, at)
+
+    async def first(*arguments: Any) -> Any:
+        setattr(run, at, step)
+        await action()
+        return await step(*arguments)
+
+    setattr(run, at, first)
+    return run
+
+
+async def test_an_event_dated_back_between_the_look_and_the_seal_keeps_the_month(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    run = with_a_surprise(owner, "_seal", lambda: past(data, tenant, OLD, 1))
+    outcomes = [outcome async for outcome in run.run()]
+    assert summary(outcomes)[EVENTS] == ["1 event without a position: let a worker run"]
+    await past(data, tenant, OLD, 1)  # it is open again
+    await finished(data)
+    assert len((await events_after(data, tenant, 0)).events) == 5
+    assert summary(await retire(owner))[EVENTS] == []
+
+
+async def test_an_event_dated_back_by_a_transaction_that_is_open_is_waited_for(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    importer = await connect()
+    transaction = importer.transaction()
+    await transaction.start()
+    await importer.fetchval(
+        "SELECT record_event($1::uuid, 'invoice_created', '{}', $2::timestamptz)", tenant, OLD.start
+    )
+    run = asyncio.create_task(retire(owner))
+    await until_waiting(await connect(OWNER), owner)
+    await transaction.commit()
+    assert summary(await run)[EVENTS] == ["1 event without a position: let a worker run"]
+    await finished(data)
+    assert len((await events_after(data, tenant, 0)).events) == 4
+
+
+async def test_a_sealed_month_takes_nothing_and_says_why(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    async def try_both() -> None:
+        for attempt in (
+            past(data, tenant, OLD, 1),
+            data.execute(
+                "UPDATE webhook_deliveries SET status = 'pending', due_at = now(), retry_at = now()"
+            ),
+        ):
+            with pytest.raises(
+                asyncpg.ObjectNotInPrerequisiteStateError, match=f"{OLD.suffix} is being retired"
+            ):
+                await attempt
+
+    run = with_a_surprise(owner, "_note", try_both)
+    assert summary([outcome async for outcome in run.run()])[EVENTS] == []
+
+
+async def test_a_delivery_replayed_between_the_look_and_the_seal_keeps_the_month(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    async def replay() -> None:
+        await data.execute(
+            "UPDATE webhook_deliveries SET status = 'pending', due_at = now(), retry_at = now()"
+        )
+
+    run = with_a_surprise(owner, "_seal", replay)
+    assert summary([o async for o in run.run()])[EVENTS] == ["3 deliveries pending"]
+    await data.execute("UPDATE webhook_deliveries SET due_at = now()")  # it is open again
+
+
+async def test_a_delivery_replayed_before_they_are_emptied_keeps_them(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    async def replay() -> None:
+        await data.execute(
+            "UPDATE webhook_deliveries SET status = 'pending', due_at = now(), retry_at = now()"
+        )
+
+    run = with_a_surprise(owner, "_empty", replay)
+    run._ages = Ages(deliveries=timedelta(days=90), attempts=timedelta(days=90))
+    (outcome, *_) = [o async for o in run.run()]
+    assert list(outcome.kept) == ["a delivery has just become pending"]
+    assert await data.fetchval("SELECT count(*) FROM webhook_deliveries") == 3
+
+
+async def test_what_goes_past_the_seal_is_never_dropped(
+    data: Pool, owner: asyncpg.Connection, superuser: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    """As an owner may who turns triggers off: the month stays, detached, until somebody has looked at it."""
+    name = f"events_{OLD.suffix}"
+
+    async def sneak_in() -> None:
+        await owner.execute(f"ALTER TABLE {name} DISABLE TRIGGER ALL")
+        await past(data, tenant, OLD, 1)
+
+    run = with_a_surprise(owner, "_finish", sneak_in)
+    for _ in range(2):
+        with pytest.raises(Conflict, match=f"{name} has 4 rows and had 3 when it was closed"):
+            _ = [outcome async for outcome in run.run()]
+        run = Retiring(owner, Mode.TEST, AGES)
+    assert await owner.fetchval(f"SELECT count(*) FROM {name}") == 4
+    assert f"event_log_{OLD.suffix}" in (await standing(owner, OLD)).attached
+
+
+async def test_what_an_operator_detached_is_left_alone(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    await owner.execute(
+        f"ALTER TABLE sandbox.webhook_attempts DETACH PARTITION sandbox.webhook_attempts_{OLD.suffix}"
+    )
+    await retire(owner, Ages(attempts=timedelta(days=90)))
+    assert await owner.fetchval(f"SELECT count(*) FROM sandbox.webhook_attempts_{OLD.suffix}") == 3
+
+
+async def test_consumers_that_start_over_come_past_the_hole_and_park_what_is_after_it(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    from consumers.consumer import Applied, Consumer
+
+    recent = await record(data, tenant)
+    await finished(data)
+    await retire(owner)
+    await owner.execute("INSERT INTO sandbox.consumers VALUES ('fresh')")
+
+    class Poisoned:
+        name = "fresh"
+
+        async def ready(self) -> int:
+            return 10
+
+        async def apply(self, _tx: Any, _events: Any) -> Applied:
+            raise LookupError("poison")
+
+    consumer = Consumer(data, Poisoned())
+    async with asyncio.timeout(30):
+        while not consumer.parked:
+            await consumer.step()
+    assert [parked.event_id for parked in await log.parked(data, "fresh", 0, 10)] == [recent]
+
+
+async def test_no_role_but_the_owner_can_retire_anything(
+    connect: Connect, data: Pool, old: list[UUID]
+) -> None:
+    for role in (SANDBOX, LIVE):
+        connection = await connect(role)
+        for function in ("seal_partition", "unseal_partition", "empty_partition"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(f"SELECT {function}('events')")

@@ -1,0 +1,119 @@
+"""`duro retention`."""
+
+import asyncio
+import signal
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from schema.database import Database, Pool
+from schema.modes import Mode
+from tests.service.cli.duro_command import Duro
+from tests.support.asking import until
+from tests.support.connections import Connect
+from tests.support.databases import OWNER
+from tests.support.events import record
+from tests.support.months import OLD, attached, finished, past
+
+AGES = ("--events", "300d", "--deliveries", "300d", "--attempts", "90d", "--activity", "300d")
+
+
+@pytest.fixture
+def data(database: Database) -> Pool:
+    return database.data(Mode.TEST)
+
+
+@pytest.fixture
+async def old(data: Pool, tenant: UUID) -> list[UUID]:
+    events = await past(data, tenant, OLD)
+    await finished(data)
+    return events
+
+
+async def test_a_plan_first_and_then_the_run(duro: Duro, owner: asyncpg.Connection, old: list[UUID]) -> None:
+    for asked in (("plan",), ("run", "--dry-run")):
+        plan = await duro.json("retention", *asked, *AGES, "--mode", "test")
+        assert (plan["dryRun"], plan["bytesFreed"]) == (True, 0)
+        first = plan["months"][0]
+        assert (first["mode"], first["month"], first["what"]) == ("test", str(OLD), "events")
+        assert (first["fate"], first["kept"]) == ("drop", [])
+        assert first["bytes"] > 0
+        assert f"events_{OLD.suffix}" in first["tables"]
+        assert await attached(owner, OLD)
+    done = await duro.json("retention", "run", *AGES)
+    assert (done["dryRun"], done["months"]) == (False, plan["months"])
+    assert done["bytesFreed"] == sum(month["bytes"] for month in plan["months"])
+    assert not await attached(owner, OLD)
+    assert (await duro.json("retention", "run", *AGES))["months"] == []
+
+
+async def test_people_are_told_what_went_and_what_stays_and_why(
+    duro: Duro, data: Pool, tenant: UUID, old: list[UUID]
+) -> None:
+    plan = await duro("retention", "plan", *AGES)
+    assert f"test  {OLD}  events" in plan.stdout
+    assert "would drop" in plan.stdout
+    assert "would be freed: duro retention run does it." in plan.stdout
+    await data.execute("INSERT INTO cursors (consumer, pos) VALUES ('fanout', 2)")
+    kept = await duro("retention", "run", *AGES)
+    assert kept.status == 0
+    assert "kept: consumer fanout is 1 event behind" in kept.stdout
+    await finished(data)
+    done = await duro("retention", "run", *AGES)
+    assert "dropped" in done.stdout
+    assert " freed." in done.stdout
+    assert f"test {OLD}: dropping events_{OLD.suffix}" in done.stderr
+    assert "No month is old enough." in (await duro("retention", "run", *AGES)).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "Say what is to go and when"),
+        (("--events", "400d"), "Deliveries cannot be kept longer than events"),
+        (("--events", "400d", "--deliveries", "500d"), "give --deliveries 400d or less"),
+        (("--attempts", "1h"), "'1h' is too short; the least is 1d"),
+        (("--attempts", "soon"), "'soon' is not a duration"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_before_anything_happens(
+    duro: Duro, arguments: tuple[str, ...], sentence: str
+) -> None:
+    outcome = await duro("retention", "run", *arguments)
+    assert sentence in outcome.refusal
+    assert outcome.status == 2
+
+
+async def test_a_second_run_says_that_there_is_one(duro: Duro, owner: asyncpg.Connection) -> None:
+    from schema.retiring import only_one
+
+    async with only_one(owner):
+        assert "Another duro retention run is at work" in (await duro("retention", "run", *AGES)).refusal
+        assert (await duro("retention", "plan", *AGES)).status == 0
+
+
+async def test_a_run_that_is_killed_in_the_midst_of_detaching_is_finished_by_the_next(
+    duro: Duro,
+    connect: Connect,
+    data: Pool,
+    owner: asyncpg.Connection,
+    tenant: UUID,
+    old: list[UUID],
+    tmp_path: Path,
+) -> None:
+    """A producer's open transaction holds it there, and goes on afterwards as if nothing had been."""
+    left_open, watcher = await connect(), await connect(OWNER)
+    async with left_open.transaction():
+        first = await record(left_open, tenant)
+        with (tmp_path / "log").open("w") as log, duro.popen("retention", "run", *AGES, stderr=log) as run:
+            await until(watcher, "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending)")
+            run.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(run.wait)
+        second = await record(left_open, tenant)
+    await until(watcher, "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')")
+    assert (await duro("retention", "run", *AGES)).status == 0
+    assert not await attached(owner, OLD)
+    await finished(data)
+    assert await data.fetchval("SELECT array_agg(event_id ORDER BY pos) FROM event_log") == [first, second]
