@@ -133,6 +133,18 @@ class Candidate:
     partitions: Sequence[Partition]
 
     @property
+    def torn(self) -> str | None:
+        """Of events and event_log one is there and the other is not: by whose hand is not for us to guess."""
+        there = {partition.parent for partition in self.partitions}
+        if self.rules is not Rules.EVENTS or len(there & set(EVENTS)) != 1:
+            return None
+        missing, other = EVENTS if EVENTS[1] in there else reversed(EVENTS)
+        return (
+            f"{other}_{self.month.suffix} is attached and {missing}_{self.month.suffix} is not: "
+            "attach this one, or detach both"
+        )
+
+    @property
     def bytes(self) -> int:
         return sum(partition.bytes for partition in self.partitions)
 

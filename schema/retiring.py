@@ -116,6 +116,7 @@ class Retiring:
     async def _enter(self) -> None:
         await self._owner.execute(f"SET search_path = {self._mode.schema}, pg_temp")
         await self._owner.execute("SET timezone = 'UTC'")
+        await self._owner.execute("SET plan_cache_mode = force_custom_plan")  # for the month at hand
         # A run that is killed is not to be at work for the server until its long look has ended.
         await self._owner.execute("SET client_connection_check_interval = '1s'")
 
@@ -136,6 +137,8 @@ class Retiring:
             yield Outcome(self._mode, candidate, reasons)
 
     async def _would(self, candidate: Candidate) -> list[str]:
+        if candidate.torn:
+            return [candidate.torn]
         return reasons_to_keep(await facts_of(self._owner, candidate.month), candidate.rules)
 
     async def _do(self, candidate: Candidate) -> list[str]:
@@ -163,8 +166,9 @@ class Retiring:
         if reasons := reasons_to_keep(facts, candidate.rules):
             await self._unseal_what_was_left()
             return reasons
-        await self._note(month, facts)
-        await self._finish(month, facts.events)
+        tables = [partition.name for partition in candidate.partitions]
+        await self._note(month, facts, tables)
+        await self._finish(month, facts.events, tables)
         return []
 
     async def _seal(self, candidate: Candidate) -> None:
@@ -180,17 +184,19 @@ class Retiring:
             name = row["relname"]
             await self._patiently(name, _SHORT, partial(self._owner.execute, _SQL["unseal"], name))
 
-    async def _note(self, month: Month, facts: Facts) -> None:
-        await self._owner.execute(_SQL["begin"], month.first, facts.last_pos, facts.events)
+    async def _note(self, month: Month, facts: Facts, tables: Sequence[str]) -> None:
+        await self._owner.execute(_SQL["begin"], month.first, facts.last_pos, facts.events, tables)
 
     async def _finish_what_was_begun(self) -> None:
         for row in await self._owner.fetch(_SQL["under_way"]):
             self._tell(month := Month(row["month"]), "finishing what an earlier run began")
-            await self._finish(month, row["events"])
+            await self._finish(month, row["events"], row["tables"])
 
-    async def _finish(self, month: Month, events: int) -> None:
+    async def _finish(self, month: Month, events: int, tables: Sequence[str]) -> None:
         for parent in (*EVENTS, *DELIVERIES):
             name = f"{parent}_{month.suffix}"
+            if name not in tables:
+                continue
             await self._detach(parent, name)
             if await self._state(name):
                 if parent in EVENTS:

@@ -96,12 +96,13 @@ SELECT c.relname
 SELECT empty_partition($1::text::regclass);
 
 -- name: begin
--- $1 month, $2 its last position, $3 how many events it has. From its commit on the month is as good as gone.
-INSERT INTO retired_months (month, last_pos, events) VALUES ($1, $2, $3);
+-- $1 month, $2 its last position, $3 how many events it has, $4 its partitions. From its commit on the month is as good
+-- as gone.
+INSERT INTO retired_months (month, last_pos, events, tables) VALUES ($1, $2, $3, $4);
 
 -- name: under_way
 -- Months that are on their way out.
-SELECT month, events FROM retired_months WHERE finished_at IS NULL ORDER BY month;
+SELECT month, events, tables FROM retired_months WHERE finished_at IS NULL ORDER BY month;
 
 -- name: finish
 -- $1 month.

@@ -17,7 +17,7 @@ import uvloop
 from rich.console import Console
 
 from schema.database import Database, is_transient
-from schema.errors import Unavailable
+from schema.errors import Conflict, Unavailable
 from service.backbone import backbone
 from service.cli.root import main
 from service.settings import Settings
@@ -127,7 +127,8 @@ def _console(stream: IO[str]) -> Console:
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turns what may happen to a connection, or to a login with too few rights, into Unavailable."""
+    """Turns what may happen to a connection, or to a login with too few rights, into Unavailable; and what a month
+    that is being retired refuses into Conflict."""
     try:
         yield
     except asyncpg.InsufficientPrivilegeError as error:
@@ -136,6 +137,10 @@ def database_errors() -> Iterator[None]:
             "let DURO_DATABASE_URL name the database's owner, who may also create roles."
         ) from None
     except Exception as error:
+        if (
+            type(error) is asyncpg.ObjectNotInPrerequisiteStateError
+        ):  # and not a lock's, which is a kind of it
+            raise Conflict(f"{error.message}.") from None
         if not is_transient(error):
             raise
         raise Unavailable(

@@ -288,7 +288,7 @@ async def test_what_was_dropped_is_told_once_in_its_place(
 ) -> None:
     await sequenced(data, tenant, 250)
     await owner.execute(
-        "INSERT INTO retired_months (month, last_pos, events) VALUES ('2020-01-01', 200, 200)"
+        "INSERT INTO retired_months (month, last_pos, events, tables) VALUES ('2020-01-01', 200, 200, '{}')"
     )
     async with hearing(tail, tenant, after=10) as listener, hearing(tail, tenant, after=200) as later:
         await listener.heard.count(241)
@@ -309,7 +309,7 @@ async def test_what_was_dropped_before_the_reader_came_to_it_is_told_too(
         await until_in_window(tail, 0)
         await sequenced(data, tenant, 3)
         await owner.execute(
-            "INSERT INTO retired_months (month, last_pos, events) VALUES ('2020-01-01', 2, 2)"
+            "INSERT INTO retired_months (month, last_pos, events, tables) VALUES ('2020-01-01', 2, 2, '{}')"
         )
         tail.hint()
         await listener.heard.count(4)

@@ -156,7 +156,8 @@ async def test_what_retention_dropped_is_told_to_whoever_comes_from_before_it(
     await record_many(data, tenant, 5)
     await sequence_all(data)
     await owner.execute(
-        "INSERT INTO retired_months (month, last_pos, events) VALUES ('2020-02-01', 3, 3), ('2020-01-01', 2, 2)"
+        "INSERT INTO retired_months (month, last_pos, events, tables)"
+        " VALUES ('2020-02-01', 3, 3, '{}'), ('2020-01-01', 2, 2, '{}')"
     )
     for pos in (0, 2):
         assert (await events_after(data, tenant, pos)).gone_up_to == 3

@@ -10,10 +10,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema import log
+from schema import deliveries, delivery_history, log, partitions
 from schema.database import Database, Pool
 from schema.errors import Conflict
 from schema.modes import Mode
+from schema.pages import After
 from schema.positions import events_after
 from schema.retention import Ages
 from schema.retiring import Retiring, only_one
@@ -154,7 +155,13 @@ async def test_producers_that_write_meanwhile_lose_nothing_and_wait_for_nothing(
         after = 3 + len(read)
         read.extend(event.id for event in (await events_after(data, tenant, after)).events)
 
-    async with at_work(produce):
+    async def look_around() -> None:
+        await log.consumer_status(data, ["fanout"])
+        await log.read_after(data, 0, 100)
+        await deliveries.endpoints_waiting(data, deliveries.Lane.FIRST, UUID(int=0), 10)
+        await delivery_history.list_deliveries(data, tenant, None, None, After(), 10)
+
+    async with at_work(produce), at_work(look_around):
         await recorded.count(10)
         assert summary(await retire(owner))[EVENTS] == []
         await recorded.count(len(recorded) + 10)
@@ -194,8 +201,8 @@ async def test_when_it_waits_too_long_it_says_for_whom_and_goes_on_another_time(
         ):
             await retire(owner, patience_s=0)
         assert await owner.fetchval("SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == 1
-        assert await events_after(data, tenant, 3) is not None
         await record(data, tenant)
+        assert await partitions.ensure_partitions(data) > 0
     await retire(owner)
     assert not await attached(owner, OLD)
 
@@ -312,14 +319,25 @@ async def test_what_goes_past_the_seal_is_never_dropped(
     assert f"event_log_{OLD.suffix}" in (await standing(owner, OLD)).attached
 
 
+@pytest.mark.parametrize("ages", [AGES, Ages(attempts=timedelta(days=90))])
 async def test_what_an_operator_detached_is_left_alone(
-    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+    data: Pool, owner: asyncpg.Connection, old: list[UUID], ages: Ages
 ) -> None:
-    await owner.execute(
-        f"ALTER TABLE sandbox.webhook_attempts DETACH PARTITION sandbox.webhook_attempts_{OLD.suffix}"
-    )
-    await retire(owner, Ages(attempts=timedelta(days=90)))
-    assert await owner.fetchval(f"SELECT count(*) FROM sandbox.webhook_attempts_{OLD.suffix}") == 3
+    name = f"webhook_attempts_{OLD.suffix}"
+    await owner.execute(f"ALTER TABLE webhook_attempts DETACH PARTITION {name}")
+    await retire(owner, ages)
+    assert await owner.fetchval(f"SELECT count(*) FROM {name}") == 3
+    assert (f"events_{OLD.suffix}" in (await standing(owner, OLD)).attached) == (ages is not AGES)
+
+
+@pytest.mark.parametrize("table", ["events", "event_log"])
+async def test_a_month_of_which_half_is_missing_is_kept(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID], table: str
+) -> None:
+    await owner.execute(f"ALTER TABLE {table} DETACH PARTITION {table}_{OLD.suffix}")
+    (reason,) = summary(await retire(owner))[EVENTS]
+    assert f"{table}_{OLD.suffix} is not: attach this one, or detach both" in reason
+    assert await owner.fetchval(f"SELECT count(*) FROM {table}_{OLD.suffix}") == 3
 
 
 async def test_consumers_that_start_over_come_past_the_hole_and_park_what_is_after_it(

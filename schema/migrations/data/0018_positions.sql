@@ -7,11 +7,13 @@ CREATE INDEX event_log_by_tenant ON event_log (tenant_id, pos);
 -- nobody finds less without finding out. See schema/retention.py for the protocol.
 --   last_pos   the highest position of the month's events; 0: it had none
 --   events     how many there were; another number at the end means that something slipped in, and nothing is dropped
+--   tables     its partitions; a table that has such a name and is not among them is somebody else's
 CREATE TABLE retired_months (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     month       date NOT NULL CHECK (extract(day FROM month) = 1),
     last_pos    bigint NOT NULL,
     events      bigint NOT NULL,
+    tables      text[] NOT NULL,
     begun_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at timestamptz
 );

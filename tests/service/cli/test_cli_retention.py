@@ -9,11 +9,13 @@ import asyncpg
 import pytest
 
 from schema.database import Database, Pool
+from schema.ids import DELIVERY, format_id
 from schema.modes import Mode
 from tests.service.cli.duro_command import Duro
 from tests.support.asking import until
 from tests.support.connections import Connect
 from tests.support.databases import OWNER
+from tests.support.engine import add_endpoint
 from tests.support.events import record
 from tests.support.months import OLD, attached, finished, past
 
@@ -92,6 +94,17 @@ async def test_a_second_run_says_that_there_is_one(duro: Duro, owner: asyncpg.Co
     async with only_one(owner):
         assert "Another duro retention run is at work" in (await duro("retention", "run", *AGES)).refusal
         assert (await duro("retention", "plan", *AGES)).status == 0
+
+
+async def test_what_a_month_on_its_way_out_refuses_is_a_sentence(
+    duro: Duro, database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    endpoint = await add_endpoint(database, tenant, "https://shop.example/hooks")
+    await data.execute("UPDATE webhook_deliveries SET endpoint_id = $1", endpoint)
+    await owner.execute(f"SELECT seal_partition('webhook_deliveries_{OLD.suffix}')")
+    delivery = await data.fetchval("SELECT id FROM webhook_deliveries LIMIT 1")
+    refusal = (await duro("delivery", "replay", format_id(DELIVERY, delivery))).refusal
+    assert f"webhook_deliveries_{OLD.suffix} is being retired" in refusal
 
 
 async def test_a_run_that_is_killed_in_the_midst_of_detaching_is_finished_by_the_next(
