@@ -272,6 +272,21 @@ async def test_a_sealed_month_takes_nothing_and_says_why(
     assert summary([outcome async for outcome in run.run()])[EVENTS] == []
 
 
+async def test_a_month_that_a_run_left_sealed_is_opened_by_the_next_whatever_it_is_about(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    async def die() -> None:
+        raise Dies
+
+    run = with_a_surprise(await connect(OWNER), "_note", die)
+    with pytest.raises(Dies):
+        _ = [outcome async for outcome in run.run()]
+    with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+        await past(data, tenant, OLD, 1)
+    await retire(owner, Ages(activity=timedelta(days=30_000)))
+    await past(data, tenant, OLD, 1)
+
+
 async def test_a_delivery_replayed_between_the_look_and_the_seal_keeps_the_month(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
