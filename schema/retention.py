@@ -131,6 +131,13 @@ class Candidate:
     rules: Rules
     fate: Fate
     partitions: Sequence[Partition]
+    after_events: bool = False
+    """Its fate is that only once the month's events have gone; before, it is emptied."""
+
+    def emptied(self) -> "Candidate | None":
+        """None: there is nothing in it."""
+        filled = [partition for partition in self.partitions if partition.filled]
+        return Candidate(self.month, self.rules, Fate.EMPTY, filled) if filled else None
 
     @property
     def torn(self) -> str | None:
@@ -169,16 +176,13 @@ def _of_month(month: Month, there: Sequence[Partition], ages: Ages, now: datetim
         found += _to_empty(month, Rules.ATTEMPTS, [p for p in log if p.parent in ATTEMPTS])
     activity = [partition for partition in there if _ACTIVITY.fullmatch(partition.parent)]
     if activity and month.is_past(ages.activity, now):
-        if log:
-            found += _to_empty(month, Rules.ACTIVITY, activity)
-        else:
-            found.append(Candidate(month, Rules.ACTIVITY, Fate.DROP, activity))
+        found.append(Candidate(month, Rules.ACTIVITY, Fate.DROP, activity, after_events=bool(log)))
     return found
 
 
 def _to_empty(month: Month, rules: Rules, partitions: Sequence[Partition]) -> list[Candidate]:
-    filled = [partition for partition in partitions if partition.filled]
-    return [Candidate(month, rules, Fate.EMPTY, filled)] if filled else []
+    candidate = Candidate(month, rules, Fate.EMPTY, partitions).emptied()
+    return [candidate] if candidate else []
 
 
 def reasons_to_keep(facts: Facts, rules: Rules) -> list[str]:

@@ -123,15 +123,17 @@ class Retiring:
     async def _each(self, deal_with: Callable[[Candidate], Awaitable[list[str]]]) -> AsyncIterator[Outcome]:
         now = await self._owner.fetchval(_SQL["now"])
         kept_since: dict[Rules, Month] = {}
-        gone: set[tuple[Month, bool]] = set()
-        for candidate in candidates(await monthly_partitions(self._owner), self._ages, now):
-            rows = (candidate.month, candidate.rules is Rules.ACTIVITY)
-            if rows in gone:
+        done: dict[tuple[Month, bool], Rules] = {}
+        for planned in candidates(await monthly_partitions(self._owner), self._ages, now):
+            rows = (planned.month, planned.rules is Rules.ACTIVITY)
+            stays = planned.after_events and done.get((planned.month, False)) is not Rules.EVENTS
+            candidate = planned.emptied() if stays else planned
+            if candidate is None or rows in done:
                 continue
             if older := kept_since.get(candidate.rules):
                 reasons = [f"{older} is kept, and is older"]
             elif not (reasons := await deal_with(candidate)):
-                gone.add(rows)
+                done[rows] = candidate.rules
             if reasons:
                 kept_since.setdefault(candidate.rules, candidate.month)
             yield Outcome(self._mode, candidate, reasons)
@@ -162,14 +164,13 @@ class Retiring:
         except Conflict:
             await self._unseal_what_was_left()
             raise
-        facts = await facts_of(self._owner, month)
-        if reasons := reasons_to_keep(facts, candidate.rules):
-            await self._unseal_what_was_left()
-            return reasons
         tables = [partition.name for partition in candidate.partitions]
-        await self._note(month, facts, tables)
-        await self._finish(month, facts.events, tables)
-        return []
+        facts, reasons = await self._note(candidate, tables)
+        if reasons:
+            await self._unseal_what_was_left()
+        else:
+            await self._finish(month, facts.events, tables)
+        return reasons
 
     async def _seal(self, candidate: Candidate) -> None:
         for partition in candidate.partitions:
@@ -184,8 +185,17 @@ class Retiring:
             name = row["relname"]
             await self._patiently(name, _SHORT, partial(self._owner.execute, _SQL["unseal"], name))
 
-    async def _note(self, month: Month, facts: Facts, tables: Sequence[str]) -> None:
-        await self._owner.execute(_SQL["begin"], month.first, facts.last_pos, facts.events, tables)
+    async def _note(self, candidate: Candidate, tables: Sequence[str]) -> tuple[Facts, list[str]]:
+        """The last look, and if nobody needs the month the note, in one."""
+        month = candidate.month
+        async with self._owner.transaction():
+            await self._owner.execute("SET LOCAL lock_timeout = 0")  # nobody holds this one for long
+            await self._owner.execute(_SQL["lock_book"])
+            facts = await facts_of(self._owner, month)
+            reasons = reasons_to_keep(facts, candidate.rules)
+            if not reasons:
+                await self._owner.execute(_SQL["begin"], month.first, facts.last_pos, facts.events, tables)
+        return facts, reasons
 
     async def _finish_what_was_begun(self) -> None:
         for row in await self._owner.fetch(_SQL["under_way"]):

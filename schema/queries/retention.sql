@@ -95,6 +95,10 @@ SELECT c.relname
 -- $1 partition.
 SELECT empty_partition($1::text::regclass);
 
+-- name: lock_book
+-- For the present transaction: no rebuild begins meanwhile (see refuse_lossy_rebuild).
+LOCK TABLE retired_months IN SHARE ROW EXCLUSIVE MODE;
+
 -- name: begin
 -- $1 month, $2 its last position, $3 how many events it has, $4 its partitions. From its commit on the month is as good
 -- as gone.

@@ -13,7 +13,7 @@ from schema.errors import InvalidInput
 from schema.ids import new_id
 from schema.modes import Mode
 from schema.positions import events_after
-from schema.retention import Ages, Fate, Month
+from schema.retention import Ages, Fate, Month, Rules
 from tests.support.events import record, sequence_all
 from tests.support.months import (
     OLD,
@@ -94,10 +94,7 @@ async def a_new_consumer(data: Pool, owner: asyncpg.Connection) -> None:
 
 
 async def a_rebuild_under_way(data: Pool, owner: asyncpg.Connection) -> None:
-    await a_new_consumer(data, owner)
-    await owner.execute(
-        "CREATE TABLE sandbox.projections (name text, building int); INSERT INTO sandbox.projections VALUES ('feed', 2)"
-    )
+    await data.execute("SELECT begin_rebuild('activity')")
 
 
 async def parked(data: Pool, owner: asyncpg.Connection) -> None:
@@ -143,7 +140,7 @@ async def replay_by_position(data: Pool, owner: asyncpg.Connection) -> None:
         (unsequenced, "2 events without a position"),
         (not_applied, "consumer fanout is 2 events behind"),
         (a_new_consumer, "consumer feed_rebuild is 3 events behind"),
-        (a_rebuild_under_way, "consumer feed_rebuild is 3 events behind"),
+        (a_rebuild_under_way, "consumer activity_rebuild is 3 events behind"),
         (parked, "1 event parked by consumer fanout: see duro consumers retry-dead"),
         (pending, "3 deliveries pending"),
         (leased, "3 deliveries pending"),
@@ -170,7 +167,7 @@ async def test_a_rebuild_that_is_not_under_way_holds_nothing_up(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     await a_rebuild_under_way(data, owner)
-    await owner.execute("UPDATE sandbox.projections SET building = NULL")
+    await data.execute("SELECT abandon_rebuild('activity')")
     assert summary(await retire(owner))[EVENTS] == []
 
 
@@ -256,27 +253,105 @@ async def test_deliveries_may_go_before_events_which_can_then_be_sent_anew(
     assert await count(owner, "webhook_deliveries") == 3, "there is a place for them"
 
 
+async def write_lines(owner: asyncpg.Connection) -> None:
+    """One for each event."""
+    await owner.execute(
+        "INSERT INTO activity (generation, id, tenant_id, created_at, pos, type, line, links)"
+        " SELECT 1, event_id, tenant_id, created_at, pos, 'invoice_created', 'Something happened', '{}' FROM event_log"
+        " ON CONFLICT DO NOTHING"
+    )
+
+
+async def fate_of_lines(owner: asyncpg.Connection, ages: Ages, *, plan: bool = False) -> list[Fate]:
+    outcomes = await retire(owner, ages, plan=plan)
+    of_old = [o for o in outcomes if o.candidate.month == OLD and o.candidate.rules is Rules.ACTIVITY]
+    return [outcome.candidate.fate for outcome in of_old if not outcome.kept]
+
+
+LINES = Ages(activity=timedelta(days=300))
+ALL = Ages(*[timedelta(days=300)] * 4)
+
+
 async def test_the_feed_is_emptied_while_there_are_events_and_dropped_after_them(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
-    await owner.execute(
-        f"""
-        CREATE TABLE sandbox.activity (generation int, created_at timestamptz) PARTITION BY LIST (generation);
-        CREATE TABLE sandbox.activity_g1 PARTITION OF sandbox.activity FOR VALUES IN (1) PARTITION BY RANGE (created_at);
-        CREATE TABLE sandbox.activity_g1_{OLD.suffix} PARTITION OF sandbox.activity_g1
-           FOR VALUES FROM ('{OLD.start.isoformat()}') TO ('{OLD.end.isoformat()}');
-        INSERT INTO sandbox.activity VALUES (1, '{OLD.start.isoformat()}');
-        """
-    )
-    ages = Ages(activity=timedelta(days=90))
-    (outcome,) = await retire(owner, ages)
-    assert (outcome.candidate.fate, list(outcome.kept)) == (Fate.EMPTY, [])
+    await write_lines(owner)
+    assert await fate_of_lines(owner, LINES) == [Fate.EMPTY]
     assert await count(owner, "activity") == 0
-    assert await retire(owner, ages) == []
+    assert await fate_of_lines(owner, LINES) == [], "what is empty is no work"
+    await write_lines(owner)
     await retire(owner)
-    (outcome,) = [o for o in await retire(owner, ages) if o.candidate.month == OLD]
-    assert (outcome.candidate.fate, list(outcome.kept)) == (Fate.DROP, [])
+    assert await count(owner, "activity") == 3, "lines need no events"
+    assert await fate_of_lines(owner, LINES) == [Fate.DROP]
     assert (await standing(owner, OLD)).attached == set()
+
+
+async def test_the_feed_goes_with_the_events_when_both_are_old(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    await write_lines(owner)
+    await not_applied(data, owner)
+    assert await fate_of_lines(owner, ALL) == []
+    assert await count(owner, "activity") == 3
+    await finished(data)
+    for plan in (True, False):
+        assert await fate_of_lines(owner, ALL, plan=plan) == [Fate.DROP]
+    assert (await standing(owner, OLD)).attached == set()
+    assert await retire(owner, ALL) == []
+
+
+async def test_the_feed_keeps_its_place_while_only_deliveries_go(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    await write_lines(owner)
+    days = timedelta(days=300)
+    assert await fate_of_lines(owner, Ages(deliveries=days, attempts=days, activity=days)) == [Fate.EMPTY]
+    await write_lines(owner)
+
+
+async def test_a_generation_that_is_being_built_goes_the_same_way(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    await data.execute("SELECT begin_rebuild('activity')")
+    assert f"activity_g2_{OLD.suffix}" in (await standing(owner, OLD)).attached
+    await finished(data)
+    await retire(owner, ALL)
+    assert (await standing(owner, OLD)).attached == set()
+
+
+# Rebuilds
+
+
+async def rebuild(data: Pool, projection: str = "activity") -> None:
+    await data.execute("SELECT begin_rebuild($1)", projection)
+
+
+async def test_a_feed_with_lines_of_dropped_events_cannot_be_rebuilt_until_they_have_gone(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    await write_lines(owner)
+    await retire(owner)
+    with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match=f"{OLD} of activity would be lost"):
+        await rebuild(data)
+    await retire(owner, ALL)
+    await rebuild(data)
+
+
+async def test_figures_of_dropped_events_cannot_be_counted_again(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    await owner.execute(
+        "CREATE TABLE figures (generation int, n int) PARTITION BY LIST (generation);"
+        "SELECT add_projection('figures', 'figures'); INSERT INTO figures VALUES (1, 1)"
+    )
+    await rebuild(data, "figures")
+    await data.execute("SELECT abandon_rebuild('figures')")
+    await finished(data)
+    await retire(owner)
+    with pytest.raises(
+        asyncpg.ObjectNotInPrerequisiteStateError, match="past months of figures would be lost"
+    ):
+        await rebuild(data, "figures")
 
 
 @pytest.mark.parametrize(

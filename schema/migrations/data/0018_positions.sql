@@ -68,23 +68,51 @@ BEGIN
 END $$;
 
 -- The consumers that retention waits for, and how far each has come. The one for rebuilding a projection is always there,
--- and counts while a rebuild is under way. Looked up when it is called: projections may be younger than this function.
+-- and counts while a rebuild is under way.
 CREATE FUNCTION consumers_that_hold(OUT consumer text, OUT pos bigint) RETURNS SETOF record
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+    SELECT c.name, coalesce((SELECT k.pos FROM cursors k WHERE k.consumer = c.name ORDER BY k.tick DESC LIMIT 1), 0)
+      FROM consumers c
+     WHERE NOT EXISTS (SELECT FROM projections p WHERE c.name = p.name || '_rebuild' AND p.building IS NULL)
+$$;
+
+-- What is built anew has what the log has. Figures of months whose events are gone could not be counted again, nor lines of
+-- such months written; so that would put less in the place of more. SHARE: a month is noted before or after this, never
+-- meanwhile, and whoever notes it afterwards finds the rebuild.
+CREATE FUNCTION refuse_lossy_rebuild() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-    every text := 'SELECT c.name, coalesce((SELECT k.pos FROM cursors k WHERE k.consumer = c.name '
-                  'ORDER BY k.tick DESC LIMIT 1), 0) FROM consumers c';
+    gone text;
 BEGIN
-    IF to_regclass('projections') IS NULL THEN
-        RETURN QUERY EXECUTE every;
-    ELSE
-        RETURN QUERY EXECUTE every || ' WHERE NOT EXISTS (SELECT FROM projections p '
-                                      'WHERE c.name = p.name || ''_rebuild'' AND p.building IS NULL)';
+    LOCK TABLE retired_months IN SHARE MODE;
+    SELECT to_char(month, 'YYYY-MM') INTO gone FROM retired_months WHERE finished_at IS NULL LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '% is being retired: rebuild % when duro retention run has finished', gone, NEW.name
+            USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
+    SELECT coalesce(right(leaf.relname, 7), 'past months') INTO gone
+      FROM unnest(NEW.tables) AS parent
+      JOIN pg_class g ON g.oid = to_regclass(format('%I', parent || '_g' || NEW.serving))
+      LEFT JOIN pg_inherits i ON i.inhparent = g.oid
+      LEFT JOIN pg_class leaf ON leaf.oid = i.inhrelid
+     WHERE CASE WHEN g.relkind = 'p'
+                THEN pg_relation_size(leaf.oid) > 0
+                     AND NOT EXISTS (SELECT FROM pg_inherits e
+                                      WHERE e.inhparent = 'events'::regclass
+                                        AND e.inhrelid = to_regclass('events_' || right(leaf.relname, 7)))
+                ELSE pg_relation_size(g.oid) > 0 AND EXISTS (SELECT FROM retired_months WHERE events > 0) END
+     ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '% of % would be lost: the events it was made of have been dropped, so it cannot be rebuilt',
+                        replace(gone, '_', '-'), NEW.name
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN NEW;
 END $$;
+CREATE TRIGGER refuse_lossy_rebuild BEFORE UPDATE OF building ON projections
+    FOR EACH ROW WHEN (OLD.building IS NULL AND NEW.building IS NOT NULL) EXECUTE FUNCTION refuse_lossy_rebuild();
 
 DO $$
 BEGIN
     EXECUTE 'REVOKE EXECUTE ON FUNCTION refuse_retiring(), seal_partition(regclass), unseal_partition(regclass), '
-            'empty_partition(regclass), consumers_that_hold() FROM PUBLIC';
+            'empty_partition(regclass), consumers_that_hold(), refuse_lossy_rebuild() FROM PUBLIC';
 END $$;
