@@ -96,3 +96,35 @@ SELECT count(*) FILTER (WHERE d.status = 'pending') AS pending, max(d.settled_at
          WHERE a.delivery_id = ANY($1::uuid[]) AND a.started_at >= $2::timestamptz) AS first_at
   FROM live.webhook_deliveries d
  WHERE d.id = ANY($1::uuid[]);
+
+-- name: past_events
+-- One step of a past of events alone, which no consumer has applied. $1 tenants; $2 types and $3 their data, side by side; $4 the
+-- first position, $5 how many, $6 and $7 since and until when, $8 of how many in all, $9 how many subscriptions they are of.
+WITH made AS MATERIALIZED (
+    SELECT n AS pos, ($1::uuid[])[1 + n % cardinality($1::uuid[])] AS tenant_id,
+           ($2::text[])[1 + kind.number] AS type,
+           jsonb_set(($3::jsonb[])[1 + kind.number], '{subscriptionId}',
+                     to_jsonb(live.format_id('sub', md5((n % $9::integer)::text)::uuid))) AS data,
+           spread.at AS created_at,
+           (lpad(to_hex(floor(extract(epoch FROM spread.at) * 1000)::bigint), 12, '0')
+            || left(replace(gen_random_uuid()::text, '-', ''), 20))::uuid AS event_id
+      FROM generate_series($4::bigint, $4::bigint + $5::bigint - 1) AS n
+     CROSS JOIN LATERAL (SELECT (hashint8(n) & 2147483647) % cardinality($2::text[]) AS number) AS kind
+     CROSS JOIN LATERAL (SELECT $6::timestamptz + ($7::timestamptz - $6::timestamptz) * (n::float8 / $8::bigint) AS at) AS spread
+), recorded AS (
+    INSERT INTO live.events (id, tenant_id, type, data, created_at)
+    SELECT event_id, tenant_id, type, data, created_at FROM made
+)
+INSERT INTO live.event_log (pos, event_id, tenant_id, created_at)
+SELECT pos, event_id, tenant_id, created_at FROM made;
+
+-- name: hold_consumers
+-- Until the transaction ends, no consumer gets its cursor.
+SELECT name FROM live.consumers FOR UPDATE;
+
+-- name: consumed
+-- $1 consumers. How far each has come, and when it came there.
+SELECT c.name, coalesce(k.pos, 0) AS pos, k.moved_at
+  FROM unnest($1::text[]) AS c (name)
+  LEFT JOIN LATERAL (SELECT pos, moved_at FROM live.cursors
+                      WHERE consumer = c.name ORDER BY tick DESC LIMIT 1) k ON true;

@@ -19,6 +19,7 @@ from service.bench.rows.neighbours import neighbours
 from service.bench.rows.pages import pages
 from service.bench.rows.pipeline import pipeline
 from service.bench.rows.producers import producers
+from service.bench.rows.projections import projections, rebuild
 from service.bench.rows.receiver_alone import receiver_alone
 from service.bench.rows.recovery import recovery
 from service.bench.stage import Shape
@@ -85,6 +86,12 @@ ROWS: Final = (
     _row("memory", "A worker's memory while it drains a million.", memory, 900),
     _row("workers", "Deliveries/s of two workers against one.", two_workers, 300),
     _row("recovery", "From SIGKILL of a worker until what it held was settled.", recovery, 200, quick=True),
+    _row(
+        "projections", "Events/s that a worker's consumers apply, all at once.", projections, 600, quick=True
+    ),
+    _row(
+        "rebuild", "Deliveries/s beside a rebuild of a projection against none, and its rate.", rebuild, 900
+    ),
     _row("pages", "Page 500 of a list against page 1.", pages, 200, quick=True),
 )
 

@@ -24,6 +24,8 @@ class Scale:
     """Deliveries that hang."""
     pages_of: int
     """Deliveries in the list that is paged through."""
+    log_events: int
+    """Of a log that consumers follow."""
 
     def count(self, per_second: float) -> int:
         return max(min(int(per_second * self.seconds), self.most_deliveries), self.least) // 100 * 100
@@ -42,6 +44,7 @@ FULL: Final = Scale(
     memory_within_s=240,
     waiting=100_000,
     pages_of=200_000,
+    log_events=1_000_000,
 )
 QUICK: Final = Scale(
     quick=True,
@@ -56,4 +59,5 @@ QUICK: Final = Scale(
     memory_within_s=30,
     waiting=20_000,
     pages_of=50_000,
+    log_events=200_000,
 )

@@ -68,6 +68,16 @@ class Stage:
     def url(self) -> str:
         return self.database.url
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a process that works here."""
+        return {
+            "DURO_DATABASE_URL": self.url,
+            "DURO_SECRET_KEY": b64encode(self.database.key).decode(),
+            "DURO_EGRESS_ALLOW": EGRESS_ALLOW,
+            **self.ground.certificate.trust,
+        }
+
     async def now(self) -> datetime:
         moment: datetime = await self.owner.fetchval("SELECT clock_timestamp()")
         return moment
@@ -86,15 +96,9 @@ class Stage:
     async def worker(self, profile: Path | None = None) -> AsyncIterator[Process]:
         """At work, that is registered and polling."""
         before = await self.owner.fetchval(SQL["workers"])
-        environment = {
-            "DURO_DATABASE_URL": self.url,
-            "DURO_SECRET_KEY": b64encode(self.database.key).decode(),
-            "DURO_EGRESS_ALLOW": EGRESS_ALLOW,
-            **self.ground.certificate.trust,
-        }
         profiling = () if profile is None else ("-m", "cProfile", "-o", str(profile))
         arguments = (*profiling, "-m", "service.cli", "work", "--until-stdin-closes")
-        async with process("worker", arguments, environment) as started:
+        async with process("worker", arguments, self.environment) as started:
             await self._registered(started, before + 1)
             yield started
 
