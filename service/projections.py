@@ -15,7 +15,7 @@ from schema.database import Pool
 
 PROJECTIONS: Final[tuple[Projection, ...]] = (Activity(), Rollups())
 CONSUMERS: Final = (FANOUT, *(projection.name for projection in PROJECTIONS))
-_GATHER_S: Final = 0.05
+_GATHER_S: Final = 0.2
 """How much later than it could be a reader sees an event."""
 
 
