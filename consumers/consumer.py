@@ -84,6 +84,8 @@ class Consumer:
         # Whoever sequences events wakes its own consumers; this poll is for when that worker dies in between.
         self.pace = Pace(first=0.02, most=0.25)
         self._hinted = False  # there is work, as far as known: the look whether there is can be spared
+        self.behind = False
+        """The last batch was as large as it could be: there is more."""
         self.applied = 0
         self.parked = 0
 
@@ -109,6 +111,7 @@ class Consumer:
 
     async def _advance(self) -> int:
         if not self._hinted and not await log.backlog(self._pool, self._handler.name):
+            self.behind = False
             return 0
         size = min(self._size, await self._handler.ready())
         events: list[LoggedEvent] = []
@@ -116,10 +119,10 @@ class Consumer:
         try:
             async with self._pool.acquire() as tx, tx.transaction():
                 cursor = await log.take_cursor(tx, self._handler.name)
-                if cursor is None:
-                    return 0
-                events = await log.read_after(tx, cursor.pos, size)
-                if not events:
+                if cursor is not None:
+                    events = await log.read_after(tx, cursor.pos, size)
+                self.behind = len(events) == size
+                if cursor is None or not events:
                     return 0
                 applied = await self._handler.apply(tx, events)
                 if applied.events < 1:

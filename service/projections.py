@@ -4,6 +4,7 @@ A new one has its line in PROJECTIONS, and a migration that adds it; workers the
 tell of it.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from consumers.activity import Activity
@@ -24,8 +25,9 @@ def by_name(name: str) -> Projection:
     return {projection.name: projection for projection in PROJECTIONS}[name]
 
 
-def projecting(pool: Pool) -> dict[str, Consumer]:
+def projecting(pool: Pool, others_first: Callable[[], bool]) -> dict[str, Consumer]:
     """A mode's consumers by name."""
     return {
-        projection.name: Consumer(pool, Serving(projection, gather_s=_GATHER_S)) for projection in PROJECTIONS
+        projection.name: Consumer(pool, Serving(projection, gather_s=_GATHER_S, others_first=others_first))
+        for projection in PROJECTIONS
     }

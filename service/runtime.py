@@ -177,7 +177,7 @@ def _mode_parts(
         DispatchLimits(capacity),
     )
     fanout = Consumer(pool, FanOut(dispatcher, lambda: presence.worker_id))
-    projections = projecting(pool)
+    projections = projecting(pool, lambda: fanout.behind)
 
     def wake() -> None:
         for consumer in (fanout, *projections.values()):
