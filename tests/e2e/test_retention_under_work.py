@@ -1,0 +1,70 @@
+"""Old months go while producers record and a worker delivers, and the worker does not even complain."""
+
+import asyncio
+from uuid import UUID
+
+import asyncpg
+
+from schema import log
+from schema.database import Database
+from schema.ids import format_id
+from schema.modes import Mode
+from service.projections import CONSUMERS
+from tests.support.duro_process import duro, eventually, settings
+from tests.support.engine import add_endpoint
+from tests.support.events import record
+from tests.support.months import OLD, attached, past
+from tests.support.receiver import Receiver
+
+AGES = ("--events", "300d", "--deliveries", "300d", "--attempts", "90d", "--activity", "300d")
+
+
+async def test_a_run_beside_a_worker_at_work_loses_and_disturbs_nothing(
+    database: Database, db_url: str, key: bytes, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
+) -> None:
+    pool, recorded = database.data(Mode.TEST), set(await past(database.data(Mode.TEST), tenant, OLD))
+    await add_endpoint(database, tenant, receiver.url)
+    over = asyncio.Event()
+
+    async def produce() -> None:
+        while not over.is_set():
+            recorded.add(await record(pool, tenant))
+
+    async def arrived() -> bool:
+        return {format_id("evt", event) for event in recorded} <= receiver.event_ids().keys()
+
+    async with duro("work", "--json", env=settings(db_url, key)) as work:
+        await work.said()
+        await eventually(arrived, "the old month's events are delivered")
+        await eventually(lambda: _settled(owner), "and that is written down")
+        await pool.execute(
+            "INSERT INTO cursors (consumer, pos) SELECT name, 3 FROM consumers WHERE name <> ALL ($1::text[])",
+            CONSUMERS,
+        )  # for those that no worker runs
+        # Long ago, and its feed is written: else the month is kept, as it should be.
+        await pool.execute(
+            "UPDATE webhook_deliveries SET settled_at = created_at WHERE created_at < $1", OLD.end
+        )
+        await eventually(lambda: _applied(owner), "all consumers are past the old month")
+        producing = asyncio.create_task(produce())
+        async with duro(
+            "retention", "run", *AGES, "--mode", "test", "--json", env=settings(db_url, key)
+        ) as run:
+            told = await run.said()
+            assert await run.ended() == 0
+        assert [month["kept"] for month in told["months"]] == [[]] * len(told["months"])
+        over.set()
+        await producing
+        await eventually(arrived, "what was recorded meanwhile is delivered")
+        complaints = [line for line in work.stderr.splitlines() if " WARNING " in line or " ERROR " in line]
+    assert complaints == []
+    assert not await attached(owner, OLD)
+    assert len(await log.read_after(pool, 0, 100_000)) == len(recorded) - 3
+
+
+async def _applied(owner: asyncpg.Connection) -> bool:
+    return not await owner.fetchval("SELECT EXISTS (SELECT FROM consumers_that_hold() WHERE pos < 3)")
+
+
+async def _settled(owner: asyncpg.Connection) -> bool:
+    return not await owner.fetchval("SELECT EXISTS (SELECT FROM webhook_deliveries WHERE status = 'pending')")
