@@ -4,8 +4,9 @@
               │
       look again, which now stays true ── somebody needs it ──► unseal: kept
               │
-      note it in retired_months      from this commit on the month is as good as gone, and positions tell so;
-              │                      a run that dies after it is finished by the next one
+      note it in retired_months      in the transaction of the look, which no rebuild begins in; from its commit on the
+              │                      month is as good as gone, and positions tell so; a run that dies after it is
+              │                      finished by the next one
       for events, event_log, webhook_deliveries, webhook_attempts:
               detach, concurrently   waits for those who use the parent, holds up none of them
               count once more        another number than was noted: stop, and drop nothing
