@@ -109,6 +109,7 @@ class Facts:
     last_pos: int
     pending: int
     just_settled: int
+    uncounted: int
     behind: Mapping[str, int] = field(default_factory=dict)
     parked: Mapping[str, int] = field(default_factory=dict)
     replays: Sequence[UUID] = ()
@@ -198,6 +199,10 @@ def reasons_to_keep(facts: Facts, rules: Rules) -> list[str]:
         ]
     if rules is not Rules.ACTIVITY and facts.pending:
         reasons.append(f"{_count(facts.pending, 'delivery', 'deliveries')} pending")
+    if rules is not Rules.ACTIVITY and facts.uncounted:
+        reasons.append(
+            f"{_count(facts.uncounted, 'attempt')} not in the hourly figures yet: let a worker run"
+        )
     if rules in {Rules.EVENTS, Rules.DELIVERIES}:
         if facts.just_settled:
             settled = _count(facts.just_settled, "delivery", "deliveries")

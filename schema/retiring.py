@@ -1,6 +1,6 @@
 """How a month of events goes, with producers at work, so that nothing slips in between the last look and the drop:
 
-      seal events and deliveries     whoever wrote to them has ended, nobody can any more
+      seal all but event_log         whoever wrote to them has ended, nobody can any more
               │
       look again, which now stays true ── somebody needs it ──► unseal: kept
               │
@@ -175,7 +175,7 @@ class Retiring:
 
     async def _seal(self, candidate: Candidate) -> None:
         for partition in candidate.partitions:
-            if partition.parent in {"events", "webhook_deliveries"}:
+            if partition.parent in {"events", *DELIVERIES}:
                 wait = _LONG if partition.parent == "events" else _SHORT
                 await self._patiently(
                     partition.name, wait, partial(self._owner.execute, _SQL["seal"], partition.name)
@@ -247,11 +247,8 @@ class Retiring:
                 for partition in candidate.partitions:
                     await self._owner.execute(_named("lock", partition.name))
                 await self._owner.execute(_SQL["by_index"])
-                waits = candidate.rules is not Rules.ACTIVITY and await self._owner.fetchval(
-                    _SQL["waits_for_delivery"], candidate.month.start, candidate.month.end
-                )
-                if waits:
-                    reasons.append("a delivery has just become pending")
+                reasons.extend(await self._sudden_reasons(candidate))
+                if reasons:
                     return
                 for partition in candidate.partitions:
                     await self._owner.execute(_SQL["empty"], partition.name)
@@ -259,6 +256,17 @@ class Retiring:
         self._tell(candidate.month, "emptying")
         await self._patiently(candidate.partitions[0].name, _SHORT, empty)
         return reasons
+
+    async def _sudden_reasons(self, candidate: Candidate) -> list[str]:
+        """Asked under the lock: what may have come since the look."""
+        if candidate.rules is Rules.ACTIVITY:
+            return []
+        span = (candidate.month.start, candidate.month.end)
+        if await self._owner.fetchval(_SQL["waits_for_delivery"], *span):
+            return ["a delivery has just become pending"]
+        if await self._owner.fetchval(_SQL["waits_for_fold"], *span):
+            return ["an attempt has just been made"]
+        return []
 
     # Waiting
 

@@ -28,13 +28,20 @@ SELECT p.relname AS parent, c.relname AS partition,
 
 -- name: facts
 -- $1 and $2. Of a month's events: how many, how many have no position, the first and the last position. Of its
--- deliveries: how many are pending, and how many were settled so lately that a late result may still come.
+-- deliveries: how many are pending, and how many were settled so lately that a late result may still come. Of its
+-- attempts: how many are not in the hourly figures yet; all of them, while a restore is to be noticed (0019).
 SELECT (SELECT count(*) FROM events e WHERE e.created_at >= $1 AND e.created_at < $2) AS events,
        (SELECT count(*) FROM events e
          WHERE e.created_at >= $1 AND e.created_at < $2
            AND NOT EXISTS (SELECT FROM event_log l
                             WHERE l.created_at >= $1 AND l.created_at < $2 AND l.event_id = e.id)) AS unsequenced,
-       log.first_pos, log.last_pos, d.pending, d.just_settled
+       log.first_pos, log.last_pos, d.pending, d.just_settled,
+       (SELECT count(*) FROM (SELECT f.*, f.xmin <> f.xid::xid
+                                          OR pg_snapshot_xmax(f.done) > pg_snapshot_xmax(pg_current_snapshot()) AS stale
+                                FROM attempt_folds f ORDER BY tick DESC LIMIT 1) f, webhook_attempts a
+         WHERE a.created_at >= $1 AND a.created_at < $2
+           AND (f.stale OR a.xid >= pg_snapshot_xmin(f.done) AND NOT pg_visible_in_snapshot(a.xid, f.done)
+                           AND (NOT f.restored OR a.xid::xid = a.xmin))) AS uncounted
   FROM (SELECT coalesce(min(pos), 0) AS first_pos, coalesce(max(pos), 0) AS last_pos
           FROM event_log WHERE created_at >= $1 AND created_at < $2) AS log,
        (SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
@@ -72,6 +79,15 @@ SET LOCAL enable_seqscan = off;
 SELECT EXISTS (SELECT FROM webhook_deliveries
                 WHERE created_at >= $1 AND created_at < $2 AND status = 'pending' AND lease IS NULL)
     OR EXISTS (SELECT FROM webhook_deliveries WHERE created_at >= $1 AND created_at < $2 AND lease IS NOT NULL);
+
+-- name: waits_for_fold
+-- $1 and $2. Whether an attempt is not in the hourly figures yet, by index, for the same reason.
+SELECT EXISTS (SELECT FROM webhook_attempts a
+                WHERE a.created_at >= $1 AND a.created_at < $2
+                  AND a.xid >= (SELECT pg_snapshot_xmin(done) FROM attempt_folds ORDER BY tick DESC LIMIT 1)
+                  AND NOT pg_visible_in_snapshot(
+                      a.xid, (SELECT done FROM attempt_folds ORDER BY tick DESC LIMIT 1))
+                  AND (NOT (SELECT restored FROM attempt_folds ORDER BY tick DESC LIMIT 1) OR a.xid::xid = a.xmin));
 
 -- name: seal
 -- $1 partition.

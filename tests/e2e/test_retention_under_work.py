@@ -67,4 +67,6 @@ async def _applied(owner: asyncpg.Connection) -> bool:
 
 
 async def _settled(owner: asyncpg.Connection) -> bool:
-    return not await owner.fetchval("SELECT EXISTS (SELECT FROM webhook_deliveries WHERE status = 'pending')")
+    return not await owner.fetchval(
+        "SELECT EXISTS (SELECT FROM webhook_deliveries WHERE status = 'pending') OR 3 > (SELECT coalesce(sum(attempts), 0) FROM delivery_hours)"
+    )

@@ -117,6 +117,20 @@ async def just_settled(data: Pool, owner: asyncpg.Connection) -> None:
     await data.execute("UPDATE webhook_deliveries SET settled_at = now()")
 
 
+async def uncounted(data: Pool, owner: asyncpg.Connection) -> None:
+    await data.execute(
+        "INSERT INTO webhook_attempts (id, tenant_id, delivery_id, endpoint_id, created_at, replay, started_at,"
+        "                              outcome, total_ms, settled)"
+        " SELECT gen_random_uuid(), tenant_id, id, endpoint_id, created_at, true, now(), 'ok', 1, false"
+        "   FROM webhook_deliveries LIMIT 1"
+    )
+
+
+async def restored(data: Pool, owner: asyncpg.Connection) -> None:
+    """The newest fold speaks of another cluster's transactions."""
+    await owner.execute("UPDATE attempt_folds SET folded_at = now()")
+
+
 async def replay_by_time(data: Pool, owner: asyncpg.Connection) -> None:
     await data.execute(
         "INSERT INTO webhook_replays (id, tenant_id, kind, statuses, since, until, at_time, at_id)"
@@ -144,6 +158,8 @@ async def replay_by_position(data: Pool, owner: asyncpg.Connection) -> None:
         (parked, "1 event parked by consumer fanout: see duro consumers retry-dead"),
         (pending, "3 deliveries pending"),
         (leased, "3 deliveries pending"),
+        (uncounted, "1 attempt not in the hourly figures yet"),
+        (restored, "3 attempts not in the hourly figures yet"),
         (just_settled, "3 deliveries settled within the last hour"),
         (replay_by_time, "1 replay unfinished (rpl_"),
         (replay_by_position, "1 replay unfinished (rpl_"),
@@ -225,10 +241,15 @@ async def test_attempts_may_go_first_and_a_replay_still_finds_a_place_for_its_ow
     assert await retire(owner, Ages(attempts=timedelta(days=90))) == [], "what is empty is no work"
 
 
-async def test_attempts_wait_for_pending_deliveries_and_for_nothing_else(
+async def test_attempts_wait_until_they_are_counted_and_no_delivery_is_pending_and_for_nothing_else(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     ages = Ages(attempts=timedelta(days=90))
+    await uncounted(data, owner)
+    assert summary(await retire(owner, ages))[str(OLD), "attempts"] == [
+        "1 attempt not in the hourly figures yet: let a worker run"
+    ]
+    await data.execute("SELECT fold_attempts()")
     await not_applied(data, owner)
     await replay_by_time(data, owner)
     await pending(data, owner)

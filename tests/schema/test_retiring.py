@@ -336,6 +336,23 @@ async def test_a_delivery_replayed_before_they_are_emptied_keeps_them(
     assert await data.fetchval("SELECT count(*) FROM webhook_deliveries") == 3
 
 
+async def test_an_attempt_made_before_they_are_emptied_keeps_them(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    async def attempt() -> None:
+        await data.execute(
+            "INSERT INTO webhook_attempts (id, tenant_id, delivery_id, endpoint_id, created_at, replay, started_at,"
+            "                              outcome, total_ms, settled)"
+            " SELECT gen_random_uuid(), tenant_id, id, endpoint_id, created_at, true, now(), 'ok', 1, false"
+            "   FROM webhook_deliveries LIMIT 1"
+        )
+
+    run = with_a_surprise(owner, "_empty", attempt)
+    run._ages = Ages(attempts=timedelta(days=90))
+    (outcome, *_) = [o async for o in run.run()]
+    assert list(outcome.kept) == ["an attempt has just been made"]
+
+
 async def test_what_goes_past_the_seal_is_never_dropped(
     data: Pool, owner: asyncpg.Connection, superuser: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:

@@ -64,6 +64,8 @@ async def finished(data: Pool) -> None:
         "   FROM webhook_deliveries d"
         "  WHERE NOT EXISTS (SELECT FROM webhook_attempts a WHERE a.delivery_id = d.id)"
     )
+    while await data.fetchval("SELECT fold_attempts()"):
+        pass
 
 
 async def retire(
