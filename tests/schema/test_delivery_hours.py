@@ -16,10 +16,12 @@ from schema import delivery_hours
 from schema.database import Database, Pool
 from schema.ids import ENDPOINT, format_id, new_id
 from schema.modes import Mode
+from schema.queries import load
 from tests.support.attempts import OUTCOMES, differences, record_attempts
 from tests.support.connections import Connect
 from tests.support.duro_process import eventually
 from tests.support.engine import running
+from tests.support.plans import explain
 
 Whose = list[tuple[UUID, UUID]]
 
@@ -121,6 +123,18 @@ async def test_a_poll_that_finds_nothing_writes_nothing(data: Pool, whose: Whose
     before = await data.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
     assert await fold_all(data) == 0
     assert await data.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text") == before
+
+
+async def test_a_poll_looks_at_what_is_new_whatever_lies_behind(data: Pool, whose: Whose) -> None:
+    for _ in range(5):
+        await record_attempts(data, whose, 2000)
+    await fold_all(data)
+    async with data.acquire() as connection:
+        for new, pages in ((0, 100), (10, 300)):
+            if new:
+                await record_attempts(data, whose, new)
+            plan = await explain(connection, load("delivery_hours")["fold"], 1000)
+            assert plan.buffers <= pages
 
 
 async def test_writers_and_folders_at_once_lose_and_repeat_nothing(
