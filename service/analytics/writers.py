@@ -12,6 +12,8 @@ from enum import StrEnum
 from io import BufferedWriter, RawIOBase, TextIOWrapper
 from typing import Any, Final
 
+import orjson
+
 from schema.analytics import Column
 from schema.errors import Unavailable
 from schema.timestamps import iso_millis
@@ -62,7 +64,18 @@ def _csv(file: RawIOBase, columns: Sequence[Column]) -> Iterator[Write]:
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, list):
+        return orjson.dumps(value).decode()
     return iso_millis(value) if isinstance(value, datetime) else value
+
+
+def _parquet_type(pa: Any, type_: str) -> Any:
+    """Raises KeyError for one that no view has had so far."""
+    if type_.endswith("[]"):
+        return pa.list_(_parquet_type(pa, type_.removesuffix("[]")))
+    if type_.startswith("timestamp"):
+        return pa.timestamp("us", tz="UTC")
+    return getattr(pa, _TYPES[type_])()
 
 
 @contextmanager
@@ -74,13 +87,7 @@ def _parquet(file: RawIOBase, columns: Sequence[Column]) -> Iterator[Write]:
         raise Unavailable(
             "Parquet needs the package pyarrow: pip install 'duro-webhooks[parquet]', or export as csv."
         ) from None
-    moment = pa.timestamp("us", tz="UTC")
-    schema = pa.schema(
-        [
-            (c.name, moment if c.type.startswith("timestamp") else getattr(pa, _TYPES[c.type])())
-            for c in columns
-        ]
-    )
+    schema = pa.schema([(c.name, _parquet_type(pa, c.type)) for c in columns])
 
     def write(rows: Rows) -> None:
         values = [

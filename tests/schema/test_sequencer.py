@@ -228,7 +228,7 @@ async def test_a_great_open_transaction_is_walked_once_and_not_by_every_poll(
     await superuser.execute("SET session_replication_role = replica")  # no look-up of tenant and type per row
     async with rolled_back(superuser):
         walk = quick
-        while walk.milliseconds < 10:
+        while walk.milliseconds < 10 or walk.buffers < 1000:
             await superuser.execute(
                 "INSERT INTO events (tenant_id, type, data) SELECT $1, 'invoice_created', '{}'"
                 "  FROM generate_series(1, 50000)",
@@ -242,7 +242,6 @@ async def test_a_great_open_transaction_is_walked_once_and_not_by_every_poll(
         next_poll = await explain(sequencer, poll)
         event = await record(producer, tenant)
         assert await log.sequence(sequencer, 1000) == 1
-    assert walk.buffers > 1000
     assert next_poll.buffers < 100
     assert await log.sequence(sequencer, 1000) == 0
     assert await in_log(sequencer) == [event]

@@ -256,10 +256,14 @@ async def whole_worker(db_url: str, key: bytes) -> AsyncIterator[Worker]:
 PARTS = [
     "presence",
     "housekeeping",
+    "analyst watch",
+    "attempt folder test",
     "health watch test",
     "settler test",
     "dispatcher test",
     "fanout test",
+    "activity test",
+    "rollups test",
     "sequencer test",
 ]
 

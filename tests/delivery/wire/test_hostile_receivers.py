@@ -280,7 +280,7 @@ async def test_hostile_receivers_at_once_leave_nothing_behind(sending: Sending) 
             await peer.request()
             await peer.answer(MINE)
 
-    async with receiving(behave) as bad, receiving(mine) as good, sending(attempt_timeout=0.5) as sender:
+    async with receiving(behave) as bad, receiving(mine) as good, sending(attempt_timeout=1.5) as sender:
         hostile = [
             asyncio.create_task(sender.send(to(f"http://127.0.0.1:{bad.port}/{n}"))) for n in range(25)
         ]
