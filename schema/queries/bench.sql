@@ -77,8 +77,8 @@ INSERT INTO live.sequencer (done, last_pos, restore_floor, system_identifier)
 SELECT pg_current_snapshot(), $1, restore_floor, system_identifier FROM gone ORDER BY tick DESC LIMIT 1;
 
 -- name: past_consumed
--- $1 the past's last position: every consumer goes on behind it.
-INSERT INTO live.cursors (consumer, pos) SELECT name, $1 FROM live.consumers;
+-- $1 the past's last position: every consumer goes on behind it, but those that build anew.
+INSERT INTO live.cursors (consumer, pos) SELECT name, $1 FROM live.consumers WHERE name NOT LIKE '%\_rebuild';
 
 -- name: worker_of
 -- $1 process id. The worker that this process registered as.
