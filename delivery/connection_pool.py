@@ -7,13 +7,13 @@ that those which a quieter time does not need reach the end of theirs.
 
 import asyncio
 
+from delivery.attempt_failed import AttemptFailed
 from delivery.dialling import Dialler
 from delivery.equal_timeouts import EqualTimeouts
 from delivery.exchange import Exchange
 from delivery.http1_connection import Connection, Destination
 from delivery.sending import Outcome
 from delivery.special_addresses import Address
-from delivery.wire_errors import AttemptFailed
 
 
 class ConnectionPool:

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from time import monotonic
 from typing import Final, TypeVar
 
+from delivery.attempt_failed import AttemptFailed, os_reason, tls_reason
 from delivery.egress_guard import Blocked, EgressPolicy
 from delivery.egress_proxy import ProxyTunnel
 from delivery.exchange import Exchange, Stage
@@ -22,7 +23,6 @@ from delivery.sending import Outcome, SendLimits
 from delivery.special_addresses import Address
 from delivery.tcp import new_socket
 from delivery.tls_watch import Heard, TlsWatch
-from delivery.wire_errors import AttemptFailed, os_reason, tls_reason
 
 TLS_SHUTDOWN_SECONDS: Final = 1.0
 AnyProtocol = TypeVar("AnyProtocol", bound=Heard)

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn
 from urllib.parse import unquote
 
+from delivery.attempt_failed import AttemptFailed, os_reason
 from delivery.our_faults import OurFault, RareWarning
 from delivery.resolver import DnsFailed, Resolver, SystemResolver
 from delivery.sending import Outcome
 from delivery.special_addresses import Address
 from delivery.tcp import new_socket
-from delivery.wire_errors import AttemptFailed, os_reason
 from schema.errors import InvalidInput
 
 MAX_ANSWER: Final = 16 * 1024

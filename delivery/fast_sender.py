@@ -23,6 +23,7 @@ import asyncio
 import ssl
 from time import monotonic
 
+from delivery.attempt_failed import AttemptFailed
 from delivery.connection_pool import ConnectionPool
 from delivery.dialling import Dialler, default_ssl_context
 from delivery.egress_guard import EgressGuard
@@ -31,7 +32,7 @@ from delivery.exchange import Exchange, judge
 from delivery.our_faults import OurFault
 from delivery.request_bytes import request_head
 from delivery.sending import AttemptResult, OutboundRequest, SendLimits
-from delivery.wire_errors import AttemptFailed, explain
+from delivery.wire_errors import explain
 
 
 class FastSender:

@@ -25,11 +25,11 @@ from typing import Final, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from delivery.attempt_failed import AttemptFailed, not_http, os_reason, tls_reason
 from delivery.exchange import MAX_BEFORE_BODY, MAX_RETRY_AFTER, Exchange, Stage
 from delivery.sending import Outcome, SendLimits
 from delivery.tcp import LARGE_BODY, Departure
 from delivery.tls_watch import FLOODED, Heard
-from delivery.wire_errors import AttemptFailed, not_http, os_reason, tls_reason
 
 JOINED_BODY: Final = 64 * 1024
 """Up to here copying a body behind its head is cheaper than a second write."""

@@ -8,8 +8,8 @@ import logging
 from time import monotonic
 from typing import Final
 
+from delivery.attempt_failed import AttemptFailed
 from delivery.sending import Outcome
-from delivery.wire_errors import AttemptFailed
 
 QUIET_SECONDS: Final = 60.0
 _logger = logging.getLogger(__name__)

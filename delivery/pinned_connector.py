@@ -26,12 +26,12 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
+from delivery.attempt_failed import AttemptFailed
 from delivery.dialling import Dialler
 from delivery.exchange import MAX_BEFORE_BODY, Exchange, Stage
 from delivery.sending import Outcome
 from delivery.tcp import LARGE_BODY, Departure
 from delivery.tls_watch import FLOODED, Heard
-from delivery.wire_errors import AttemptFailed
 
 MAX_IN_ALL: Final = 1024 * 1024
 """With the body, of which aiohttp counts what is inside its chunks but not what is between them."""

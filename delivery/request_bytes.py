@@ -2,8 +2,8 @@
 
 from typing import Final
 
+from delivery.attempt_failed import AttemptFailed
 from delivery.sending import OutboundRequest, Outcome
-from delivery.wire_errors import AttemptFailed
 
 OWN_LINES: Final = 4
 """The request line, Host, Content-Length and the empty one."""

@@ -3,9 +3,7 @@
 The libraries' own texts are not passed on: they name addresses, URLs and internals.
 """
 
-import errno
 import logging
-import os
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,20 +16,12 @@ from aiohttp import (
     ServerDisconnectedError,
 )
 
+from delivery.attempt_failed import AttemptFailed, not_http, os_reason, tls_reason
 from delivery.egress_guard import Blocked
 from delivery.resolver import DnsFailed
 from delivery.sending import Outcome
 
 logger = logging.getLogger(__name__)
-
-
-class AttemptFailed(Exception):
-    """An error that was understood where it happened."""
-
-    def __init__(self, outcome: Outcome, error: str) -> None:
-        super().__init__(error)
-        self.outcome = outcome
-        self.error = error
 
 
 def explain(failure: Exception, waiting_for: str) -> tuple[Outcome, str]:
@@ -45,33 +35,12 @@ def explain(failure: Exception, waiting_for: str) -> tuple[Outcome, str]:
     return Outcome.PROTOCOL, f"internal error ({type(failure).__name__})"
 
 
-def os_reason(failure: OSError) -> str:
-    """ "connection refused" and the like."""
-    if failure.errno is not None and failure.errno in errno.errorcode:
-        return os.strerror(failure.errno).lower()
-    return "the connection was closed by the receiver"
-
-
-def tls_reason(failure: BaseException) -> str:
-    if isinstance(failure, ssl.SSLCertVerificationError):
-        return f"the certificate was not accepted: {failure.verify_message}"[:200]
-    if isinstance(failure, ssl.SSLError) and failure.reason:
-        return f"TLS failed: {failure.reason.lower().replace('_', ' ')}"
-    return "the connection was closed during the TLS handshake"
-
-
 def _lost(failure: ClientOSError) -> tuple[Outcome, str]:
     """With TLS 1.3 the server's no to our handshake arrives after it, as the cause of a lost connection; when it beats
     our first write, aiohttp knows no cause."""
     if isinstance(failure.__cause__, ssl.SSLError):
         return Outcome.TLS, tls_reason(failure.__cause__)
     return Outcome.PROTOCOL, os_reason(failure)
-
-
-def not_http(detail: str) -> AttemptFailed:
-    line = detail.partition("\n")[0].strip(" :")[:100]
-    shown = f": {line}" if line and line.isprintable() else ""
-    return AttemptFailed(Outcome.PROTOCOL, f"the answer is not valid HTTP{shown}")
 
 
 def _unparsed(failure: ClientResponseError) -> tuple[Outcome, str]:

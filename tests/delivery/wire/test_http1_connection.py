@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from delivery.attempt_failed import AttemptFailed
 from delivery.exchange import Exchange
 from delivery.http1_connection import Connection
 from delivery.sending import SendLimits
-from delivery.wire_errors import AttemptFailed, explain
+from delivery.wire_errors import explain
 from tests.delivery.wire import test_malformed_answers as answers
 
 RAW = [

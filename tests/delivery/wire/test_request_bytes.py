@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from delivery.attempt_failed import AttemptFailed
 from delivery.request_bytes import request_head
 from delivery.sending import Outcome
-from delivery.wire_errors import AttemptFailed
 from tests.delivery.wire.receiver import Sending, receiving, to
 
 BREAKS = ["\r", "\n", "\0", "\r\n", "\r\nX-Injected: y", "\n\nPOST / HTTP/1.1"]
