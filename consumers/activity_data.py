@@ -133,6 +133,13 @@ def day(found: datetime) -> str:
     return f"{found.day} {_MONTHS[found.month - 1]} {found.year}"
 
 
+def span(begins: datetime, ends: datetime) -> str:
+    """28 Jun 2026 to 28 Jul 2026; with the time of day where it is less than two days."""
+    if ends - begins < timedelta(days=2):
+        return f"{day(begins)}, {begins:%H:%M} to {day(ends)}, {ends:%H:%M} UTC"
+    return f"{day(begins)} to {day(ends)}"
+
+
 def how_long(since: datetime | None, until: datetime) -> str:
     """In the largest unit of which there are two: `3 days`, `36 hours`."""
     if since is None or since > until:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
-from consumers.activity_data import clause, day, how_long, integer, moment, money, price, text, when, word
+from consumers.activity_data import clause, how_long, integer, moment, money, price, span, text, when, word
 
 Data: TypeAlias = Mapping[str, Any]
 Sentence: TypeAlias = Callable[[Data, datetime], str]
@@ -122,7 +122,7 @@ def _invoice(data: Data, _at: datetime) -> str:
         "Invoice"
         + _part(" of {}", _amount(data))
         + " created"
-        + (f" for {day(begins)} to {day(ends)}" if begins and ends else "")
+        + (f" for {span(begins, ends)}" if begins and ends else "")
         + (f", {money(discount, data.get('currency'))} of discount taken off" if discount else "")
     )
 

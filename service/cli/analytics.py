@@ -216,7 +216,8 @@ def _view_shape(view: View) -> dict[str, Any]:
 
 
 def _show_views(out: Console, found: Sequence[View]) -> None:
-    table(out, ("View", "What it tells"), [(v.name, v.meaning) for v in found], none="There are no views.")
+    rows = [(view.name, view.meaning.partition(". ")[0].rstrip(".")) for view in found]
+    table(out, ("View", "What it tells"), rows, none="There are no views.")
 
 
 def _show_view(out: Console, view: View) -> None:

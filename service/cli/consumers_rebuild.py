@@ -119,7 +119,7 @@ class _Lines:
         if self._told is None:
             how = f"going on at {progress.share:.0%}" if progress.resumed else "from the beginning"
             self._tell(f"Rebuilding {self._what}: {progress.total:,} events, {how}")
-        elif progress.share < self._told + _LINE_EVERY and not progress.finished:
+        elif progress.share < min(1.0, self._told + _LINE_EVERY) or progress.share == self._told:
             return
         else:
             self._tell(f"{progress.share:.0%}: {_told(progress)}")

@@ -97,6 +97,12 @@ def test_a_failure_says_what_follows(changes: dict[str, Any], ends: str) -> None
     assert line("subscription_payment_failed", {**FAILED, **changes}).endswith(ends)
 
 
+def test_a_short_period_is_told_by_the_minute() -> None:
+    hour = {"periodStart": "2026-06-28T22:30:00.000Z", "periodEnd": "2026-06-28T23:30:00.000Z"}
+    said = line("invoice_created", catalog()["invoice_created"].example | hour)
+    assert said.endswith(" for 28 Jun 2026, 22:30 to 28 Jun 2026, 23:30 UTC")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
