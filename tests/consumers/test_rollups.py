@@ -12,7 +12,7 @@ from consumers import consumer as loop
 from consumers.consumer import Consumer
 from consumers.projecting import Serving
 from consumers.rollups import Rollups
-from schema import log, projections, rollups
+from schema import log, projections
 from schema.database import Connection, Database, Pool
 from schema.ids import PLAN, format_id, new_id
 from schema.log import LoggedEvent
@@ -20,7 +20,7 @@ from schema.modes import Mode
 from schema.partitions import ensure_past_partitions
 from schema.rollups import ROLLUPS
 from tests.support.connections import Connect
-from tests.support.events import record_many, sequence_all
+from tests.support.events import sequence_all
 from tests.support.rollup_reckoning import differences
 from tests.support.rollups import Following, rebuilding
 from tests.support.subscription_events import event, plan_id, tell
@@ -251,6 +251,11 @@ MONTH: dict[str, Any] = {"amount": 100, "currency": "NGN", "interval": "month"}
             [(ACTIVATED, {}), ("subscription_paused", {}), ("subscription_cancelled", {})],
             [("churn_voluntary", 1, 0, 0), ("new", 1, 1, 100), ("paused", 1, -1, -100)],
             id="a paused one that is cancelled churns without MRR",
+        ),
+        pytest.param(
+            [("subscription_created", {}), ("subscription_paused", {}), ("subscription_cancelled", {})],
+            [],
+            id="a paused one that never was active does not churn",
         ),
         pytest.param(
             [(ACTIVATED, {}), ("subscription_expired", {})],
@@ -528,19 +533,21 @@ async def test_a_parked_event_counts_in_its_hour_when_it_is_tried_again_and_a_re
     assert await differences(superuser) == {}
 
 
-async def test_a_retry_waits_for_the_batch_that_writes_and_sees_what_it_wrote(
-    data: Pool, connect: Connect, tenant: UUID, database: Database
+async def test_a_retry_waits_for_the_batch_that_writes(
+    following: Following, data: Pool, connect: Connect, tenant: UUID
 ) -> None:
-    """Retries hold no cursor; two writers would move one subscription from the same state."""
-    await record_many(data, tenant, 1)
+    """It holds no cursor; two writers would move one subscription from the same state. Here they have no row in common."""
+    for type_ in (SUCCESS, FAILED):
+        await tell(data, tenant, event(type_))
+    await sequence_all(data)
+    one, other = await log.read_after(data, 0, 2)
     first, second = await connect(), await connect()
-    batch, retry = first.transaction(), second.transaction()
+    await second.execute("SET lock_timeout = '50ms'")
+    batch = first.transaction()
     await batch.start()
-    await rollups.hold(first, 1)
-    await retry.start()
-    await second.execute("SET LOCAL lock_timeout = '50ms'")
+    await Rollups().project(first, 1, [one])
     with pytest.raises(asyncpg.LockNotAvailableError):
-        await rollups.hold(second, 1)
-    await retry.rollback()
-    await batch.rollback()
-    await rollups.hold(second, 1)
+        await Rollups().project(second, 1, [other])
+    await batch.commit()
+    await Rollups().project(second, 1, [other])
+    assert await data.fetchval("SELECT sum(events) FROM event_hours") == 2

@@ -1,5 +1,5 @@
-"""`python -m tests.faults.rollups_worker BATCH`: a process that follows the sandbox's log with rollups, in batches of that
-size. Says a line for each batch when it has written it and not committed yet.
+"""`python -m tests.faults.rollups_worker BATCH COUNT HOLD`: a process that follows the sandbox's log with rollups, in batches of
+that size. Says a line when it has written the COUNT-th batch and not committed it; with HOLD it stays there.
 """
 
 import asyncio
@@ -18,19 +18,27 @@ from schema.modes import Mode
 
 
 class Announcing(Rollups):
+    def __init__(self, count: int, *, hold: bool) -> None:
+        self._left = count
+        self._hold = hold
+
     async def project(self, tx: Connection, generation: int, events: Sequence[LoggedEvent]) -> None:
         await super().project(tx, generation, events)
-        sys.stdout.write(json.dumps({"written": events[-1].pos}) + "\n")
-        sys.stdout.flush()
+        self._left -= 1
+        if self._left == 0:
+            sys.stdout.write(json.dumps({"written": events[-1].pos}) + "\n")
+            sys.stdout.flush()
+            if self._hold:
+                await asyncio.Event().wait()
 
 
-async def work(url: str, key: bytes, batch_size: int) -> None:
+async def work(url: str, key: bytes, batch_size: int, projection: Rollups) -> None:
     async with Database.open(url, key, name="rollups") as database:
-        consumer = Consumer(database.data(Mode.TEST), Serving(Announcing()), batch_size)
+        consumer = Consumer(database.data(Mode.TEST), Serving(projection), batch_size)
         await consumer.run(asyncio.Event())
 
 
 if __name__ == "__main__":
-    asyncio.run(
-        work(os.environ["DURO_DATABASE_URL"], b64decode(os.environ["DURO_SECRET_KEY"]), int(sys.argv[1]))
-    )
+    size, batches, hold = (int(argument) for argument in sys.argv[1:])
+    secret = b64decode(os.environ["DURO_SECRET_KEY"])
+    asyncio.run(work(os.environ["DURO_DATABASE_URL"], secret, size, Announcing(batches, hold=bool(hold))))

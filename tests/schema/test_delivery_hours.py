@@ -86,7 +86,8 @@ async def test_what_a_transaction_records_after_it_folded_is_not_forgotten(
 ) -> None:
     async with data.acquire() as tx, tx.transaction():
         await record_attempts(tx, whose, 1)
-        await delivery_hours.fold(tx, 100)
+        await record_attempts(data, whose, 1)  # one that began later and is over
+        assert await delivery_hours.fold(tx, 100) == 1
         await record_attempts(tx, whose, 1)
     assert await fold_all(data) == 2
     assert await differences(owner) == []

@@ -276,3 +276,25 @@ async def test_attempts_are_counted_once_whether_they_had_been_before_or_not(
         assert await delivery_hours.fold(restored.producer, 100) == 1
     assert await delivery_hours.fold(restored.producer, 100) == 0
     assert await differences(owner) == []
+
+
+async def test_attempts_recorded_long_after_the_last_fold_are_counted_once(
+    drill: Drill, empty: tuple[Cluster, str, Connect], connect: Connect, tenant: UUID
+) -> None:
+    """The stored snapshot could be of the new cluster, what it has not seen could not."""
+    whose, old = [(tenant, new_id())], await connect()
+    await burn_until(old, await xid_of_new_cluster(empty) + A_RESTORE_TAKES)
+    await record_attempts(old, whose, 3)
+    assert await delivery_hours.fold(old, 100) == 3
+    folded_until = await next_xid(old)
+    await burn(old, 3 * A_RESTORE_TAKES)
+    await record_attempts(old, whose, 4)
+    await burn_until(await empty[2](OWNER), folded_until + 100)
+    restored = await drill.restore(*empty)
+    assert folded_until < await next_xid(restored.producer) < restored.last_xid - 1
+    owner = await restored.connect(OWNER)
+    for _ in range(2):
+        await record_attempts(restored.producer, whose, 1)
+        await delivery_hours.fold(restored.producer, 100)
+        assert await differences(owner) == []
+        await burn_until(restored.producer, restored.last_xid + 1)
