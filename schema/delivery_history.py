@@ -86,4 +86,6 @@ async def show(connection: Executor, tenant_id: UUID, delivery_id: UUID) -> Show
             f"There is no delivery {format_id(DELIVERY, delivery_id)} of this tenant in this mode."
         )
     attempts = await connection.fetch(_SQL["attempts"], tenant_id, delivery_id, row["created_at"])
+    if attempts and row["settled_at"] is None:  # the last one may have been settled in between
+        row = await connection.fetchrow(_SQL["show"], tenant_id, delivery_id) or row
     return ShownDelivery(**row, attempts=[ShownAttempt(**attempt) for attempt in attempts])

@@ -73,7 +73,7 @@ async def test_sigterm_drains_and_nothing_is_repeated(
         await receiver.requests.count(120)
         started = time.monotonic()
         first.send(signal.SIGTERM)
-        asyncio.get_running_loop().call_later(0.5, asked.set)
+        asyncio.get_running_loop().call_later(2, asked.set)
         assert await first.ended(25) == 0
         assert time.monotonic() - started < 25
         assert first.stderr == ""

@@ -72,8 +72,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
     ), hit AS (
         SELECT CASE bucket WHEN 0 THEN 0 ELSE 2 ^ ((bucket - 1) / 4.0::float8) END AS least,
                CASE WHEN bucket < 65 THEN 2 ^ (bucket / 4.0::float8) ELSE 65536 END AS most,
-               (share * total - (up_to - n)) / n AS within
-          FROM buckets WHERE n > 0 AND up_to >= share * total ORDER BY bucket LIMIT 1
+               (share::numeric * total - (up_to - n)) / n AS within
+          FROM buckets WHERE n > 0 AND up_to >= share::numeric * total ORDER BY bucket LIMIT 1
     )
     SELECT round((least + (most - least) * greatest(within, 0))::numeric, 1) FROM hit
 $$;

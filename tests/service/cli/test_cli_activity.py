@@ -22,7 +22,7 @@ ULID = "01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"
 async def project(database: Database, mode: Mode = Mode.TEST) -> None:
     pool = database.data(mode)
     await sequence_all(pool)
-    for consumer in projecting(pool).values():
+    for consumer in projecting(pool, lambda: False).values():
         while await consumer.step():
             pass
 
