@@ -162,6 +162,9 @@ class Consumer:
         applied = Applied(0)
         try:
             async with self._pool.acquire() as tx, tx.transaction():
+                await log.hold_consumer(
+                    tx, self._handler.name
+                )  # first, as whoever exchanges generations does
                 if not await log.unpark(tx, self._handler.name, event.pos):
                     return False
                 applied = await self._handler.apply(tx, [event])

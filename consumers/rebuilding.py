@@ -4,7 +4,7 @@
       │          │                              ▲   │           │
       │          └── every batch moves the      └───┘ it serves │ all of it in one transaction, or nothing
       │              cursor: cut short anywhere, it   is ahead  │
-      └── resumes ◄─ goes on from there                         └── cut short here: the next rebuild or any worker drops it
+      └── resumes ◄─ goes on from there                         └── cut short here: any worker drops it
 
 Several processes at one rebuild share its batches, as workers share a consumer's. Between batches it rests, so that the
 machine is its guest's and not its own: `share` is the part of the time that it works. Near the log's end it does not rest,
@@ -84,10 +84,6 @@ class Rebuild:
                 break
             else:
                 await sleep_unless(stop, _POLL_S)
-
-    async def drop_former(self, stop: asyncio.Event) -> None:
-        """What served before. Waits until nobody reads it."""
-        await self._patiently(stop, lambda: projections.drop_generations(self._pool, self._name))
 
     async def _step(self, stop: asyncio.Event, generation: int) -> int:
         try:

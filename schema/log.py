@@ -59,6 +59,11 @@ async def take_cursor(tx: Connection, consumer: str) -> Cursor | None:
     return Cursor(consumer, row["tick"], row["pos"]) if row else None
 
 
+async def hold_consumer(tx: Connection, consumer: str) -> None:
+    """Until the transaction ends no worker takes a batch of its, and no rebuild takes its place."""
+    await tx.execute(_SQL["hold_consumer"], consumer)
+
+
 async def move_cursor(tx: Connection, cursor: Cursor, pos: int) -> None:
     await tx.execute(_SQL["move_cursor"], cursor.consumer, cursor.tick, pos)
 

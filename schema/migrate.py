@@ -14,7 +14,7 @@ import asyncpg
 from schema.errors import Unavailable
 from schema.modes import Mode
 from schema.queries import load
-from schema.roles import ensure_roles, refuse_foreign_roles
+from schema.roles import ANALYST_ROLES, ensure_roles, refuse_foreign_roles
 from schema.secret_box import key_check
 
 MINIMUM_MAJOR: Final = 16
@@ -72,6 +72,7 @@ async def _lock(owner: asyncpg.Connection, progress: Callable[[str], None]) -> N
                 f"Another session has held the lock of migrations for {LOCK_WITHIN_S:.0f} s: "
                 "see in pg_locks (locktype advisory) which it is, and end it if it hangs."
             )
+        await owner.execute(_SQL["free_lock"], list(ANALYST_ROLES))
         await asyncio.sleep(0.1)
 
 

@@ -43,7 +43,6 @@ class Begun:
 
 
 async def begin_rebuild(pool: Pool, projection: str) -> Begun:
-    """Raises what is an error of the moment while somebody reads a former generation that is to be dropped."""
     row = await pool.fetchrow(_SQL["begin_rebuild"], projection)
     assert row is not None
     return Begun(*row)

@@ -43,6 +43,13 @@ INSERT INTO core.schema_migrations (schema, name, sha256) VALUES ($1, $2, $3);
 -- $1 key. Held by the session; false while another process migrates.
 SELECT pg_try_advisory_lock($1);
 
+-- name: free_lock
+-- $1 roles. Ends their sessions that hold an advisory lock: anybody may take one, and these have no business with any.
+SELECT pg_terminate_backend(l.pid)
+  FROM pg_locks l
+  JOIN pg_stat_activity a ON a.pid = l.pid AND a.usename = ANY($1::text[]) AND pg_has_role(a.usesysid, 'USAGE')
+ WHERE l.locktype = 'advisory' AND l.granted;
+
 -- name: unlock
 -- $1 key.
 SELECT pg_advisory_unlock($1);

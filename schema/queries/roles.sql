@@ -29,17 +29,25 @@ BEGIN
 END $$;
 
 -- name: limit_analyst
--- Once: what an operator has set since stays. The owner becomes a member to see and end what the role runs; it may not act as it.
+-- What an operator has set stays. The owner becomes a member to see and end what the role runs; it may not act as it.
 DO $$
+DECLARE
+    limited pg_roles;
+    setting text[];
 BEGIN
-    IF (SELECT rolconfig IS NULL AND rolconnlimit = -1 FROM pg_roles WHERE rolname = ':role') THEN
-        ALTER ROLE :role CONNECTION LIMIT 5;
-        ALTER ROLE :role SET search_path = :schema;
-        ALTER ROLE :role SET statement_timeout = '30s';
-        ALTER ROLE :role SET idle_in_transaction_session_timeout = '60s';
-        ALTER ROLE :role SET default_transaction_read_only = on;
+    SELECT * INTO STRICT limited FROM pg_roles WHERE rolname = ':role';
+    IF NOT pg_has_role(':role', 'USAGE') THEN
         GRANT :role TO CURRENT_USER WITH INHERIT TRUE, SET FALSE;
     END IF;
+    IF limited.rolconnlimit = -1 THEN
+        ALTER ROLE :role CONNECTION LIMIT 5;
+    END IF;
+    FOREACH setting SLICE 1 IN ARRAY ARRAY[['search_path', ':schema'], ['statement_timeout', '30s'],
+        ['idle_in_transaction_session_timeout', '60s'], ['default_transaction_read_only', 'on']] LOOP
+        IF NOT EXISTS (SELECT FROM unnest(limited.rolconfig) AS c WHERE starts_with(c, setting[1] || '=')) THEN
+            EXECUTE format('ALTER ROLE :role SET %I = %L', setting[1], setting[2]);
+        END IF;
+    END LOOP;
 END $$;
 
 -- name: remove_password

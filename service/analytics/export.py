@@ -120,17 +120,28 @@ def target(path: str, *, overwrite: bool) -> Iterator[Sink]:
             yield Sink(pipe, path)
         return
     final = Path(path)
-    if final.exists() and not overwrite:
-        raise Conflict(f"{path} is there already: name another file, or give --overwrite.")
-    part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
+    part = final.with_name(f".{secrets.token_hex(8)}.part")
+    with _writable(path):
+        if final.exists() and not (overwrite and final.is_file()):
+            raise Conflict(f"{path} is there already: name another file, or give --overwrite for a file.")
+        file = part.open("xb", buffering=0)
     try:
-        try:
-            file = part.open("xb", buffering=0)
-        except OSError as error:
-            raise Unavailable(f"{path} cannot be written ({error.strerror}): name another file.") from None
         with file:
             yield Sink(file, path)
-            os.fsync(file.fileno())
-        part.replace(final)
+            with _writable(path):
+                os.fsync(file.fileno())
+        with _writable(path):
+            if overwrite:
+                part.replace(final)
+            else:
+                final.hardlink_to(part)  # which somebody else's of that name, made meanwhile, refuses
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written ({error.strerror}): name another file.") from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import click
 import uvloop
@@ -31,6 +31,8 @@ from service.cli.replaying import interrupted_by_any_signal
 from service.cli.views import fields, table
 
 _LINE_EVERY_S: Final = 5.0
+_NO_SECRETS: Final = {"host", "hostaddr", "port", "dbname", "sslmode", "sslrootcert", "connect_timeout"}
+"""Of a database URL's query."""
 
 
 @dataclass(slots=True)
@@ -167,6 +169,8 @@ def password(app: App, mode: Mode, remove: bool) -> None:
         async def run() -> None:
             if base.embedded:
                 await base.migrate(app.progress)
+            async with Database.open(base.url, base.key, name="duro cli", max_per_role=1):
+                pass  # it is migrated, and the roles are this installation's
             owner = await connect_as_owner(base.url)
             try:
                 await set_analyst_password(owner, mode, secret)
@@ -180,9 +184,11 @@ def password(app: App, mode: Mode, remove: bool) -> None:
 
 
 def _login_url(owner_url: str, role: str, secret: str) -> str:
+    """Where the owner's leads, with nothing of the owner's own: a URL may have a login in its query as well."""
     parts = urlsplit(owner_url)
     host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{role}:{quote(secret)}@{host}{parts.path}{'?' * bool(parts.query)}{parts.query}"
+    where = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name in _NO_SECRETS])
+    return f"{parts.scheme}://{role}:{quote(secret)}@{host}{parts.path}{'?' * bool(where)}{where}"
 
 
 def _show_login(out: Console, shown: dict[str, Any]) -> None:

@@ -143,6 +143,11 @@ def database_errors() -> Iterator[None]:
             raise Conflict(f"{error.message}.") from None
         if not is_transient(error):
             raise
+        if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError):
+            raise Unavailable(
+                f"Another session holds what this needs ({error.message}): try again, "
+                "and if that does not help, see in pg_locks who it is."
+            ) from None
         raise Unavailable(
             f"The database went away in the middle ({str(error) or type(error).__name__}): "
             "see that it runs, and try again."

@@ -2,21 +2,23 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final
 
+import asyncpg
 import click
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
+from consumers.projecting import NotBeingBuilt
 from consumers.rebuilding import DEFAULT_SHARE, Progress, Rebuild
 from schema.database import Database
 from schema.durations import format_duration
 from schema.errors import Conflict
 from schema.modes import Mode
-from schema.projections import abandon_rebuild
+from schema.projections import abandon_rebuild, drop_generations
 from service.cli import options
 from service.cli.app import App, command
 from service.cli.consumers_group import consumers
@@ -50,7 +52,7 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
       duro consumers rebuild activity --mode test --share 100
     """
     if give_up:
-        gave_up = app.with_database(lambda database: abandon_rebuild(database.data(mode), projection))
+        gave_up = app.with_database(lambda database: _give_up(database, mode, projection))
         app.result(
             {"projection": projection, "mode": mode.value, "gaveUp": gave_up},
             lambda out: out.print("It is given up." if gave_up else "There was none under way."),
@@ -62,17 +64,19 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
     async def run(database: Database) -> None:
         nonlocal last
         at_work = Rebuild(database.data(mode), by_name(projection), share / 100)
-        never = asyncio.Event()
-        async for last in at_work.run(never):
-            show(last)
-        await _drop(at_work, never)
+        try:
+            async for last in at_work.run(asyncio.Event()):
+                show(last)
+        except NotBeingBuilt:
+            raise _Elsewhere from None
+        await _drop(database, mode, projection)
 
     try:
         with _shown(app, f"{projection} in {mode}") as show:
             app.with_database(run)
-    except (
-        BaseException
-    ):  # Ctrl-C and other signals, the database's end, and a defect, whose traceback follows
+    except _Elsewhere:
+        raise
+    except BaseException:  # signals, the database's end, and a defect, whose traceback follows
         if last is not None and not last.finished:
             click.echo(f"duro: Stopped at {last.share:.0%}; the same command goes on from there.", err=True)
         raise
@@ -85,13 +89,23 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
         )
 
 
-async def _drop(at_work: Rebuild, stop: asyncio.Event) -> None:
-    """A reader of the former generation that does not end is no reason to stay: any worker drops it later."""
-    try:
-        async with asyncio.timeout(30):
-            await at_work.drop_former(stop)
-    except TimeoutError:
-        pass
+class _Elsewhere(Conflict):
+    def __init__(self) -> None:
+        super().__init__(
+            "The rebuild was given up elsewhere: begin anew with the same command if it is wanted."
+        )
+
+
+async def _give_up(database: Database, mode: Mode, projection: str) -> bool:
+    gave_up = await abandon_rebuild(database.data(mode), projection)
+    await _drop(database, mode, projection)
+    return gave_up
+
+
+async def _drop(database: Database, mode: Mode, projection: str) -> None:
+    """What neither serves nor is being built. While somebody reads it, it is left to a worker's housekeeping."""
+    with suppress(asyncpg.LockNotAvailableError):
+        await drop_generations(database.data(mode), projection)
 
 
 @contextmanager

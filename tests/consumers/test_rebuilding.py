@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +19,7 @@ from schema.database import Connection, Database, Pool
 from schema.log import LoggedEvent
 from schema.modes import Mode
 from schema.projections import Generations
+from tests.support.asking import until
 from tests.support.connections import Connect
 from tests.support.engine import running
 from tests.support.events import record_many, sequenced
@@ -118,7 +120,7 @@ async def test_what_was_built_takes_the_place_of_what_served(
     assert await noted(data) == {1: [*range(1, 8)], 2: [*range(1, 8)]}, (
         "the former one is there until dropped"
     )
-    await rebuild.drop_former(asyncio.Event())
+    await projections.drop_generations(data, "notes")
     assert await tables(owner) == ["notes_g2"]
     await sequenced(data, tenant, 2)
     await serve(data)
@@ -137,7 +139,7 @@ async def test_what_serves_goes_on_and_nothing_is_lost_or_told_twice_while_it_is
             async for progress in rebuild.run(asyncio.Event()):
                 if not progress.finished:
                     await record_many(data, tenant, 1)  # slower than it goes, or it would never catch up
-            await rebuild.drop_former(asyncio.Event())
+            await projections.drop_generations(data, "notes")
         total = await data.fetchval("SELECT count(*) FROM events")
         await arrived(data, total)
     assert await noted(data) == {4: [*range(1, total + 1)]}
@@ -216,14 +218,15 @@ async def test_given_up_it_leaves_what_serves_and_stops_whoever_builds(
     with pytest.raises(NotBeingBuilt):
         await build()
     assert not await projections.abandon_rebuild(data, "notes")
+    await projections.drop_generations(data, "notes")
     assert await tables(owner) == ["notes_g1"]
     assert await noted(data) == {1: [1, 2, 3, 4, 5]}
     assert await log.parked(data, "notes_rebuild", 0, 10) == []
     await finished(Rebuild(data, Notes()))
-    assert (await noted(data))[2] == [1, 2, 3, 4, 5]
+    assert (await noted(data))[3] == [1, 2, 3, 4, 5], "no number is used again"
 
 
-async def test_a_reader_delays_the_drop_alone_and_the_next_rebuild_makes_up_for_it(
+async def test_a_reader_delays_the_drop_alone(
     data: Pool, tenant: UUID, owner: asyncpg.Connection, connect: Connect
 ) -> None:
     await sequenced(data, tenant, 3)
@@ -234,10 +237,61 @@ async def test_a_reader_delays_the_drop_alone_and_the_next_rebuild_makes_up_for_
     await finished(Rebuild(data, Notes()))
     with pytest.raises(asyncpg.LockNotAvailableError):
         await projections.drop_generations(data, "notes")
-    await transaction.rollback()
-    assert await tables(owner) == ["notes_g1", "notes_g2"]
     await finished(Rebuild(data, Notes()))
-    assert await tables(owner) == ["notes_g2", "notes_g3"]
+    assert await projections.abandon_rebuild(data, "notes") is False
+    await projections.begin_rebuild(data, "notes")
+    assert await projections.abandon_rebuild(data, "notes"), "giving up does not wait either"
+    await transaction.rollback()
+    assert await tables(owner) == ["notes_g1", "notes_g2", "notes_g3", "notes_g4"]
+    assert await projections.drop_generations(data, "notes") == 3
+    assert await tables(owner) == ["notes_g3"]
+
+
+async def test_two_droppers_at_once_do_not_stumble_over_each_other(
+    data: Pool, tenant: UUID, owner: asyncpg.Connection, connect: Connect
+) -> None:
+    await sequenced(data, tenant, 3)
+    await finished(Rebuild(data, Notes()))
+    first, second = await connect(), await connect()
+    dropping = first.transaction()
+    await dropping.start()
+    assert await first.fetchval("SELECT drop_generations('notes')") == 1
+    other = asyncio.create_task(second.fetchval("SELECT drop_generations('notes')"))
+    with suppress(asyncpg.LockNotAvailableError):
+        await asyncio.sleep(0)
+        await dropping.commit()
+        assert await other == 0
+    assert await tables(owner) == ["notes_g2"]
+
+
+async def test_a_retry_of_a_parked_event_and_the_exchange_wait_for_each_other_in_turn(
+    data: Pool, tenant: UUID, owner: asyncpg.Connection
+) -> None:
+    """Whichever is first: the event is in what serves then, once."""
+    (event,) = await sequenced(data, tenant, 1)
+    broken = Notes()
+    broken.poison = {1}
+    await serve(data, broken)
+    await projections.begin_rebuild(data, "notes")
+    builder = Consumer(data, Building(Notes()))
+    while await builder.step():
+        pass
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Notes):
+        async def project(self, tx: Connection, generation: int, events: Sequence[LoggedEvent]) -> None:
+            reached.set()
+            await go_on.wait()
+            await super().project(tx, generation, events)
+
+    retrying = asyncio.create_task(Consumer(data, Serving(Slow())).retry_parked(event))
+    await reached.wait()
+    exchanging = asyncio.create_task(projections.finish_rebuild(data, "notes"))
+    await until(owner, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')")
+    go_on.set()
+    assert await asyncio.gather(retrying, exchanging) == [True, True]
+    assert await noted(data) == {1: [1], 2: [1]}
+    assert await log.parked(data, "notes", 0, 10) == []
 
 
 async def test_a_generation_has_every_month_that_the_log_has(

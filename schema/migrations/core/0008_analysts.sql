@@ -1,6 +1,6 @@
--- What analysts may take of the server. Their roles have limits (queries/roles.sql), but a session may set statement_timeout as it
--- likes; so workers end what runs for longer than the role's own limit, and transactions left open, which keep what is
--- deleted from being cleaned up.
+-- What analysts may take of the server. Their roles have limits (queries/roles.sql), but a session may set its own as it likes;
+-- so workers end what runs for longer than the role's limit, what keeps a transaction open, which keeps what is deleted from
+-- being cleaned up, and what holds an advisory lock, which needs no right and could be one that others wait for.
 
 -- Returns how many sessions it ended. A grace of two seconds: the server's own time-out is the polite one.
 CREATE FUNCTION stop_runaway_queries() RETURNS integer
@@ -10,7 +10,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
                              FROM (SELECT split_part(c, '=', 2) AS set_to FROM unnest(r.rolconfig) AS c
                                     WHERE c LIKE 'statement_timeout=%') AS setting) AS longest
           FROM pg_roles r
-         WHERE r.rolname IN ('duro_sandbox_analyst', 'duro_live_analyst')
+         WHERE r.rolname IN ('duro_sandbox_analyst', 'duro_live_analyst') AND pg_has_role(r.oid, 'USAGE')
     ), runaway AS MATERIALIZED (
         SELECT a.pid
           FROM analyst
@@ -18,6 +18,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
          WHERE (a.state = 'active' AND analyst.longest > interval '0'
                 AND clock_timestamp() - a.query_start > analyst.longest + interval '2 s')
             OR (a.state LIKE 'idle in transaction%' AND clock_timestamp() - a.state_change > interval '70 s')
+            OR clock_timestamp() - a.xact_start > interval '10 min'
+            OR EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory')
     )
     SELECT count(*) FILTER (WHERE pg_terminate_backend(pid))::integer FROM runaway
 $$;

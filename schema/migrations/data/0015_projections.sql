@@ -12,15 +12,16 @@
 -- Each table of a projection is partitioned by generation, so that building touches nothing that is read, putting in place
 -- is a change of one number, and dropping is no deletion of rows. A consumer learns its generation inside the
 -- transaction that holds its cursor, so none can write into the former one after the change. A rebuild that is cut short
--- anywhere goes on from its cursor; between the change and the drop there is one generation too many, which the next
--- rebuild or any worker's housekeeping drops.
+-- anywhere goes on from its cursor; between the change and the drop, or when one was given up, there is a generation too many:
+-- any worker's housekeeping drops it.
 
 CREATE TABLE projections (
     name     text PRIMARY KEY REFERENCES consumers,
     tables   text[] NOT NULL,
     serving  integer NOT NULL DEFAULT 1,
     building integer,
-    CHECK (building > serving)
+    newest   integer NOT NULL DEFAULT 1,   -- no number is used again: one that was given up may still be there
+    CHECK (building > serving AND building <= newest)
 );
 
 -- The months that the log has; `activity` and others that are partitioned by month inside a generation have them all.
@@ -104,7 +105,7 @@ BEGIN
     PERFORM make_generation(projection, 1);
 END $$;
 
--- The generation being built: a new one, or the one that was begun before. A former generation that nobody dropped goes first.
+-- The generation being built: a new one, or the one that was begun before. It drops nothing, and so waits for no reader.
 CREATE FUNCTION begin_rebuild(projection text, OUT generation integer, OUT resumed boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
@@ -114,8 +115,8 @@ BEGIN
     IF resumed THEN
         RETURN;
     END IF;
-    PERFORM drop_generations(projection);
-    UPDATE projections SET building = serving + 1 WHERE name = projection RETURNING building INTO generation;
+    UPDATE projections SET building = newest + 1, newest = newest + 1 WHERE name = projection
+    RETURNING building INTO generation;
     PERFORM make_generation(projection, generation);
     DELETE FROM dead_events WHERE consumer = projection || '_rebuild';
     DELETE FROM cursors WHERE consumer = projection || '_rebuild';
@@ -150,7 +151,7 @@ BEGIN
     RETURN true;
 END $$;
 
--- Gives up what is being built; whether there was anything.
+-- Gives up what is being built; whether there was anything. drop_generations() drops it.
 CREATE FUNCTION abandon_rebuild(projection text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -163,7 +164,6 @@ BEGIN
     END IF;
     DELETE FROM cursors WHERE consumer = builder;
     DELETE FROM dead_events WHERE consumer = builder;
-    PERFORM drop_generations(projection);
     RETURN true;
 END $$;
 
@@ -175,6 +175,7 @@ DECLARE
     part    text;
     dropped integer := 0;
 BEGIN
+    PERFORM FROM projections WHERE name = projection FOR UPDATE;  -- one at a time, and the list is younger than the lock
     FOR part IN
         SELECT c.relname
           FROM projections p
@@ -185,7 +186,7 @@ BEGIN
            AND c.relname <> ALL (ARRAY[format('%s_g%s', parent, p.serving), format('%s_g%s', parent, p.building)])
          ORDER BY 1
     LOOP
-        EXECUTE format('DROP TABLE %I', part);
+        EXECUTE format('DROP TABLE IF EXISTS %I', part);
         dropped := dropped + 1;
     END LOOP;
     RETURN dropped;

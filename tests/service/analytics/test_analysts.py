@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import asyncpg
 import pytest
 
+from schema import migrate as migrating
 from schema.database import Database
 from schema.modes import Mode
 from schema.roles import ANALYST_ROLES, analyst_of, ensure_roles, set_analyst_password
@@ -99,6 +100,37 @@ async def test_limits_that_an_operator_has_set_stay(owner: asyncpg.Connection, k
         assert dict(limits) == {"duro_live_analyst": 9, "duro_sandbox_analyst": 5}
     finally:
         await owner.execute("ALTER ROLE duro_live_analyst CONNECTION LIMIT 5")
+
+
+async def test_a_setting_of_the_operator_s_own_does_not_take_the_others_away(
+    owner: asyncpg.Connection, key: bytes
+) -> None:
+    await owner.execute(
+        "ALTER ROLE duro_live_analyst RESET ALL; ALTER ROLE duro_live_analyst SET work_mem = '64MB'"
+    )
+    try:
+        await ensure_roles(owner, key)
+        (row,) = await owner.fetch("SELECT rolconfig FROM pg_roles WHERE rolname = 'duro_live_analyst'")
+        assert set(row["rolconfig"]) == {
+            "work_mem=64MB",
+            "search_path=live",
+            "statement_timeout=30s",
+            "idle_in_transaction_session_timeout=60s",
+            "default_transaction_read_only=on",
+        }
+    finally:
+        await owner.execute("ALTER ROLE duro_live_analyst RESET work_mem")
+
+
+async def test_an_advisory_lock_of_an_analyst_s_is_ended_and_holds_up_no_migration(
+    log_in: LogIn, owner: asyncpg.Connection, key: bytes, database: Database
+) -> None:
+    analyst = await log_in()
+    await analyst.fetchval("SELECT pg_advisory_lock($1)", migrating._LOCK_KEY)
+    assert await migrating.migrate(owner, key) == 0
+    again = await log_in()
+    await again.fetchval("SELECT pg_advisory_lock(1)")
+    assert await AnalystWatch(database).step() == 1
 
 
 async def test_nobody_can_log_in_before_there_is_a_password(

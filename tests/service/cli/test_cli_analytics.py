@@ -20,8 +20,10 @@ from schema.database import Database
 from schema.ids import TENANT, format_id
 from schema.modes import Mode
 from schema.partitions import ensure_past_partitions
+from service.cli.analytics import _login_url
 from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.support.asking import until
+from tests.support.databases import Cluster
 from tests.support.events import sequence_all
 from tests.support.subscription_events import event, tell
 
@@ -201,11 +203,27 @@ async def test_a_reader_that_has_enough_is_no_outage(duro: Duro, revenue: None) 
         ((*VIEW, "--from", "2026-10-02", "--to", "2026-10-02"), "--from must be before --to"),
         ((*VIEW, "--format", "xlsx"), "xlsx"),
         ((*VIEW, "--output", "/nowhere/at/all.csv"), "cannot be written (No such file or directory)"),
+        ((*VIEW, "--output", "/tmp", "--overwrite"), "is there already"),
+        ((*VIEW, "--output", "/dev/null", "--overwrite"), "is there already"),
+        ((*VIEW, "--output", "x" * 300), "cannot be written (File name too long)"),
         ((*VIEW, "--json"), "give --output FILE"),
     ],
 )
 async def test_bad_input_gets_one_sentence(duro: Duro, arguments: Sequence[str], sentence: str) -> None:
     assert sentence in (await duro.process("analytics", "export", *arguments)).refusal
+
+
+def test_the_analyst_s_url_has_nothing_of_the_owner_s() -> None:
+    owner = "postgresql://h:5433/duro?user=duro_owner&password=OWNERS&sslmode=require&passfile=/x"
+    assert _login_url(owner, "duro_live_analyst", "a b") == (
+        "postgresql://duro_live_analyst:a%20b@h:5433/duro?sslmode=require"
+    )
+
+
+async def test_a_password_needs_a_migrated_database(cluster: Cluster) -> None:
+    async with cluster.empty_database() as name:
+        outcome = await Duro.on(cluster.url(name), cluster.key)("analytics", "password", "--mode", "live")
+    assert "run duro migrate" in outcome.refusal
 
 
 async def test_a_password_lets_the_analyst_in_until_it_is_removed(duro: Duro, database: Database) -> None:

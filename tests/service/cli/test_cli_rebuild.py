@@ -59,6 +59,24 @@ async def test_it_tells_how_far_it_is_and_how_fast(duro: Duro, data: Pool) -> No
     assert await lines(data) == {2: EVENTS}
 
 
+async def test_one_that_is_given_up_elsewhere_says_so(
+    duro: Duro, data: Pool, tenant: UUID, superuser: asyncpg.Connection
+) -> None:
+    await record_many(data, tenant, 6_000)
+    await sequence_all(data)
+    process = duro.popen(
+        "consumers", "rebuild", "activity", "--mode", "test", "--share", "20",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        await until(superuser, "SELECT EXISTS (SELECT FROM sandbox.activity WHERE generation = 2)")
+        await projections.abandon_rebuild(data, "activity")
+        _, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("duro: The rebuild was given up elsewhere")
+    assert "goes on from there" not in err
+
+
 async def test_one_that_is_given_up_leaves_what_serves(duro: Duro, data: Pool) -> None:
     await projections.begin_rebuild(data, "activity")
     given_up = await duro.json("consumers", "rebuild", "activity", "--mode", "test", "--give-up")
