@@ -11,12 +11,12 @@ from schema.database import Executor, Pool
 from schema.queries import load
 
 _SQL = load("projections")
-_REBUILD: Final = "_rebuild"
+REBUILD: Final = "_rebuild"
 
 
 def builder(projection: str) -> str:
     """The name of the consumer that builds it anew."""
-    return projection + _REBUILD
+    return projection + REBUILD
 
 
 @dataclass(frozen=True, slots=True)

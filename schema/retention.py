@@ -24,6 +24,7 @@ import asyncpg
 from schema.durations import format_duration
 from schema.errors import InvalidInput
 from schema.ids import REPLAY, format_id
+from schema.projections import REBUILD
 from schema.queries import load
 
 _SQL = load("retention")
@@ -194,7 +195,7 @@ def reasons_to_keep(facts: Facts, rules: Rules) -> list[str]:
             reasons.append(f"{_count(facts.unsequenced, 'event')} without a position: let a worker run")
         reasons += [f"consumer {name} is {_count(n, 'event')} behind" for name, n in facts.behind.items()]
         reasons += [
-            f"{_count(n, 'event')} parked by consumer {name}: see duro consumers retry-dead"
+            f"{_count(n, 'event')} parked by consumer {name}: {_way_out(name)}"
             for name, n in facts.parked.items()
         ]
     if rules is not Rules.ACTIVITY and facts.pending:
@@ -210,6 +211,13 @@ def reasons_to_keep(facts: Facts, rules: Rules) -> list[str]:
         if facts.replays and facts.events:
             reasons.append(_unfinished(facts.replays))
     return reasons
+
+
+def _way_out(consumer: str) -> str:
+    projection = consumer.removesuffix(REBUILD)
+    if projection == consumer:
+        return "see duro consumers retry-dead"
+    return f"finish its rebuild with duro consumers rebuild {projection}, or give it up with --give-up"
 
 
 def _unfinished(replays: Sequence[UUID]) -> str:

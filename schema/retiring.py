@@ -1,6 +1,10 @@
 """How a month of events goes, with producers at work, so that nothing slips in between the last look and the drop:
 
-      seal all but event_log         whoever wrote to them has ended, nobody can any more
+      seal events                    whoever wrote to them has ended, nobody can any more
+              │
+      look again: all are applied, so nobody makes deliveries of them any more ── or not ──► unseal: kept
+              │
+      seal deliveries                none becomes pending any more; those that are go on as ever
               │
       look again, which now stays true ── somebody needs it ──► unseal: kept
               │
@@ -12,8 +16,12 @@
               count once more        another number than was noted: stop, and drop nothing
               drop
 
+Whoever is sealed out is somebody who brings something new: who dates an event back, a replay, a backfill. What workers do with
+what is there is never refused: a statement of theirs is about many months, and would fail for all.
+
 Events go before event_log: an event without a position would get a second one after a restore (sequence_restored_events
-looks for what has none). A run that dies before the note leaves a sealed month, which the next one unseals first.
+looks for what has none). A run that fails or is stopped before the note unseals; one that is killed leaves a sealed month,
+which the next one unseals first.
 
 What is emptied instead of dropped is one transaction under one partition's lock, and asks again inside it. Locks that could
 hold others up are waited for in short tries.
@@ -21,7 +29,7 @@ hold others up are waited for in short tries.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -45,6 +53,7 @@ from schema.retention import (
     monthly_partitions,
     reasons_to_keep,
 )
+from schema.roles import ANALYST_ROLES
 
 _SQL = load("retention")
 _DDL = load("retiring")
@@ -73,13 +82,22 @@ class Outcome:
 @asynccontextmanager
 async def only_one(owner: asyncpg.Connection) -> AsyncIterator[None]:
     """For the whole connection, which ends it. Raises Conflict while another run is at it in this database."""
-    if not await owner.fetchval(_SQL["lock"], _LOCK_KEY):
+    if not (await owner.fetchval(_SQL["lock"], _LOCK_KEY) or await _freed_lock(owner)):
         raise Conflict("Another duro retention run is at work in this database: wait for it to end.")
     try:
         yield
     finally:
         if not owner.is_closed():
             await owner.execute(_SQL["unlock"], _LOCK_KEY)
+
+
+async def _freed_lock(owner: asyncpg.Connection) -> bool:
+    """Whether it was an analyst who had it: anybody may take an advisory lock."""
+    if not await owner.fetch(_SQL["free_lock"], list(ANALYST_ROLES)):
+        return False
+    await asyncio.sleep(_PAUSE_S)
+    locked: bool = await owner.fetchval(_SQL["lock"], _LOCK_KEY)
+    return locked
 
 
 class Retiring:
@@ -160,23 +178,26 @@ class Retiring:
 
     async def _retire(self, candidate: Candidate) -> list[str]:
         month = candidate.month
-        try:
-            await self._seal(candidate)
-        except Conflict:
-            await self._unseal_what_was_left()
-            raise
         tables = [partition.name for partition in candidate.partitions]
-        facts, reasons = await self._note(candidate, tables)
+        try:
+            await self._seal(candidate, "events", _LONG)
+            reasons = reasons_to_keep(await facts_of(self._owner, month), candidate.rules)
+            if not reasons:
+                await self._seal(candidate, "webhook_deliveries", _SHORT)
+                facts, reasons = await self._note(candidate, tables)
+        except BaseException:  # the connection's end too, which leaves it to the next run
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Conflict):
+                await self._unseal_what_was_left()
+            raise
         if reasons:
             await self._unseal_what_was_left()
         else:
             await self._finish(month, facts.events, tables)
         return reasons
 
-    async def _seal(self, candidate: Candidate) -> None:
+    async def _seal(self, candidate: Candidate, parent: str, wait: str) -> None:
         for partition in candidate.partitions:
-            if partition.parent in {"events", *DELIVERIES}:
-                wait = _LONG if partition.parent == "events" else _SHORT
+            if partition.parent == parent:
                 await self._patiently(
                     partition.name, wait, partial(self._owner.execute, _SQL["seal"], partition.name)
                 )
@@ -228,7 +249,7 @@ class Retiring:
 
     async def _require_as_it_was(self, name: str, events: int) -> None:
         found = await self._owner.fetchval(_named("count", name))
-        if found != events:
+        if found not in {0, events}:  # 0: somebody made room for that month anew, see make_partitions()
             raise Conflict(
                 f"{self._mode.schema}.{name} has {found} rows and had {events} when it was closed, so somebody went past "
                 "its seal: it is detached and will not be dropped; move what is new elsewhere, then run this again."
@@ -244,8 +265,11 @@ class Retiring:
 
         async def empty() -> None:
             async with self._owner.transaction():
-                for partition in candidate.partitions:
-                    await self._owner.execute(_named("lock", partition.name))
+                await self._owner.execute(_SQL["not_for_long"])
+                for partition in sorted(candidate.partitions, key=lambda each: each.parent, reverse=True):
+                    await self._owner.execute(
+                        _named("lock", partition.name)
+                    )  # deliveries first, as who settles
                 await self._owner.execute(_SQL["by_index"])
                 reasons.extend(await self._sudden_reasons(candidate))
                 if reasons:

@@ -9,6 +9,16 @@ SELECT pg_try_advisory_lock($1::bigint);
 -- $1 key.
 SELECT pg_advisory_unlock($1::bigint);
 
+-- name: free_lock
+-- $1 roles. Ends their sessions that hold an advisory lock; a row for each.
+WITH holder AS MATERIALIZED (
+    SELECT DISTINCT l.pid
+      FROM pg_locks l
+      JOIN pg_stat_activity a ON a.pid = l.pid AND a.usename = ANY($1::text[]) AND pg_has_role(a.usesysid, 'USAGE')
+     WHERE l.locktype = 'advisory' AND l.granted
+)
+SELECT pid FROM holder WHERE pg_terminate_backend(pid);
+
 -- name: now
 -- The database's clock, by which events are recorded.
 SELECT now();
@@ -69,6 +79,10 @@ SELECT id
  WHERE finished_at IS NULL
    AND (at_time < $2 AND until > $1 OR at_pos < $4::bigint AND until_pos >= $3::bigint)
  ORDER BY id;
+
+-- name: not_for_long
+-- For the present transaction, in which others wait.
+SET LOCAL statement_timeout = '5s';
 
 -- name: by_index
 -- For the present transaction, in which others wait.

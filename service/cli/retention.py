@@ -43,7 +43,10 @@ def _ages(function: F) -> F:
             "--attempts", type=_AGE, help="Keep attempts for so long, at most as long as deliveries."
         ),
         click.option(
-            "--deliveries", type=_AGE, help="Keep deliveries for so long, at most as long as events."
+            "--deliveries",
+            type=_AGE,
+            help="Keep deliveries for so long, at most as long as events. A later backfill of a month whose deliveries "
+            "went sends all of its events again.",
         ),
         click.option(
             "--events", type=_AGE, help="Keep events for so long, counted from the end of their month."
@@ -84,16 +87,27 @@ def run(app: App, mode: Mode | None, dry_run: bool, **ages: timedelta | None) ->
 def _work(app: App, do: _Work, mode: Mode | None, ages: Ages, *, dry_run: bool) -> None:
     modes = [mode] if mode else list(Mode)
     with backbone(app.settings, app.progress) as base:
+        outcomes: list[Outcome] = []
 
-        async def collect() -> list[Outcome]:
+        async def collect() -> None:
             if base.embedded:
                 await base.migrate(app.progress)
             async with Database.open(base.url, base.key, name="duro cli", max_per_role=1):
                 pass  # it is there, and of this version
-            return [outcome async for outcome in do(base.url, modes, ages, app.progress)]
+            async for outcome in do(base.url, modes, ages, app.progress):
+                outcomes.append(outcome)  # noqa: PERF401  what was done is told whatever comes after it
 
-        with database_errors():
-            outcomes = uvloop.run(collect())
+        try:
+            with database_errors():
+                uvloop.run(collect())
+        except BaseException:
+            if outcomes:
+                _tell(app, outcomes, dry_run=dry_run)
+            raise
+    _tell(app, outcomes, dry_run=dry_run)
+
+
+def _tell(app: App, outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
     app.result(
         {
             "dryRun": dry_run,

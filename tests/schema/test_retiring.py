@@ -275,10 +275,13 @@ async def test_a_sealed_month_takes_nothing_and_says_why(
 async def test_a_month_that_a_run_left_sealed_is_opened_by_the_next_whatever_it_is_about(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
+    doomed = await connect(OWNER)
+
     async def die() -> None:
+        doomed.terminate()
         raise Dies
 
-    run = with_a_surprise(await connect(OWNER), "_note", die)
+    run = with_a_surprise(doomed, "_note", die)
     with pytest.raises(Dies):
         _ = [outcome async for outcome in run.run()]
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):

@@ -31,7 +31,30 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
       FROM pg_inherits WHERE inhparent = 'events'::regclass
 $$;
 
--- Range partitions alone are months: a projection's table is partitioned by generation first.
+-- Months whose events have been dropped, or will be for certain: appended before the first of their tables goes, so that
+-- nobody finds less without finding out. See schema/retention.py for the protocol.
+--   last_pos   the highest position of the month's events; 0: it had none
+--   events     how many there were; another number at the end means that something slipped in, and nothing is dropped
+--   tables     its partitions; a table that has such a name and is not among them is somebody else's
+CREATE TABLE retired_months (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    month       date NOT NULL CHECK (extract(day FROM month) = 1),
+    last_pos    bigint NOT NULL,
+    events      bigint NOT NULL,
+    tables      text[] NOT NULL,
+    begun_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz
+);
+CREATE INDEX retired_months_by_position ON retired_months (last_pos);
+CREATE UNIQUE INDEX retired_months_under_way ON retired_months (month) WHERE finished_at IS NULL;
+
+DO $$
+BEGIN
+    EXECUTE format('GRANT SELECT ON retired_months TO %I', 'duro_' || current_schema());
+END $$;
+
+-- Range partitions alone are months: a projection's table is partitioned by generation first. A month on its way out gets none
+-- anew.
 CREATE OR REPLACE FUNCTION make_partitions(first timestamptz, last timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
 DECLARE
@@ -47,6 +70,7 @@ BEGIN
           JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = current_schema()::regnamespace,
                generate_series(date_trunc('month', first), date_trunc('month', last), interval '1 month') AS m
          WHERE p.partstrat = 'r'
+           AND NOT EXISTS (SELECT FROM retired_months r WHERE r.finished_at IS NULL AND r.month = m::date)
          ORDER BY m, c.relname
     LOOP
         partition := format('%s_%s', parent, to_char(month, 'YYYY_MM'));
