@@ -59,10 +59,10 @@ def links_of(type_: str, data: Mapping[str, Any]) -> Links:
         value = data.get(key)
         if not isinstance(value, str):
             continue
-        if value.startswith(prefix) and _ULID.fullmatch(value, len(prefix)):
+        if value.startswith(prefix) and _ULID.fullmatch(ulid := value[len(prefix) :].upper()):
             named[name] = value
             if key in _SOUGHT:
-                ours[key] = read_ulid(value[len(prefix) :])
+                ours[key] = read_ulid(ulid)
         elif _AN_ID.fullmatch(value):
             named[name] = value
     return Links(

@@ -22,8 +22,8 @@ from uuid import UUID
 from consumers.told import NO_ID, Told
 from schema.rollups import Movement, Recovery, State
 
+_BEGINS_AS: Final = "incomplete"
 _IS_THEN: Final[Mapping[str, str]] = {
-    "subscription_created": "incomplete",
     "subscription_activated": "active",
     "subscription_paused": "paused",
     "subscription_resumed": "active",
@@ -33,8 +33,10 @@ _IS_THEN: Final[Mapping[str, str]] = {
     "subscription_expired": "expired",
     "subscription_cancelled": "canceled",
 }
-"""What the type alone says of the status."""
-CHANGING: Final = frozenset({*_IS_THEN, "subscription_updated", "subscription_plan_changed"})
+"""What the type alone says of the status. A creation may tell any: of one that was brought along, that it is active."""
+CHANGING: Final = frozenset(
+    {*_IS_THEN, "subscription_created", "subscription_updated", "subscription_plan_changed"}
+)
 """Types that tell the whole subscription."""
 PAID_AFTER_ALL: Final = "subscription_payment_recovered"
 CONCERNED: Final = CHANGING | {PAID_AFTER_ALL}
@@ -62,8 +64,10 @@ class Risk:
 
 def changed(before: State | None, pos: int, type_: str, told: Told) -> State:
     """After an event of a type in CHANGING. What it does not tell stays as it was."""
-    was = before or State(pos, "incomplete", NO_ID, "", 0, was_active=False, failure_code="")
-    status = _IS_THEN.get(type_) or told.status or was.status
+    was = before or State(pos, _BEGINS_AS, NO_ID, "", 0, was_active=False, failure_code="")
+    status = (
+        _IS_THEN.get(type_) or told.status or (_BEGINS_AS if type_ == "subscription_created" else was.status)
+    )
     priced = told.mrr is not None
     return State(
         pos,

@@ -5,11 +5,10 @@ the catalog's form, counts as not told. Nothing is guessed, nothing raises, and 
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import orjson
-
+from consumers import activity_data
 from consumers.monthly import PER_MONTH, monthly
 from schema.errors import InvalidInput
 from schema.ids import PLAN, SUBSCRIPTION, parse_id
@@ -27,7 +26,7 @@ _CURRENCY: Final = re.compile("[A-Z]{3}")
 _WORD: Final = re.compile("[A-Za-z0-9][A-Za-z0-9_.:-]*")
 _LONGEST: Final = 64
 _LONGEST_ID: Final = 36
-_NOTHING: Final[dict[str, Any]] = {}
+_DEFAULT_CURRENCY: Final = "NGN"
 
 
 @dataclass(slots=True)  # one per event: not frozen, see schema/deliveries.py
@@ -47,10 +46,10 @@ class Told:
 
 
 def read(data: str) -> Told:
-    found = _object(data)
-    currency = found.get("currency")
-    currency = currency if type(currency) is str and len(currency) == 3 and _is_currency(currency) else ""
-    amount = _amount(found.get("amount")) if currency else None
+    found = activity_data.read(data)
+    amount = _amount(found.get("amount"))
+    currency = _currency_of(found.get("currency"), amount)
+    amount = amount if currency else None
     status = found.get("status")
     return Told(
         _id(PLAN, found.get("planId")) or NO_ID,
@@ -65,12 +64,11 @@ def read(data: str) -> Told:
     )
 
 
-def _object(data: str) -> dict[str, Any]:
-    try:
-        found = orjson.loads(data)
-    except orjson.JSONDecodeError:  # nested deeper than it reads, though Postgres did
-        return _NOTHING
-    return found if type(found) is dict else _NOTHING
+def _currency_of(value: object, amount: int | None) -> str:
+    """Naira where an amount comes without any."""
+    if value is None and amount is not None:
+        return _DEFAULT_CURRENCY
+    return value if type(value) is str and len(value) == 3 and _is_currency(value) else ""
 
 
 def _amount(value: object) -> int | None:

@@ -86,6 +86,8 @@ def list_(
     """
     now = datetime.now(UTC)
     begins, ends = (None if text is None else parse_moment(text, now) for text in (since, until))
+    if begins is not None and ends is not None and begins >= ends:
+        raise InvalidInput("--from must be before --until: nothing is between them.")
 
     async def find(database: Database) -> FeedPage:
         await tenants.require(database.core, tenant)

@@ -63,7 +63,9 @@ async def test_an_endpoint_that_fails_is_left_alone_probed_and_served_again(
         assert before < 40, "it opened long before each had its try"
         assert [active for _, active in probes[:5]] == [1] * 5, "single probes, until three were good"
         first, second, third = (at for at, _ in probes[:3])
-        assert first >= half_open_at
+        assert first > half_open_at - OPEN_S / 10, (
+            "the database, whose clock counts for claims, may be a little ahead"
+        )
         assert second - first > OPEN_S
         assert third - second > OPEN_S
         assert good == dict.fromkeys(event_names(sent), 1)

@@ -23,7 +23,7 @@ ACTIVITY_PAST = f"""
 SET search_path = sandbox;
 SELECT make_partitions(date_trunc('month', now()), date_trunc('month', now()) + interval '12 months');
 
-UPDATE projections SET building = 2 WHERE name = 'activity';
+UPDATE projections SET building = 2, newest = 2 WHERE name = 'activity';
 SELECT make_generation('activity', 2);
 
 CREATE FUNCTION pg_temp.id(n bigint) RETURNS uuid LANGUAGE sql IMMUTABLE RETURN lpad(to_hex(n), 32, '0')::uuid;

@@ -11,12 +11,7 @@ CREATE TEMPORARY TABLE told AS
 SELECT l.pos, e.tenant_id, z.tenant, z.name, e.type, e.data, e.created_at,
        date_trunc('hour', e.created_at, 'UTC') AS hour,
        (date_trunc('hour', e.created_at, 'UTC') AT TIME ZONE z.zone)::date AS day,
-       CASE WHEN jsonb_typeof(data->'currency') = 'string' AND data->>'currency' ~ '^[A-Z]{3}$' THEN data->>'currency' END
-           AS currency,
-       CASE WHEN jsonb_typeof(data->'amount') = 'number' AND data->>'amount' ~ '^[0-9]{1,16}$' THEN
-           CASE WHEN (data->>'amount')::bigint <= 1000000000000000
-                 AND jsonb_typeof(data->'currency') = 'string' AND data->>'currency' ~ '^[A-Z]{3}$'
-                THEN (data->>'amount')::bigint END END AS amount,
+       money.currency, CASE WHEN money.currency IS NOT NULL THEN money.amount END AS amount,
        CASE WHEN jsonb_typeof(data->'interval') = 'string' THEN data->>'interval' END AS "interval",
        CASE WHEN jsonb_typeof(data->'planId') = 'string' AND data->>'planId' ~ '^plan_[0-7][0-9A-HJKMNP-TV-Z]{25}$'
             THEN data->>'planId' END AS plan_id,
@@ -34,6 +29,14 @@ SELECT l.pos, e.tenant_id, z.tenant, z.name, e.type, e.data, e.created_at,
   JOIN (SELECT t.id, format_id('ten', t.id) AS tenant, t.name,
                CASE WHEN s.time_zone IN (SELECT name FROM pg_timezone_names) THEN s.time_zone ELSE 'Africa/Lagos' END AS zone
           FROM core.tenants t LEFT JOIN core.store_configs s ON s.tenant_id = t.id) z ON z.id = e.tenant_id
+ CROSS JOIN LATERAL (
+       SELECT told.amount,
+              CASE WHEN jsonb_typeof(data->'currency') = 'string' AND data->>'currency' ~ '^[A-Z]{3}$' THEN data->>'currency'
+                   WHEN coalesce(jsonb_typeof(data->'currency'), 'null') = 'null' AND told.amount IS NOT NULL THEN 'NGN'
+              END AS currency
+         FROM (SELECT CASE WHEN jsonb_typeof(data->'amount') = 'number' AND data->>'amount' ~ '^[0-9]{1,16}$' THEN
+                           CASE WHEN (data->>'amount')::bigint <= 1000000000000000 THEN (data->>'amount')::bigint END
+                      END AS amount) told) money
  WHERE l.pos <> ALL ($1::bigint[]);
 """
 """$1: positions that are left out. Ids in capitals alone, as the catalog has them."""
@@ -53,7 +56,7 @@ _LIVES: Final = f"""
 CREATE TEMPORARY TABLE lives AS
 WITH steps AS (
     SELECT *, CASE type
-                WHEN 'subscription_created' THEN 'incomplete'
+                WHEN 'subscription_created' THEN coalesce(told_status, 'incomplete')
                 WHEN 'subscription_activated' THEN 'active' WHEN 'subscription_resumed' THEN 'active'
                 WHEN 'subscription_recovered' THEN 'active' WHEN 'subscription_paused' THEN 'paused'
                 WHEN 'subscription_past_due' THEN 'past_due' WHEN 'subscription_unpaid' THEN 'unpaid'

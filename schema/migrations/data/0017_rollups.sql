@@ -95,6 +95,9 @@ BEGIN
      ORDER BY l.pos LIMIT 1;
     IF NOT FOUND THEN
         SELECT * INTO log FROM sequencer ORDER BY tick DESC LIMIT 1;
+        IF pg_snapshot_xmax(log.done) > pg_snapshot_xmax(pg_current_snapshot()) THEN
+            RETURN log.sequenced_at;  -- restored, and not sequenced anew yet
+        END IF;
         SELECT e.created_at INTO unapplied
           FROM events e
          WHERE e.xid >= pg_snapshot_xmin(log.done) AND e.xid < pg_snapshot_xmax(pg_current_snapshot())
@@ -110,9 +113,13 @@ END $$;
 CREATE FUNCTION whole(total numeric) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     CASE WHEN abs(total) <= 9223372036854775807 THEN total::bigint END;
 
--- Nothing checks a store's time zone when it is saved, and a zone that does not exist is an error wherever it is used.
-CREATE FUNCTION time_zone_or_lagos(zone text) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+-- Nothing checks a store's time zone when it is saved, and a zone that does not exist is an error wherever it is used. What
+-- PostgreSQL would take for a POSIX zone, UTC+1 for one, means the opposite of what people mean.
+CREATE FUNCTION time_zone_or_lagos(zone text) RETURNS text LANGUAGE plpgsql STABLE AS $$
 BEGIN
+    IF zone !~ '^[A-Za-z_]+$|^[A-Za-z_]+/' THEN
+        RETURN 'Africa/Lagos';
+    END IF;
     PERFORM now() AT TIME ZONE zone;
     RETURN coalesce(zone, 'Africa/Lagos');
 EXCEPTION WHEN invalid_parameter_value THEN
@@ -334,7 +341,7 @@ BEGIN
         ('rail', 'how the money was moved, null where the events tell none'),
         ('failure_code', 'why a charge failed, null where the events tell none; in recovery: the failure that it began with'),
         ('currency', 'of all amounts of the row (ISO 4217), null where the events tell none'),
-        ('as_of', 'everything committed before this moment is in'),
+        ('as_of', 'everything committed before this moment is in, but for parked events'),
         ('events', 'how many'),
         ('unpriced', 'events among them that tell no amount with a currency: their money is in no sum'),
         ('amount', 'what the events tell in all, in kobo (the currency''s smallest unit)'),

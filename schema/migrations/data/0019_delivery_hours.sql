@@ -65,18 +65,27 @@ CREATE AGGREGATE histogram_sum(integer[]) (SFUNC = add_histogram, STYPE = bigint
 -- So many milliseconds, or less, for that share of what is counted: evenly spread within a bucket, so right within a
 -- fifth; null for nothing.
 CREATE FUNCTION latency_quantile(latency bigint[], share float8) RETURNS numeric
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
-    WITH buckets AS (
-        SELECT i - 1 AS bucket, n, sum(n) OVER (ORDER BY i) AS up_to, sum(n) OVER () AS total
-          FROM unnest(latency) WITH ORDINALITY AS u (n, i)
-    ), hit AS (
-        SELECT CASE bucket WHEN 0 THEN 0 ELSE 2 ^ ((bucket - 1) / 4.0::float8) END AS least,
-               CASE WHEN bucket < 65 THEN 2 ^ (bucket / 4.0::float8) ELSE 65536 END AS most,
-               (share::numeric * total - (up_to - n)) / n AS within
-          FROM buckets WHERE n > 0 AND up_to >= share::numeric * total ORDER BY bucket LIMIT 1
-    )
-    SELECT round((least + (most - least) * greatest(within, 0))::numeric, 1) FROM hit
-$$;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    total  numeric := 0;
+    wanted numeric;
+    up_to  numeric := 0;
+    least  float8;
+    most   float8;
+BEGIN
+    FOR i IN 1 .. cardinality(latency) LOOP
+        total := total + latency[i];
+    END LOOP;
+    wanted := share::numeric * total;
+    FOR i IN 1 .. cardinality(latency) LOOP
+        up_to := up_to + latency[i];
+        CONTINUE WHEN latency[i] = 0 OR up_to < wanted;
+        least := CASE WHEN i = 1 THEN 0 ELSE 2 ^ ((i - 2) / 4.0::float8) END;
+        most := CASE WHEN i < 66 THEN 2 ^ ((i - 1) / 4.0::float8) ELSE 65536 END;
+        RETURN round((least + (most - least) * greatest(wanted - (up_to - latency[i]), 0) / latency[i])::numeric, 1);
+    END LOOP;
+    RETURN NULL;
+END $$;
 
 -- A histogram and so many more in these buckets.
 CREATE FUNCTION add_to_histogram(histogram integer[], buckets integer[], counts bigint[]) RETURNS integer[]
@@ -196,13 +205,16 @@ DECLARE
     unfolded timestamptz;
 BEGIN
     SELECT * INTO was FROM attempt_folds ORDER BY tick DESC LIMIT 1;
+    IF pg_snapshot_xmax(was.done) > pg_snapshot_xmax(pg_current_snapshot()) THEN
+        RETURN was.folded_at;  -- restored, and not counted anew yet
+    END IF;
     SELECT a.started_at + make_interval(secs => least(a.total_ms, 3600000) / 1000) INTO unfolded
       FROM webhook_attempts a
      WHERE a.xid >= pg_snapshot_xmin(was.done) AND a.xid < pg_snapshot_xmax(pg_current_snapshot())
        AND NOT pg_visible_in_snapshot(a.xid, was.done)
        AND (NOT was.restored OR a.xid::xid = a.xmin)
      ORDER BY a.xid LIMIT 1;
-    RETURN coalesce(unfolded, now());
+    RETURN least(coalesce(unfolded, now()), now());  -- workers' clocks say when an attempt was
 END $$;
 
 -- What is there already. ALTER TABLE has let those who were recording finish, and whoever comes later fills xid.
