@@ -76,7 +76,7 @@ BEGIN
     FOR i IN 1 .. cardinality(latency) LOOP
         total := total + latency[i];
     END LOOP;
-    wanted := share::numeric * total;
+    wanted := round(share::numeric, 12) * total;  -- what is less would be an underflow below
     FOR i IN 1 .. cardinality(latency) LOOP
         up_to := up_to + latency[i];
         CONTINUE WHEN latency[i] = 0 OR up_to < wanted;
