@@ -15,8 +15,13 @@ Key = TypeVar("Key")
 
 
 class Batch:
-    def __init__(self, events: Sequence[LoggedEvent]) -> None:
-        self._events = [(event, read(event.data)) for event in events]
+    def __init__(self, events: Sequence[LoggedEvent] = ()) -> None:
+        self._events: list[tuple[LoggedEvent, Told]] = []
+        self.add(events)
+
+    def add(self, events: Sequence[LoggedEvent]) -> None:
+        """More of it, in order."""
+        self._events += [(event, read(event.data)) for event in events]
 
     def subscriptions(self) -> set[Subscription]:
         """Those whose states `deltas` has to know."""
