@@ -125,8 +125,9 @@ def test_a_clock_set_back_stalls_nobody_for_longer_than_the_burst_and_one_delive
         endpoint.now += pause
         endpoint.claim(wanted)
     endpoint.now -= back
+    at_once = endpoint.claim(1)  # who waits polls; a clock that is far behind is noticed here, and only here
     endpoint.now += BURST + timedelta(seconds=1) / rate + timedelta(microseconds=2)
-    assert endpoint.claim(1) == 1
+    assert at_once or endpoint.claim(1) == 1
 
 
 @given(
