@@ -58,7 +58,14 @@ _TRANSIENT = (
 
 
 def is_transient(error: BaseException) -> bool:
-    return isinstance(error, _TRANSIENT)
+    return isinstance(error, _TRANSIENT) or _is_sealed(error)
+
+
+def _is_sealed(error: BaseException) -> bool:
+    """What a month says that is being looked at by retention (refuse_retiring): soon it is open again."""
+    return (
+        isinstance(error, asyncpg.ObjectNotInPrerequisiteStateError) and error.constraint_name == "retiring"
+    )
 
 
 def is_of_the_batch(error: BaseException) -> bool:

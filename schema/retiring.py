@@ -21,7 +21,7 @@ what is there is never refused: a statement of theirs is about many months, and 
 
 Events go before event_log: an event without a position would get a second one after a restore (sequence_restored_events
 looks for what has none). A run that fails or is stopped before the note unseals; one that is killed leaves a sealed month,
-which the next one unseals first.
+which the next one unseals first, or a worker within half a minute (open_what_was_left_sealed).
 
 What is emptied instead of dropped is one transaction under one partition's lock, and asks again inside it. Locks that could
 hold others up are waited for in short tries.
@@ -36,6 +36,7 @@ from typing import Final
 
 import asyncpg
 
+from schema.database import Executor
 from schema.errors import Conflict
 from schema.modes import Mode
 from schema.queries import load
@@ -53,14 +54,13 @@ from schema.retention import (
     monthly_partitions,
     reasons_to_keep,
 )
-from schema.roles import ANALYST_ROLES
 
 _SQL = load("retention")
 _DDL = load("retiring")
-_LOCK_KEY: Final = 0x726574656E74  # "retent"
 _SHORT: Final = "100ms"  # others stand behind us in the queue for as long
 _LONG: Final = "2s"  # nobody does
 _PAUSE_S: Final = 0.2
+_SEALED: Final = ("events", "webhook_deliveries")
 
 Progress = Callable[[str], None]
 
@@ -80,24 +80,31 @@ class Outcome:
 
 
 @asynccontextmanager
-async def only_one(owner: asyncpg.Connection) -> AsyncIterator[None]:
-    """For the whole connection, which ends it. Raises Conflict while another run is at it in this database."""
-    if not (await owner.fetchval(_SQL["lock"], _LOCK_KEY) or await _freed_lock(owner)):
-        raise Conflict("Another duro retention run is at work in this database: wait for it to end.")
+async def only_one(keeper: asyncpg.Connection) -> AsyncIterator[None]:
+    """Raises Conflict while another run is at it in this database.
+
+    A transaction of `keeper` holds the lock, and is idle: that is all this connection is for meanwhile.
+    """
+    await keeper.execute(_SQL["stay"])
+    transaction = keeper.transaction()
+    await transaction.start()
     try:
+        try:
+            await keeper.execute(_SQL["lock"])
+        except asyncpg.LockNotAvailableError:
+            raise Conflict(
+                "Another duro retention run is at work in this database: wait for it to end."
+            ) from None
         yield
     finally:
-        if not owner.is_closed():
-            await owner.execute(_SQL["unlock"], _LOCK_KEY)
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # then it is free already
+            await transaction.rollback()
 
 
-async def _freed_lock(owner: asyncpg.Connection) -> bool:
-    """Whether it was an analyst who had it: anybody may take an advisory lock."""
-    if not await owner.fetch(_SQL["free_lock"], list(ANALYST_ROLES)):
-        return False
-    await asyncio.sleep(_PAUSE_S)
-    locked: bool = await owner.fetchval(_SQL["lock"], _LOCK_KEY)
-    return locked
+async def open_what_was_left_sealed(worker: Executor) -> int:
+    """What a run that was killed before its note left sealed: how many partitions were. None while one is at work."""
+    opened: int = await worker.fetchval(_SQL["open_what_was_left_sealed"])
+    return opened
 
 
 class Retiring:
@@ -216,8 +223,17 @@ class Retiring:
             facts = await facts_of(self._owner, month)
             reasons = reasons_to_keep(facts, candidate.rules)
             if not reasons:
+                await self._require_sealed(candidate)
                 await self._owner.execute(_SQL["begin"], month.first, facts.last_pos, facts.events, tables)
         return facts, reasons
+
+    async def _require_sealed(self, candidate: Candidate) -> None:
+        sealed = [each.name for each in candidate.partitions if each.parent in _SEALED]
+        if not await self._owner.fetchval(_SQL["still_sealed"], sealed):
+            raise Conflict(
+                f"{self._mode} {candidate.month} was opened again while it was looked at, for this run has lost its lock: "
+                "run this again."
+            )
 
     async def _finish_what_was_begun(self) -> None:
         for row in await self._owner.fetch(_SQL["under_way"]):

@@ -1,10 +1,10 @@
-"""Keeps partitions well ahead, and drops what a rebuild that was killed left behind. Every worker does it; the database
-lets one at a time in.
+"""Keeps partitions well ahead, drops what a rebuild that was killed left behind, and opens what a retention that was killed
+left sealed. Every worker does it; the database lets one at a time in.
 """
 
 import asyncio
 import logging
-from itertools import product
+from itertools import cycle, product
 
 import asyncpg
 
@@ -13,10 +13,12 @@ from schema.modes import Mode
 from schema.partitions import ensure_partitions
 from schema.polling import sleep_unless, through_outages
 from schema.projections import drop_generations
+from schema.retiring import open_what_was_left_sealed
 from service.projections import PROJECTIONS
 
 _logger = logging.getLogger(__name__)
-_EVERY_S = 3600.0
+_EVERY_S = 30.0  # a sealed month refuses what is recorded in it
+_HOURLY = 120
 
 
 class Housekeeping:
@@ -24,15 +26,26 @@ class Housekeeping:
         self._database = database
 
     async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            await through_outages(stop, "housekeeping", self.ensure_partitions)
-            await through_outages(stop, "housekeeping", self.drop_generations)
+        for turn in cycle(range(_HOURLY)):
+            if stop.is_set():
+                return
+            if turn == 0:
+                await through_outages(stop, "housekeeping", self.ensure_partitions)
+                await through_outages(stop, "housekeeping", self.drop_generations)
+            await through_outages(stop, "housekeeping", self.open_what_was_left_sealed)
             await sleep_unless(stop, _EVERY_S)
 
     async def ensure_partitions(self) -> None:
         for mode in Mode:
             if made := await ensure_partitions(self._database.data(mode)):
                 _logger.info("made %d partitions for %s", made, mode)
+
+    async def open_what_was_left_sealed(self) -> None:
+        for mode in Mode:
+            if opened := await open_what_was_left_sealed(self._database.data(mode)):
+                _logger.warning(
+                    "opened %d partitions of %s that a duro retention run left sealed", opened, mode
+                )
 
     async def drop_generations(self) -> None:
         """Of projections, that neither serve nor are being built. Whoever reads one keeps it until the next time."""

@@ -21,11 +21,15 @@ async def plan(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) 
 
 async def run(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) -> AsyncIterator[Outcome]:
     """Raises Conflict: another is at work, or somebody is in the way. What it has done so far stays done."""
-    owner = await connect_as_owner(url)
+    keeper = await connect_as_owner(url)
     try:
-        async with only_one(owner):
-            for mode in modes:
-                async for outcome in Retiring(owner, mode, ages, progress=progress).run():
-                    yield outcome
+        async with only_one(keeper):
+            owner = await connect_as_owner(url)
+            try:
+                for mode in modes:
+                    async for outcome in Retiring(owner, mode, ages, progress=progress).run():
+                        yield outcome
+            finally:
+                await owner.close()
     finally:
-        await owner.close()
+        await keeper.close()

@@ -1,23 +1,15 @@
 -- What retention asks, as the owner, of the mode in its search_path. See schema/retention.py for the rules and
 -- schema/retiring.py for the protocol. Months are [$1, $2).
 
+-- name: stay
+-- For a session that holds the lock and is asked nothing meanwhile: no limit ends it, a vanished peer does.
+SELECT set_config('idle_in_transaction_session_timeout', '0', false), set_config('statement_timeout', '0', false),
+       set_config('lock_timeout', '2s', false), set_config('tcp_keepalives_idle', '5', false),
+       set_config('tcp_keepalives_interval', '2', false), set_config('tcp_keepalives_count', '3', false);
+
 -- name: lock
--- $1 key. Whether this session is now the only one that retires months here.
-SELECT pg_try_advisory_lock($1::bigint);
-
--- name: unlock
--- $1 key.
-SELECT pg_advisory_unlock($1::bigint);
-
--- name: free_lock
--- $1 roles. Ends their sessions that hold an advisory lock; a row for each.
-WITH holder AS MATERIALIZED (
-    SELECT DISTINCT l.pid
-      FROM pg_locks l
-      JOIN pg_stat_activity a ON a.pid = l.pid AND a.usename = ANY($1::text[]) AND pg_has_role(a.usesysid, 'USAGE')
-     WHERE l.locktype = 'advisory' AND l.granted
-)
-SELECT pid FROM holder WHERE pg_terminate_backend(pid);
+-- This session's transaction is from now on the only one that retires months here. Waits as long as a worker may have it.
+LOCK TABLE sandbox.retention_lock, live.retention_lock IN EXCLUSIVE MODE;
 
 -- name: now
 -- The database's clock, by which events are recorded.
@@ -113,13 +105,18 @@ SELECT unseal_partition($1::text::regclass);
 
 -- name: sealed
 -- Partitions that are sealed although their month is not on its way out: a run ended in between.
-SELECT c.relname
-  FROM pg_trigger t
-  JOIN pg_class c ON c.oid = t.tgrelid AND c.relnamespace = current_schema()::regnamespace
- WHERE t.tgname = 'retiring' AND t.tgenabled <> 'D'
-   AND NOT EXISTS (SELECT FROM retired_months m
-                    WHERE m.finished_at IS NULL AND right(c.relname, 7) = to_char(m.month, 'YYYY_MM'))
- ORDER BY c.relname;
+SELECT c.relname FROM left_sealed() AS leaf JOIN pg_class c ON c.oid = leaf;
+
+-- name: open_what_was_left_sealed
+-- As a worker. How many partitions were opened.
+SELECT open_what_was_left_sealed();
+
+-- name: still_sealed
+-- $1 partitions. Whether all are.
+SELECT NOT EXISTS (SELECT FROM unnest($1::text[]) AS name
+                    WHERE NOT EXISTS (SELECT FROM pg_trigger t
+                                       WHERE t.tgrelid = to_regclass(quote_ident(name)) AND t.tgname = 'retiring'
+                                         AND t.tgenabled <> 'D'));
 
 -- name: empty
 -- $1 partition.
@@ -152,5 +149,15 @@ SELECT CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN
  WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = $1 AND c.relkind = 'r';
 
 -- name: oldest_transaction
--- What a detaching may be waiting for: for how many seconds it has been open, and its process.
-SELECT seconds, pid FROM core.oldest_transaction();
+-- What a detaching may be waiting for: for how many seconds it has been open, and its process; 0 of a prepared one. Not the one
+-- that holds the run's own lock.
+SELECT extract(epoch FROM clock_timestamp() - since)::float8 AS seconds, pid
+  FROM (SELECT xact_start AS since, pid
+          FROM pg_stat_activity a
+         WHERE datname = current_database() AND backend_type = 'client backend' AND xact_start IS NOT NULL
+           AND pid <> pg_backend_pid()
+           AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.relation = 'retention_lock'::regclass AND l.granted)
+         UNION ALL
+        SELECT prepared, 0 FROM pg_prepared_xacts WHERE database = current_database()) AS opened
+ ORDER BY since
+ LIMIT 1;

@@ -10,18 +10,22 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from consumers.consumer import Consumer
+from consumers.fanout import FanOut, NoRoom
 from schema import deliveries, delivery_history, log, partitions
-from schema.database import Database, Pool
+from schema.database import Database, Pool, is_transient
 from schema.errors import Conflict
 from schema.modes import Mode
 from schema.pages import After
 from schema.positions import events_after
-from schema.retention import Ages
-from schema.retiring import Retiring, only_one
+from schema.retention import Ages, Candidate
+from schema.retiring import Retiring, only_one, open_what_was_left_sealed
+from service.housekeeping import Housekeeping
 from tests.support.arrivals import Arrivals
-from tests.support.asking import until_waiting
+from tests.support.asking import until, until_waiting
 from tests.support.connections import LIVE, SANDBOX, Connect
 from tests.support.databases import OWNER
+from tests.support.engine import add_endpoint, engine, running
 from tests.support.events import record, sequence_all
 from tests.support.months import (
     AGES,
@@ -116,6 +120,21 @@ async def test_two_runs_at_once_and_the_second_says_so(connect: Connect, owner: 
                 pass
     async with only_one(await connect(OWNER)):
         pass
+
+
+async def test_what_waits_for_its_turn_holds_back_no_clean_up_and_nobody_else_can_take_its_place(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, superuser: asyncpg.Connection
+) -> None:
+    analyst = await connect(LIVE)
+    await analyst.execute("SELECT pg_advisory_lock($1)", 0x726574656E74)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await analyst.execute("BEGIN; LOCK TABLE live.retention_lock IN ACCESS SHARE MODE")
+    async with only_one(owner):
+        held = await superuser.fetchrow(
+            "SELECT state, backend_xid, backend_xmin FROM pg_stat_activity WHERE pid = $1",
+            owner.get_server_pid(),
+        )
+    assert tuple(held) == ("idle in transaction", None, None)
 
 
 # Others at work
@@ -253,8 +272,9 @@ async def test_an_event_dated_back_by_a_transaction_that_is_open_is_waited_for(
     assert len((await events_after(data, tenant, 0)).events) == 4
 
 
-async def test_a_sealed_month_takes_nothing_and_says_why(
-    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+@pytest.mark.parametrize(("at", "for_the_moment"), [("_note", True), ("_finish", False)])
+async def test_a_sealed_month_takes_nothing_and_says_why_and_whether_to_wait(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID], at: str, for_the_moment: bool
 ) -> None:
     async def try_both() -> None:
         for attempt in (
@@ -265,10 +285,11 @@ async def test_a_sealed_month_takes_nothing_and_says_why(
         ):
             with pytest.raises(
                 asyncpg.ObjectNotInPrerequisiteStateError, match=f"{OLD.suffix} is being retired"
-            ):
+            ) as refused:
                 await attempt
+            assert is_transient(refused.value) == for_the_moment
 
-    run = with_a_surprise(owner, "_note", try_both)
+    run = with_a_surprise(owner, at, try_both)
     assert summary([outcome async for outcome in run.run()])[EVENTS] == []
 
 
@@ -288,6 +309,181 @@ async def test_a_month_that_a_run_left_sealed_is_opened_by_the_next_whatever_it_
         await past(data, tenant, OLD, 1)
     await retire(owner, Ages(activity=timedelta(days=30_000)))
     await past(data, tenant, OLD, 1)
+
+
+async def test_a_run_that_is_stopped_in_its_last_look_opens_the_month_again(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    """Ctrl-C while it waits for the book, which a rebuild has."""
+    book = await connect(OWNER)
+    async with book.transaction():
+        await book.execute("LOCK TABLE retired_months IN SHARE MODE")
+        run = asyncio.create_task(retire(owner))
+        await until_waiting(await connect(OWNER), owner)
+        assert await sealed(book) == 2
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert await sealed(owner) == 0
+    await past(data, tenant, OLD, 1)
+
+
+async def sealed(owner: asyncpg.Connection) -> int:
+    found: int = await owner.fetchval("SELECT count(*) FROM left_sealed()")
+    return found
+
+
+async def killed_at_its_note(connect: Connect, before_the_seal: Callable[[], Any]) -> None:
+    """`before_the_seal` of the deliveries, after the last look that could have seen it."""
+    doomed = await connect(OWNER)
+
+    async def die() -> None:
+        doomed.terminate()
+        raise Dies
+
+    run = with_a_surprise(doomed, "_note", die)
+    seal = run._seal
+
+    async def seal_late(candidate: Candidate, parent: str, wait: str) -> None:
+        if parent == "webhook_deliveries":
+            await before_the_seal()
+        await seal(candidate, parent, wait)
+
+    run._seal = seal_late  # type: ignore[method-assign]  # as with_a_surprise does
+    with pytest.raises(Dies):
+        _ = [outcome async for outcome in run.run()]
+
+
+async def nothing() -> None:
+    pass
+
+
+async def test_a_month_that_a_killed_run_left_sealed_is_opened_by_a_worker(
+    connect: Connect, database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    await killed_at_its_note(connect, nothing)
+    housekeeping = Housekeeping(database)
+    async with only_one(await connect(OWNER)):  # which could be about to note it
+        await housekeeping.open_what_was_left_sealed()
+        assert await sealed(owner) == 2
+    stop = asyncio.Event()
+    keeping = asyncio.create_task(housekeeping.run(stop))
+    await until(owner, "SELECT NOT EXISTS (SELECT FROM left_sealed())")
+    stop.set()
+    await keeping
+    await past(data, tenant, OLD, 1)
+
+
+async def test_writers_in_the_way_of_opening_a_month_are_not_held_up(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    await killed_at_its_note(connect, nothing)
+    writer = await connect()
+    async with writer.transaction():
+        await writer.execute("UPDATE webhook_deliveries SET tries = 0")
+        assert await open_what_was_left_sealed(data) == 0
+    assert await open_what_was_left_sealed(data) == 2
+
+
+async def test_a_month_on_its_way_out_stays_sealed(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    async def try_it() -> None:
+        assert await open_what_was_left_sealed(data) == 0
+
+    run = with_a_surprise(owner, "_finish", try_it)
+    assert summary([o async for o in run.run()])[EVENTS] == []
+
+
+async def test_a_run_whose_month_was_opened_meanwhile_drops_nothing(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    """As when the session that holds its lock was ended."""
+
+    async def open_it() -> None:
+        assert await open_what_was_left_sealed(data) == 2
+
+    run = with_a_surprise(owner, "_note", open_it)
+    with pytest.raises(Conflict, match=f"test {OLD} was opened again while it was looked at"):
+        _ = [outcome async for outcome in run.run()]
+    assert summary(await retire(owner))[EVENTS] == []
+
+
+async def test_workers_go_on_whatever_is_sealed_and_for_however_long(
+    connect: Connect, database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    """A replay comes just before the seal, and the run is killed: each tenant's retries go out, are taken over and settled."""
+    first = await add_endpoint(database, tenant, "https://127.0.0.1:1/")
+    await data.execute(
+        "UPDATE webhook_deliveries SET endpoint_id = $1 WHERE id = (SELECT id FROM webhook_deliveries LIMIT 1)",
+        first,
+    )
+
+    async def replay() -> None:
+        await data.execute(
+            "UPDATE webhook_deliveries SET status = 'pending', due_at = now(), retry_at = now(), settled_at = NULL,"
+            "                              lane = 1 WHERE endpoint_id = $1",
+            first,
+        )
+
+    await killed_at_its_note(connect, replay)
+    await add_endpoint(database, tenant, "https://127.0.0.1:2/")
+    assert await sealed(owner) == 2
+    async with engine(database) as ours:
+        await record(data, tenant)
+        await ours.leave_waiting()
+        async with data.acquire() as dead, dead.transaction():
+            claimed = await deliveries.claim(dead, deliveries.Lane.AGAIN, [(first, 9)], lease=7, worker=9)
+            assert len(claimed) == 1, "of the sealed month"
+        assert await deliveries.take_over(data, [9]) == 1
+        async with running(ours.settler, ours.dispatcher):
+            await ours.settled.count(3)  # it and today's for both
+        assert [row["attempts"] for row in await ours.rows() if row["attempts"] == 2] == [2]
+
+
+async def test_an_event_dated_back_before_the_seal_is_never_parked_by_fan_out(
+    connect: Connect, database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    """Workers sequence it and fan it out while the run looks."""
+    await add_endpoint(database, tenant, "https://example.com/")
+    fanout = Consumer(data, FanOut(NoRoom(), lambda: 0))
+
+    async def work() -> None:
+        await sequence_all(data)
+        while await fanout.step():
+            pass
+
+    run = with_a_surprise(owner, "_seal", lambda: past(data, tenant, OLD, 1))
+    seal, left = run._seal, []
+
+    async def work_after(*arguments: Any) -> None:
+        await seal(*arguments)
+        await work()
+        left.append(await data.fetchval("SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'"))
+
+    run._seal = work_after  # type: ignore[method-assign]  # as with_a_surprise does
+    kept = summary([o async for o in run.run()])[EVENTS]
+    assert fanout.parked == 0
+    assert left == [1], "it is on its way, and nothing else was sealed"
+    assert kept
+
+
+async def test_a_consumer_waits_for_a_sealed_month_to_be_opened_and_parks_nothing(
+    database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    """As one that is set back, after a run that was killed."""
+    await add_endpoint(database, tenant, "https://example.com/")
+    await data.execute("INSERT INTO cursors (consumer, pos) VALUES ('fanout', 0)")
+    await owner.execute(f"SELECT seal_partition('webhook_deliveries_{OLD.suffix}')")
+    fanout = Consumer(data, FanOut(NoRoom(), lambda: 0))
+    with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError) as refused:
+        await fanout.step()
+    assert is_transient(refused.value)
+    assert await open_what_was_left_sealed(data) == 1
+    while await fanout.step():
+        pass
+    assert fanout.parked == 0
+    assert await data.fetchval("SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'") == 3
 
 
 async def test_a_delivery_replayed_between_the_look_and_the_seal_keeps_the_month(

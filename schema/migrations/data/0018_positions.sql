@@ -6,17 +6,23 @@ CREATE INDEX event_log_by_tenant ON event_log (tenant_id, pos);
 -- A month that is being retired is sealed first: from the moment the trigger is there every transaction that wrote to the
 -- partition has ended, and none can write again, so that what is found out about it stays true. Making the trigger
 -- waits for the partition's writers and holds up its writers alone. Of deliveries only what makes one pending is refused: a
--- worker's statement is about many endpoints' and many months' at once, and must not fail for one of them.
-CREATE FUNCTION refuse_retiring() RETURNS trigger LANGUAGE plpgsql AS $$
+-- worker's statement is about many endpoints' and many months' at once, and must not fail for one of them. Who is refused
+-- before the month is noted may wait (see is_transient); afterwards it does not open any more.
+CREATE FUNCTION refuse_retiring() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    noted boolean;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         IF OLD.status = 'pending' OR NEW.status <> 'pending' THEN
             RETURN NEW;
         END IF;
     END IF;
+    noted := EXISTS (SELECT FROM retired_months m
+                      WHERE m.finished_at IS NULL AND to_char(m.month, 'YYYY_MM') = right(TG_TABLE_NAME, 7));
     RAISE EXCEPTION '% is being retired: nothing is recorded in that month or sent again any more', TG_TABLE_NAME
         USING ERRCODE = 'object_not_in_prerequisite_state',
-              HINT = 'duro retention run finishes what it began, or opens the month again.';
+              CONSTRAINT = CASE WHEN noted THEN 'retired' ELSE 'retiring' END,
+              HINT = 'duro retention run finishes what it began; a worker opens within a minute what it left.';
 END $$;
 
 CREATE FUNCTION seal_partition(leaf regclass) RETURNS void
@@ -34,6 +40,44 @@ CREATE FUNCTION unseal_partition(leaf regclass) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     EXECUTE format('ALTER TABLE %s DISABLE TRIGGER retiring', leaf);
+END $$;
+
+-- One run at a time, in all modes: it holds this one in each, in a transaction of another session, for DETACH CONCURRENTLY
+-- cannot be in one. Of use to the owner alone, which an advisory lock would not be. EXCLUSIVE: it needs no transaction id, so
+-- that no snapshot waits for it.
+CREATE TABLE retention_lock ();
+
+-- Partitions that are sealed although their month is not on its way out: a run is at it, or ended in between.
+CREATE FUNCTION left_sealed() RETURNS SETOF regclass LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+    SELECT c.oid::regclass
+      FROM pg_trigger t
+      JOIN pg_class c ON c.oid = t.tgrelid AND c.relnamespace = current_schema()::regnamespace
+     WHERE t.tgname = 'retiring' AND t.tgenabled <> 'D'
+       AND NOT EXISTS (SELECT FROM retired_months m
+                        WHERE m.finished_at IS NULL AND right(c.relname, 7) = to_char(m.month, 'YYYY_MM'))
+     ORDER BY c.relname
+$$;
+
+-- For workers: opens what a run that was killed left sealed; returns how many. While a run is at it, or writers are in the way,
+-- none. Under the book's lock: a run that has lost its own finds its month either sealed until it is noted, or open.
+CREATE FUNCTION open_what_was_left_sealed() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
+DECLARE
+    leaf   regclass;
+    opened integer := 0;
+BEGIN
+    IF NOT EXISTS (SELECT FROM left_sealed()) THEN
+        RETURN 0;
+    END IF;
+    LOCK TABLE retention_lock IN EXCLUSIVE MODE NOWAIT;
+    LOCK TABLE retired_months IN SHARE MODE NOWAIT;
+    FOR leaf IN SELECT * FROM left_sealed() LOOP
+        PERFORM unseal_partition(leaf);
+        opened := opened + 1;
+    END LOOP;
+    RETURN opened;
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+    RETURN 0;
 END $$;
 
 -- Frees what a partition holds and leaves it in its place. The owner alone may, within one transaction.
@@ -98,5 +142,7 @@ CREATE TRIGGER refuse_lossy_rebuild BEFORE UPDATE OF building ON projections
 DO $$
 BEGIN
     EXECUTE 'REVOKE EXECUTE ON FUNCTION refuse_retiring(), seal_partition(regclass), unseal_partition(regclass), '
-            'empty_partition(regclass), consumers_that_hold(), refuse_lossy_rebuild() FROM PUBLIC';
+            'empty_partition(regclass), consumers_that_hold(), refuse_lossy_rebuild(), left_sealed(), '
+            'open_what_was_left_sealed() FROM PUBLIC';
+    EXECUTE format('GRANT EXECUTE ON FUNCTION open_what_was_left_sealed() TO %I', 'duro_' || current_schema());
 END $$;

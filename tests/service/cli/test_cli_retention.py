@@ -125,7 +125,11 @@ async def test_a_run_that_is_killed_in_the_midst_of_detaching_is_finished_by_the
             run.send_signal(signal.SIGKILL)
             await asyncio.to_thread(run.wait)
         second = await record(left_open, tenant)
-    await until(watcher, "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')")
+    await until(
+        watcher,
+        "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'retention_lock'::regclass)"
+        "   AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE%' AND state = 'active')",
+    )
     assert (await duro("retention", "run", *AGES)).status == 0
     assert not await attached(owner, OLD)
     await finished(data)
