@@ -265,7 +265,7 @@ class Retiring:
 
     async def _require_as_it_was(self, name: str, events: int) -> None:
         found = await self._owner.fetchval(_named("count", name))
-        if found not in {0, events}:  # 0: somebody made room for that month anew, see make_partitions()
+        if found not in {0, events}:  # 0: there is nothing to lose
             raise Conflict(
                 f"{self._mode.schema}.{name} has {found} rows and had {events} when it was closed, so somebody went past "
                 "its seal: it is detached and will not be dropped; move what is new elsewhere, then run this again."

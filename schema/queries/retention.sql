@@ -129,11 +129,20 @@ LOCK TABLE retired_months IN SHARE ROW EXCLUSIVE MODE;
 -- name: begin
 -- $1 month, $2 its last position, $3 how many events it has, $4 its partitions. From its commit on the month is as good
 -- as gone.
-INSERT INTO retired_months (month, last_pos, events, tables) VALUES ($1, $2, $3, $4);
+INSERT INTO retired_months (month, last_pos, events, tables, oids)
+VALUES ($1, $2, $3, $4, ARRAY(SELECT to_regclass(quote_ident(name))::oid
+                                FROM unnest($4::text[]) WITH ORDINALITY AS partition (name, nth) ORDER BY nth));
 
 -- name: under_way
--- Months that are on their way out.
-SELECT month, events, tables FROM retired_months WHERE finished_at IS NULL ORDER BY month;
+-- Months that are on their way out, and those of their partitions that are still there.
+SELECT m.month, m.events,
+       ARRAY(SELECT partition.name
+               FROM unnest(m.tables, m.oids) AS partition (name, oid)
+               JOIN pg_class c ON c.relnamespace = current_schema()::regnamespace AND c.relname = partition.name
+              WHERE c.oid = partition.oid OR m.xmin <> m.xid::xid) AS tables
+  FROM retired_months m
+ WHERE m.finished_at IS NULL
+ ORDER BY m.month;
 
 -- name: finish
 -- $1 month.

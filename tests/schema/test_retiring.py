@@ -18,7 +18,7 @@ from schema.errors import Conflict
 from schema.modes import Mode
 from schema.pages import After
 from schema.positions import events_after
-from schema.retention import Ages, Candidate
+from schema.retention import Ages, Candidate, Month
 from schema.retiring import Retiring, only_one, open_what_was_left_sealed
 from service.housekeeping import Housekeeping
 from tests.support.arrivals import Arrivals
@@ -569,6 +569,65 @@ async def test_what_goes_past_the_seal_is_never_dropped(
         run = Retiring(owner, Mode.TEST, AGES)
     assert await owner.fetchval(f"SELECT count(*) FROM {name}") == 4
     assert f"event_log_{OLD.suffix}" in (await standing(owner, OLD)).attached
+
+
+async def killed_before(owner: asyncpg.Connection, table: str) -> None:
+    """Noted, and all tables before this one are gone."""
+    run = Retiring(owner, Mode.TEST, AGES)
+
+    def tell(_month: Month, what: str) -> None:
+        if what == f"dropping {table}_{OLD.suffix}":
+            raise Dies
+
+    run._tell = tell  # type: ignore[method-assign]  # the last thing that it does before
+    with pytest.raises(Dies):
+        _ = [outcome async for outcome in run.run()]
+
+
+async def test_a_month_that_is_half_gone_comes_anew_only_when_it_has_gone(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    await killed_before(owner, "event_log")
+    await partitions.ensure_past_partitions(data, OLD.start)
+    assert f"events_{OLD.suffix}" not in (await standing(owner, OLD)).attached
+    await retire(owner, Ages(activity=timedelta(days=30_000)))
+    assert not await attached(owner, OLD)
+    await past(data, tenant, OLD)
+    assert await attached(owner, OLD)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+async def test_a_table_made_anew_under_a_name_that_went_is_another_one(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID], rows: int
+) -> None:
+    """An operator's: it is left alone, and stops nothing."""
+    await killed_before(owner, "event_log")
+    name = f"events_{OLD.suffix}"
+    await owner.execute(f"CREATE TABLE {name} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
+    await owner.execute(
+        f"ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{OLD.start}') TO ('{OLD.end}')"
+    )
+    if rows:
+        await past(data, tenant, OLD, rows)
+    await retire(await connect(OWNER), Ages(activity=timedelta(days=30_000)))
+    assert (await standing(owner, OLD)).attached >= {name}
+    assert f"event_log_{OLD.suffix}" not in (await standing(owner, OLD)).attached
+    assert await owner.fetchval(f"SELECT count(*) FROM {name}") == rows
+    await past(data, tenant, OLD, 1)
+    await finished(data)
+    assert len((await events_after(data, tenant, 3)).events) == rows + 1
+
+
+async def test_a_restored_database_finishes_a_month_by_its_tables_names(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    """No table has the oid that it had."""
+    await killed_before(owner, "event_log")
+    await owner.execute(
+        "UPDATE retired_months SET oids = '{1,2,3,4}'"
+    )  # which writes it anew, as a restore does
+    await retire(await connect(OWNER), Ages(activity=timedelta(days=30_000)))
+    assert not await attached(owner, OLD)
 
 
 @pytest.mark.parametrize("ages", [AGES, Ages(attempts=timedelta(days=90))])

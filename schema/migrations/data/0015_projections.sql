@@ -36,12 +36,16 @@ $$;
 --   last_pos   the highest position of the month's events; 0: it had none
 --   events     how many there were; another number at the end means that something slipped in, and nothing is dropped
 --   tables     its partitions; a table that has such a name and is not among them is somebody else's
+--   oids       theirs, in the same order: a table that was made anew under such a name is another one
+--   xid        who wrote this; another than xmin: it was restored, and no oid means anything
 CREATE TABLE retired_months (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     month       date NOT NULL CHECK (extract(day FROM month) = 1),
     last_pos    bigint NOT NULL,
     events      bigint NOT NULL,
     tables      text[] NOT NULL,
+    oids        oid[] NOT NULL DEFAULT '{}',
+    xid         xid8 NOT NULL DEFAULT pg_current_xact_id(),
     begun_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at timestamptz
 );
@@ -70,11 +74,13 @@ BEGIN
           JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = current_schema()::regnamespace,
                generate_series(date_trunc('month', first), date_trunc('month', last), interval '1 month') AS m
          WHERE p.partstrat = 'r'
-           AND NOT EXISTS (SELECT FROM retired_months r WHERE r.finished_at IS NULL AND r.month = m::date)
          ORDER BY m, c.relname
     LOOP
         partition := format('%s_%s', parent, to_char(month, 'YYYY_MM'));
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;
+        -- In this order: what is missing because it is on its way out was noted before it went.
+        CONTINUE WHEN EXISTS (SELECT FROM retired_months r WHERE r.finished_at IS NULL
+                                                      AND to_char(r.month, 'YYYY_MM') = right(partition, 7));
         EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
         IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = parent AND tgname = 'append_only') THEN
             PERFORM make_append_only(partition::regclass);
