@@ -24,6 +24,7 @@ import asyncpg
 from schema.durations import format_duration
 from schema.errors import InvalidInput
 from schema.ids import REPLAY, format_id
+from schema.modes import Mode
 from schema.projections import REBUILD
 from schema.queries import load
 
@@ -187,7 +188,7 @@ def _to_empty(month: Month, rules: Rules, partitions: Sequence[Partition]) -> li
     return [candidate] if candidate else []
 
 
-def reasons_to_keep(facts: Facts, rules: Rules) -> list[str]:
+def reasons_to_keep(facts: Facts, rules: Rules, mode: Mode) -> list[str]:
     """None: nobody needs it."""
     reasons = []
     if rules is not Rules.ATTEMPTS:
@@ -195,7 +196,7 @@ def reasons_to_keep(facts: Facts, rules: Rules) -> list[str]:
             reasons.append(f"{_count(facts.unsequenced, 'event')} without a position: let a worker run")
         reasons += [f"consumer {name} is {_count(n, 'event')} behind" for name, n in facts.behind.items()]
         reasons += [
-            f"{_count(n, 'event')} parked by consumer {name}: {_way_out(name)}"
+            f"{_count(n, 'event')} parked by consumer {name}: {_way_out(name, mode)}"
             for name, n in facts.parked.items()
         ]
     if rules is not Rules.ACTIVITY and facts.pending:
@@ -213,11 +214,12 @@ def reasons_to_keep(facts: Facts, rules: Rules) -> list[str]:
     return reasons
 
 
-def _way_out(consumer: str) -> str:
+def _way_out(consumer: str, mode: Mode) -> str:
     projection = consumer.removesuffix(REBUILD)
     if projection == consumer:
         return "see duro consumers retry-dead"
-    return f"finish its rebuild with duro consumers rebuild {projection}, or give it up with --give-up"
+    rebuild = f"duro consumers rebuild {projection} --mode {mode}"
+    return f"finish the rebuild with {rebuild}, or give it up with {rebuild} --give-up"
 
 
 def _unfinished(replays: Sequence[UUID]) -> str:

@@ -167,7 +167,7 @@ class Retiring:
     async def _would(self, candidate: Candidate) -> list[str]:
         if candidate.torn:
             return [candidate.torn]
-        return reasons_to_keep(await facts_of(self._owner, candidate.month), candidate.rules)
+        return reasons_to_keep(await facts_of(self._owner, candidate.month), candidate.rules, self._mode)
 
     async def _do(self, candidate: Candidate) -> list[str]:
         self._tell(candidate.month, "looking")
@@ -188,7 +188,7 @@ class Retiring:
         tables = [partition.name for partition in candidate.partitions]
         try:
             await self._seal(candidate, "events", _LONG)
-            reasons = reasons_to_keep(await facts_of(self._owner, month), candidate.rules)
+            reasons = reasons_to_keep(await facts_of(self._owner, month), candidate.rules, self._mode)
             if not reasons:
                 await self._seal(candidate, "webhook_deliveries", _SHORT)
                 facts, reasons = await self._note(candidate, tables)
@@ -221,7 +221,7 @@ class Retiring:
             await self._owner.execute("SET LOCAL lock_timeout = 0")  # nobody holds this one for long
             await self._owner.execute(_SQL["lock_book"])
             facts = await facts_of(self._owner, month)
-            reasons = reasons_to_keep(facts, candidate.rules)
+            reasons = reasons_to_keep(facts, candidate.rules, self._mode)
             if not reasons:
                 await self._require_sealed(candidate)
                 await self._owner.execute(_SQL["begin"], month.first, facts.last_pos, facts.events, tables)

@@ -104,6 +104,15 @@ async def parked(data: Pool, owner: asyncpg.Connection) -> None:
         await log.park(tx, "fanout", event, "poison")
 
 
+async def parked_by_a_rebuild(data: Pool, owner: asyncpg.Connection) -> None:
+    await a_rebuild_under_way(data, owner)
+    event = await log.read_one(data, 1)
+    assert event is not None
+    await data.execute("INSERT INTO cursors (consumer, pos) VALUES ('activity_rebuild', 3)")
+    async with data.acquire() as tx:
+        await log.park(tx, "activity_rebuild", event, "poison")
+
+
 async def pending(data: Pool, owner: asyncpg.Connection) -> None:
     await data.execute("UPDATE webhook_deliveries SET status = 'pending', due_at = now(), retry_at = now()")
 
@@ -156,6 +165,14 @@ async def replay_by_position(data: Pool, owner: asyncpg.Connection) -> None:
         (a_new_consumer, "consumer feed_rebuild is 3 events behind"),
         (a_rebuild_under_way, "consumer activity_rebuild is 3 events behind"),
         (parked, "1 event parked by consumer fanout: see duro consumers retry-dead"),
+        (
+            parked_by_a_rebuild,
+            (
+                "1 event parked by consumer activity_rebuild: finish the rebuild with "
+                "duro consumers rebuild activity --mode test, or give it up with "
+                "duro consumers rebuild activity --mode test --give-up"
+            ),
+        ),
         (pending, "3 deliveries pending"),
         (leased, "3 deliveries pending"),
         (uncounted, "1 attempt not in the hourly figures yet"),
