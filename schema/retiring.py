@@ -282,10 +282,9 @@ class Retiring:
         async def empty() -> None:
             async with self._owner.transaction():
                 await self._owner.execute(_SQL["not_for_long"])
+                # Deliveries first, as who settles.
                 for partition in sorted(candidate.partitions, key=lambda each: each.parent, reverse=True):
-                    await self._owner.execute(
-                        _named("lock", partition.name)
-                    )  # deliveries first, as who settles
+                    await self._owner.execute(_named("lock", partition.name))
                 await self._owner.execute(_SQL["by_index"])
                 reasons.extend(await self._sudden_reasons(candidate))
                 if reasons:
@@ -294,7 +293,10 @@ class Retiring:
                     await self._owner.execute(_SQL["empty"], partition.name)
 
         self._tell(candidate.month, "emptying")
-        await self._patiently(candidate.partitions[0].name, _SHORT, empty)
+        try:
+            await self._patiently(candidate.partitions[0].name, _SHORT, empty)
+        except asyncpg.QueryCanceledError:
+            return ["it took too long while others wait: run this again when there is less to do"]
         return reasons
 
     async def _sudden_reasons(self, candidate: Candidate) -> list[str]:

@@ -535,6 +535,65 @@ async def test_a_delivery_replayed_before_they_are_emptied_keeps_them(
     assert await data.fetchval("SELECT count(*) FROM webhook_deliveries") == 3
 
 
+class Listening:
+    """The owner's connection, and what happens before a statement."""
+
+    def __init__(self, connection: asyncpg.Connection, before: Callable[[str], Any]) -> None:
+        self._connection = connection
+        self._before = before
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._connection, name)
+        if name not in CHANGES:
+            return found
+
+        async def told(query: str, *arguments: Any) -> Any:
+            await self._before(query)
+            return await found(query, *arguments)
+
+        return told
+
+
+async def test_what_is_emptied_is_locked_in_the_order_of_who_settles(
+    connect: Connect, data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    """Deliveries and then attempts: while it waits for the former it holds none of the latter."""
+    ages = Ages(deliveries=timedelta(days=300), attempts=timedelta(days=300))
+    settler, watcher = await connect(), await connect(OWNER)
+    async with settler.transaction():
+        await settler.execute("UPDATE webhook_deliveries SET tries = 0")
+        run = asyncio.create_task(retire(owner, ages))
+        held = None
+        async with asyncio.timeout(10):
+            while not held:
+                held = await watcher.fetchval(
+                    "SELECT array_agg(granted || ' ' || relation::regclass::text) FROM pg_locks"
+                    " WHERE pid = $1 AND mode = 'AccessExclusiveLock' AND locktype = 'relation'",
+                    owner.get_server_pid(),
+                )
+    assert held == [f"false webhook_deliveries_{OLD.suffix}"]
+    assert (str(OLD), "deliveries") in summary(await run)
+
+
+async def test_what_cannot_be_emptied_quickly_is_left_to_another_time(
+    data: Pool, owner: asyncpg.Connection, old: list[UUID]
+) -> None:
+    """Others wait meanwhile."""
+
+    async def before(query: str) -> None:
+        if "empty_partition" in query:
+            await owner.execute("SET LOCAL statement_timeout = '1ms'")
+            await owner.execute("SELECT pg_sleep(1)")
+
+    ages = Ages(deliveries=timedelta(days=300), attempts=timedelta(days=300))
+    run = Retiring(Listening(owner, before), Mode.TEST, ages)
+    (outcome, *_) = [outcome async for outcome in run.run()]
+    assert list(outcome.kept) == [
+        "it took too long while others wait: run this again when there is less to do"
+    ]
+    assert await data.fetchval("SELECT count(*) FROM webhook_deliveries") == 3
+
+
 async def test_an_attempt_made_before_they_are_emptied_keeps_them(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
