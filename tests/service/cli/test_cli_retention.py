@@ -70,6 +70,26 @@ async def test_people_are_told_what_went_and_what_stays_and_why(
     assert "No month is old enough." in (await duro("retention", "run", *AGES)).stdout
 
 
+async def test_what_is_done_is_told_although_the_run_cannot_go_on(
+    duro: Duro, database: Database, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
+) -> None:
+    """There is no undoing it. Of the other mode an earlier run noted a month that has other rows by now."""
+    await past(database.data(Mode.LIVE), tenant, OLD)
+    await owner.execute(
+        "INSERT INTO live.retired_months (month, last_pos, events, tables, oids)"
+        " VALUES ($1, 0, 99, ARRAY[$2::text], ARRAY[('live.' || $2::text)::regclass::oid])",
+        OLD.first,
+        f"events_{OLD.suffix}",
+    )
+    stopped = await duro("retention", "run", *AGES, "--json")
+    assert stopped.status == 1
+    assert "has 3 rows and had 99 when it was closed" in stopped.stderr
+    (went, *_) = stopped.json["months"]
+    assert (went["mode"], went["month"], went["kept"]) == ("test", str(OLD), [])
+    assert stopped.json["bytesFreed"] > 0
+    assert not await attached(owner, OLD)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
