@@ -553,3 +553,18 @@ async def test_a_retry_waits_for_the_batch_that_writes(
     await batch.commit()
     await Rollups().project(second, 1, [other])
     assert await data.fetchval("SELECT sum(events) FROM event_hours") == 2
+
+
+@pytest.mark.parametrize(
+    ("zone", "taken"),
+    [
+        *((name, name) for name in ("Asia/Kolkata", "UTC", "Etc/GMT+1", "America/Argentina/Salta")),
+        *(
+            (name, "Africa/Lagos")
+            for name in ("UTC+1", "Lagos1", "FOO+5", "5", "interval '1'", "Mars/Olympus", None)
+        ),
+    ],
+)
+async def test_only_a_zone_s_name_is_one(data: Pool, zone: str | None, taken: str) -> None:
+    """UTC+1 would be an hour west of Greenwich, as PostgreSQL reads it."""
+    assert await data.fetchval("SELECT time_zone_or_lagos($1)", zone) == taken
