@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Protocol
 
 from consumers.consumer import Applied, HandlerEnded
@@ -10,6 +10,8 @@ from schema.database import Connection
 from schema.log import LoggedEvent
 from schema.projections import builder, generations
 
+_AT_A_TIME: Final = 50
+"""About a millisecond's work."""
 _SHARE_BESIDE_OTHERS: Final = 0.25
 _LONGEST_REST_S: Final = 1.0
 
@@ -20,6 +22,13 @@ class Projection(Protocol):
     @property
     def name(self) -> str: ...
     async def project(self, tx: Connection, generation: int, events: Sequence[LoggedEvent]) -> None: ...
+
+
+async def in_turns(events: Sequence[LoggedEvent]) -> AsyncIterator[Sequence[LoggedEvent]]:
+    """A few at a time: whoever sends in this process need not wait for a whole batch."""
+    for first in range(0, len(events), _AT_A_TIME):
+        yield events[first : first + _AT_A_TIME]
+        await asyncio.sleep(0)
 
 
 class NotBeingBuilt(HandlerEnded):

@@ -7,17 +7,13 @@ then were movements from what was known without it, and stay so: it moves nothin
 their order, makes that exact.
 """
 
-import asyncio
 from collections.abc import Sequence
-from typing import Final
 
+from consumers.projecting import in_turns
 from consumers.rollup_deltas import Batch
 from schema import rollups
 from schema.database import Connection
 from schema.log import LoggedEvent
-
-_AT_A_TIME: Final = 50
-"""About a millisecond's work: whoever sends in this process need not wait for a whole batch."""
 
 
 class Rollups:
@@ -27,9 +23,7 @@ class Rollups:
 
     async def project(self, tx: Connection, generation: int, events: Sequence[LoggedEvent]) -> None:
         batch = Batch()
-        for first in range(0, len(events), _AT_A_TIME):
-            batch.add(events[first : first + _AT_A_TIME])
-            await asyncio.sleep(0)
-        await rollups.hold(tx, generation)
+        async for few in in_turns(events):
+            batch.add(few)
         states = await rollups.states_of(tx, generation, batch.subscriptions())
         await rollups.add(tx, generation, batch.deltas(states))

@@ -128,6 +128,13 @@ class Database:
             yield database
 
 
+async def fetchval_patiently(pool: Pool, seconds: float, statement: str, *arguments: object) -> Any:
+    """In a transaction of its own, without the usual limit of time, for what a restore makes one great batch."""
+    async with pool.acquire() as tx, tx.transaction():
+        await tx.execute("SET LOCAL statement_timeout = 0")
+        return await tx.fetchval(statement, *arguments, timeout=seconds)
+
+
 async def connect_as_owner(url: str) -> asyncpg.Connection:
     """For migrations, retention and drills alone. Raises Unavailable with a sentence when it cannot."""
     with _sentences(url):

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from schema.database import Executor, Pool
+from schema.database import Executor, Pool, fetchval_patiently
 from schema.queries import load
 
 _SQL = load("delivery_hours")
@@ -17,7 +17,5 @@ async def fold(connection: Executor, limit: int) -> int | None:
 
 async def fold_patiently(pool: Pool, limit: int) -> int | None:
     """As `fold`, without the usual limit of time: after a restore all attempts that are there are one batch."""
-    async with pool.acquire() as tx, tx.transaction():
-        await tx.execute(_SQL["no_statement_timeout"])
-        count: int | None = await tx.fetchval(_SQL["fold"], limit, timeout=_RECOUNT_SECONDS)
-        return count
+    count: int | None = await fetchval_patiently(pool, _RECOUNT_SECONDS, _SQL["fold"], limit)
+    return count

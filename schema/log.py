@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from schema.database import Connection, Executor, Pool
+from schema.database import Connection, Executor, Pool, fetchval_patiently
 from schema.queries import load
 
 _SQL = load("log")
@@ -47,10 +47,8 @@ async def sequence(connection: Executor, limit: int) -> int | None:
 
 async def sequence_patiently(pool: Pool, limit: int) -> int | None:
     """As `sequence`, without the usual limit of time: a transaction is never cut, and a restored log is one batch."""
-    async with pool.acquire() as tx, tx.transaction():
-        await tx.execute(_SQL["no_statement_timeout"])
-        count: int | None = await tx.fetchval(_SQL["sequence"], limit, timeout=_SEQUENCE_SECONDS)
-        return count
+    count: int | None = await fetchval_patiently(pool, _SEQUENCE_SECONDS, _SQL["sequence"], limit)
+    return count
 
 
 async def take_cursor(tx: Connection, consumer: str) -> Cursor | None:

@@ -2,7 +2,6 @@
 drawn in migrations/data/0015_projections.sql.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -63,10 +62,6 @@ async def drop_generations(pool: Pool, projection: str) -> int:
     """Raises what is an error of the moment while somebody reads one of them."""
     dropped: int = await pool.fetchval(_SQL["drop_generations"], projection)
     return dropped
-
-
-async def rebuilding(connection: Executor, projections: Sequence[str]) -> list[str]:
-    return [row["name"] for row in await connection.fetch(_SQL["rebuilding"], projections)]
 
 
 async def as_of(connection: Executor, consumer: str) -> datetime:

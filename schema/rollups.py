@@ -73,11 +73,6 @@ class Deltas:
     states: States = field(default_factory=dict)
 
 
-async def hold(tx: Connection, generation: int) -> None:
-    """Nobody else writes into the generation until the transaction ends; what is read from here on is what they left."""
-    await tx.execute(_SQL["hold"], generation)
-
-
 async def states_of(tx: Connection, generation: int, subscriptions: Iterable[Subscription]) -> States:
     """Those that are known."""
     wanted = list(subscriptions)

@@ -3,7 +3,3 @@
 -- name: fold
 -- $1 limit. How many attempts were added to their hours; null while another session is at it.
 SELECT fold_attempts($1);
-
--- name: no_statement_timeout
--- For the present transaction.
-SET LOCAL statement_timeout = 0;

@@ -4,10 +4,6 @@
 -- $1 limit. How many events got a position; null while another session is at it.
 SELECT sequence_events($1);
 
--- name: no_statement_timeout
--- For the present transaction.
-SET LOCAL statement_timeout = 0;
-
 -- name: backlog
 -- $1 consumer. Events sequenced and not yet applied; no row for a consumer that no migration has made. Each newest
 -- tick is the last entry of its index.

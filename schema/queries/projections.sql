@@ -20,10 +20,6 @@ SELECT abandon_rebuild($1);
 -- $1 projection. How many tables that were.
 SELECT drop_generations($1);
 
--- name: rebuilding
--- $1 projections. Those that are being built anew at present.
-SELECT name FROM projections WHERE name = ANY($1::text[]) AND building IS NOT NULL ORDER BY name;
-
 -- name: as_of
 -- $1 consumer. Up to when its work is complete.
 SELECT as_of($1);

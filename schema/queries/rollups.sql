@@ -1,9 +1,5 @@
 -- Rollups: deltas are added, states are put. See migrations/data/0017_rollups.sql.
 
--- name: hold
--- $1 generation. It has one writer until the transaction ends, so no two can wait for each other's rows.
-SELECT hold_rollups($1);
-
 -- name: states
 -- $1 generation; arrays of $2 tenants, $3 subscriptions. Those that are known. OFFSET 0 keeps it a look-up each.
 SELECT k.tenant_id, k.subscription_id, s.pos, s.status, s.plan_id, s.currency, s.mrr, s.was_active, s.failure_code

@@ -12,7 +12,6 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import click
-import uvloop
 from rich.console import Console
 
 from schema import analytics as published
@@ -24,9 +23,8 @@ from schema.roles import analyst_of, set_analyst_password
 from service.analytics.export import STDOUT, Request, reading, rows, target
 from service.analytics.span import bounds, parse_point
 from service.analytics.writers import Format, writing
-from service.backbone import backbone
 from service.cli import options
-from service.cli.app import App, command, database_errors, group
+from service.cli.app import App, command, group
 from service.cli.replaying import interrupted_by_any_signal
 from service.cli.views import fields, table
 
@@ -164,22 +162,17 @@ def password(app: App, mode: Mode, remove: bool) -> None:
       duro analytics password --mode live
     """
     secret = None if remove else secrets.token_urlsafe(24)
-    with backbone(app.settings, app.progress) as base, database_errors():
+    role = analyst_of(mode)
 
-        async def run() -> None:
-            if base.embedded:
-                await base.migrate(app.progress)
-            async with Database.open(base.url, base.key, name="duro cli", max_per_role=1):
-                pass  # it is migrated, and the roles are this installation's
-            owner = await connect_as_owner(base.url)
-            try:
-                await set_analyst_password(owner, mode, secret)
-            finally:
-                await owner.close()
+    async def run(database: Database) -> str | None:
+        owner = await connect_as_owner(database.url)
+        try:
+            await set_analyst_password(owner, mode, secret)
+        finally:
+            await owner.close()
+        return secret and _login_url(database.url, role, secret)
 
-        uvloop.run(run())
-        role = analyst_of(mode)
-        shown = {"role": role, "url": secret and _login_url(base.url, role, secret)}
+    shown = {"role": role, "url": app.with_database(run)}
     app.result(shown, lambda out: _show_login(out, shown))
 
 

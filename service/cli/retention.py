@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import click
-import uvloop
 from rich.console import Console
 
 from schema.database import Database
@@ -13,9 +12,8 @@ from schema.modes import Mode
 from schema.retention import Ages, Fate
 from schema.retiring import Outcome, Progress
 from service import retention as work
-from service.backbone import backbone
 from service.cli import options
-from service.cli.app import App, command, database_errors, group
+from service.cli.app import App, command, group
 from service.cli.views import table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,24 +84,18 @@ def run(app: App, mode: Mode | None, dry_run: bool, **ages: timedelta | None) ->
 
 def _work(app: App, do: _Work, mode: Mode | None, ages: Ages, *, dry_run: bool) -> None:
     modes = [mode] if mode else list(Mode)
-    with backbone(app.settings, app.progress) as base:
-        outcomes: list[Outcome] = []
+    outcomes: list[Outcome] = []
 
-        async def collect() -> None:
-            if base.embedded:
-                await base.migrate(app.progress)
-            async with Database.open(base.url, base.key, name="duro cli", max_per_role=1):
-                pass  # it is there, and of this version
-            async for outcome in do(base.url, modes, ages, app.progress):
-                outcomes.append(outcome)  # noqa: PERF401  what was done is told whatever comes after it
+    async def collect(database: Database) -> None:
+        async for outcome in do(database.url, modes, ages, app.progress):
+            outcomes.append(outcome)  # noqa: PERF401  what was done is told whatever comes after it
 
-        try:
-            with database_errors():
-                uvloop.run(collect())
-        except BaseException:
-            if outcomes:
-                _tell(app, outcomes, dry_run=dry_run)
-            raise
+    try:
+        app.with_database(collect)
+    except BaseException:
+        if outcomes:
+            _tell(app, outcomes, dry_run=dry_run)
+        raise
     _tell(app, outcomes, dry_run=dry_run)
 
 

@@ -19,7 +19,8 @@ from schema.log import LoggedEvent
 from schema.modes import Mode
 from schema.partitions import ensure_past_partitions
 from schema.rollups import ROLLUPS
-from tests.support.connections import Connect
+from schema.secret_box import derive_role_password
+from tests.support.connections import SANDBOX, Connect
 from tests.support.events import sequence_all
 from tests.support.rollup_reckoning import differences
 from tests.support.rollups import Following, rebuilding
@@ -536,22 +537,33 @@ async def test_a_parked_event_counts_in_its_hour_when_it_is_tried_again_and_a_re
 
 
 async def test_a_retry_waits_for_the_batch_that_writes(
-    following: Following, data: Pool, connect: Connect, tenant: UUID
+    following: Following, data: Pool, connect: Connect, tenant: UUID, db_url: str, key: bytes
 ) -> None:
-    """It holds no cursor; two writers would move one subscription from the same state. Here they have no row in common."""
+    """Two writers would move one subscription from the same state. Here they have no row in common but the consumer's."""
     for type_ in (SUCCESS, FAILED):
         await tell(data, tenant, event(type_))
     await sequence_all(data)
     one, other = await log.read_after(data, 0, 2)
-    first, second = await connect(), await connect()
-    await second.execute("SET lock_timeout = '50ms'")
+    async with data.acquire() as parking, parking.transaction():
+        await log.park(parking, ROLLUPS, other, "a defect that is mended")
+    first = await connect()
     batch = first.transaction()
     await batch.start()
+    assert await log.take_cursor(first, ROLLUPS)
     await Rollups().project(first, 1, [one])
-    with pytest.raises(asyncpg.LockNotAvailableError):
-        await Rollups().project(second, 1, [other])
-    await batch.commit()
-    await Rollups().project(second, 1, [other])
+    async with asyncpg.create_pool(
+        db_url,
+        user=SANDBOX,
+        password=derive_role_password(key, SANDBOX),
+        server_settings={"search_path": "sandbox", "lock_timeout": "50ms"},
+        min_size=1,
+        max_size=1,
+    ) as impatient:
+        retrying = Consumer(impatient, Serving(Rollups()))
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await retrying.retry_parked(other)
+        await batch.commit()
+        assert await retrying.retry_parked(other)
     assert await data.fetchval("SELECT sum(events) FROM event_hours") == 2
 
 

@@ -223,22 +223,33 @@ BEGIN
 END $$;
 
 -- Up to when a consumer's work is complete: the moment of the first committed event that it has not applied, or now. A
--- condition on `done` is as in sequence_events().
+-- condition on `done` is as in sequence_events(). In plpgsql, which keeps its plans: planning the months' partitions anew took
+-- 60 ms of each call.
 CREATE FUNCTION as_of(consumer_name text) RETURNS timestamptz
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
-    SELECT coalesce(
-        (SELECT l.created_at FROM event_log l
-          WHERE l.pos > coalesce((SELECT pos FROM cursors WHERE consumer = consumer_name ORDER BY tick DESC LIMIT 1), 0)
-          ORDER BY l.pos LIMIT 1),
-        (SELECT e.created_at
-           FROM (SELECT done, restore_floor FROM sequencer ORDER BY tick DESC LIMIT 1) s, events e
-          WHERE e.xid >= pg_snapshot_xmin(s.done) AND e.xid < pg_snapshot_xmax(pg_current_snapshot())
-            AND NOT pg_visible_in_snapshot(e.xid, s.done)
-            AND (e.seq > s.restore_floor
-                 OR NOT EXISTS (SELECT FROM event_log l WHERE l.event_id = e.id AND l.created_at = e.created_at))
-          ORDER BY e.xid LIMIT 1),
-        now())
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    log       sequencer%ROWTYPE;
+    unapplied timestamptz;
+BEGIN
+    SELECT l.created_at INTO unapplied
+      FROM event_log l
+     WHERE l.pos > coalesce((SELECT pos FROM cursors WHERE consumer = consumer_name ORDER BY tick DESC LIMIT 1), 0)
+     ORDER BY l.pos LIMIT 1;
+    IF NOT FOUND THEN
+        SELECT * INTO log FROM sequencer ORDER BY tick DESC LIMIT 1;
+        IF pg_snapshot_xmax(log.done) > pg_snapshot_xmax(pg_current_snapshot()) THEN
+            RETURN log.sequenced_at;  -- restored, and not sequenced anew yet
+        END IF;
+        SELECT e.created_at INTO unapplied
+          FROM events e
+         WHERE e.xid >= pg_snapshot_xmin(log.done) AND e.xid < pg_snapshot_xmax(pg_current_snapshot())
+           AND NOT pg_visible_in_snapshot(e.xid, log.done)
+           AND (e.seq > log.restore_floor
+                OR NOT EXISTS (SELECT FROM event_log l WHERE l.event_id = e.id AND l.created_at = e.created_at))
+         ORDER BY e.xid LIMIT 1;
+    END IF;
+    RETURN coalesce(unapplied, now());
+END $$;
 
 DO $$
 DECLARE

@@ -73,42 +73,6 @@ CREATE TABLE subscription_states (
 
 SELECT add_projection('rollups', 'event_hours', 'movement_hours', 'recovery_hours', 'subscription_states');
 
--- One writer at a time per generation: a batch has its cursor, but a parked event that is tried again has none.
-CREATE FUNCTION hold_rollups(of_generation integer) RETURNS void
-LANGUAGE sql VOLATILE SET search_path FROM CURRENT AS $$
-    SELECT FROM consumers
-     WHERE name = (SELECT CASE serving WHEN of_generation THEN name ELSE name || '_rebuild' END
-                     FROM projections WHERE name = 'rollups')
-       FOR UPDATE
-$$;
-
--- As in 0015, in plpgsql, which keeps its plans: planning the months' partitions anew took 60 ms of each call.
-CREATE OR REPLACE FUNCTION as_of(consumer_name text) RETURNS timestamptz
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan AS $$
-DECLARE
-    log       sequencer%ROWTYPE;
-    unapplied timestamptz;
-BEGIN
-    SELECT l.created_at INTO unapplied
-      FROM event_log l
-     WHERE l.pos > coalesce((SELECT pos FROM cursors WHERE consumer = consumer_name ORDER BY tick DESC LIMIT 1), 0)
-     ORDER BY l.pos LIMIT 1;
-    IF NOT FOUND THEN
-        SELECT * INTO log FROM sequencer ORDER BY tick DESC LIMIT 1;
-        IF pg_snapshot_xmax(log.done) > pg_snapshot_xmax(pg_current_snapshot()) THEN
-            RETURN log.sequenced_at;  -- restored, and not sequenced anew yet
-        END IF;
-        SELECT e.created_at INTO unapplied
-          FROM events e
-         WHERE e.xid >= pg_snapshot_xmin(log.done) AND e.xid < pg_snapshot_xmax(pg_current_snapshot())
-           AND NOT pg_visible_in_snapshot(e.xid, log.done)
-           AND (e.seq > log.restore_floor
-                OR NOT EXISTS (SELECT FROM event_log l WHERE l.event_id = e.id AND l.created_at = e.created_at))
-         ORDER BY e.xid LIMIT 1;
-    END IF;
-    RETURN coalesce(unapplied, now());
-END $$;
-
 -- A sum as the views show it: null where a bigint cannot hold it, so that one tenant's nonsense is no error for all.
 CREATE FUNCTION whole(total numeric) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     CASE WHEN abs(total) <= 9223372036854775807 THEN total::bigint END;
@@ -406,10 +370,9 @@ DECLARE
     data_role text := 'duro_' || current_schema();
     analyst   text := data_role || '_analyst';
 BEGIN
-    EXECUTE 'REVOKE EXECUTE ON FUNCTION hold_rollups(integer), whole(numeric), time_zone_or_lagos(text) FROM PUBLIC';
+    EXECUTE 'REVOKE EXECUTE ON FUNCTION whole(numeric), time_zone_or_lagos(text) FROM PUBLIC';
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON event_hours, movement_hours, recovery_hours, subscription_states TO %I',
                    data_role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION hold_rollups(integer) TO %I', data_role);
     EXECUTE format('GRANT EXECUTE ON FUNCTION whole(numeric), time_zone_or_lagos(text) TO %I, %I', data_role, analyst);
     EXECUTE format('GRANT EXECUTE ON FUNCTION format_id(text, uuid), as_of(text) TO %I', analyst);
     EXECUTE format('GRANT SELECT ON hourly_events, daily_revenue, hourly_payments, daily_payments, recovery, '
