@@ -11,12 +11,12 @@
       └────────┘       failed: effect.rolled_back(), then by kind of error
                          · of the moment (connection, deadlock, …)  again, with backoff, for ever
                          · the batch's own                          again a few times, then half the batch,
-                                                                    until one event stands alone: parked
-                                                                    in dead_events, and the cursor moves on
+                                                                    until one event stands alone, which is
+                                                                    dead-lettered (dead_events); the cursor moves on
 
 Any number of workers may run the loop; whoever gets the cursor does the batch. A consumer in trouble holds up
-neither the other consumers nor the other mode. Parking is slow on purpose (several tries, with backoff, per
-event), so that a fault that is not the event's parks few of them before it is noticed.
+neither the other consumers nor the other mode. Dead-lettering is slow on purpose (several tries, with backoff, per
+event), so that a fault that is not the event's dead-letters few of them before it is noticed.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class Handler(Protocol):
 
 
 class HandlerEnded(Exception):
-    """From `apply`: there is nothing more for it to do, whatever the events. Nothing is halved or parked for it."""
+    """From `apply`: there is nothing more for it to do, whatever the events. Nothing is halved or dead-lettered for it."""
 
 
 class BatchFailed(Exception):
@@ -87,7 +87,7 @@ class Consumer:
         self.behind = False
         """The last batch was as large as it could be: there is more."""
         self.applied = 0
-        self.parked = 0
+        self.dead_lettered = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -100,7 +100,7 @@ class Consumer:
             moved = await _a_few_times(self._advance)
         except BatchFailed as failure:
             if len(failure.events) == 1:
-                return await self._park(failure.events[0], str(failure))
+                return await self._dead_letter(failure.events[0], str(failure))
             self._size = len(failure.events) // 2
             _logger.warning("%s: batch failed, halved to %d: %s", self._handler.name, self._size, failure)
             return len(failure.events)
@@ -138,7 +138,7 @@ class Consumer:
             applied.effect.committed()
         return applied.events
 
-    async def _park(self, event: LoggedEvent, error: str) -> int:
+    async def _dead_letter(self, event: LoggedEvent, error: str) -> int:
         async with self._pool.acquire() as tx, tx.transaction():
             cursor = await log.take_cursor(tx, self._handler.name)
             if cursor is None:
@@ -148,14 +148,14 @@ class Consumer:
             )  # not always the next position: see retention.py
             if [found.pos for found in following] != [event.pos]:
                 return 0  # another worker got past it
-            await log.park(tx, self._handler.name, event, error)
+            await log.dead_letter(tx, self._handler.name, event, error)
             await log.move_cursor(tx, cursor, event.pos)
-        self.parked += 1
-        _logger.error("%s: parked event %s at %d: %s", self._handler.name, event.id, event.pos, error)
+        self.dead_lettered += 1
+        _logger.error("%s: dead-lettered event %s at %d: %s", self._handler.name, event.id, event.pos, error)
         return 1
 
-    async def retry_parked(self, event: LoggedEvent) -> bool:
-        """Applies one parked event and takes it off the list; raises what `apply` raises.
+    async def retry_dead_event(self, event: LoggedEvent) -> bool:
+        """Applies one dead-lettered event and takes it off the list; raises what `apply` raises.
 
         False when it is not on the list any more.
         """
@@ -165,7 +165,7 @@ class Consumer:
                 await log.hold_consumer(
                     tx, self._handler.name
                 )  # first, as whoever exchanges generations does
-                if not await log.unpark(tx, self._handler.name, event.pos):
+                if not await log.remove_dead_event(tx, self._handler.name, event.pos):
                     return False
                 applied = await self._handler.apply(tx, [event])
         except BaseException:

@@ -126,7 +126,7 @@ class FanOut:
     ) -> Collection[UUID]:
         """The ids that are new. All are, unless the cursor was set back or a backfill was first: COPY does not pass by
         what is there, and fails; the batch comes again, and goes the careful way. One event alone always goes it: a
-        parked one comes once."""
+        dead-lettered one comes once."""
         worker = self._worker_id()
         alone = planned[0].event_id == planned[-1].event_id
         if self._careful or alone or len(planned) < deliveries.WORTH_A_COPY:

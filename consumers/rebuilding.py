@@ -41,7 +41,7 @@ class Progress:
     applied: int
     rate: float
     """Events per second, rests included."""
-    parked: int
+    dead: int
     finished: bool = False
 
     @property
@@ -125,7 +125,7 @@ class Rebuild:
             max(0, at.last_pos - max(at.pos, at.before_first)),
             self._consumer.applied,
             self._consumer.applied / max(time.monotonic() - self._began, 0.001),
-            at.parked,
+            at.dead,
             finished,
         )
 

@@ -2,7 +2,7 @@
 
 What is counted is decided by told.py and movements.py; migrations/data/0017_rollups.sql has the tables and the views.
 
-A parked event that is tried again later counts in its hour. But when its subscription has been told of since, the movements
+A dead-lettered event that is tried again later counts in its hour. But when its subscription has been told of since, the movements
 then were movements from what was known without it, and stay so: it moves nothing more. A rebuild, which meets all events in
 their order, makes that exact.
 """

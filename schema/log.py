@@ -89,29 +89,29 @@ async def read_one(connection: Executor, pos: int) -> LoggedEvent | None:
     return LoggedEvent(*row) if row else None
 
 
-async def park(tx: Connection, consumer: str, event: LoggedEvent, error: str) -> None:
+async def dead_letter(tx: Connection, consumer: str, event: LoggedEvent, error: str) -> None:
     await tx.execute(
-        _SQL["park"], consumer, event.pos, event.tenant_id, event.id, event.created_at, error[:2000]
+        _SQL["dead_letter"], consumer, event.pos, event.tenant_id, event.id, event.created_at, error[:2000]
     )
 
 
 @dataclass(frozen=True, slots=True)
-class ParkedEvent:
+class DeadEvent:
     pos: int
     event_id: UUID
     tenant_id: UUID
     created_at: datetime
     error: str
-    parked_at: datetime
+    dead_at: datetime
 
 
-async def parked(connection: Executor, consumer: str, after: int, limit: int) -> list[ParkedEvent]:
-    return [ParkedEvent(*row) for row in await connection.fetch(_SQL["parked"], consumer, after, limit)]
+async def dead_events(connection: Executor, consumer: str, after: int, limit: int) -> list[DeadEvent]:
+    return [DeadEvent(*row) for row in await connection.fetch(_SQL["dead_events"], consumer, after, limit)]
 
 
-async def unpark(tx: Connection, consumer: str, pos: int) -> bool:
-    """Whether it was parked."""
-    status = await tx.execute(_SQL["unpark"], consumer, pos)
+async def remove_dead_event(tx: Connection, consumer: str, pos: int) -> bool:
+    """Whether it was dead-lettered."""
+    status = await tx.execute(_SQL["remove_dead_event"], consumer, pos)
     return bool(status == "DELETE 1")
 
 

@@ -76,7 +76,7 @@ class Extent:
     """The position before the first one that is still there."""
     pos: int
     last_pos: int
-    parked: int
+    dead: int
 
 
 async def extent(connection: Executor, consumer: str) -> Extent:

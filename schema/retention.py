@@ -113,7 +113,7 @@ class Facts:
     just_settled: int
     uncounted: int
     behind: Mapping[str, int] = field(default_factory=dict)
-    parked: Mapping[str, int] = field(default_factory=dict)
+    dead: Mapping[str, int] = field(default_factory=dict)
     replays: Sequence[UUID] = ()
 
 
@@ -196,8 +196,8 @@ def reasons_to_keep(facts: Facts, rules: Rules, mode: Mode) -> list[str]:
             reasons.append(f"{_count(facts.unsequenced, 'event')} without a position: let a worker run")
         reasons += [f"consumer {name} is {_count(n, 'event')} behind" for name, n in facts.behind.items()]
         reasons += [
-            f"{_count(n, 'event')} parked by consumer {name}: {_way_out(name, mode)}"
-            for name, n in facts.parked.items()
+            f"{_count(n, 'event')} dead-lettered by consumer {name}: {_way_out(name, mode)}"
+            for name, n in facts.dead.items()
         ]
     if rules is not Rules.ACTIVITY and facts.pending:
         reasons.append(f"{_count(facts.pending, 'delivery', 'deliveries')} pending")
@@ -244,11 +244,11 @@ async def facts_of(owner: asyncpg.Connection, month: Month) -> Facts:
     row = await owner.fetchrow(_SQL["facts"], *span)
     assert row is not None
     behind = await owner.fetch(_SQL["behind"], *span)
-    parked = await owner.fetch(_SQL["parked"], *span)
+    dead = await owner.fetch(_SQL["dead_events"], *span)
     replays = await owner.fetch(_SQL["replays"], *span, row["first_pos"], row["last_pos"])
     return Facts(
         **row,
         behind={found["consumer"]: found["events"] for found in behind},
-        parked={found["consumer"]: found["events"] for found in parked},
+        dead={found["consumer"]: found["events"] for found in dead},
         replays=[found["id"] for found in replays],
     )

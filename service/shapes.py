@@ -159,7 +159,7 @@ def consumer_shape(mode: Mode, status: ConsumerStatus) -> Shape:
         "unsequenced": status.unsequenced,
         "lagEvents": status.lag,
         "lagSeconds": round(status.lag_seconds or 0.0, 3),
-        "parked": status.dead,
+        "dead": status.dead,
         "movedAt": _moment(status.moved_at),
     }
 

@@ -48,23 +48,23 @@ SELECT l.pos, e.id, e.tenant_id, e.type, e.created_at, e.data::text AS data
   JOIN events e ON e.id = l.event_id AND e.created_at = l.created_at AND e.tenant_id = l.tenant_id
  WHERE l.pos = $1;
 
--- name: park
+-- name: dead_letter
 -- $1 consumer, $2 pos, $3 tenant, $4 event, $5 the event's created_at, $6 error.
 INSERT INTO dead_events (consumer, pos, tenant_id, event_id, created_at, error)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (consumer, pos) DO NOTHING;
 
--- name: parked
+-- name: dead_events
 -- $1 consumer, $2 after pos, $3 limit.
-SELECT pos, event_id, tenant_id, created_at, error, parked_at
+SELECT pos, event_id, tenant_id, created_at, error, dead_at
   FROM dead_events WHERE consumer = $1 AND pos > $2 ORDER BY pos LIMIT $3;
 
--- name: unpark
+-- name: remove_dead_event
 -- $1 consumer, $2 pos.
 DELETE FROM dead_events WHERE consumer = $1 AND pos = $2;
 
 -- name: consumer_status
--- $1 consumers. How far behind each is, in events and in seconds, what is parked, and how many committed events have
+-- $1 consumers. How far behind each is, in events and in seconds, what is dead-lettered, and how many committed events have
 -- no position yet because nobody sequences (counted up to 100,000; the condition is sequence_events()'s).
 WITH log AS MATERIALIZED (
     SELECT done, last_pos, restore_floor FROM sequencer ORDER BY tick DESC LIMIT 1

@@ -25,9 +25,9 @@ SELECT drop_generations($1);
 SELECT as_of($1);
 
 -- name: extent
--- $1 consumer. Where the log that is left begins, how far the consumer has come, where the log ends, and what it has parked.
+-- $1 consumer. Where the log that is left begins, how far the consumer has come, where the log ends, and what it has dead-lettered.
 SELECT coalesce((SELECT pos - 1 FROM event_log ORDER BY pos LIMIT 1), s.last_pos) AS before_first,
        coalesce((SELECT pos FROM cursors WHERE consumer = $1 ORDER BY tick DESC LIMIT 1), 0) AS pos,
        s.last_pos,
-       (SELECT count(*) FROM dead_events WHERE consumer = $1) AS parked
+       (SELECT count(*) FROM dead_events WHERE consumer = $1) AS dead
   FROM (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1) s;

@@ -59,8 +59,8 @@ SELECT h.consumer, m.events
  WHERE m.events > 0
  ORDER BY h.consumer;
 
--- name: parked
--- $1 and $2. Consumers that have parked events of a month, and how many.
+-- name: dead_events
+-- $1 and $2. Consumers that have dead-lettered events of a month, and how many.
 SELECT consumer, count(*) AS events
   FROM dead_events WHERE created_at >= $1 AND created_at < $2 GROUP BY consumer ORDER BY consumer;
 

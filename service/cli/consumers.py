@@ -17,7 +17,7 @@ from service.cli import consumers_rebuild, options
 from service.cli.app import App, command
 from service.cli.consumers_group import consumers
 from service.cli.views import table
-from service.parked_events import Retried, RetryResult, retry_parked
+from service.dead_events import Retried, RetryResult, retry_dead_events
 from service.projections import CONSUMERS
 from service.shapes import consumer_shape
 
@@ -31,7 +31,7 @@ _HIGHEST_POS: Final = 2**63 - 1
 
 @command(consumers, "status")
 def status(app: App) -> None:
-    """Show each consumer's position, how far it is behind the log's end, and how many events are parked.
+    """Show each consumer's position, how far it is behind the log's end, and how many events are dead-lettered.
 
     Committed events that have no position yet, because no worker runs, count as not applied.
 
@@ -65,7 +65,7 @@ def status(app: App) -> None:
     "--pos", type=click.IntRange(1, _HIGHEST_POS), help="Only the event at this position; needs --mode."
 )
 def retry_dead(app: App, consumer: str | None, mode: Mode | None, pos: int | None) -> None:
-    """Apply parked events again. Those that fail again stay parked, and make the exit status 1.
+    """Apply dead-lettered events again. Those that fail again stay dead-lettered, and make the exit status 1.
 
     \b
     Example:
@@ -79,7 +79,7 @@ def retry_dead(app: App, consumer: str | None, mode: Mode | None, pos: int | Non
         results: list[tuple[Mode, RetryResult]] = []
         with app.counting("Retrying") as count:
             for each, name in product((mode,) if mode else Mode, (consumer,) if consumer else CONSUMERS):
-                async for result in retry_parked(database.data(each), name, pos):
+                async for result in retry_dead_events(database.data(each), name, pos):
                     results.append((each, result))
                     count(f"Retrying: {len(results)} so far")
         return results
@@ -89,7 +89,7 @@ def retry_dead(app: App, consumer: str | None, mode: Mode | None, pos: int | Non
     failed = sum(result.result is Retried.FAILED for _, result in results)
     if failed:
         raise Conflict(
-            f"{failed} of {len(results)} parked events failed again and stay parked: see their errors above."
+            f"{failed} of {len(results)} dead-lettered events failed again and stay dead-lettered: see their errors above."
         )
 
 
@@ -109,14 +109,19 @@ def _show_status(out: Console, found: _Statuses, paused: _Paused) -> None:
         (mode, s.consumer, s.pos, s.last_pos, s.lag, f"{s.lag_seconds or 0:.1f} s", s.dead)
         for mode, s in found
     ]
-    headings = ("Mode", "Consumer", "Position", "End", "Behind", "Lag", "Parked")
+    headings = ("Mode", "Consumer", "Position", "End", "Behind", "Lag", "Dead-lettered")
     table(out, headings, rows, none="There are no consumers.")
     if any(s.dead for _, s in found):
-        out.print("Parked events wait for: duro consumers retry-dead")
+        out.print("Dead-lettered events wait for: duro consumers retry-dead")
     for mode in paused:
         out.print(f"Retries are paused in mode {mode}: duro retries resume --mode {mode}")
 
 
 def _show_results(out: Console, results: _Results) -> None:
     rows = [(mode, r.consumer, r.pos, format_id(EVENT, r.event_id), r.result, r.error) for mode, r in results]
-    table(out, ("Mode", "Consumer", "Position", "Event", "Result", "Error"), rows, none="Nothing is parked.")
+    table(
+        out,
+        ("Mode", "Consumer", "Position", "Event", "Result", "Error"),
+        rows,
+        none="There are no dead-lettered events.",
+    )

@@ -44,7 +44,7 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
 
     What serves now goes on serving, and is kept up to date, until the new one has caught up with it; then the two are
     exchanged in one transaction. Ctrl-C stops it; the same command goes on where it was. Events that cannot be
-    applied are parked, as always: see duro consumers status.
+    applied are dead-lettered, as always: see duro consumers status.
 
     \b
     Example:
@@ -82,9 +82,9 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
         raise
     assert last is not None
     app.result(_shape(projection, mode, last), lambda out: _show(out, last))
-    if last.parked:
+    if last.dead:
         raise Conflict(
-            f"{last.parked} events could not be applied and are parked: "
+            f"{last.dead} events could not be applied and are dead-lettered: "
             f"see duro consumers status, then duro consumers retry-dead --consumer {projection} --mode {mode}."
         )
 
@@ -144,7 +144,7 @@ def _told(progress: Progress) -> str:
     told = f"{progress.total - progress.left:,} of {progress.total:,} events, {progress.rate:,.0f} a second"
     if progress.seconds_left:
         told += f", {format_duration(timedelta(seconds=round(progress.seconds_left)))} left"
-    return told + (f", {progress.parked:,} PARKED" if progress.parked else "")
+    return told + (f", {progress.dead:,} DEAD-LETTERED" if progress.dead else "")
 
 
 def _shape(projection: str, mode: Mode, last: Progress) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _shape(projection: str, mode: Mode, last: Progress) -> dict[str, Any]:
         "events": last.applied,
         "perSecond": round(last.rate),
         "resumed": last.resumed,
-        "parked": last.parked,
+        "dead": last.dead,
     }
 
 

@@ -27,7 +27,7 @@ def retention() -> None:
     """Drop old months: events, deliveries, attempts and the activity feed.
 
     Age alone drops nothing. A month of events stays while one of its events has no position, a consumer has not applied
-    them all or has parked one, a delivery is pending, an attempt is not in the hourly figures yet, or an unfinished
+    them all or has dead-lettered one, a delivery is pending, an attempt is not in the hourly figures yet, or an unfinished
     replay can come to it; what is kept is told with its reasons. Hourly figures are kept for ever. What no option names is kept, too.
     """
 

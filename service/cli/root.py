@@ -38,7 +38,7 @@ SECTIONS: Final = {
         "retries": "Pause and resume all retries of a mode.",
         "billing": "Renew and recover subscriptions, or simulate a business.",
         "analytics": "Figures for analysts, as SQL views and as files.",
-        "consumers": "How far the log has been worked off, and what was parked.",
+        "consumers": "How far the log has been worked off, and which events are dead-lettered.",
         "retention": "Drop old months that nobody needs any more.",
     },
     "Receive": {

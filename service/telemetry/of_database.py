@@ -59,7 +59,7 @@ def _log(modes: Mapping[Mode, ModeFacts]) -> Iterator[Metric]:
     )
     yield gauge(
         "duro_dead_events",
-        "Events that the consumer could not apply, parked for a person to look at.",
+        "Events that the consumer could not apply: dead-lettered, for a person to look at.",
         labels,
         [(of, status.dead) for of, status in statuses],
     )

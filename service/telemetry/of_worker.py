@@ -70,7 +70,11 @@ def worker_metrics(worker: Worker, restarts: int) -> Iterator[Metric]:
 def _consumers(worker: Worker) -> Iterator[Metric]:
     for name, help_, attribute in (
         ("duro_events_applied", "Events this worker applied for the consumer.", "applied"),
-        ("duro_events_parked", "Events this worker parked in dead_events.", "parked"),
+        (
+            "duro_events_dead_lettered",
+            "Events that this worker dead-lettered (in dead_events).",
+            "dead_lettered",
+        ),
     ):
         yield counter(
             name,

@@ -113,7 +113,7 @@ async def test_an_event_of_years_ago_has_its_line_in_its_month(
 
 
 async def test_any_object_at_all_is_applied(data: Pool, tenant: UUID) -> None:
-    """What the database takes and what readers choke on: nothing is parked for it."""
+    """What the database takes and what readers choke on: nothing is dead-lettered for it."""
     for text in (
         "{}",
         '{"amount": 1e131000, "currency": "NGN"}',
@@ -127,11 +127,11 @@ async def test_any_object_at_all_is_applied(data: Pool, tenant: UUID) -> None:
     await sequence_all(data)
     feed = of(data)
     await step_to_the_end(feed)
-    assert (feed.applied, feed.parked) == (12, 0)
+    assert (feed.applied, feed.dead_lettered) == (12, 0)
 
 
 @pytest.mark.usefixtures("one_try")
-async def test_a_defect_parks_the_event_while_fan_out_goes_on_and_is_retried_once_mended(
+async def test_a_defect_dead_letters_the_event_while_fan_out_goes_on_and_is_retried_once_mended(
     database: Database, data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await add_endpoint(database, tenant, "https://shop.example/hooks")
@@ -147,15 +147,15 @@ async def test_a_defect_parks_the_event_while_fan_out_goes_on_and_is_retried_onc
     with monkeypatch.context() as mended_later:
         mended_later.setattr(activity, "line_of", broken)
         await step_to_the_end(feed, fanout)
-    (parked,) = await log.parked(data, ACTIVITY, 0, 10)
-    assert parked.error == "ZeroDivisionError: a defect of ours"
-    assert (feed.applied, feed.parked) == (19, 1)
+    (dead,) = await log.dead_events(data, ACTIVITY, 0, 10)
+    assert dead.error == "ZeroDivisionError: a defect of ours"
+    assert (feed.applied, feed.dead_lettered) == (19, 1)
     assert len(await told(data)) == 19
-    assert await log.parked(data, FANOUT, 0, 10) == []
+    assert await log.dead_events(data, FANOUT, 0, 10) == []
     assert await data.fetchval("SELECT count(*) FROM webhook_deliveries") == 20
-    assert await feed.retry_parked(next(event for event in logged if event.pos == parked.pos))
+    assert await feed.retry_dead_event(next(event for event in logged if event.pos == dead.pos))
     assert await told(data) == await in_log(data)
-    assert await log.parked(data, ACTIVITY, 0, 10) == []
+    assert await log.dead_events(data, ACTIVITY, 0, 10) == []
 
 
 async def test_fan_out_goes_on_while_the_feed_cannot_be_written(

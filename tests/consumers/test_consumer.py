@@ -1,4 +1,4 @@
-"""The one loop: effect and cursor commit together, poison is parked alone, trouble of the moment is waited out."""
+"""The one loop: effect and cursor commit together, poison is dead-lettered alone, trouble of the moment is waited out."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -86,8 +86,8 @@ async def projected(data: Pool, consumer: str = "projection") -> list[int]:
     return [row["pos"] for row in rows]
 
 
-async def parked(data: Pool, consumer: str = "projection") -> dict[int, str]:
-    return {entry.pos: entry.error for entry in await log.parked(data, consumer, 0, 1000)}
+async def dead(data: Pool, consumer: str = "projection") -> dict[int, str]:
+    return {entry.pos: entry.error for entry in await log.dead_events(data, consumer, 0, 1000)}
 
 
 async def step_to_the_end(consumer: Consumer) -> None:
@@ -218,7 +218,7 @@ async def test_a_batch_that_fails_midway_is_applied_once_in_the_end(
     consumer = Consumer(data, projection)
     assert await consumer.step() == 3
     assert await projected(data) == [1, 2, 3]
-    assert await parked(data) == {}
+    assert await dead(data) == {}
 
 
 async def test_a_commit_that_fails_is_told_as_rolled_back(
@@ -237,11 +237,11 @@ async def test_a_commit_that_fails_is_told_as_rolled_back(
     assert await consumer.step() == 1
     assert projection.told == ["rolled back"]
     assert await projected(data) == []
-    assert await parked(data) == {1: "RaiseError: no commit today"}
+    assert await dead(data) == {1: "RaiseError: no commit today"}
 
 
 @pytest.mark.parametrize("bad", [(1,), (5,), (8,), (2, 3), (1, 8), (1, 2, 3, 4, 5, 6, 7, 8)])
-async def test_poison_is_parked_alone_with_its_error_and_the_rest_is_applied(
+async def test_poison_is_dead_lettered_alone_with_its_error_and_the_rest_is_applied(
     data: Pool, projection: Projection, tenant: UUID, one_try: None, bad: tuple[int, ...]
 ) -> None:
     await sequenced(data, tenant, 8)
@@ -249,11 +249,11 @@ async def test_poison_is_parked_alone_with_its_error_and_the_rest_is_applied(
     consumer = Consumer(data, projection, batch_size=8)
     await step_to_the_end(consumer)
     assert await projected(data) == [pos for pos in range(1, 9) if pos not in bad]
-    assert await parked(data) == {pos: f"LookupError: no plan for {pos}" for pos in bad}
-    assert (consumer.applied, consumer.parked) == (8 - len(bad), len(bad))
+    assert await dead(data) == {pos: f"LookupError: no plan for {pos}" for pos in bad}
+    assert (consumer.applied, consumer.dead_lettered) == (8 - len(bad), len(bad))
 
 
-async def test_poison_is_tried_several_times_before_it_is_parked(
+async def test_poison_is_tried_several_times_before_it_is_dead_lettered(
     data: Pool, projection: Projection, tenant: UUID
 ) -> None:
     await sequenced(data, tenant, 1)
@@ -278,11 +278,11 @@ async def test_after_poison_batches_grow_again(
     moved = []
     while step := await consumer.step():
         moved.append(step)
-    assert moved[:4] == [8, 4, 2, 1]  # halved, and the one that stood alone was parked
+    assert moved[:4] == [8, 4, 2, 1]  # halved, and the one that stood alone was dead-lettered
     assert moved[4:] == [1, 2, 4, 8, 4]
 
 
-async def test_what_was_parked_can_be_applied_later_once(
+async def test_what_was_dead_lettered_can_be_applied_later_once(
     data: Pool, projection: Projection, tenant: UUID, one_try: None
 ) -> None:
     await sequenced(data, tenant, 2)
@@ -292,13 +292,13 @@ async def test_what_was_parked_can_be_applied_later_once(
     event = await log.read_one(data, 1)
     assert event
     with pytest.raises(LookupError):
-        await consumer.retry_parked(event)
-    assert list(await parked(data)) == [1]
+        await consumer.retry_dead_event(event)
+    assert list(await dead(data)) == [1]
 
     projection.fault = None
-    assert await consumer.retry_parked(event)
-    assert not await consumer.retry_parked(event)
-    assert await parked(data) == {}
+    assert await consumer.retry_dead_event(event)
+    assert not await consumer.retry_dead_event(event)
+    assert await dead(data) == {}
     assert await projected(data) == [2, 1]
 
 
@@ -309,12 +309,14 @@ async def test_a_retry_whose_commit_fails_is_told_as_rolled_back(
     event = await log.read_one(data, 1)
     assert event
     with pytest.raises(asyncpg.RaiseError):
-        await Consumer(data, projection).retry_parked(event)
+        await Consumer(data, projection).retry_dead_event(event)
     assert projection.told == ["rolled back", "rolled back"]
-    assert list(await parked(data)) == [1]
+    assert list(await dead(data)) == [1]
 
 
-async def test_a_killed_backend_parks_nothing(data: Pool, projection: Projection, tenant: UUID) -> None:
+async def test_a_killed_backend_dead_letters_nothing(
+    data: Pool, projection: Projection, tenant: UUID
+) -> None:
     await sequenced(data, tenant, 3)
     projection.fault = once(kill_own_backend)
     consumer = Consumer(data, projection)
@@ -322,7 +324,7 @@ async def test_a_killed_backend_parks_nothing(data: Pool, projection: Projection
         await consumer.step()
     assert await consumer.step() == 3
     assert await projected(data) == [1, 2, 3]
-    assert await parked(data) == {}
+    assert await dead(data) == {}
 
 
 async def test_the_loop_goes_on_through_killed_backends(
@@ -341,7 +343,7 @@ async def test_the_loop_goes_on_through_killed_backends(
     stop.set()
     await running
     assert await projected(data) == [1, 2, 3, 4, 5]
-    assert await parked(data) == {}
+    assert await dead(data) == {}
 
 
 async def test_two_workers_on_one_cursor_apply_each_event_once_and_in_order(

@@ -101,7 +101,7 @@ async def test_after_a_cursor_was_set_back_many_at_once_are_not_doubled_and_none
     assert {claim.event_id for claim in room.submitted} == set(late)
     assert +room.taken == {(tenant, target): 2 for target in targets[:-1]}
     assert room.characters == sum(len(claim.data) for claim in room.submitted)
-    assert await log.parked(data, FANOUT, 0, 10) == []
+    assert await log.dead_events(data, FANOUT, 0, 10) == []
 
 
 async def test_a_cursor_set_back_in_the_middle_is_gone_over_carefully_and_then_quickly_again(
@@ -135,7 +135,7 @@ async def test_a_cursor_set_back_in_the_middle_is_gone_over_carefully_and_then_q
     assert len(await pairs(data)) == len(targets) + 7 * 2 * len(targets)
 
 
-async def test_a_parked_event_is_applied_although_a_backfill_was_first(
+async def test_a_dead_lettered_event_is_applied_although_a_backfill_was_first(
     database: Database, data: Pool, tenant: UUID
 ) -> None:
     """However many endpoints it goes to: it comes alone, and once."""
@@ -145,9 +145,9 @@ async def test_a_parked_event_is_applied_although_a_backfill_was_first(
     event = await log.read_one(data, 1)
     assert event
     async with data.acquire() as tx, tx.transaction():
-        await log.park(tx, FANOUT, event, "not today")
+        await log.dead_letter(tx, FANOUT, event, "not today")
         await deliveries.fan_out(tx, [plan(event, targets[0])], 1, WORKER)
-    assert await fan_out(data, NoRoom()).retry_parked(event)
+    assert await fan_out(data, NoRoom()).retry_dead_event(event)
     assert len(await pairs(data)) == MANY
 
 

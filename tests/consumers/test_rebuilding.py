@@ -187,7 +187,7 @@ async def test_two_at_once_share_the_work(data: Pool, tenant: UUID, monkeypatch:
     assert (await noted(data))[2] == [*range(1, 31)]
 
 
-async def test_poison_is_parked_for_the_projection_and_retried_after_the_mend(
+async def test_poison_is_dead_lettered_for_the_projection_and_retried_after_the_mend(
     data: Pool, tenant: UUID
 ) -> None:
     events = await sequenced(data, tenant, 4)
@@ -196,10 +196,12 @@ async def test_poison_is_parked_for_the_projection_and_retried_after_the_mend(
     await serve(data, broken)
     broken.poison = {3}
     last = await finished(Rebuild(data, broken))
-    assert last.parked == 1
-    assert [event.pos for event in await log.parked(data, "notes", 0, 10)] == [3], "the former one's are gone"
-    assert await log.parked(data, "notes_rebuild", 0, 10) == []
-    assert await Consumer(data, Serving(Notes())).retry_parked(events[2])
+    assert last.dead == 1
+    assert [event.pos for event in await log.dead_events(data, "notes", 0, 10)] == [3], (
+        "the former one's are gone"
+    )
+    assert await log.dead_events(data, "notes_rebuild", 0, 10) == []
+    assert await Consumer(data, Serving(Notes())).retry_dead_event(events[2])
     assert sorted((await noted(data))[2]) == [1, 2, 3, 4]
 
 
@@ -221,7 +223,7 @@ async def test_given_up_it_leaves_what_serves_and_stops_whoever_builds(
     await projections.drop_generations(data, "notes")
     assert await tables(owner) == ["notes_g1"]
     assert await noted(data) == {1: [1, 2, 3, 4, 5]}
-    assert await log.parked(data, "notes_rebuild", 0, 10) == []
+    assert await log.dead_events(data, "notes_rebuild", 0, 10) == []
     await finished(Rebuild(data, Notes()))
     assert (await noted(data))[3] == [1, 2, 3, 4, 5], "no number is used again"
 
@@ -264,7 +266,7 @@ async def test_two_droppers_at_once_do_not_stumble_over_each_other(
     assert await tables(owner) == ["notes_g2"]
 
 
-async def test_a_retry_of_a_parked_event_and_the_exchange_wait_for_each_other_in_turn(
+async def test_a_retry_of_a_dead_lettered_event_and_the_exchange_wait_for_each_other_in_turn(
     data: Pool, tenant: UUID, owner: asyncpg.Connection
 ) -> None:
     """Whichever is first: the event is in what serves then, once."""
@@ -284,14 +286,14 @@ async def test_a_retry_of_a_parked_event_and_the_exchange_wait_for_each_other_in
             await go_on.wait()
             await super().project(tx, generation, events)
 
-    retrying = asyncio.create_task(Consumer(data, Serving(Slow())).retry_parked(event))
+    retrying = asyncio.create_task(Consumer(data, Serving(Slow())).retry_dead_event(event))
     await reached.wait()
     exchanging = asyncio.create_task(projections.finish_rebuild(data, "notes"))
     await until(owner, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')")
     go_on.set()
     assert await asyncio.gather(retrying, exchanging) == [True, True]
     assert await noted(data) == {1: [1], 2: [1]}
-    assert await log.parked(data, "notes", 0, 10) == []
+    assert await log.dead_events(data, "notes", 0, 10) == []
 
 
 async def test_a_generation_has_every_month_that_the_log_has(

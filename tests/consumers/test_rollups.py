@@ -391,7 +391,7 @@ async def test_what_is_malformed_is_counted_and_never_guessed_and_stops_nobody(
     for what in told:
         await tell(data, tenant, what)
     await following.to_the_end()
-    assert following.consumer.parked == 0
+    assert following.consumer.dead_lettered == 0
     assert await data.fetchval("SELECT sum(events) FROM event_hours") == len(told)
     without_a_currency = value in (None, ...)  # is naira, and so priced
     unpriced = await data.fetchval("SELECT sum(unpriced) FROM event_hours")
@@ -440,7 +440,7 @@ async def test_sums_beyond_a_bigint_are_kept_and_shown_as_null_to_nobodys_harm(
         '{"currency": "NGN"}',
     )
     await following.to_the_end()
-    assert following.consumer.parked == 0
+    assert following.consumer.dead_lettered == 0
     assert await data.fetchval("SELECT sum(amount) FROM event_hours") == 10**19 + 5
     gross = {row["payments"]: row["gross"] for row in await following.view("daily_revenue")}
     assert gross == {10_000: None, 1: 5}
@@ -493,14 +493,14 @@ class Poisoned(Rollups):
             raise LookupError("poison")
 
 
-async def test_a_parked_event_counts_in_its_hour_when_it_is_tried_again_and_a_rebuild_is_exact(
+async def test_a_dead_lettered_event_counts_in_its_hour_when_it_is_tried_again_and_a_rebuild_is_exact(
     following: Following,
     data: Pool,
     tenant: UUID,
     superuser: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A subscription's first month was parked: it has been told of since, and what it was then moves nothing any more."""
+    """A subscription's first month was dead-lettered: it has been told of since, and what it was then moves nothing any more."""
     monkeypatch.setattr(loop, "TRIES_PER_BATCH", 1)
     subscription, other = new_id(), new_id()
     for type_, told in [
@@ -515,14 +515,14 @@ async def test_a_parked_event_counts_in_its_hour_when_it_is_tried_again_and_a_re
     consumer = Consumer(data, Serving(poisoned))
     while await consumer.step():
         pass
-    assert [parked.pos for parked in await log.parked(data, ROLLUPS, 0, 10)] == [1, 4]
+    assert [dead.pos for dead in await log.dead_events(data, ROLLUPS, 0, 10)] == [1, 4]
     assert await differences(superuser, without=[1, 4]) == {}
     poisoned.poison.clear()
-    for parked in await log.parked(data, ROLLUPS, 0, 10):
-        found = await log.read_one(data, parked.pos)
+    for dead in await log.dead_events(data, ROLLUPS, 0, 10):
+        found = await log.read_one(data, dead.pos)
         assert found is not None
-        assert await consumer.retry_parked(found)
-        assert not await consumer.retry_parked(found)
+        assert await consumer.retry_dead_event(found)
+        assert not await consumer.retry_dead_event(found)
     wrong = await differences(superuser)
     assert wrong.keys() == {"subscription_movements", "mrr"}
     assert {row["closing"] for row in await following.view("mrr")} == {100}
@@ -544,8 +544,8 @@ async def test_a_retry_waits_for_the_batch_that_writes(
         await tell(data, tenant, event(type_))
     await sequence_all(data)
     one, other = await log.read_after(data, 0, 2)
-    async with data.acquire() as parking, parking.transaction():
-        await log.park(parking, ROLLUPS, other, "a defect that is mended")
+    async with data.acquire() as writing, writing.transaction():
+        await log.dead_letter(writing, ROLLUPS, other, "a defect that is mended")
     first = await connect()
     batch = first.transaction()
     await batch.start()
@@ -561,9 +561,9 @@ async def test_a_retry_waits_for_the_batch_that_writes(
     ) as impatient:
         retrying = Consumer(impatient, Serving(Rollups()))
         with pytest.raises(asyncpg.LockNotAvailableError):
-            await retrying.retry_parked(other)
+            await retrying.retry_dead_event(other)
         await batch.commit()
-        assert await retrying.retry_parked(other)
+        assert await retrying.retry_dead_event(other)
     assert await data.fetchval("SELECT sum(events) FROM event_hours") == 2
 
 

@@ -108,7 +108,7 @@ async def nothing_untold(database: Database) -> bool:
 
 
 async def assert_feed_tells(data: Pool, rows: Sequence[Record]) -> None:
-    """One line of each event, with its amount, its subject and its customer; and nothing was parked."""
+    """One line of each event, with its amount, its subject and its customer; and nothing was dead-lettered."""
     lines = {row["id"]: row for row in await data.fetch("SELECT * FROM activity_feed")}
     assert lines.keys() == {row["id"] for row in rows}
     for row in rows:

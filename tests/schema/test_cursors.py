@@ -119,11 +119,11 @@ async def test_a_read_ends_before_it_is_too_large_and_brings_one_event_in_any_ca
     assert {len(event.data) for event in read} == {20}
 
 
-async def test_status_tells_lag_and_what_is_parked(connect: Connect, tenant: UUID) -> None:
+async def test_status_tells_lag_and_what_is_dead(connect: Connect, tenant: UUID) -> None:
     connection = await connect()
     logged = await sequenced(connection, tenant, 3)
     await move(connection, 2)
-    await log.park(connection, "fanout", logged[0], "broken")
+    await log.dead_letter(connection, "fanout", logged[0], "broken")
     activity, fanout = await log.consumer_status(connection, ["fanout", "activity"])
 
     assert (activity.consumer, activity.pos, activity.last_pos, activity.dead) == ("activity", 0, 3, 0)
@@ -137,15 +137,17 @@ async def test_status_tells_lag_and_what_is_parked(connect: Connect, tenant: UUI
     assert done.lag_seconds is None
 
 
-async def test_parking_twice_keeps_one_and_unparking_takes_it_off(connect: Connect, tenant: UUID) -> None:
+async def test_dead_lettering_twice_keeps_one_and_removing_takes_it_off(
+    connect: Connect, tenant: UUID
+) -> None:
     connection = await connect()
     (event,) = await sequenced(connection, tenant, 1)
     for error in ("first", "second"):
-        await log.park(connection, "fanout", event, error)
-    (parked,) = await log.parked(connection, "fanout", 0, 10)
-    assert (parked.pos, parked.event_id, parked.error) == (event.pos, event.id, "first")
-    assert await log.unpark(connection, "fanout", event.pos)
-    assert not await log.unpark(connection, "fanout", event.pos)
+        await log.dead_letter(connection, "fanout", event, error)
+    (dead,) = await log.dead_events(connection, "fanout", 0, 10)
+    assert (dead.pos, dead.event_id, dead.error) == (event.pos, event.id, "first")
+    assert await log.remove_dead_event(connection, "fanout", event.pos)
+    assert not await log.remove_dead_event(connection, "fanout", event.pos)
 
 
 MANY_MOVES = """

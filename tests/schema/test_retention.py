@@ -97,20 +97,20 @@ async def a_rebuild_under_way(data: Pool, owner: asyncpg.Connection) -> None:
     await data.execute("SELECT begin_rebuild('activity')")
 
 
-async def parked(data: Pool, owner: asyncpg.Connection) -> None:
+async def dead(data: Pool, owner: asyncpg.Connection) -> None:
     event = await log.read_one(data, 1)
     assert event is not None
     async with data.acquire() as tx:
-        await log.park(tx, "fanout", event, "poison")
+        await log.dead_letter(tx, "fanout", event, "poison")
 
 
-async def parked_by_a_rebuild(data: Pool, owner: asyncpg.Connection) -> None:
+async def dead_lettered_by_a_rebuild(data: Pool, owner: asyncpg.Connection) -> None:
     await a_rebuild_under_way(data, owner)
     event = await log.read_one(data, 1)
     assert event is not None
     await data.execute("INSERT INTO cursors (consumer, pos) VALUES ('activity_rebuild', 3)")
     async with data.acquire() as tx:
-        await log.park(tx, "activity_rebuild", event, "poison")
+        await log.dead_letter(tx, "activity_rebuild", event, "poison")
 
 
 async def pending(data: Pool, owner: asyncpg.Connection) -> None:
@@ -164,11 +164,11 @@ async def replay_by_position(data: Pool, owner: asyncpg.Connection) -> None:
         (not_applied, "consumer fanout is 2 events behind"),
         (a_new_consumer, "consumer feed_rebuild is 3 events behind"),
         (a_rebuild_under_way, "consumer activity_rebuild is 3 events behind"),
-        (parked, "1 event parked by consumer fanout: see duro consumers retry-dead"),
+        (dead, "1 event dead-lettered by consumer fanout: see duro consumers retry-dead"),
         (
-            parked_by_a_rebuild,
+            dead_lettered_by_a_rebuild,
             (
-                "1 event parked by consumer activity_rebuild: finish the rebuild with "
+                "1 event dead-lettered by consumer activity_rebuild: finish the rebuild with "
                 "duro consumers rebuild activity --mode test, or give it up with "
                 "duro consumers rebuild activity --mode test --give-up"
             ),

@@ -441,7 +441,7 @@ async def test_workers_go_on_whatever_is_sealed_and_for_however_long(
         assert [row["attempts"] for row in await ours.rows() if row["attempts"] == 2] == [2]
 
 
-async def test_an_event_dated_back_before_the_seal_is_never_parked_by_fan_out(
+async def test_an_event_dated_back_before_the_seal_is_never_dead_lettered_by_fan_out(
     connect: Connect, database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     """Workers sequence it and fan it out while the run looks."""
@@ -463,12 +463,12 @@ async def test_an_event_dated_back_before_the_seal_is_never_parked_by_fan_out(
 
     run._seal = work_after  # type: ignore[method-assign]  # as with_a_surprise does
     kept = summary([o async for o in run.run()])[EVENTS]
-    assert fanout.parked == 0
+    assert fanout.dead_lettered == 0
     assert left == [1], "it is on its way, and nothing else was sealed"
     assert kept
 
 
-async def test_a_consumer_waits_for_a_sealed_month_to_be_opened_and_parks_nothing(
+async def test_a_consumer_waits_for_a_sealed_month_to_be_opened_and_dead_letters_nothing(
     database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     """As one that is set back, after a run that was killed."""
@@ -482,7 +482,7 @@ async def test_a_consumer_waits_for_a_sealed_month_to_be_opened_and_parks_nothin
     assert await open_what_was_left_sealed(data) == 1
     while await fanout.step():
         pass
-    assert fanout.parked == 0
+    assert fanout.dead_lettered == 0
     assert await data.fetchval("SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'") == 3
 
 
@@ -710,7 +710,7 @@ async def test_a_month_of_which_half_is_missing_is_kept(
     assert await owner.fetchval(f"SELECT count(*) FROM {table}_{OLD.suffix}") == 3
 
 
-async def test_consumers_that_start_over_come_past_the_hole_and_park_what_is_after_it(
+async def test_consumers_that_start_over_come_past_the_hole_and_dead_letter_what_is_after_it(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     from consumers.consumer import Applied, Consumer
@@ -731,9 +731,9 @@ async def test_consumers_that_start_over_come_past_the_hole_and_park_what_is_aft
 
     consumer = Consumer(data, Poisoned())
     async with asyncio.timeout(30):
-        while not consumer.parked:
+        while not consumer.dead_lettered:
             await consumer.step()
-    assert [parked.event_id for parked in await log.parked(data, "fresh", 0, 10)] == [recent]
+    assert [dead.event_id for dead in await log.dead_events(data, "fresh", 0, 10)] == [recent]
 
 
 async def test_no_role_but_the_owner_can_retire_anything(

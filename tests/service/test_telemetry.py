@@ -223,7 +223,7 @@ async def test_take_overs_restarts_and_being_registered_are_told(
     assert (await scrape(whole))("worker_registered") == 0
 
 
-async def test_what_each_consumer_applied_and_parked_is_told(
+async def test_what_each_consumer_applied_and_dead_lettered_is_told(
     whole: Worker, database: Database, tenant: UUID
 ) -> None:
     await record_many(database.data(Mode.TEST), tenant, 3)
@@ -234,7 +234,7 @@ async def test_what_each_consumer_applied_and_parked_is_told(
     for name in CONSUMERS:
         assert found("events_applied_total", mode="test", consumer=name) == 3
         assert found("events_applied_total", mode="live", consumer=name) == 0
-        assert found("events_parked_total", mode="test", consumer=name) == 0
+        assert found("events_dead_lettered_total", mode="test", consumer=name) == 0
         assert found("consumer_lag_events", mode="test", consumer=name) == 0
 
 

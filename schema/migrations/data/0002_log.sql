@@ -98,7 +98,7 @@ CREATE TABLE cursors (
     PRIMARY KEY (consumer, tick)
 );
 
--- Poison: events that a consumer could not apply even alone. Parked, never skipped in silence.
+-- Poison: events that a consumer could not apply even alone. Dead-lettered, never skipped in silence.
 CREATE TABLE dead_events (
     consumer   text NOT NULL,
     pos        bigint NOT NULL,
@@ -106,6 +106,6 @@ CREATE TABLE dead_events (
     event_id   uuid NOT NULL,
     created_at timestamptz NOT NULL,   -- the event's
     error      text NOT NULL,
-    parked_at  timestamptz NOT NULL DEFAULT now(),
+    dead_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (consumer, pos)
 );

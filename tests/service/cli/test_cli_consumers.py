@@ -21,8 +21,8 @@ async def status_of(duro: Duro, mode: Mode, consumer: str = "fanout") -> dict[st
 
 
 @pytest.fixture
-async def parked(database: Database, tenant: UUID) -> list[int]:
-    """Two positions of the test mode's log, parked by the fan-out; nothing was fanned out for them."""
+async def dead(database: Database, tenant: UUID) -> list[int]:
+    """Two positions of the test mode's log, dead-lettered by the fan-out; nothing was fanned out for them."""
     await add_endpoint(database, tenant, "https://shop.example/hooks")
     pool = database.data(Mode.TEST)
     events = await sequenced(pool, tenant, 2)
@@ -30,7 +30,7 @@ async def parked(database: Database, tenant: UUID) -> list[int]:
         cursor = await log.take_cursor(tx, "fanout")
         assert cursor is not None
         for event in events:
-            await log.park(tx, "fanout", event, "poison")
+            await log.dead_letter(tx, "fanout", event, "poison")
         await log.move_cursor(tx, cursor, events[-1].pos)
     return [event.pos for event in events]
 
@@ -44,7 +44,7 @@ async def test_status_tells_position_and_lag_of_each_mode(
 ) -> None:
     await sequenced(database.data(Mode.TEST), tenant, 3)
     behind = await status_of(duro, Mode.TEST)
-    assert (behind["position"], behind["end"], behind["lagEvents"], behind["parked"]) == (0, 3, 3, 0)
+    assert (behind["position"], behind["end"], behind["lagEvents"], behind["dead"]) == (0, 3, 3, 0)
     assert float(str(behind["lagSeconds"])) > 0
     assert (await status_of(duro, Mode.LIVE))["end"] == 0
     await fan_out(database)
@@ -52,29 +52,29 @@ async def test_status_tells_position_and_lag_of_each_mode(
     assert (caught_up["position"], caught_up["lagEvents"], caught_up["lagSeconds"]) == (3, 0, 0)
 
 
-async def test_parked_events_are_applied_once_and_leave_the_list(
-    duro: Duro, database: Database, parked: list[int]
+async def test_dead_lettered_events_are_applied_once_and_leave_the_list(
+    duro: Duro, database: Database, dead: list[int]
 ) -> None:
-    assert (await status_of(duro, Mode.TEST))["parked"] == 2
+    assert (await status_of(duro, Mode.TEST))["dead"] == 2
     retried = await duro.json("consumers", "retry-dead")
     assert [(row["position"], row["result"]) for row in retried["items"]] == [
-        (pos, "applied") for pos in parked
+        (pos, "applied") for pos in dead
     ]
-    assert (await status_of(duro, Mode.TEST))["parked"] == 0
+    assert (await status_of(duro, Mode.TEST))["dead"] == 0
     assert await deliveries(database) == 2
     assert (await duro.json("consumers", "retry-dead"))["items"] == []
 
 
-async def test_each_consumer_has_its_status_and_its_parked_events(
-    duro: Duro, database: Database, parked: list[int]
+async def test_each_consumer_has_its_status_and_its_dead_lettered_events(
+    duro: Duro, database: Database, dead: list[int]
 ) -> None:
     """Without --consumer all of them are tried again."""
     pool = database.data(Mode.TEST)
     (event,) = await log.read_after(pool, 0, 1)
     async with pool.acquire() as tx, tx.transaction():
-        await log.park(tx, "activity", event, "poison")
+        await log.dead_letter(tx, "activity", event, "poison")
     rows = (await duro.json("consumers", "status"))["consumers"]
-    assert {row["consumer"]: row["parked"] for row in rows if row["mode"] == "test"} == {
+    assert {row["consumer"]: row["dead"] for row in rows if row["mode"] == "test"} == {
         "fanout": 2,
         **{projection.name: 0 for projection in PROJECTIONS},
         "activity": 1,
@@ -84,29 +84,29 @@ async def test_each_consumer_has_its_status_and_its_parked_events(
     ] == []
     retried = (await duro.json("consumers", "retry-dead"))["items"]
     assert [(row["consumer"], row["position"], row["result"]) for row in retried] == [
-        *(("fanout", pos, "applied") for pos in parked),
+        *(("fanout", pos, "applied") for pos in dead),
         ("activity", event.pos, "applied"),
     ]
     assert [row["id"] for row in await pool.fetch("SELECT id FROM activity")] == [event.id]
 
 
-async def test_one_position_can_be_retried_alone(duro: Duro, database: Database, parked: list[int]) -> None:
-    first, second = parked
+async def test_one_position_can_be_retried_alone(duro: Duro, database: Database, dead: list[int]) -> None:
+    first, second = dead
     one = ("consumers", "retry-dead", "--mode", "test", "--pos")
     for found in ([first], []):
         retried = await duro.json(*one, str(first))
         assert [row["position"] for row in retried["items"]] == found
     assert (await duro.json(*one, str(second + 1)))["items"] == []
-    assert (await status_of(duro, Mode.TEST))["parked"] == 1
+    assert (await status_of(duro, Mode.TEST))["dead"] == 1
     assert await deliveries(database) == 1
 
 
-async def test_what_fails_again_stays_parked_and_fails_the_command(
-    duro: Duro, parked: list[int], owner: asyncpg.Connection
+async def test_what_fails_again_stays_dead_lettered_and_fails_the_command(
+    duro: Duro, dead: list[int], owner: asyncpg.Connection
 ) -> None:
     await owner.execute("ALTER TABLE webhook_deliveries ADD CHECK (false) NOT VALID")
     outcome = await duro("consumers", "retry-dead")
     assert outcome.status == 1
     assert outcome.stdout.count("failed") == 2
-    assert "2 of 2 parked events failed again" in outcome.stderr
-    assert (await status_of(duro, Mode.TEST))["parked"] == len(parked)
+    assert "2 of 2 dead-lettered events failed again" in outcome.stderr
+    assert (await status_of(duro, Mode.TEST))["dead"] == len(dead)

@@ -43,7 +43,7 @@ async def lines(data: Pool) -> dict[int, int]:
 @pytest.mark.parametrize("projection", [each.name for each in PROJECTIONS])
 async def test_each_projection_is_built_anew_and_serves(duro: Duro, data: Pool, projection: str) -> None:
     told = await duro.json("consumers", "rebuild", projection, "--mode", "test", "--share", "100")
-    assert (told["events"], told["parked"], told["resumed"]) == (EVENTS, 0, False)
+    assert (told["events"], told["dead"], told["resumed"]) == (EVENTS, 0, False)
     assert told["perSecond"] > 0
     assert await projections.generations(data, projection) == Generations(2, None)
     live = await duro.json("consumers", "rebuild", projection, "--mode", "live")

@@ -1,4 +1,4 @@
-"""Trying again what a consumer could not apply: each parked event alone, in its own transaction."""
+"""Trying again what a consumer could not apply: each dead-lettered event alone, in its own transaction."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from consumers.fanout import FANOUT, FanOut, NoRoom
 from consumers.projecting import Serving
 from schema import log
 from schema.database import Pool, is_transient
-from schema.log import ParkedEvent
+from schema.log import DeadEvent
 from service.projections import PROJECTIONS
 
 _STEP: Final = 100
@@ -28,7 +28,7 @@ _HANDLERS: Final[Mapping[str, Callable[[], Handler]]] = {
 class Retried(StrEnum):
     APPLIED = "applied"
     FAILED = "failed"
-    """It stays parked."""
+    """It stays dead-lettered."""
     GONE = "gone"
     """Another process was faster."""
 
@@ -42,33 +42,33 @@ class RetryResult:
     error: str | None = None
 
 
-async def retry_parked(pool: Pool, consumer: str, only: int | None = None) -> AsyncIterator[RetryResult]:
+async def retry_dead_events(pool: Pool, consumer: str, only: int | None = None) -> AsyncIterator[RetryResult]:
     """In the order of the log; `only` is one position. Errors of the moment are let through."""
     at_work = Consumer(pool, _HANDLERS[consumer]())
-    async for parked in _parked(pool, consumer, only):
-        yield await _retry(pool, consumer, at_work, parked)
+    async for dead in _dead_events(pool, consumer, only):
+        yield await _retry(pool, consumer, at_work, dead)
 
 
-async def _parked(pool: Pool, consumer: str, only: int | None) -> AsyncIterator[ParkedEvent]:
+async def _dead_events(pool: Pool, consumer: str, only: int | None) -> AsyncIterator[DeadEvent]:
     if only is not None:
-        for parked in await log.parked(pool, consumer, only - 1, 1):
-            if parked.pos == only:
-                yield parked
+        for dead in await log.dead_events(pool, consumer, only - 1, 1):
+            if dead.pos == only:
+                yield dead
         return
     after = 0
-    while step := await log.parked(pool, consumer, after, _STEP):
-        for parked in step:
-            yield parked
+    while step := await log.dead_events(pool, consumer, after, _STEP):
+        for dead in step:
+            yield dead
         after = step[-1].pos
 
 
-async def _retry(pool: Pool, name: str, consumer: Consumer, parked: ParkedEvent) -> RetryResult:
-    result = partial(RetryResult, name, parked.pos, parked.event_id)
-    event = await log.read_one(pool, parked.pos)
+async def _retry(pool: Pool, name: str, consumer: Consumer, dead: DeadEvent) -> RetryResult:
+    result = partial(RetryResult, name, dead.pos, dead.event_id)
+    event = await log.read_one(pool, dead.pos)
     if event is None:
         return result(Retried.FAILED, "the event is not in the log any more")
     try:
-        applied = await consumer.retry_parked(event)
+        applied = await consumer.retry_dead_event(event)
     except Exception as error:
         if is_transient(error):
             raise
