@@ -1,12 +1,18 @@
-"""What went wrong with an attempt, understood where it happened, and phrases for the merchant. Errors that only come out of a
-library are wire_errors.py's, which imports the libraries.
+"""Why an attempt failed: errors of asyncio, ssl and the system become an outcome and a phrase for the merchant.
+
+The libraries' own texts are not passed on: they name addresses, URLs and internals.
 """
 
 import errno
+import logging
 import os
 import ssl
 
+from delivery.egress_guard import Blocked
+from delivery.resolver import DnsFailed
 from delivery.sending import Outcome
+
+logger = logging.getLogger(__name__)
 
 
 class AttemptFailed(Exception):
@@ -16,6 +22,20 @@ class AttemptFailed(Exception):
         super().__init__(error)
         self.outcome = outcome
         self.error = error
+
+
+def explain(failure: Exception, waiting_for: str) -> tuple[Outcome, str]:
+    """`waiting_for` is what the attempt was doing, for the case that its time ran out."""
+    if isinstance(failure, AttemptFailed):
+        return failure.outcome, failure.error
+    if isinstance(failure, TimeoutError):
+        return Outcome.TIMEOUT, f"timed out waiting for {waiting_for}"
+    if isinstance(failure, Blocked):
+        return Outcome.BLOCKED, str(failure)
+    if isinstance(failure, DnsFailed):
+        return Outcome.DNS, str(failure)
+    logger.error("an attempt failed with an unexpected error", exc_info=failure)
+    return Outcome.PROTOCOL, f"internal error ({type(failure).__name__})"
 
 
 def os_reason(failure: OSError) -> str:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from delivery.capacity import Manner
+from delivery.http_sender import HttpSender
 from delivery.outbound import Message, Outbound
 from delivery.retry_policy import RetryPolicy
-from delivery.sending import AttemptResult, Outcome, Sender, Timings
+from delivery.sending import AttemptResult, Outcome, Timings
 from delivery.settler import Settled
 from delivery.verdict import judge
 from schema.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
@@ -24,7 +25,7 @@ _UNPREPARED = AttemptResult(
 
 
 class Attempts:
-    def __init__(self, outbound: Outbound, sender: Sender, policy: RetryPolicy) -> None:
+    def __init__(self, outbound: Outbound, sender: HttpSender, policy: RetryPolicy) -> None:
         self._outbound = outbound
         self._sender = sender
         self._policy = policy

@@ -1,4 +1,4 @@
-"""The fast sender's connections: which are open, which wait to be used again, and for how long.
+"""The sender's connections: which are open, which wait to be used again, and for how long.
 
 A waiting connection is found again by (address, port, TLS server name or None). Plain http shares connections by
 address alone, which is all that plain http tells apart. The one that was used last is taken first, so
@@ -17,7 +17,7 @@ from delivery.special_addresses import Address
 
 
 class ConnectionPool:
-    """A Keeper. Create it in a running loop. The number of connections in use is for the caller to bound."""
+    """A ConnectionOwner. Create it in a running loop. The number of connections in use is for the caller to bound."""
 
     def __init__(self, dialler: Dialler) -> None:
         self._dialler = dialler

@@ -12,20 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Final
 
 from delivery.attempt_failed import AttemptFailed, os_reason, tls_reason
 from delivery.egress_guard import Blocked, EgressPolicy
 from delivery.egress_proxy import ProxyTunnel
 from delivery.exchange import Exchange, Stage
+from delivery.http1_connection import Connection
 from delivery.our_faults import OutOfDescriptors, RareWarning
 from delivery.sending import Outcome, SendLimits
 from delivery.special_addresses import Address
 from delivery.tcp import new_socket
-from delivery.tls_watch import Heard, TlsWatch
+from delivery.tls_watch import TlsWatch
 
 TLS_SHUTDOWN_SECONDS: Final = 1.0
-AnyProtocol = TypeVar("AnyProtocol", bound=Heard)
 
 
 def default_ssl_context() -> ssl.SSLContext:
@@ -48,13 +48,13 @@ class Dialler:
 
     async def open(
         self,
-        new_protocol: Callable[[], AnyProtocol],
+        new_connection: Callable[[], Connection],
         address: Address,
         port: int,
         server_name: str | None,
         exchange: Exchange,
         close_idle: Callable[[], None],
-    ) -> AnyProtocol:
+    ) -> Connection:
         """Without `server_name` it is plain http. The attempt's deadline is the caller's to keep. `close_idle` is called
         when there is no descriptor left.
 
@@ -78,12 +78,12 @@ class Dialler:
         connected = monotonic()
         exchange.connect = connected - started
         if server_name is None:
-            _, protocol = await asyncio.get_running_loop().create_connection(new_protocol, sock=sock)
-            return protocol
+            _, connection = await asyncio.get_running_loop().create_connection(new_connection, sock=sock)
+            return connection
         exchange.stage = Stage.HANDSHAKE
-        protocol = await self._start_tls(new_protocol, sock, server_name)
+        connection = await self._start_tls(new_connection, sock, server_name)
         exchange.tls = monotonic() - connected
-        return protocol
+        return connection
 
     async def _dial(self, address: Address, port: int) -> socket.socket:
         if self.tunnel is not None:
@@ -101,12 +101,12 @@ class Dialler:
         return sock
 
     async def _start_tls(
-        self, new_protocol: Callable[[], AnyProtocol], sock: socket.socket, server_name: str
-    ) -> AnyProtocol:
+        self, new_connection: Callable[[], Connection], sock: socket.socket, server_name: str
+    ) -> Connection:
         watched = self._tls_watch.add(sock)
         try:
-            _, protocol = await asyncio.get_running_loop().create_connection(
-                new_protocol,
+            _, connection = await asyncio.get_running_loop().create_connection(
+                new_connection,
                 sock=sock,
                 ssl=self.ssl_context,
                 server_hostname=server_name,
@@ -119,8 +119,8 @@ class Dialler:
                 raise
             reason = "the TLS handshake does not come to an end" if watched.flooded else tls_reason(failure)
             raise AttemptFailed(Outcome.TLS, reason) from failure
-        watched.protocol = protocol
-        return protocol
+        watched.protocol = connection
+        return connection
 
 
 def check_peer(sock: socket.socket, address: Address, port: int) -> None:

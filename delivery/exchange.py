@@ -9,22 +9,20 @@ from delivery.sending import AttemptResult, Outcome, Timings
 
 MAX_RETRY_AFTER: Final = 100
 MAX_BEFORE_BODY: Final = 512 * 1024
-"""Bytes of interim responses and headers in one exchange. The parsers bound each header and their number, but read
-`100 Continue` for as long as it comes. Generous, since with aiohttp the bytes of an early body count
-until its own flow control (a few hundred KiB) stops it."""
+"""Bytes of interim responses and headers in one exchange. The parser reads `100 Continue` for as long as it comes."""
 
 JUST_CLOSED: Final = 1.0
 """Seconds within which a kept connection's end still reads as having crossed the request on its way."""
 
 
 class Stage(StrEnum):
-    """What an attempt is busy with, in the words that a timeout is reported with."""
+    """What an attempt waits for, in the words that a timeout is reported with."""
 
-    RESOLVING = "an answer from DNS"
-    CONNECTING = "a TCP connection"
+    RESOLVING = "DNS"
+    CONNECTING = "the TCP connection"
     HANDSHAKE = "the TLS handshake"
-    HEADERS = "the response's headers"
-    BODY = "the end of the response's body"
+    HEADERS = "the response headers"
+    BODY = "the end of the response body"
 
 
 class Server(Protocol):
@@ -40,13 +38,9 @@ class Exchange:
     """Times are of the monotonic clock: uvloop's own goes in whole milliseconds and stands still within one round."""
 
     started: float = field(default_factory=monotonic)
-    body_size: int = 0
-    """Of the request, for a connection that does not see it."""
     stage: Stage = Stage.RESOLVING
     address: str | None = None
     dns: float | None = None
-    fresh_only: bool = False
-    """Do not take a connection from the pool."""
     dialled: bool = False
     """The connection is new, not from the pool."""
     connect: float | None = None
@@ -54,7 +48,7 @@ class Exchange:
     ready_at: float | None = None
     first_byte_at: float | None = None
     bytes_read: int = 0
-    """Of the stage, or of all stages, as the sender counts."""
+    """Of the stage."""
     status: int | None = None
     retry_after: str | None = None
     body: bytes = b""
@@ -72,7 +66,6 @@ class Exchange:
     def start_over(self) -> None:
         """Once more, to the same address, over a connection of its own."""
         self.stage = Stage.RESOLVING
-        self.fresh_only = True
         self.ready_at = None
 
     def expire(self) -> None:
@@ -105,7 +98,7 @@ def judge(status: int | None) -> tuple[Outcome, str | None]:
     if status is not None and 200 <= status <= 299:
         return Outcome.OK, None
     if status is None or status < 200:
-        return Outcome.PROTOCOL, f"answered {status}, which nobody asked for"
+        return Outcome.PROTOCOL, f"unexpected status {status}"
     return Outcome.HTTP_STATUS, f"answered {status}"
 
 

@@ -14,7 +14,7 @@ Two traps of the parser. It goes on with a next response when one ends, so every
 refused (`on_message_begin` is the first of them). And it reports a header when the next one begins, so
 a header without end is only seen in the bytes that it takes (`_unended`).
 
-The head and a small body leave in one write. What it costs is in the header of fast_sender.py.
+The head and a small body leave in one write. What it costs is in the header of http_sender.py.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ Destination = tuple[str, int, str | None]
 """Address, port, and the server name for TLS; None is plain http."""
 
 
-class Keeper(Protocol):
-    """Whoever counts connections and keeps the idle ones."""
+class ConnectionOwner(Protocol):
+    """Counts connections and keeps the idle ones."""
 
     def made(self, connection: "Connection") -> None: ...
     def free(self, connection: "Connection") -> None:
@@ -67,16 +67,16 @@ class Connection(Heard):
     _unended: int
     """Bytes since the last header that was complete; the status line's may be among them."""
 
-    def __init__(self, keeper: Keeper, limits: SendLimits, destination: Destination) -> None:
+    def __init__(self, owner: ConnectionOwner, limits: SendLimits, destination: Destination) -> None:
         self.destination = destination
-        self._keeper = keeper
+        self._owner = owner
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._exchange: Exchange | None = None
         self._transport: asyncio.Transport
         self._answer: asyncio.Future[None]
         self._parser = HttpResponseParser(self)
-        # As real servers write, and as aiohttp reads it. The letter of RFC 9112 is kept in all else.
+        # As real servers write. The letter of RFC 9112 is kept in all else.
         self._parser.set_dangerous_leniencies(
             lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
@@ -120,7 +120,7 @@ class Connection(Heard):
 
     def expire(self) -> None:
         """Drops the connection."""
-        self._keeper.gone(self)
+        self._owner.gone(self)
         self._transport.abort()
 
     def flooded(self) -> None:
@@ -130,7 +130,7 @@ class Connection(Heard):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        self._keeper.made(self)
+        self._owner.made(self)
 
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
@@ -159,7 +159,7 @@ class Connection(Heard):
         self.expire()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._keeper.gone(self)
+        self._owner.gone(self)
         self._lost = _why_lost(exc)
         exchange = self._exchange
         if exchange is not None:
@@ -209,7 +209,7 @@ class Connection(Heard):
             exchange.retry_after = None
         else:
             exchange.status = status
-            self._fault = AttemptFailed(Outcome.PROTOCOL, f"answered {status}, which nobody asked for")
+            self._fault = AttemptFailed(Outcome.PROTOCOL, f"unexpected status {status}")
             raise self._fault
 
     def on_body(self, data: bytes) -> None:
@@ -236,7 +236,7 @@ class Connection(Heard):
         """The exchange has its answer."""
         self._exchange = None
         if self._reusable and self._has_been_sent():
-            self._keeper.free(self)
+            self._owner.free(self)
         else:
             self.expire()
         if not self._answer.done():

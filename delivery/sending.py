@@ -1,10 +1,10 @@
-"""What the dispatcher and a sender say to each other. A sender is one attempt over the wire and nothing else:
-whether to try again, and when, is decided elsewhere from the one word it answers with.
+"""What the dispatcher and the sender exchange. The sender makes one attempt; whether and when to retry is decided
+elsewhere, by the outcome.
 """
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from delivery.endpoint_url import EndpointUrl
 
@@ -79,11 +79,3 @@ class AttemptResult:
     timings: Timings
     ours: bool = False
     """The fault is on our side: it says nothing of the endpoint's health."""
-
-
-class Sender(Protocol):
-    async def send(self, request: OutboundRequest) -> AttemptResult:
-        """One attempt, ended within its deadline. Raises nothing but CancelledError."""
-        ...
-
-    async def close(self) -> None: ...

@@ -14,19 +14,18 @@ from consumers.attempt_folding import AttemptFolder
 from consumers.consumer import Consumer
 from consumers.fanout import FANOUT, FanOut
 from consumers.sequencing import Sequencer
-from delivery.aiohttp_sender import AiohttpSender
 from delivery.attempting import Attempts
 from delivery.capacity import CapacityLimits
 from delivery.dispatcher import Dispatcher, DispatchLimits
 from delivery.egress_guard import EgressGuard, EgressPolicy
-from delivery.fast_sender import FastSender
 from delivery.health_book import HealthBook
 from delivery.health_watch import HealthWatch
+from delivery.http_sender import HttpSender
 from delivery.outbound import Outbound
 from delivery.presence import Presence
 from delivery.resolver import SystemResolver
 from delivery.retry_policy import RetryPolicy
-from delivery.sending import Sender, SendLimits
+from delivery.sending import SendLimits
 from delivery.settler import Settler
 from schema.database import Database
 from schema.modes import Mode
@@ -72,7 +71,7 @@ class Worker:
     modes: Sequence[ModeParts]
     housekeeping: Housekeeping
     analyst_watch: AnalystWatch
-    sender: Sender
+    sender: HttpSender
 
     async def register(self) -> None:
         """Comes before the stages run. Raises what the database raises."""
@@ -114,7 +113,8 @@ async def worker(settings: Settings, url: str, key: bytes) -> AsyncIterator[Work
             connect_timeout=settings.connect_timeout.total_seconds(),
             kept_open=kept_open(descriptors),
         )
-        sender = _sender(settings, EgressGuard(egress_policy(settings), resolver), limits)
+        guard = EgressGuard(egress_policy(settings), resolver)
+        sender = HttpSender(guard, limits, proxy=settings.egress_proxy)
         presence = Presence(database, name)
         try:
             capacity = _capacity(settings, in_flight(descriptors, settings.max_in_flight))
@@ -125,13 +125,6 @@ async def worker(settings: Settings, url: str, key: bytes) -> AsyncIterator[Work
             presence.close()
             await sender.close()
             await resolver.close()
-
-
-def _sender(settings: Settings, guard: EgressGuard, limits: SendLimits) -> Sender:
-    """The fast one, unless there is a proxy to go through, which only aiohttp's knows."""
-    if settings.egress_proxy is not None:
-        return AiohttpSender(guard, limits, proxy=settings.egress_proxy)
-    return FastSender(guard, limits)
 
 
 def _collect_seldom() -> None:
@@ -160,7 +153,7 @@ def _mode_parts(
     database: Database,
     mode: Mode,
     presence: Presence,
-    sender: Sender,
+    sender: HttpSender,
     capacity: CapacityLimits,
 ) -> ModeParts:
     pool = database.data(mode)

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from delivery.attempting import Attempts
+from delivery.http_sender import HttpSender
 from delivery.outbound import Message, Outbound
 from delivery.retry_policy import RetryPolicy
 from delivery.sending import AttemptResult, OutboundRequest, Outcome, Timings
@@ -18,8 +19,6 @@ from tests.support.settling import failed, settle, some_claims
 class NoWayOut:
     async def send(self, _request: OutboundRequest) -> AttemptResult:
         return AttemptResult(Outcome.CONNECT, None, "no way", None, b"", None, Timings(), ours=True)
-
-    async def close(self) -> None: ...
 
 
 class Prepared:
@@ -37,7 +36,7 @@ async def test_an_attempt_says_that_the_fault_is_ours_and_is_tried_again(
 ) -> None:
     (claim,) = await some_claims(ours, tenant, endpoint, 1)
     target = EndpointTarget(endpoint, tenant, "https://example.com/", (), None, True, ())
-    attempts = Attempts(cast(Outbound, outbound), NoWayOut(), RetryPolicy())
+    attempts = Attempts(cast(Outbound, outbound), cast(HttpSender, NoWayOut()), RetryPolicy())
     settled = await attempts.make(replace(claim, endpoint=target), Message("evt_1", b"{}"))
     assert (settled.ours, settled.settlement.verdict) == (True, Verdict.RETRY)
 

@@ -18,8 +18,8 @@ from delivery.capacity import CapacityLimits
 from delivery.dispatcher import Dispatcher, DispatchLimits
 from delivery.egress_guard import EgressGuard, EgressPolicy, parse_cidrs
 from delivery.endpoint_secret import generate_secret
-from delivery.fast_sender import FastSender
 from delivery.health_book import HealthBook
+from delivery.http_sender import HttpSender
 from delivery.outbound import Outbound
 from delivery.resolver import SystemResolver
 from delivery.retry_policy import RetryPolicy
@@ -112,7 +112,7 @@ async def engine(
     pool = database.data(mode)
     resolver = SystemResolver()
     guard = EgressGuard(EgressPolicy(parse_cidrs("127.0.0.0/8")), resolver)
-    sender = FastSender(guard, SendLimits(attempt_timeout=attempt_timeout))
+    sender = HttpSender(guard, SendLimits(attempt_timeout=attempt_timeout))
     health = HealthBook(lambda: datetime.now(UTC))
     settler = Settler(pool, health, last_tries_s)
     outbound = Outbound(SecretBox(key or database.key), "Duro", "Duro-Webhooks/test")

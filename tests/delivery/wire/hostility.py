@@ -5,7 +5,7 @@ import ssl
 import struct
 
 from delivery.sending import AttemptResult, Outcome
-from tests.delivery.wire.receiver import BODY, Behaviour, Peer, Sending, receiving, to, until
+from tests.delivery.wire.receiver import BODY, Behaviour, Peer, receiving, sending, to, until
 
 MINE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmine"
 SLACK_MS = 1500
@@ -13,7 +13,6 @@ SLACK_MS = 1500
 
 
 async def provoke(
-    sending: Sending,
     misbehave: Behaviour,
     *,
     tls: ssl.SSLContext | None = None,

@@ -4,18 +4,17 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Protocol
 
-from delivery.aiohttp_sender import AiohttpSender
 from delivery.dialling import default_ssl_context
 from delivery.egress_guard import EgressGuard, EgressPolicy
+from delivery.egress_proxy import EgressProxy
 from delivery.endpoint_url import parse_endpoint_url
 from delivery.exchange import Exchange
-from delivery.fast_sender import FastSender
+from delivery.http_sender import HttpSender
 from delivery.resolver import DnsFailed, Resolver
 from delivery.sending import OutboundRequest, SendLimits
 
@@ -162,56 +161,37 @@ async def receiving(
 
 system_authorities = lru_cache(1)(default_ssl_context)  # reading them takes 30 ms
 
-AnySender = AiohttpSender | FastSender
+
+@asynccontextmanager
+async def sending(
+    names: Resolver | None = None,
+    *,
+    allow: Sequence[str] = ("127.0.0.0/8", "::1/128"),
+    guard: EgressGuard | None = None,
+    tls: ssl.SSLContext | None = None,
+    proxy: EgressProxy | None = None,
+    **limits: float,
+) -> AsyncIterator[HttpSender]:
+    """A sender. Errors that reach the event loop fail the test."""
+    policy = EgressPolicy(tuple(ip_network(text) for text in allow))
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    sender = HttpSender(
+        guard or EgressGuard(policy, names or Names()),
+        SendLimits(**limits),
+        ssl_context=tls or system_authorities(),
+        proxy=proxy,
+    )
+    try:
+        yield sender
+    finally:
+        await sender.close()
+    assert not unheard, f"errors reached the event loop: {unheard}"
 
 
-class Sending(Protocol):
-    """How a test gets at the sender that it is about."""
-
-    def __call__(
-        self,
-        names: Resolver | None = None,
-        *,
-        allow: Sequence[str] = ("127.0.0.0/8", "::1/128"),
-        guard: EgressGuard | None = None,
-        tls: ssl.SSLContext | None = None,
-        **limits: float,
-    ) -> AbstractAsyncContextManager[AnySender]: ...
-
-
-def sending_with(kind: type[AnySender]) -> Sending:
-    @asynccontextmanager
-    async def sending(
-        names: Resolver | None = None,
-        *,
-        allow: Sequence[str] = ("127.0.0.0/8", "::1/128"),
-        guard: EgressGuard | None = None,
-        tls: ssl.SSLContext | None = None,
-        **limits: float,
-    ) -> AsyncIterator[AnySender]:
-        policy = EgressPolicy(tuple(ip_network(text) for text in allow))
-        unheard: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
-        sender = kind(
-            guard or EgressGuard(policy, names or Names()),
-            SendLimits(**limits),
-            ssl_context=tls or system_authorities(),
-        )
-        try:
-            yield sender
-        finally:
-            await sender.close()
-        assert not unheard, f"errors reached the event loop: {unheard}"
-
-    return sending
-
-
-def exchanges(sender: AnySender) -> list[Exchange]:
+def exchanges(sender: HttpSender) -> list[Exchange]:
     """Those that a connection serves at this moment."""
-    if isinstance(sender, FastSender):
-        serving = [connection._exchange for connection in sender._pool._open]
-    else:
-        serving = [getattr(protocol, "exchange", None) for protocol in sender._connector._acquired]
+    serving = [connection._exchange for connection in sender._pool._open]
     return [exchange for exchange in serving if exchange is not None]
 
 

@@ -9,12 +9,8 @@ from resource import RLIMIT_NOFILE, setrlimit
 
 import pytest
 
-from delivery.aiohttp_sender import AiohttpSender
-from delivery.fast_sender import FastSender
 from delivery.sending import Outcome
-from tests.delivery.wire.receiver import AnySender, Peer, always_ok, receiving, sending_with, to, until
-
-KINDS: dict[str, type[AnySender]] = {"aiohttp": AiohttpSender, "fast": FastSender}
+from tests.delivery.wire.receiver import Peer, always_ok, receiving, sending, to, until
 
 
 def lower_limit(more: int) -> None:
@@ -24,7 +20,7 @@ def lower_limit(more: int) -> None:
     setrlimit(RLIMIT_NOFILE, (lowest_free + more, lowest_free + more))
 
 
-async def idle_ones_make_room(kind: type[AnySender]) -> None:
+async def idle_ones_make_room() -> None:
     together = asyncio.Barrier(6)
 
     async def answer_together(peer: Peer) -> None:
@@ -33,7 +29,7 @@ async def idle_ones_make_room(kind: type[AnySender]) -> None:
         await peer.answer()
         await always_ok(peer)
 
-    async with receiving(answer_together) as receiver, receiving() as other, sending_with(kind)() as sender:
+    async with receiving(answer_together) as receiver, receiving() as other, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/")
         await asyncio.gather(*(sender.send(request) for _ in range(6)))
         assert sender.idle == 6
@@ -43,11 +39,11 @@ async def idle_ones_make_room(kind: type[AnySender]) -> None:
         assert sender.idle == 1
 
 
-async def none_is_left(kind: type[AnySender]) -> None:
+async def none_is_left() -> None:
     async def silent(peer: Peer) -> None:
         await peer.hung_up()
 
-    async with receiving(silent) as receiver, sending_with(kind)(attempt_timeout=1) as sender:
+    async with receiving(silent) as receiver, sending(attempt_timeout=1) as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/")
         first = asyncio.create_task(sender.send(request))
         await until(lambda: receiver.connections == 1)
@@ -58,10 +54,9 @@ async def none_is_left(kind: type[AnySender]) -> None:
         assert (await first).outcome is Outcome.TIMEOUT
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("what", [idle_ones_make_room, none_is_left], ids=lambda what: what.__name__)
-def test_without_descriptors(kind: str, what: object) -> None:
-    command = [sys.executable, "-m", __name__, kind, what.__name__]  # type: ignore[attr-defined]  a function
+def test_without_descriptors(what: object) -> None:
+    command = [sys.executable, "-m", __name__, what.__name__]  # type: ignore[attr-defined]  a function
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("out of file descriptors") == 1
@@ -70,4 +65,4 @@ def test_without_descriptors(kind: str, what: object) -> None:
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(globals()[sys.argv[2]](KINDS[sys.argv[1]]))
+    uvloop.run(globals()[sys.argv[1]]())

@@ -3,18 +3,16 @@
 import asyncio
 import base64
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_address, ip_network
+from contextlib import AbstractAsyncContextManager, suppress
+from ipaddress import ip_address
 
 import pytest
 import trustme
 
-from delivery.aiohttp_sender import AiohttpSender
-from delivery.egress_guard import EgressGuard, EgressPolicy
 from delivery.egress_proxy import EgressProxy, ProxyTunnel, parse_egress_proxy
+from delivery.http_sender import HttpSender
 from delivery.our_faults import OurFault
-from delivery.sending import AttemptResult, Outcome, SendLimits
+from delivery.sending import AttemptResult, Outcome
 from schema.errors import InvalidInput
 from tests.delivery.wire.hostility import reset
 from tests.delivery.wire.receiver import (
@@ -24,7 +22,7 @@ from tests.delivery.wire.receiver import (
     Receiver,
     Silence,
     receiving,
-    system_authorities,
+    sending,
     to,
     until,
 )
@@ -58,8 +56,7 @@ def connecting(heard: list[bytes]) -> Behaviour:
     return behave
 
 
-@asynccontextmanager
-async def through(
+def through(
     proxy: Receiver,
     names: Names | None = None,
     *,
@@ -67,17 +64,9 @@ async def through(
     tls: ssl.SSLContext | None = None,
     authorization: str | None = None,
     **limits: float,
-) -> AsyncIterator[AiohttpSender]:
-    sender = AiohttpSender(
-        EgressGuard(EgressPolicy((ip_network(allow),)), names or Names()),
-        SendLimits(**limits),
-        ssl_context=tls or system_authorities(),
-        proxy=EgressProxy("127.0.0.1", proxy.port, authorization),
-    )
-    try:
-        yield sender
-    finally:
-        await sender.close()
+) -> AbstractAsyncContextManager[HttpSender]:
+    way = EgressProxy("127.0.0.1", proxy.port, authorization)
+    return sending(names, allow=[allow], tls=tls, proxy=way, **limits)
 
 
 async def test_plain_http_goes_through_a_tunnel_to_the_checked_address() -> None:
@@ -229,12 +218,13 @@ async def test_a_proxy_that_hangs_up_floods_or_resets_is_our_trouble(
     assert "longer than" in caplog.messages[1]
 
 
-async def test_a_proxy_that_says_nothing_takes_the_time_for_a_connection() -> None:
+@pytest.mark.parametrize("limits", [{"connect_timeout": 0.2}, {"attempt_timeout": 0.2}], ids=str)
+async def test_a_silent_proxy_costs_the_shorter_timeout(limits: dict[str, float]) -> None:
     async def silent(peer: Peer) -> None:
         await peer.hung_up()
 
-    result = await proxied(silent, connect_timeout=0.2)
-    assert (result.outcome, result.error) == (Outcome.TIMEOUT, "no time was left for a TCP connection")
+    result = await proxied(silent, **limits)
+    assert (result.outcome, result.error) == (Outcome.TIMEOUT, "timed out waiting for the TCP connection")
     assert result.timings.total < 2000
 
 

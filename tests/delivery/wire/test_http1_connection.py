@@ -8,11 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from delivery.attempt_failed import AttemptFailed
+from delivery.attempt_failed import AttemptFailed, explain
 from delivery.exchange import Exchange
 from delivery.http1_connection import Connection
 from delivery.sending import SendLimits
-from delivery.wire_errors import explain
 from tests.delivery.wire import test_malformed_answers as answers
 
 RAW = [
@@ -23,7 +22,7 @@ RAW = [
 
 
 @dataclass
-class Keeper:
+class Owner:
     kept: list[Connection] = field(default_factory=list)
 
     lost: list[Connection] = field(default_factory=list)
@@ -52,22 +51,22 @@ class Wire:
         self.aborted = True
 
 
-def connected() -> tuple[Connection, Keeper, Wire]:
-    keeper, wire = Keeper(), Wire()
-    connection = Connection(keeper, SendLimits(), ("127.0.0.1", 80, None))
+def connected() -> tuple[Connection, Owner, Wire]:
+    owner, wire = Owner(), Wire()
+    connection = Connection(owner, SendLimits(), ("127.0.0.1", 80, None))
     connection.connection_made(wire)
-    return connection, keeper, wire
+    return connection, owner, wire
 
 
 async def read(pieces: list[bytes]) -> tuple[object, ...]:
     """What an exchange makes of them, and of the connection's end after them."""
-    connection, keeper, wire = connected()
+    connection, owner, wire = connected()
     exchange = Exchange()
     answer = connection.ask(b"", b"", exchange)
     for piece in pieces:
         if not wire.aborted:
             connection.data_received(piece)
-    kept = bool(keeper.kept) and not wire.aborted
+    kept = bool(owner.kept) and not wire.aborted
     connection.connection_lost(None)
     failure = answer.exception()
     outcome = None if failure is None else explain(failure, "")
@@ -117,15 +116,15 @@ async def test_a_header_without_end_is_given_up_long_before_all_headers_would_be
 
 
 async def test_a_peer_that_closes_its_side_is_left_without_waiting_for_it_to_read() -> None:
-    connection, keeper, wire = connected()
+    connection, owner, wire = connected()
     connection.eof_received()
-    assert (wire.aborted, keeper.lost) == (True, [connection])
+    assert (wire.aborted, owner.lost) == (True, [connection])
 
 
 async def test_a_connection_that_ends_while_idle_is_said_to_be_gone() -> None:
-    connection, keeper, _ = connected()
+    connection, owner, _ = connected()
     connection.connection_lost(ConnectionResetError())
-    assert keeper.lost == [connection]
+    assert owner.lost == [connection]
 
 
 async def test_a_connection_that_ended_before_it_was_asked_fails_with_the_reason() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from delivery.sending import Outcome
 from tests.delivery.wire.hostility import provoke
-from tests.delivery.wire.receiver import Peer, Sending
+from tests.delivery.wire.receiver import Peer
 
 OK, STATUS, PROTOCOL = Outcome.OK, Outcome.HTTP_STATUS, Outcome.PROTOCOL
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -115,8 +115,8 @@ def saying(raw: bytes, *, then_close: bool = False) -> object:
 
 
 @pytest.mark.parametrize("raw", NOT_HTTP.values(), ids=NOT_HTTP)
-async def test_what_is_not_http_is_a_protocol_error(sending: Sending, raw: bytes) -> None:
-    result = await provoke(sending, saying(raw))
+async def test_what_is_not_http_is_a_protocol_error(raw: bytes) -> None:
+    result = await provoke(saying(raw))
     assert result.outcome is PROTOCOL
     assert result.timings.total < 4000, "it had to wait for the deadline"
     assert result.error
@@ -125,44 +125,44 @@ async def test_what_is_not_http_is_a_protocol_error(sending: Sending, raw: bytes
 
 
 @pytest.mark.parametrize("raw", BROKEN_OFF.values(), ids=BROKEN_OFF)
-async def test_an_answer_that_ends_too_soon_is_a_protocol_error(sending: Sending, raw: bytes) -> None:
-    result = await provoke(sending, saying(raw, then_close=True))
+async def test_an_answer_that_ends_too_soon_is_a_protocol_error(raw: bytes) -> None:
+    result = await provoke(saying(raw, then_close=True))
     assert result.outcome is PROTOCOL
     assert result.status == (200 if b"\r\n\r\n" in raw and b" 100 " not in raw else None)
 
 
 @pytest.mark.parametrize("raw", BROKEN_OFF.values(), ids=BROKEN_OFF)
-async def test_an_answer_that_does_not_go_on_is_a_timeout(sending: Sending, raw: bytes) -> None:
+async def test_an_answer_that_does_not_go_on_is_a_timeout(raw: bytes) -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
         await peer.answer(raw)
         await peer.hung_up()
 
-    result = await provoke(sending, behave, attempt_timeout=0.15)
+    result = await provoke(behave, attempt_timeout=0.15)
     assert result.outcome is Outcome.TIMEOUT
 
 
 @pytest.mark.parametrize(("raw", "outcome"), WELL_ENOUGH.values(), ids=WELL_ENOUGH)
-async def test_what_real_servers_write_is_read(sending: Sending, raw: bytes, outcome: Outcome) -> None:
-    result = await provoke(sending, saying(raw))
+async def test_what_real_servers_write_is_read(raw: bytes, outcome: Outcome) -> None:
+    result = await provoke(saying(raw))
     assert (result.outcome, result.retry_after) == (outcome, None)
 
 
 @pytest.mark.parametrize("raw", EITHER_WAY.values(), ids=EITHER_WAY)
-async def test_what_comes_behind_an_answer_is_never_the_next_deliverys(sending: Sending, raw: bytes) -> None:
-    result = await provoke(sending, saying(raw))
+async def test_what_comes_behind_an_answer_is_never_the_next_deliverys(raw: bytes) -> None:
+    result = await provoke(saying(raw))
     assert result.outcome in (OK, PROTOCOL)
 
 
-async def test_a_body_without_a_length_ends_with_the_connection(sending: Sending) -> None:
-    result = await provoke(sending, saying(HEAD + b"\r\nok", then_close=True))
+async def test_a_body_without_a_length_ends_with_the_connection() -> None:
+    result = await provoke(saying(HEAD + b"\r\nok", then_close=True))
     assert (result.outcome, result.response_body) == (OK, b"ok")
 
 
-async def test_an_http_1_0_connection_is_not_used_again(sending: Sending) -> None:
+async def test_an_http_1_0_connection_is_not_used_again() -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
         await peer.answer(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
         await peer.hung_up()
 
-    assert (await provoke(sending, behave)).outcome is OK
+    assert (await provoke(behave)).outcome is OK

@@ -9,16 +9,14 @@ from hypothesis import strategies as st
 from delivery.attempt_failed import AttemptFailed
 from delivery.request_bytes import request_head
 from delivery.sending import Outcome
-from tests.delivery.wire.receiver import Sending, receiving, to
+from tests.delivery.wire.receiver import receiving, sending, to
 
 BREAKS = ["\r", "\n", "\0", "\r\n", "\r\nX-Injected: y", "\n\nPOST / HTTP/1.1"]
 
 
 @pytest.mark.parametrize("bad", BREAKS)
 @pytest.mark.parametrize("where", ["name", "value", "target", "host"])
-async def test_what_would_break_out_of_its_line_never_reaches_the_wire(
-    sending: Sending, bad: str, where: str
-) -> None:
+async def test_what_would_break_out_of_its_line_never_reaches_the_wire(bad: str, where: str) -> None:
     async with receiving() as receiver, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/", ("X-A", "1"))
         if where == "target":

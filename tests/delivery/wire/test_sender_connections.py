@@ -10,23 +10,21 @@ from delivery.dialling import check_peer
 from delivery.egress_guard import Blocked, CheckedTarget, EgressGuard, EgressPolicy
 from delivery.endpoint_url import EndpointUrl
 from delivery.exchange import JUST_CLOSED, Stage
-from delivery.fast_sender import FastSender
 from delivery.sending import Outcome
 from tests.delivery.wire.receiver import (
     OK,
     Names,
     Peer,
-    Sending,
     answering,
     exchanges,
     receiving,
-    sending_with,
+    sending,
     to,
     until,
 )
 
 
-async def test_a_connection_is_used_again(sending: Sending) -> None:
+async def test_a_connection_is_used_again() -> None:
     async with receiving() as receiver, sending() as sender:
         results = [await sender.send(to(f"http://127.0.0.1:{receiver.port}/")) for _ in range(3)]
     assert [result.outcome for result in results] == [Outcome.OK] * 3
@@ -46,14 +44,14 @@ async def test_the_connection_that_was_used_last_is_used_first() -> None:
                 await together.wait()
             await peer.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % peer.number)
 
-    async with receiving(answer_with_its_number) as receiver, sending_with(FastSender)() as sender:
+    async with receiving(answer_with_its_number) as receiver, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/")
         await asyncio.gather(sender.send(request), sender.send(request))
         used = {(await sender.send(request)).response_body for _ in range(3)}
         assert (len(used), sender.idle, sender.in_use) == (1, 2, 0)
 
 
-async def test_a_small_request_leaves_in_one_piece_and_at_once(sending: Sending) -> None:
+async def test_a_small_request_leaves_in_one_piece_and_at_once() -> None:
     pieces: list[bytes] = []
 
     async def take_pieces(peer: Peer) -> None:
@@ -79,7 +77,7 @@ async def test_a_late_end_of_an_attempt_does_not_touch_who_has_its_connection_no
             may_answer.clear()
             await peer.answer()
 
-    async with receiving(answer_when_told) as receiver, sending_with(FastSender)() as sender:
+    async with receiving(answer_when_told) as receiver, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/")
         first = asyncio.create_task(sender.send(request))
         await until(lambda: len(exchanges(sender)) == 1)
@@ -94,7 +92,7 @@ async def test_a_late_end_of_an_attempt_does_not_touch_who_has_its_connection_no
     assert receiver.connections == 1
 
 
-async def test_after_closing_every_attempt_ends_with_a_result(sending: Sending) -> None:
+async def test_after_closing_every_attempt_ends_with_a_result() -> None:
     async with receiving() as receiver, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/")
         await sender.send(request)
@@ -105,13 +103,13 @@ async def test_after_closing_every_attempt_ends_with_a_result(sending: Sending) 
     assert [result.outcome for result in results] == [Outcome.PROTOCOL] * 2
 
 
-async def test_an_idle_connection_is_closed_after_its_time(sending: Sending) -> None:
+async def test_an_idle_connection_is_closed_after_its_time() -> None:
     async with receiving() as receiver, sending(keepalive=0.05) as sender:
         await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
         await receiver.all_closed()
 
 
-async def test_idle_connections_are_bounded(sending: Sending) -> None:
+async def test_idle_connections_are_bounded() -> None:
     together = asyncio.Barrier(6)
 
     async def answer_together(peer: Peer) -> None:
@@ -126,9 +124,7 @@ async def test_idle_connections_are_bounded(sending: Sending) -> None:
         await until(lambda: sender.in_use + sender.idle <= 2)
 
 
-async def test_a_kept_connection_that_the_peer_just_closed_is_replaced_within_the_attempt(
-    sending: Sending,
-) -> None:
+async def test_a_kept_connection_that_the_peer_just_closed_is_replaced_within_the_attempt() -> None:
     async def close_when_used_again(peer: Peer) -> None:
         await peer.request()
         await peer.answer()
@@ -143,9 +139,7 @@ async def test_a_kept_connection_that_the_peer_just_closed_is_replaced_within_th
     assert second.timings.connect is not None
 
 
-async def test_a_kept_connection_that_dies_later_may_have_done_its_work_and_is_not_replaced(
-    sending: Sending,
-) -> None:
+async def test_a_kept_connection_that_dies_later_may_have_done_its_work_and_is_not_replaced() -> None:
     may_die = asyncio.Event()
 
     async def die_at_work(peer: Peer) -> None:
@@ -167,9 +161,7 @@ async def test_a_kept_connection_that_dies_later_may_have_done_its_work_and_is_n
     assert (result.outcome, receiver.connections, len(receiver.requests)) == (Outcome.PROTOCOL, 1, 2)
 
 
-async def test_it_is_replaced_once_by_a_fresh_connection_and_not_by_another_kept_one(
-    sending: Sending,
-) -> None:
+async def test_it_is_replaced_once_by_a_fresh_connection_and_not_by_another_kept_one() -> None:
     """Two kept connections, both dead: the second attempt must not be spent on the other corpse."""
     together = asyncio.Barrier(2)
 
@@ -188,7 +180,7 @@ async def test_it_is_replaced_once_by_a_fresh_connection_and_not_by_another_kept
     assert (result.outcome, receiver.connections) == (Outcome.OK, 3)
 
 
-async def test_a_fresh_connection_that_closes_unanswered_is_not_tried_again(sending: Sending) -> None:
+async def test_a_fresh_connection_that_closes_unanswered_is_not_tried_again() -> None:
     async def close(peer: Peer) -> None:
         await peer.request()
 
@@ -197,7 +189,7 @@ async def test_a_fresh_connection_that_closes_unanswered_is_not_tried_again(send
     assert (result.outcome, receiver.connections) == (Outcome.PROTOCOL, 1)
 
 
-async def test_the_second_try_is_the_last(sending: Sending) -> None:
+async def test_the_second_try_is_the_last() -> None:
     async def answer_the_very_first(peer: Peer) -> None:
         await peer.request()
         if peer.number == 1:
@@ -211,7 +203,7 @@ async def test_the_second_try_is_the_last(sending: Sending) -> None:
     assert (result.outcome, receiver.connections) == (Outcome.PROTOCOL, 2)
 
 
-async def test_a_kept_connection_that_began_to_answer_is_not_tried_again(sending: Sending) -> None:
+async def test_a_kept_connection_that_began_to_answer_is_not_tried_again() -> None:
     async def break_off(peer: Peer) -> None:
         await peer.request()
         await peer.answer()
@@ -227,7 +219,7 @@ async def test_a_kept_connection_that_began_to_answer_is_not_tried_again(sending
     assert (result.outcome, receiver.connections) == (Outcome.PROTOCOL, 1)
 
 
-async def test_what_arrives_on_an_idle_connection_is_nobodys_answer(sending: Sending) -> None:
+async def test_what_arrives_on_an_idle_connection_is_nobodys_answer() -> None:
     """Gateways send `408 Request Timeout` before they close an idle connection. It ends it at once, so that nothing
     can pile up there."""
     dropped = asyncio.Event()
@@ -252,7 +244,7 @@ async def test_what_arrives_on_an_idle_connection_is_nobodys_answer(sending: Sen
     assert (result.status, receiver.connections) == (200, 2)
 
 
-async def test_a_second_response_in_the_same_breath_is_nobodys_answer(sending: Sending) -> None:
+async def test_a_second_response_in_the_same_breath_is_nobodys_answer() -> None:
     extra = b"HTTP/1.1 500 Extra\r\nContent-Length: 0\r\n\r\n"
     async with receiving(answering(OK + extra)) as receiver, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/")
@@ -261,10 +253,7 @@ async def test_a_second_response_in_the_same_breath_is_nobodys_answer(sending: S
     assert receiver.connections == 2
 
 
-async def test_a_second_response_in_the_same_breath_as_the_first_ones_end_is_nobodys_answer(
-    sending: Sending,
-) -> None:
-    """aiohttp pools the connection at the first one's end and then reads on."""
+async def test_a_second_response_in_the_same_breath_as_the_first_ones_end_is_nobodys_answer() -> None:
     body_begun = asyncio.Event()
 
     async def say_too_much(peer: Peer) -> None:
@@ -284,7 +273,7 @@ async def test_a_second_response_in_the_same_breath_as_the_first_ones_end_is_nob
     assert receiver.connections == 2
 
 
-async def test_a_response_that_says_close_is_believed(sending: Sending) -> None:
+async def test_a_response_that_says_close_is_believed() -> None:
     raw = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     async with receiving(answering(raw)) as receiver, sending() as sender:
         for _ in range(2):
@@ -292,9 +281,7 @@ async def test_a_response_that_says_close_is_believed(sending: Sending) -> None:
     assert receiver.connections == 2
 
 
-async def test_the_address_that_was_checked_is_dialled_whatever_the_name_answers_next(
-    sending: Sending,
-) -> None:
+async def test_the_address_that_was_checked_is_dialled_whatever_the_name_answers_next() -> None:
     """Rebinding: the second answer would be refused, and the first attempt never sees it."""
     names = Names(rebind_test=[["127.0.0.1"], ["10.0.0.1"]])
     async with receiving() as receiver, sending(names) as sender:
@@ -307,7 +294,7 @@ async def test_the_address_that_was_checked_is_dialled_whatever_the_name_answers
     assert len(receiver.requests) == 1
 
 
-async def test_what_dials_checks_for_itself(sending: Sending) -> None:
+async def test_what_dials_checks_for_itself() -> None:
     """Even if the guard were fooled, no connection is made."""
 
     class Fooled(EgressGuard):
@@ -324,9 +311,7 @@ async def test_what_dials_checks_for_itself(sending: Sending) -> None:
 
 
 @pytest.mark.parametrize(("host", "allow"), [("0.0.0.0", "0.0.0.0/8"), ("[::]", "::/128")])
-async def test_a_peer_that_is_not_the_checked_address_gets_not_one_byte(
-    sending: Sending, host: str, allow: str
-) -> None:
+async def test_a_peer_that_is_not_the_checked_address_gets_not_one_byte(host: str, allow: str) -> None:
     """The kernel turns the unspecified address into loopback, which nobody allowed."""
     heard = bytearray()
 

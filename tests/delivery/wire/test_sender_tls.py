@@ -8,9 +8,9 @@ from contextlib import suppress
 import pytest
 import trustme
 
-from delivery.aiohttp_sender import default_ssl_context
+from delivery.dialling import default_ssl_context
 from delivery.sending import Outcome
-from tests.delivery.wire.receiver import Names, Peer, Sending, receiving, to
+from tests.delivery.wire.receiver import Names, Peer, receiving, sending, to
 
 SniLog = list[str | None]
 
@@ -29,9 +29,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-async def test_sni_certificate_and_host_are_the_endpoints_name(
-    sending: Sending, authority: trustme.CA
-) -> None:
+async def test_sni_certificate_and_host_are_the_endpoints_name(authority: trustme.CA) -> None:
     sni: SniLog = []
     server = serving(authority, "hooks.example", sni=sni)
     names = Names(hooks_example=[["127.0.0.1"]])
@@ -47,7 +45,7 @@ async def test_sni_certificate_and_host_are_the_endpoints_name(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_a_literal_host_is_checked_against_the_certificates_addresses(
-    sending: Sending, authority: trustme.CA, host: str
+    authority: trustme.CA, host: str
 ) -> None:
     sni: SniLog = []
     url_host = f"[{host}]" if ":" in host else host
@@ -59,7 +57,7 @@ async def test_a_literal_host_is_checked_against_the_certificates_addresses(
     assert (result.outcome, sni) == (Outcome.OK, [None])
 
 
-async def test_a_trailing_dot_is_not_part_of_the_name(sending: Sending, authority: trustme.CA) -> None:
+async def test_a_trailing_dot_is_not_part_of_the_name(authority: trustme.CA) -> None:
     sni: SniLog = []
     server = serving(authority, "hooks.example", sni=sni)
     names = Names(hooks_example_=[["127.0.0.1"]])
@@ -69,9 +67,7 @@ async def test_a_trailing_dot_is_not_part_of_the_name(sending: Sending, authorit
 
 
 @pytest.mark.parametrize("certified", ["other.example", "127.0.0.1", "*.hooks.example"])
-async def test_a_certificate_for_another_host_is_not_accepted(
-    sending: Sending, authority: trustme.CA, certified: str
-) -> None:
+async def test_a_certificate_for_another_host_is_not_accepted(authority: trustme.CA, certified: str) -> None:
     """Also not one for the address: an address is no proof of a name."""
     names = Names(hooks_example=[["127.0.0.1"]])
     async with (
@@ -85,7 +81,7 @@ async def test_a_certificate_for_another_host_is_not_accepted(
     assert receiver.requests == []
 
 
-async def test_an_unknown_authority_is_not_accepted(sending: Sending, authority: trustme.CA) -> None:
+async def test_an_unknown_authority_is_not_accepted(authority: trustme.CA) -> None:
     async with (
         receiving(tls=serving(trustme.CA(), "127.0.0.1")) as receiver,
         sending(tls=trusting(authority)) as sender,
@@ -95,7 +91,7 @@ async def test_an_unknown_authority_is_not_accepted(sending: Sending, authority:
     assert receiver.requests == []
 
 
-async def test_plain_http_behind_https_is_a_tls_error(sending: Sending, authority: trustme.CA) -> None:
+async def test_plain_http_behind_https_is_a_tls_error(authority: trustme.CA) -> None:
     async def greet(peer: Peer) -> None:
         await peer.answer(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await peer.hung_up()
@@ -105,7 +101,7 @@ async def test_plain_http_behind_https_is_a_tls_error(sending: Sending, authorit
     assert (result.outcome, result.status) == (Outcome.TLS, None)
 
 
-async def test_a_close_during_the_handshake_is_a_tls_error(sending: Sending, authority: trustme.CA) -> None:
+async def test_a_close_during_the_handshake_is_a_tls_error(authority: trustme.CA) -> None:
     async def close(peer: Peer) -> None:
         await peer.reader.read(10)
 
@@ -141,7 +137,7 @@ def refuse_one_client(listener: socket.socket, context: ssl.SSLContext) -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_a_server_that_wants_our_certificate_is_a_tls_error(
-    sending: Sending, authority: trustme.CA, version: ssl.TLSVersion
+    authority: trustme.CA, version: ssl.TLSVersion
 ) -> None:
     """With TLS 1.3 we learn of it only after our side of the handshake is done."""
     context = serving(authority, "127.0.0.1")
@@ -163,9 +159,7 @@ def test_tls_before_1_2_and_unverified_peers_are_ruled_out() -> None:
     assert context.verify_mode is ssl.CERT_REQUIRED
 
 
-async def test_names_on_one_address_do_not_share_a_tls_connection(
-    sending: Sending, authority: trustme.CA
-) -> None:
+async def test_names_on_one_address_do_not_share_a_tls_connection(authority: trustme.CA) -> None:
     """A connection was verified for one name; a request to the other must be verified for itself."""
     sni: SniLog = []
     names = Names(a_test=[["127.0.0.1"]], b_test=[["127.0.0.1"]])
@@ -179,7 +173,7 @@ async def test_names_on_one_address_do_not_share_a_tls_connection(
     assert sni == ["a.test", "b.test"]
 
 
-async def test_plain_and_tls_never_share_a_connection(sending: Sending) -> None:
+async def test_plain_and_tls_never_share_a_connection() -> None:
     async with receiving() as receiver, sending(attempt_timeout=0.3) as sender:
         await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
         result = await sender.send(to(f"https://127.0.0.1:{receiver.port}/"))
@@ -187,9 +181,7 @@ async def test_plain_and_tls_never_share_a_connection(sending: Sending) -> None:
     assert (receiver.connections, len(receiver.requests)) == (2, 1)
 
 
-async def test_tls_connections_are_used_again_and_dropped_on_timeout(
-    sending: Sending, authority: trustme.CA
-) -> None:
+async def test_tls_connections_are_used_again_and_dropped_on_timeout(authority: trustme.CA) -> None:
     async def answer_twice_then_hang(peer: Peer) -> None:
         for _ in range(2):
             await peer.request()
@@ -208,7 +200,7 @@ async def test_tls_connections_are_used_again_and_dropped_on_timeout(
     assert receiver.connections == 1
 
 
-async def test_an_endless_body_over_tls_is_cut_off(sending: Sending, authority: trustme.CA) -> None:
+async def test_an_endless_body_over_tls_is_cut_off(authority: trustme.CA) -> None:
     async def flood(peer: Peer) -> None:
         await peer.request()
         await peer.answer(b"HTTP/1.1 200 OK\r\n\r\n")
