@@ -18,6 +18,7 @@ from schema.errors import Unavailable
 from schema.modes import Mode
 from schema.queries import load
 from schema.secret_box import derive_role_password
+from schema.session_settings import PINNED
 
 Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy"
 Pool: TypeAlias = "asyncpg.Pool"
@@ -138,7 +139,15 @@ async def fetchval_patiently(pool: Pool, seconds: float, statement: str, *argume
 async def connect_as_owner(url: str) -> asyncpg.Connection:
     """For migrations, retention and drills alone. Raises Unavailable with a sentence when it cannot."""
     with _sentences(url):
-        connection: asyncpg.Connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+        connection: asyncpg.Connection = await asyncpg.connect(
+            url,
+            timeout=CONNECT_TIMEOUT_S,
+            server_settings={
+                **PINNED,
+                "search_path": "pg_catalog, pg_temp",
+                "application_name": "duro owner",
+            },
+        )
         return connection
 
 
@@ -160,6 +169,7 @@ def _login(key: bytes, schema: str, name: str) -> dict[str, Any]:
         "user": role,
         "password": derive_role_password(key, role),
         "server_settings": {
+            **PINNED,
             "search_path": schema,
             "application_name": name,
             "statement_timeout": STATEMENT_TIMEOUT,

@@ -17,6 +17,7 @@ from schema.database import CONNECT_TIMEOUT_S, Database
 from schema.errors import Conflict, Unavailable
 from schema.modes import Mode
 from schema.secret_box import derive_role_password
+from schema.session_settings import PINNED
 from service.analytics.writers import Rows
 
 STDOUT: Final = "-"
@@ -53,6 +54,7 @@ async def reading(database: Database, mode: Mode) -> AsyncIterator[asyncpg.Conne
         user=mode.role,
         password=derive_role_password(database.key, mode.role),
         server_settings={
+            **PINNED,
             "search_path": mode.schema,
             "application_name": "duro analytics",
             "statement_timeout": _SLOWEST_STATEMENT,
