@@ -71,8 +71,8 @@ def _rows(outcome: Outcome) -> list[tuple[str, str]]:
 
 def _praise(f: Figures) -> str:
     return (
-        f"Each of {f.committed:,} committed events arrived, verified, at every endpoint that should get it; none of "
-        f"{f.rolled_back:,} rolled-back ones did, and the transaction left open all the while held nothing up."
+        f"All {f.committed:,} committed events arrived and were verified at every subscribed endpoint.\n"
+        f"None of the {f.rolled_back:,} rolled-back events was sent. The transaction that stayed open delayed nothing."
     )
 
 

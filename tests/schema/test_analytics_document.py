@@ -1,4 +1,4 @@
-"""deploy/analytics.md says of every published view and column what the database says."""
+"""docs/analytics.md says of every published view and column what the database says."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import asyncpg
 
 from consumers.monthly import PER_MONTH
 
-DOCUMENT = (Path(__file__).resolve().parents[2] / "deploy" / "analytics.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "analytics.md").read_text(encoding="utf-8")
 _PUBLISHED = """
 SELECT c.relname AS view, obj_description(c.oid, 'pg_class') AS about,
        array_agg(format('| `%s` | %s | %s |', attname, format_type(atttypid, NULL), col_description(c.oid, attnum))

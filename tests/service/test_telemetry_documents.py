@@ -1,4 +1,4 @@
-"""What is written about the metrics is what a worker tells."""
+"""The documents and the alerts name the metrics that a worker exports."""
 
 import re
 from collections.abc import AsyncIterator
@@ -12,7 +12,9 @@ from service.runtime import Worker, worker
 from service.settings import Settings
 from service.telemetry.exposition import Telemetry
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+ROOT = Path(__file__).resolve().parents[2]
+ALERTS = ROOT / "deploy" / "alerts.yml"
+ROLE = re.compile(r"duro_(owner|core|(live|sandbox)(_producer|_analyst)?)")
 
 
 @pytest.fixture
@@ -34,12 +36,21 @@ def row(family: Metric) -> str:
 
 
 async def test_the_table_of_metrics_is_complete_and_true(families: list[Metric]) -> None:
-    table = re.findall(r"^\| `duro_.*$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    table = re.findall(r"^\| `duro_.*$", (ROOT / "docs" / "operating.md").read_text(), re.MULTILINE)
     assert table == [row(family) for family in families]
 
 
+async def test_every_metric_named_in_a_document_exists(families: list[Metric]) -> None:
+    """`duro_billing_…` names all that begin so."""
+    samples = {sample.name for family in families for sample in family.samples} | {f.name for f in families}
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for name, more in re.findall(r"\b(duro_[a-z_]+)(…?)", document.read_text(encoding="utf-8")):
+            found = any(sample.startswith(name) for sample in samples) if more else name in samples
+            assert found or ROLE.fullmatch(name), f"{document.name}: {name}"
+
+
 async def test_alerts_ask_for_metrics_and_labels_that_exist(families: list[Metric]) -> None:
-    rules = (DEPLOY / "alerts.yml").read_text()
+    rules = ALERTS.read_text()
     samples = {sample.name for family in families for sample in family.samples}
     labels = {label for family in families for sample in family.samples for label in sample.labels}
     asked = set(re.findall(r"\bduro_\w+", rules))
@@ -53,7 +64,7 @@ async def test_alerts_ask_for_metrics_and_labels_that_exist(families: list[Metri
 
 
 def test_every_alert_says_what_to_do() -> None:
-    rules = (DEPLOY / "alerts.yml").read_text().split("- alert: ")[1:]
+    rules = ALERTS.read_text().split("- alert: ")[1:]
     assert len(rules) > 10
     for rule in rules:
         assert re.search(r"^        expr: \S", rule, re.MULTILINE), rule
