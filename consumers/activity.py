@@ -1,15 +1,15 @@
-"""The activity feed's consumer: each event becomes one line, in the transaction that moves the cursor."""
+"""The consumer of the activity feed: writes one entry per event, in the transaction that moves the cursor."""
 
 from collections.abc import Sequence
 
 import orjson
 
 from consumers.activity_data import currency, integer, read
-from consumers.activity_lines import line_of
+from consumers.activity_lines import summary_of
 from consumers.activity_links import links_of
 from consumers.projecting import in_turns
 from schema import activity
-from schema.activity import ACTIVITY, NewLine
+from schema.activity import ACTIVITY, NewEntry
 from schema.database import Connection
 from schema.log import LoggedEvent
 
@@ -18,24 +18,24 @@ class Activity:
     name = ACTIVITY
 
     async def project(self, tx: Connection, generation: int, events: Sequence[LoggedEvent]) -> None:
-        lines: list[NewLine] = []
-        async for few in in_turns(events):
-            lines += map(new_line, few)
-        await activity.add(tx, generation, lines)
+        entries: list[NewEntry] = []
+        async for chunk in in_turns(events):
+            entries += map(new_entry, chunk)
+        await activity.add(tx, generation, entries)
 
 
-def new_line(event: LoggedEvent) -> NewLine:
+def new_entry(event: LoggedEvent) -> NewEntry:
     data = read(event.data)
     links = links_of(event.type, data)
     kind, subject = links.subject or (None, None)
     amount = integer(data.get("amount"))
-    return NewLine(
+    return NewEntry(
         event.id,
         event.tenant_id,
         event.created_at,
         event.pos,
         event.type,
-        line_of(event.type, data, event.created_at),
+        summary_of(event.type, data, event.created_at),
         kind,
         subject,
         links.subscription,

@@ -1,7 +1,7 @@
-"""What an event's data may tell, read with suspicion: producers record any JSON object, whatever the catalog says.
+"""Reads values from an event's data defensively: producers may record any JSON object, whatever the catalog says.
 
-Each reader answers None, or "" where it is a part of a sentence, for what is missing or not of the kind that it should
-be. None raises, and what any of them returns is bounded and safe to print.
+A value that is missing or malformed becomes None, or "" for a part of a sentence. No reader raises, and every result is
+bounded in length and safe to print.
 """
 
 import json
@@ -34,34 +34,34 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 
 
 def read(data: str) -> Mapping[str, Any]:
-    """Numbers that no computer's would hold are None. Empty for arrays a thousand deep, which Postgres alone can read."""
+    """Returns the object. Integers of 40 digits and more become None; JSON nested too deeply for Python is read as empty."""
     try:
         found = orjson.loads(data)
     except orjson.JSONDecodeError:
-        found = _read_patiently(data)
+        found = _read_slowly(data)
     return found if isinstance(found, dict) else {}
 
 
-def _read_patiently(data: str) -> object:
+def _read_slowly(data: str) -> object:
     try:
-        return json.loads(data, parse_int=_int_of_few_digits)
+        return json.loads(data, parse_int=_bounded_int)
     except RecursionError:
         return None
 
 
-def _int_of_few_digits(digits: str) -> int | None:
+def _bounded_int(digits: str) -> int | None:
     return int(digits) if len(digits) < 40 else None
 
 
 def text(value: object, longest: int = _LONGEST_TEXT) -> str:
-    """On one line, without what could colour a terminal or turn the writing around, and without what a URL may hide."""
+    """Returns one line without control or bidirectional characters, and without credentials or paths of URLs."""
     if not isinstance(value, str):
         return ""
     cut = value[: 4 * longest]
     whole = len(cut) == len(value)
     if "://" in cut:
         if not whole:
-            cut = _CUT_URL.sub("", cut)  # what comes before an @ that was cut off would look like its host
+            cut = _CUT_URL.sub("", cut)  # user info whose @ was cut off would look like the host
         cut = _URL.sub(r"\1\2/…", cut)
     if not cut.isprintable():
         cut = "".join(map(_printable, cut))
@@ -76,22 +76,22 @@ def _printable(character: str) -> str:
 
 
 def word(value: object) -> str:
-    """A code as people say it: `insufficient_funds` is insufficient funds."""
+    """Writes a code as words: `insufficient_funds` becomes insufficient funds."""
     return text(value, 40).replace("_", " ")
 
 
 def clause(value: object) -> str:
-    """A sentence as a part of another one."""
+    """Returns a sentence without its full stop, to be part of another one."""
     return text(value).rstrip(".")
 
 
 def integer(value: object) -> int | None:
-    """One that a bigint holds. True is none, nor is 5.0: no float goes near money."""
+    """Accepts an int within bigint. Rejects booleans and floats: amounts are never floats."""
     return value if type(value) is int and -_BIGINT <= value < _BIGINT else None
 
 
 def currency(value: object) -> str:
-    """Where none is named it is the naira."""
+    """Defaults to NGN when the data has no currency."""
     if value is None:
         return DEFAULT_CURRENCY
     return value if isinstance(value, str) and _CURRENCY.fullmatch(value) else UNNAMED_CURRENCY
@@ -103,7 +103,7 @@ def money(amount: object, in_currency: object) -> str:
         return ""
     named = currency(in_currency)
     if named == UNNAMED_CURRENCY:
-        return f"{known:,} (of what currency is not known)"
+        return f"{known:,} (unknown currency)"
     return format_money(known, named)
 
 
@@ -134,14 +134,14 @@ def day(found: datetime) -> str:
 
 
 def span(begins: datetime, ends: datetime) -> str:
-    """28 Jun 2026 to 28 Jul 2026; with the time of day where it is less than two days."""
+    """28 Jun 2026 to 28 Jul 2026; with the time of day for spans under two days."""
     if ends - begins < timedelta(days=2):
         return f"{day(begins)}, {begins:%H:%M} to {day(ends)}, {ends:%H:%M} UTC"
     return f"{day(begins)} to {day(ends)}"
 
 
 def how_long(since: datetime | None, until: datetime) -> str:
-    """In the largest unit of which there are two: `3 days`, `36 hours`."""
+    """Uses the largest unit that counts at least two: `3 days`, `36 hours`."""
     if since is None or since > until:
         return ""
     for unit, length in (("day", timedelta(days=1)), ("hour", timedelta(hours=1))):

@@ -1,7 +1,7 @@
-"""One readable line of an event, by its data alone: a pure function, which takes whatever record_event() takes.
+"""Writes the sentence of an activity entry from the event's data: a pure function of anything record_event() accepts.
 
-Each part of a sentence that the data does not tell is left out of it, so what little an event says is said. Types that
-this version does not know get a line that says so.
+A part of the sentence whose data is missing or malformed is left out. An event type that this version does not know
+gets a sentence that says so.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ from consumers.activity_data import clause, how_long, integer, moment, money, pr
 Data: TypeAlias = Mapping[str, Any]
 Sentence: TypeAlias = Callable[[Data, datetime], str]
 
-LONGEST_LINE: Final = 400
+LONGEST_SUMMARY: Final = 400
 
 
-def line_of(type_: str, data: Data, at: datetime) -> str:
+def summary_of(type_: str, data: Data, at: datetime) -> str:
     """`at` is when the event happened."""
     sentence = _SENTENCES.get(type_)
-    line = _unknown(type_, data) if sentence is None else sentence(data, at)
-    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
+    summary = _unknown(type_, data) if sentence is None else sentence(data, at)
+    return summary if len(summary) <= LONGEST_SUMMARY else f"{summary[: LONGEST_SUMMARY - 1]}…"
 
 
 # Subscriptions
@@ -40,23 +40,23 @@ def _updated(data: Data, _at: datetime) -> str:
     change, ends = data.get("change"), _period_end(data)
     match change:
         case "trial_started":
-            line = "Trial started" + _part("; it ends on {}", ends)
+            summary = "Trial started" + _part("; it ends on {}", ends)
         case "incomplete_expired":
-            line = "Subscription given up: its first payment was never made"
+            summary = "Subscription expired: its first payment was not made"
         case "cancellation_scheduled":
-            line = "Subscription will be cancelled " + (f"on {ends}" if ends else "when its period ends")
+            summary = "Subscription will be cancelled " + (f"on {ends}" if ends else "when its period ends")
         case "cancellation_withdrawn":
-            line = "Subscription goes on: its cancellation was withdrawn"
+            summary = "Subscription continues: its cancellation was withdrawn"
         case "payment_method":
-            line = "Subscription's payment method changed" + _part(" to {}", _id(data, "paymentMethodId"))
+            summary = "Subscription's payment method changed" + _part(" to {}", _id(data, "paymentMethodId"))
         case "limit":
             most = integer(data.get("maxCycles"))
-            line = "Subscription now ends " + (
+            summary = "Subscription now ends " + (
                 "only when it is cancelled" if most is None else f"after {_periods(most)}"
             )
         case _:
-            line = "Subscription updated" + _part(": {}", word(change))
-    return line
+            summary = "Subscription updated" + _part(": {}", word(change))
+    return summary
 
 
 def _plan_changed(data: Data, _at: datetime) -> str:
@@ -85,12 +85,12 @@ def _past_due(data: Data, _at: datetime) -> str:
 
 
 def _recovered(data: Data, _at: datetime) -> str:
-    return "Subscription in good standing again" + _part("; paid until {}", _period_end(data))
+    return "Subscription recovered" + _part("; paid until {}", _period_end(data))
 
 
 def _unpaid(data: Data, _at: datetime) -> str:
     why = clause(data.get("reason")) or _failure(data)
-    return "Subscription unpaid, and no charge is tried any more" + _part(": {}", why)
+    return "Subscription unpaid: no further charge is attempted" + _part(": {}", why)
 
 
 def _expired(data: Data, _at: datetime) -> str:
@@ -100,7 +100,7 @@ def _expired(data: Data, _at: datetime) -> str:
 
 _CANCELLED: Final = {
     "requested": " on request",
-    "period_end": " at the end of its period, as was asked for before",
+    "period_end": " at the end of its period, as requested earlier",
     "fraud": " because of fraud",
 }
 
@@ -123,12 +123,12 @@ def _invoice(data: Data, _at: datetime) -> str:
         + _part(" of {}", _amount(data))
         + " created"
         + (f" for {span(begins, ends)}" if begins and ends else "")
-        + (f", {money(discount, data.get('currency'))} of discount taken off" if discount else "")
+        + (f", {money(discount, data.get('currency'))} discount applied" if discount else "")
     )
 
 
 def _paid(data: Data, _at: datetime) -> str:
-    return _payment(data) + " succeeded" + _at_try(data)
+    return _payment(data) + " succeeded" + _attempt_number(data)
 
 
 def _failed(data: Data, _at: datetime) -> str:
@@ -136,7 +136,7 @@ def _failed(data: Data, _at: datetime) -> str:
 
 
 def _next(data: Data) -> str:
-    """What follows a failure."""
+    """Says what happens after a failed charge."""
     at = when(data.get("nextAttemptAt"))
     match data.get("nextAction"):
         case "retry":
@@ -144,17 +144,17 @@ def _next(data: Data) -> str:
         case "retry_payday":
             return "will be retried on payday" + _part(", {}", at)
         case "switch_rail":
-            return "will be tried another way" + _part(" on {}", at)
+            return "will be retried by another payment method" + _part(" on {}", at)
         case "request_card_update":
             return "the customer is asked for another card" + _part(" until {}", at)
         case "exhaust":
-            return "no more is tried"
+            return "no further retry"
         case _:
             return _part("will be retried on {}", at)
 
 
 def _payment_recovered(data: Data, _at: datetime) -> str:
-    return _payment(data) + " recovered" + _at_try(data) + _part(", after {}", _failure(data))
+    return _payment(data) + " recovered" + _attempt_number(data) + _part(", after {}", _failure(data))
 
 
 def _refunded(data: Data, _at: datetime) -> str:
@@ -164,7 +164,7 @@ def _refunded(data: Data, _at: datetime) -> str:
         "Refund"
         + _part(" of {}", amount)
         + _part(" for a payment of {}", whole)
-        + (f"; {in_all} of it is refunded by now" if in_all and in_all != amount else "")
+        + (f"; {in_all} refunded in total" if in_all and in_all != amount else "")
     )
 
 
@@ -181,12 +181,12 @@ def _action_required(data: Data, _at: datetime) -> str:
 
 
 def _endpoint_failing(data: Data, at: datetime) -> str:
-    for_so_long = how_long(moment(data.get("failingSince")), at)
+    duration = how_long(moment(data.get("failingSince")), at)
     return (
         _endpoint(data)
-        + (f" has failed for {for_so_long}" if for_so_long else " is failing")
+        + (f" has failed for {duration}" if duration else " is failing")
         + _attempts(data)
-        + _part("; it is disabled on {} unless an attempt succeeds before", when(data.get("disablesAt")))
+        + _part("; it will be disabled on {} unless an attempt succeeds", when(data.get("disablesAt")))
     )
 
 
@@ -195,17 +195,17 @@ def _endpoint_disabled(data: Data, at: datetime) -> str:
     if reason == "gone":
         why = ": its receiver answered 410 Gone"
     elif reason == "failing":
-        for_so_long = how_long(moment(data.get("failingSince")), at)
-        why = (
-            f": it has failed for {for_so_long}" if for_so_long else ": it failed for too long"
-        ) + _attempts(data)
+        duration = how_long(moment(data.get("failingSince")), at)
+        why = (f": it has failed for {duration}" if duration else ": it failed for too long") + _attempts(
+            data
+        )
     else:
         why = _part(": {}", reason)
     return _endpoint(data) + " disabled" + why
 
 
 def _endpoint_enabled(data: Data, _at: datetime) -> str:
-    return _endpoint(data) + " enabled again"
+    return _endpoint(data) + " enabled"
 
 
 def _test(data: Data, _at: datetime) -> str:
@@ -245,7 +245,7 @@ def _unknown(type_: str, data: Data) -> str:
     return (
         f"{text(type_) or 'An event'}"
         + _part(" of {}", _amount(data))
-        + ", a type that this version has no words for"
+        + " (event type unknown to this version)"
     )
 
 
@@ -253,7 +253,7 @@ def _unknown(type_: str, data: Data) -> str:
 
 
 def _part(pattern: str, value: str) -> str:
-    """Nothing where there is no value."""
+    """Returns an empty string when the value is empty."""
     return pattern.replace("{}", value) if value else ""
 
 
@@ -285,7 +285,7 @@ def _payment(data: Data) -> str:
     return "Payment" + _part(" of {}", _amount(data)) + _part(" by {}", word(data.get("rail")))
 
 
-def _at_try(data: Data) -> str:
+def _attempt_number(data: Data) -> str:
     number = integer(data.get("attempt"))
     return f" at attempt {number:,}" if number is not None and number > 1 else ""
 
@@ -296,11 +296,11 @@ def _endpoint(data: Data) -> str:
 
 def _attempts(data: Data) -> str:
     count = integer(data.get("consecutiveFailures"))
-    told = filter(
+    details = filter(
         None,
         (
             "" if count is None else f"{count:,} attempt{'' if count == 1 else 's'}",
             _part("last: {}", clause(data.get("lastError"))),
         ),
     )
-    return _part(" ({})", ", ".join(told))
+    return _part(" ({})", ", ".join(details))

@@ -1,4 +1,4 @@
-"""Which rows an event concerns, by the ids that its data names."""
+"""Finds the rows that an event refers to, by the ids in its data."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ _PREFIXES: Final = {
     "endpointId": ENDPOINT,
 }
 _LINKS: Final = tuple((key, key.removesuffix("Id"), f"{prefix}_") for key, prefix in _PREFIXES.items())
-_SOUGHT: Final = {"subscriptionId", "invoiceId", "paymentId", "customerId", "planId", "endpointId"}
-"""By these, lines can be found."""
-_FIRST_PLACE: Final = ("endpointId", "paymentId", "invoiceId", "subscriptionId", "planId", "customerId")
-"""What is said of a payment concerns its invoice too, but is about the payment."""
-_OWN: Final = {
+_INDEXED: Final = {"subscriptionId", "invoiceId", "paymentId", "customerId", "planId", "endpointId"}
+"""Keys whose ids the feed can be filtered by."""
+_SUBJECT_ORDER: Final = ("endpointId", "paymentId", "invoiceId", "subscriptionId", "planId", "customerId")
+"""The first id present is the subject: an event about a payment also names its invoice."""
+_SUBJECT_OF_TYPE: Final = {
     "subscription_created": "subscriptionId",
     "subscription_activated": "subscriptionId",
     "subscription_updated": "subscriptionId",
@@ -37,16 +37,16 @@ _OWN: Final = {
     "subscription_expired": "subscriptionId",
     "subscription_cancelled": "subscriptionId",
 }
-"""Of types that name other rows as well: what they are about."""
-_AN_ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+"""The key of the subject, for event types that name other rows as well."""
+_FOREIGN_ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 _ULID: Final = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 class Links(NamedTuple):
     named: Mapping[str, str]
-    """Ids by what they are to the event. Another product's may be of any form."""
+    """The role in the event to the id. Another product's ids may have any form."""
     subject: Subject | None
-    """This and the next are None where there is no id of our form."""
+    """This and the next fields are None unless the id has the form of ours."""
     subscription: UUID | None
     invoice: UUID | None
     customer: UUID | None
@@ -61,13 +61,13 @@ def links_of(type_: str, data: Mapping[str, Any]) -> Links:
             continue
         if value.startswith(prefix) and _ULID.fullmatch(ulid := value[len(prefix) :].upper()):
             named[name] = value
-            if key in _SOUGHT:
+            if key in _INDEXED:
                 ours[key] = read_ulid(ulid)
-        elif _AN_ID.fullmatch(value):
+        elif _FOREIGN_ID.fullmatch(value):
             named[name] = value
     return Links(
         named,
-        _subject((_OWN.get(type_, ""), *_FIRST_PLACE), ours),
+        _subject((_SUBJECT_OF_TYPE.get(type_, ""), *_SUBJECT_ORDER), ours),
         ours.get("subscriptionId"),
         ours.get("invoiceId"),
         ours.get("customerId"),

@@ -1,5 +1,6 @@
-"""The activity feed: one line per event. Written by its consumer, read page by page. What the columns mean is told in
-migrations/data/0016_activity.sql.
+"""The activity feed: one entry per event, written by its consumer and read by keyset pages.
+
+migrations/data/0016_activity.sql describes the columns.
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,12 @@ from schema.queries import load
 
 _SQL = load("activity")
 ACTIVITY: Final = "activity"
-DELIVERIES_SEEN: Final = 100
-"""Of each event. One with more, to so many endpoints, is told of as far as these go."""
-ENDPOINTS_NAMED: Final = 3
+DELIVERIES_COUNTED: Final = 100
+"""Per event. Deliveries beyond this many are not counted."""
+ENDPOINTS_LISTED: Final = 3
 
 
-class NewLine(NamedTuple):
+class NewEntry(NamedTuple):
     """In the order of the statement's columns."""
 
     id: UUID
@@ -31,7 +32,7 @@ class NewLine(NamedTuple):
     created_at: datetime
     pos: int
     type: str
-    line: str
+    summary: str
     subject_kind: str | None
     subject_id: UUID | None
     subscription_id: UUID | None
@@ -43,9 +44,9 @@ class NewLine(NamedTuple):
     """JSON."""
 
 
-async def add(tx: Connection, generation: int, lines: Sequence[NewLine]) -> None:
-    """One that is there already stays as it is."""
-    await tx.execute(_SQL["add"], generation, *map(list, zip(*lines, strict=True)))
+async def add(tx: Connection, generation: int, entries: Sequence[NewEntry]) -> None:
+    """Adds the entries of one generation. An existing entry is kept unchanged."""
+    await tx.execute(_SQL["add"], generation, *map(list, zip(*entries, strict=True)))
 
 
 class Subject(NamedTuple):
@@ -55,12 +56,12 @@ class Subject(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
-    """What a feed is narrowed to, all of it at once; nothing by default."""
+class FeedFilter:
+    """Conditions that an entry must meet, all of them. By default there is none."""
 
     types: Sequence[str] | None = None
     subject: Subject | None = None
-    """All that concerns a subscription or an invoice; of others, what is about them in the first place."""
+    """For a subscription or an invoice: every entry that refers to it. For others: entries with this subject."""
     customer_id: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -68,108 +69,112 @@ class Sought:
 
 
 @dataclass(frozen=True, slots=True)
-class Fares:
-    """How an event's deliveries fare at the moment of reading."""
+class DeliverySummary:
+    """Counts of an event's deliveries by outcome at the time of reading."""
 
-    deliveries: int = 0
+    total: int = 0
     failed: int = 0
     skipped: int = 0
     retrying: int = 0
-    """The last attempt failed, and the next is to come."""
+    """The last attempt failed and a retry is scheduled."""
     endpoints: tuple[UUID, ...] = ()
-    """Some of those to which something did not arrive: ENDPOINTS_NAMED at most."""
+    """Endpoints of deliveries that were not delivered; ENDPOINTS_LISTED at most."""
 
     @property
-    def troubled(self) -> int:
+    def not_delivered(self) -> int:
         return self.failed + self.skipped + self.retrying
 
     @property
-    def all_seen(self) -> bool:
-        return self.deliveries < DELIVERIES_SEEN
+    def all_counted(self) -> bool:
+        return self.total < DELIVERIES_COUNTED
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Entry:
     id: UUID
     """The event's."""
     created_at: datetime
     pos: int
     type: str
-    line: str
+    summary: str
     subject: Subject | None
     customer_id: UUID | None
     amount: int | None
     currency: str | None
     links: str
-    """JSON: ids by what they are to the event."""
-    fares: Fares = field(default_factory=Fares)
+    """JSON object: the role in the event to the id."""
+    deliveries: DeliverySummary = field(default_factory=DeliverySummary)
 
 
 @dataclass(frozen=True, slots=True)
 class FeedPage:
-    page: Page[Line]
+    page: Page[Entry]
     as_of: datetime
-    """Every event committed before has its line."""
+    """Every event committed before this time has its entry."""
 
 
 class Feed:
-    """One tenant's, in one mode: `data` is a connection or pool of the mode's own role."""
+    """Reads the feed of one tenant in one mode. `data` logs in as the mode's role."""
 
     def __init__(self, data: Executor, tenant_id: UUID) -> None:
         self._data = data
         self._tenant_id = tenant_id
 
-    async def read(self, sought: Sought, after: After, limit: int) -> FeedPage:
+    async def read(self, feed_filter: FeedFilter, after: After, limit: int) -> FeedPage:
         """Newest first."""
         as_of = await projections.as_of(
             self._data, ACTIVITY
-        )  # first: the lines may be more than that, never fewer
-        name, of = _statement(sought)
-        window = (sought.since, sought.until, after.created_at, after.id, limit + 1)
+        )  # first: entries added meanwhile do no harm, missing ones would
+        name, of = _statement(feed_filter)
+        window = (feed_filter.since, feed_filter.until, after.created_at, after.id, limit + 1)
         rows = await self._data.fetch(_SQL[name], self._tenant_id, *window, *of)
-        fares = await self._fares(rows[:limit])
-        return FeedPage(page([_line(row, fares.get(row["id"], Fares())) for row in rows], limit), as_of)
+        deliveries = await self._delivery_summaries(rows[:limit])
+        return FeedPage(
+            page([_entry(row, deliveries.get(row["id"], DeliverySummary())) for row in rows], limit), as_of
+        )
 
-    async def _fares(self, rows: Sequence[Record]) -> dict[UUID, Fares]:
+    async def _delivery_summaries(self, rows: Sequence[Record]) -> dict[UUID, DeliverySummary]:
         events, moments = [row["id"] for row in rows], [row["created_at"] for row in rows]
         found = await self._data.fetch(
-            _SQL["deliveries_of"], self._tenant_id, events, moments, DELIVERIES_SEEN, ENDPOINTS_NAMED
+            _SQL["deliveries_of"], self._tenant_id, events, moments, DELIVERIES_COUNTED, ENDPOINTS_LISTED
         )
-        return {event_id: _fare(*of) for event_id, *of in found}
+        return {event_id: _delivery_summary(*of) for event_id, *of in found}
 
 
-def _statement(sought: Sought) -> tuple[str, Sequence[Any]]:
-    """The list whose index leads to the fewest lines, and its own arguments."""
-    types = None if sought.types is None else list(sought.types)
-    if sought.subject is not None:
-        kind, id_ = sought.subject
-        narrowed = (types, sought.customer_id, id_)
+def _statement(feed_filter: FeedFilter) -> tuple[str, Sequence[Any]]:
+    """Returns the statement whose index finds the fewest entries, and its extra arguments."""
+    types = None if feed_filter.types is None else list(feed_filter.types)
+    if feed_filter.subject is not None:
+        kind, id_ = feed_filter.subject
+        narrowed = (types, feed_filter.customer_id, id_)
         if (by := {SUBSCRIPTION: "by_subscription", INVOICE: "by_invoice"}.get(kind)) is not None:
             return by, narrowed
         return "by_subject", (*narrowed, kind)
-    if sought.customer_id is not None:
-        return "by_customer", (types, sought.customer_id)
+    if feed_filter.customer_id is not None:
+        return "by_customer", (types, feed_filter.customer_id)
     if types is not None:
         return "by_type", (types,)
     return "list", ()
 
 
-def _fare(deliveries: int, failed: int, skipped: int, retrying: int, endpoints: Sequence[UUID]) -> Fares:
-    return Fares(deliveries, failed, skipped, retrying, tuple(endpoints))
+def _delivery_summary(
+    deliveries: int, failed: int, skipped: int, retrying: int, endpoints: Sequence[UUID]
+) -> DeliverySummary:
+    return DeliverySummary(deliveries, failed, skipped, retrying, tuple(endpoints))
 
 
-def _line(row: Record, fares: Fares) -> Line:
-    id_, created_at, pos, type_, line, kind, subject, customer, amount, currency, links = row
-    return Line(
+def _entry(row: Record, deliveries: DeliverySummary) -> Entry:
+    id_, created_at, pos, type_, summary, kind, subject, customer, amount, currency, links = row
+    return Entry(
         id_,
         created_at,
         pos,
         type_,
-        line,
+        summary,
         Subject(kind, subject) if kind else None,
         customer,
         amount,
         currency,
         links,
-        fares,
+        deliveries,
     )

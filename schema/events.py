@@ -27,7 +27,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class DeliverySummary:
+class EventDelivery:
     id: UUID
     endpoint_id: UUID
     status: str
@@ -42,7 +42,7 @@ class ShownEvent:
     created_at: datetime
     pos: int | None
     """None until the log has a position for it."""
-    deliveries: Sequence[DeliverySummary]
+    deliveries: Sequence[EventDelivery]
 
 
 async def record(tx: Executor, tenant_id: UUID, type_: str, data: Mapping[str, Any] | str) -> UUID:
@@ -95,7 +95,7 @@ async def show(connection: Executor, tenant_id: UUID, event_id: UUID) -> ShownEv
     if row is None:
         raise NotFound(f"There is no event {format_id(EVENT, event_id)} of this tenant in this mode.")
     fanned_out = await connection.fetch(_SQL["deliveries_of"], tenant_id, event_id, row["created_at"])
-    return ShownEvent(**row, deliveries=[DeliverySummary(**delivery) for delivery in fanned_out])
+    return ShownEvent(**row, deliveries=[EventDelivery(**delivery) for delivery in fanned_out])
 
 
 async def type_names(connection: Executor) -> list[str]:

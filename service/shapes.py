@@ -11,7 +11,7 @@ from schema import ids
 from schema.delivery_history import Delivery, ShownAttempt, ShownDelivery
 from schema.endpoints import Endpoint
 from schema.event_catalog import EventType
-from schema.events import DeliverySummary, Event, ShownEvent
+from schema.events import Event, EventDelivery, ShownEvent
 from schema.ids import format_id
 from schema.log import ConsumerStatus
 from schema.modes import Mode
@@ -164,7 +164,7 @@ def consumer_shape(mode: Mode, status: ConsumerStatus) -> Shape:
     }
 
 
-def _summary_shape(delivery: DeliverySummary) -> Shape:
+def _summary_shape(delivery: EventDelivery) -> Shape:
     return {
         "id": format_id(ids.DELIVERY, delivery.id),
         "endpointId": format_id(ids.ENDPOINT, delivery.endpoint_id),

@@ -2,10 +2,10 @@
 -- them. The view picks the generation that serves.
 
 -- name: add
--- $1 generation. Column arrays, one entry per event: $2 id, $3 tenant, $4 created_at, $5 pos, $6 type, $7 line, $8
--- subject kind, $9 subject, $10 subscription, $11 invoice, $12 customer, $13 amount, $14 currency, $15 links. An event that
--- has its line keeps it.
-INSERT INTO activity (generation, id, tenant_id, created_at, pos, type, line, subject_kind, subject_id, subscription_id,
+-- $1 generation. Column arrays, one entry per event: $2 id, $3 tenant, $4 created_at, $5 pos, $6 type, $7 summary, $8
+-- subject kind, $9 subject, $10 subscription, $11 invoice, $12 customer, $13 amount, $14 currency, $15 links. An existing
+-- entry is kept.
+INSERT INTO activity (generation, id, tenant_id, created_at, pos, type, summary, subject_kind, subject_id, subscription_id,
                       invoice_id, customer_id, amount, currency, links)
 SELECT $1::integer, n.*
   FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::uuid[],
@@ -16,7 +16,7 @@ ON CONFLICT DO NOTHING;
 -- $1 tenant, $2 from and $3 until (exclusive) or null, $4 and $5 the last row's created_at and id or null, $6 limit.
 -- Newest first. Here and below the bounds of time stand alone, so that months outside are not looked at; and below, as it is
 -- written, no index on tenants is taken for the condition on the tenant.
-SELECT id, created_at, pos, type, line, subject_kind, subject_id, customer_id, amount, currency, links
+SELECT id, created_at, pos, type, summary, subject_kind, subject_id, customer_id, amount, currency, links
   FROM activity_feed
  WHERE tenant_id = $1
    AND created_at >= coalesce($2::timestamptz, '-infinity')
@@ -31,7 +31,7 @@ SELECT id, created_at, pos, type, line, subject_kind, subject_id, customer_id, a
 SELECT f.*
   FROM unnest($7::text[]) AS wanted (type)
  CROSS JOIN LATERAL (
-       SELECT id, created_at, pos, type, line, subject_kind, subject_id, customer_id, amount, currency, links
+       SELECT id, created_at, pos, type, summary, subject_kind, subject_id, customer_id, amount, currency, links
          FROM activity_feed
         WHERE activity_type_key(tenant_id, type) = activity_type_key($1, wanted.type)
           AND type = wanted.type AND tenant_id IS NOT DISTINCT FROM $1
@@ -46,7 +46,7 @@ SELECT f.*
 
 -- name: by_customer
 -- $1 … $6 as in list, $7 types or null, $8 customer.
-SELECT id, created_at, pos, type, line, subject_kind, subject_id, customer_id, amount, currency, links
+SELECT id, created_at, pos, type, summary, subject_kind, subject_id, customer_id, amount, currency, links
   FROM activity_feed
  WHERE customer_id = $8::uuid AND tenant_id IS NOT DISTINCT FROM $1
    AND ($7::text[] IS NULL OR type = ANY($7))
@@ -59,7 +59,7 @@ SELECT id, created_at, pos, type, line, subject_kind, subject_id, customer_id, a
 
 -- name: by_subscription
 -- $1 … $6 as in list, $7 types or null, $8 customer or null, $9 subscription: all that concerns it.
-SELECT id, created_at, pos, type, line, subject_kind, subject_id, customer_id, amount, currency, links
+SELECT id, created_at, pos, type, summary, subject_kind, subject_id, customer_id, amount, currency, links
   FROM activity_feed
  WHERE subscription_id = $9::uuid AND tenant_id IS NOT DISTINCT FROM $1
    AND ($7::text[] IS NULL OR type = ANY($7))
@@ -73,7 +73,7 @@ SELECT id, created_at, pos, type, line, subject_kind, subject_id, customer_id, a
 
 -- name: by_invoice
 -- $1 … $6 as in list, $7 types or null, $8 customer or null, $9 invoice: all that concerns it.
-SELECT id, created_at, pos, type, line, subject_kind, subject_id, customer_id, amount, currency, links
+SELECT id, created_at, pos, type, summary, subject_kind, subject_id, customer_id, amount, currency, links
   FROM activity_feed
  WHERE invoice_id = $9::uuid AND tenant_id IS NOT DISTINCT FROM $1
    AND ($7::text[] IS NULL OR type = ANY($7))
@@ -86,9 +86,9 @@ SELECT id, created_at, pos, type, line, subject_kind, subject_id, customer_id, a
  LIMIT $6;
 
 -- name: by_subject
--- $1 … $6 as in list, $7 types or null, $8 customer or null, $9 what the lines are about in the first place and $10 the prefix
+-- $1 … $6 as in list, $7 types or null, $8 customer or null, $9 what the entries are about in the first place and $10 the prefix
 -- of its id, which is neither a subscription's nor an invoice's.
-SELECT id, created_at, pos, type, line, subject_kind, subject_id, customer_id, amount, currency, links
+SELECT id, created_at, pos, type, summary, subject_kind, subject_id, customer_id, amount, currency, links
   FROM activity_feed
  WHERE subject_id = $9::uuid AND subject_kind = $10::text AND subject_kind NOT IN ('sub', 'inv') AND tenant_id IS NOT DISTINCT FROM $1
    AND ($7::text[] IS NULL OR type = ANY($7))

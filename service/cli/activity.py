@@ -10,14 +10,14 @@ from rich.console import Console
 
 from consumers.subscriptions import matches, validate_patterns
 from schema import events, tenants
-from schema.activity import Feed, FeedPage, Line, Sought, Subject
+from schema.activity import Entry, Feed, FeedFilter, FeedPage, Subject
 from schema.database import Database, Executor
 from schema.errors import InvalidInput
 from schema.ids import CUSTOMER, ENDPOINT, EVENT, INVOICE, PAYMENT, SUBSCRIPTION, format_id, parse_id
 from schema.modes import Mode
 from schema.pages import After
 from schema.timestamps import iso_millis
-from service.activity_shape import feed_shape, trouble
+from service.activity_shape import feed_shape, problem
 from service.cli import options
 from service.cli.app import App, command, group
 from service.cli.views import more, table
@@ -35,13 +35,13 @@ class _SubjectId(click.ParamType[Subject]):
         kind = value.partition("_")[0]
         if kind not in _SUBJECTS:
             known = ", ".join(f"{prefix}_…" for prefix in _SUBJECTS)
-            raise InvalidInput(f"{value!r} is not the id of a subject: those are {known}.")
+            raise InvalidInput(f"{value!r} is not the id of a subject: use one of {known}.")
         return Subject(kind, parse_id(kind, value))
 
 
 @group("activity")
 def activity() -> None:
-    """What happened to a tenant's subscriptions, invoices, payments and webhooks, one readable line per event."""
+    """What happened to a tenant's subscriptions, invoices, payments and webhooks, one readable sentence per event."""
 
 
 @command(activity, "list")
@@ -57,11 +57,11 @@ def activity() -> None:
 @click.option(
     "--subject",
     type=_SubjectId(),
-    help="Only what concerns this: sub_…, inv_…, pay_… (its refunds too) or we_….",
+    help="Only events about this subscription, invoice, payment (with its refunds) or endpoint: sub_…, inv_…, pay_… or we_….",
 )
-@click.option("--customer", type=options.Id(CUSTOMER), help="Only this customer's.")
-@click.option("--from", "since", metavar="24h|TIME", help="Only what is younger than this.")
-@click.option("--until", metavar="1h|TIME", help="Only what is older than this.")
+@click.option("--customer", type=options.Id(CUSTOMER), help="Only events of this customer.")
+@click.option("--from", "since", metavar="24h|TIME", help="Only events after this time, or this long ago.")
+@click.option("--until", metavar="1h|TIME", help="Only events before this time, or this long ago.")
 @options.page
 def list_(
     app: App,
@@ -75,9 +75,9 @@ def list_(
     limit: int,
     after: After,
 ) -> None:
-    """List what happened, newest first, and how the webhooks of each event fare at this moment.
+    """List events as readable sentences, newest first, with the present state of their deliveries.
 
-    A worker makes the lines; what it has not come to yet is missing, and "as of" says from when on.
+    Workers write the feed shortly after each event. "As of" is the time up to which the feed is complete.
 
     \b
     Example:
@@ -87,13 +87,13 @@ def list_(
     now = datetime.now(UTC)
     begins, ends = (None if text is None else parse_moment(text, now) for text in (since, until))
     if begins is not None and ends is not None and begins >= ends:
-        raise InvalidInput("--from must be before --until: nothing is between them.")
+        raise InvalidInput("--from must be before --until.")
 
     async def find(database: Database) -> FeedPage:
         await tenants.require(database.core, tenant)
         pool = database.data(mode)
-        sought = Sought(await _matching(pool, types), subject, customer, begins, ends)
-        return await Feed(pool, tenant).read(sought, after, limit)
+        feed_filter = FeedFilter(await _matching(pool, types), subject, customer, begins, ends)
+        return await Feed(pool, tenant).read(feed_filter, after, limit)
 
     feed = app.with_database(find)
     app.result(feed_shape(feed), lambda out: _show(out, feed))
@@ -109,17 +109,17 @@ async def _matching(data: Executor, patterns: Sequence[str]) -> Sequence[str] | 
 
 def _show(out: Console, feed: FeedPage) -> None:
     headings = ("When", "What happened", "Subject", "Customer", "Event")
-    table(out, headings, map(_row, feed.page.items), none="Nothing of the kind has happened.")
+    table(out, headings, map(_row, feed.page.items), none="No matching events.")
     out.print(f"As of {iso_millis(feed.as_of)}.", style="dim")
     more(out, feed.page)
 
 
-def _row(line: Line) -> Sequence[object]:
-    wrong = trouble(line.fares)
+def _row(entry: Entry) -> Sequence[object]:
+    wrong = problem(entry.deliveries)
     return (
-        line.created_at,
-        f"{line.line}\n! {wrong}" if wrong else line.line,
-        format_id(*line.subject) if line.subject else None,
-        format_id(CUSTOMER, line.customer_id) if line.customer_id else None,
-        format_id(EVENT, line.id),
+        entry.created_at,
+        f"{entry.summary}\n! {wrong}" if wrong else entry.summary,
+        format_id(*entry.subject) if entry.subject else None,
+        format_id(CUSTOMER, entry.customer_id) if entry.customer_id else None,
+        format_id(EVENT, entry.id),
     )

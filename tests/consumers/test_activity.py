@@ -1,4 +1,4 @@
-"""The feed's consumer: a line for each event, one only, and what it cannot do holds nobody up."""
+"""The consumer of the activity feed: one entry per event, whatever the event's data."""
 
 import asyncio
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def data(database: Database) -> Pool:
 
 @pytest.fixture
 def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poison is given up at once."""
+    """Dead-letters a failing event without further tries."""
     monkeypatch.setattr(consumer, "TRIES_PER_BATCH", 1)
 
 
@@ -48,17 +48,17 @@ async def step_to_the_end(*consumers: Consumer) -> None:
             pass
 
 
-async def told(data: Pool, generation: int = 1) -> list[UUID]:
+async def applied_events(data: Pool, generation: int = 1) -> list[UUID]:
     rows = await data.fetch("SELECT id FROM activity WHERE generation = $1 ORDER BY pos", generation)
     return [row["id"] for row in rows]
 
 
-async def test_every_event_has_its_line_with_all_that_was_recorded(data: Pool, tenant: UUID) -> None:
+async def test_every_event_gets_an_entry_with_its_data(data: Pool, tenant: UUID) -> None:
     for name, found in catalog().items():
         await events.record(data, tenant, name, found.example)
     await sequence_all(data)
     await step_to_the_end(of(data))
-    assert await told(data) == await in_log(data)
+    assert await applied_events(data) == await in_log(data)
     rows = await data.fetch(
         "SELECT a.*, e.data::text AS data, l.pos AS logged"
         "  FROM activity a JOIN events e USING (id, tenant_id, type, created_at) JOIN event_log l ON l.event_id = a.id"
@@ -67,11 +67,11 @@ async def test_every_event_has_its_line_with_all_that_was_recorded(data: Pool, t
     for row in rows:
         assert row["pos"] == row["logged"]
         assert row["amount"] == orjson.loads(row["data"]).get("amount")
-        assert row["line"]
+        assert row["summary"]
 
 
-async def test_a_cursor_that_was_set_back_makes_no_second_line(data: Pool, tenant: UUID) -> None:
-    """And one that is there stays as it was."""
+async def test_a_cursor_set_back_writes_no_second_entry(data: Pool, tenant: UUID) -> None:
+    """An existing entry is kept."""
     await sequenced(data, tenant, 5)
     await step_to_the_end(of(data))
     before = await data.fetch("SELECT * FROM activity ORDER BY pos")
@@ -82,10 +82,12 @@ async def test_a_cursor_that_was_set_back_makes_no_second_line(data: Pool, tenan
     await sequenced(data, tenant, 1)
     await step_to_the_end(of(data))
     assert (await data.fetch("SELECT * FROM activity ORDER BY pos"))[:5] == before
-    assert await told(data) == await in_log(data)
+    assert await applied_events(data) == await in_log(data)
 
 
-async def test_several_workers_make_one_line_of_each(database: Database, data: Pool, tenant: UUID) -> None:
+async def test_several_workers_write_one_entry_per_event(
+    database: Database, data: Pool, tenant: UUID
+) -> None:
     await record_many(data, tenant, 300)
     await sequence_all(data)
     crew = [Consumer(data, Serving(Activity()), batch_size=7) for _ in range(4)]
@@ -96,12 +98,10 @@ async def test_several_workers_make_one_line_of_each(database: Database, data: P
 
     await asyncio.gather(*map(work, crew))
     assert sum(each.applied for each in crew) == 300
-    assert await told(data) == await in_log(data)
+    assert await applied_events(data) == await in_log(data)
 
 
-async def test_an_event_of_years_ago_has_its_line_in_its_month(
-    database: Database, data: Pool, tenant: UUID
-) -> None:
+async def test_an_old_event_gets_its_entry_in_its_month(database: Database, data: Pool, tenant: UUID) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=800)
     await ensure_past_partitions(data, long_ago)
     await data.execute("SELECT record_event($1::uuid, 'invoice_created', '{}', $2)", tenant, long_ago)
@@ -112,8 +112,8 @@ async def test_an_event_of_years_ago_has_its_line_in_its_month(
     )
 
 
-async def test_any_object_at_all_is_applied(data: Pool, tenant: UUID) -> None:
-    """What the database takes and what readers choke on: nothing is dead-lettered for it."""
+async def test_any_json_object_is_applied(data: Pool, tenant: UUID) -> None:
+    """Data that Postgres stores and parsers reject: nothing is dead-lettered."""
     for text in (
         "{}",
         '{"amount": 1e131000, "currency": "NGN"}',
@@ -131,12 +131,12 @@ async def test_any_object_at_all_is_applied(data: Pool, tenant: UUID) -> None:
 
 
 @pytest.mark.usefixtures("one_try")
-async def test_a_defect_dead_letters_the_event_while_fan_out_goes_on_and_is_retried_once_mended(
+async def test_a_defect_dead_letters_the_event_and_a_retry_applies_it(
     database: Database, data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await add_endpoint(database, tenant, "https://shop.example/hooks")
     logged = await sequenced(data, tenant, 20)
-    sound = activity.line_of
+    sound = activity.summary_of
 
     def broken(type_: str, read: dict[str, object], at: datetime) -> str:
         if read["n"] == 7:
@@ -145,23 +145,23 @@ async def test_a_defect_dead_letters_the_event_while_fan_out_goes_on_and_is_retr
 
     feed, fanout = of(data), Consumer(data, FanOut(NoRoom(), lambda: 0))
     with monkeypatch.context() as mended_later:
-        mended_later.setattr(activity, "line_of", broken)
+        mended_later.setattr(activity, "summary_of", broken)
         await step_to_the_end(feed, fanout)
     (dead,) = await log.dead_events(data, ACTIVITY, 0, 10)
     assert dead.error == "ZeroDivisionError: a defect of ours"
     assert (feed.applied, feed.dead_lettered) == (19, 1)
-    assert len(await told(data)) == 19
+    assert len(await applied_events(data)) == 19
     assert await log.dead_events(data, FANOUT, 0, 10) == []
     assert await data.fetchval("SELECT count(*) FROM webhook_deliveries") == 20
     assert await feed.retry_dead_event(next(event for event in logged if event.pos == dead.pos))
-    assert await told(data) == await in_log(data)
+    assert await applied_events(data) == await in_log(data)
     assert await log.dead_events(data, ACTIVITY, 0, 10) == []
 
 
-async def test_fan_out_goes_on_while_the_feed_cannot_be_written(
+async def test_fan_out_continues_while_the_feed_cannot_be_written(
     database: Database, data: Pool, tenant: UUID, owner: asyncpg.Connection
 ) -> None:
-    """Somebody holds a lock on its table for as long as he likes."""
+    """Another session holds a lock on the table."""
     await add_endpoint(database, tenant, "https://shop.example/hooks")
     feed, fanout = of(data), Consumer(data, FanOut(NoRoom(), lambda: 0))
     await owner.execute("BEGIN; LOCK TABLE sandbox.activity IN ACCESS EXCLUSIVE MODE")
@@ -173,10 +173,10 @@ async def test_fan_out_goes_on_while_the_feed_cannot_be_written(
         assert await log.backlog(data, ACTIVITY) == len(logged)
         await owner.execute("COMMIT")
     await step_to_the_end(feed)
-    assert await told(data) == await in_log(data)
+    assert await applied_events(data) == await in_log(data)
 
 
-async def test_a_worker_gathers_events_but_not_when_there_is_a_backlog(
+async def test_a_worker_gathers_events_unless_there_is_a_backlog(
     monkeypatch: pytest.MonkeyPatch, data: Pool, tenant: UUID
 ) -> None:
     pauses: list[float] = []
@@ -196,7 +196,7 @@ async def test_a_worker_gathers_events_but_not_when_there_is_a_backlog(
 
 
 class Rebuilt(Activity):
-    """Notes what it is given, and for which generation."""
+    """Records the events and the generation that it is given."""
 
     def __init__(self) -> None:
         self.given: list[tuple[int, int]] = []
@@ -206,7 +206,7 @@ class Rebuilt(Activity):
         await super().project(tx, generation, batch)
 
 
-async def test_a_second_generation_has_the_same_lines_and_then_serves(data: Pool, tenant: UUID) -> None:
+async def test_a_rebuilt_generation_has_the_same_entries_and_then_serves(data: Pool, tenant: UUID) -> None:
     from consumers.projecting import Building
     from schema.projections import begin_rebuild
 
@@ -216,9 +216,7 @@ async def test_a_second_generation_has_the_same_lines_and_then_serves(data: Pool
     await step_to_the_end(of(data))
     assert (await begin_rebuild(data, ACTIVITY)).generation == 2
     await step_to_the_end(Consumer(data, Building(Activity())))
-    columns = (
-        "id, created_at, pos, type, line, subject_id, subscription_id, customer_id, amount, currency, links"
-    )
+    columns = "id, created_at, pos, type, summary, subject_id, subscription_id, customer_id, amount, currency, links"
     first, second = [
         await data.fetch(f"SELECT {columns} FROM activity WHERE generation = $1 ORDER BY pos", generation)
         for generation in (1, 2)

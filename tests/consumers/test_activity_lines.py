@@ -1,4 +1,4 @@
-"""A line of the feed says in a sentence what its event says, whatever the event says."""
+"""The sentence of an activity entry, from any data."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.activity import new_line
-from consumers.activity_lines import LONGEST_LINE
+from consumers.activity import new_entry
+from consumers.activity_lines import LONGEST_SUMMARY
 from schema.event_catalog import catalog
 from schema.ids import SUBSCRIPTION, format_id, new_id, parse_id
 from schema.log import LoggedEvent
@@ -28,8 +28,8 @@ OF_EXAMPLES = {
     "subscription_paused": "Subscription paused",
     "subscription_resumed": "Subscription resumed; its period ends on 28 Jul 2026, 09:00 UTC",
     "subscription_past_due": "Subscription past due: its renewal failed (insufficient funds), and recovery has begun",
-    "subscription_recovered": "Subscription in good standing again; paid until 28 Jul 2026, 09:00 UTC",
-    "subscription_unpaid": "Subscription unpaid, and no charge is tried any more: 4 charges failed within 14 days",
+    "subscription_recovered": "Subscription recovered; paid until 28 Jul 2026, 09:00 UTC",
+    "subscription_unpaid": "Subscription unpaid: no further charge is attempted: 4 charges failed within 14 days",
     "subscription_expired": "Subscription expired after 12 periods",
     "subscription_cancelled": "Subscription cancelled on request",
     "subscription_payment_success": "Payment of ₦5,000.00 by card succeeded",
@@ -37,15 +37,15 @@ OF_EXAMPLES = {
     "will be retried on payday, 30 Jun 2026, 09:00 UTC",
     "subscription_payment_recovered": "Payment of ₦5,000.00 by card recovered at attempt 2, after insufficient funds",
     "subscription_payment_refunded": "Refund of ₦2,000.00 for a payment of ₦5,000.00; "
-    "₦3,500.00 of it is refunded by now",
+    "₦3,500.00 refunded in total",
     "subscription_payment_action_required": "Customer must update the card for a payment of ₦5,000.00 "
     "until 5 Jul 2026, 09:00 UTC: expired card",
     "invoice_created": "Invoice of ₦5,000.00 created for 28 Jun 2026 to 28 Jul 2026",
     "webhook_endpoint_failing": f"Webhook endpoint we_{ID} has failed for 3 days (214 attempts, last: answered 503); "
-    "it is disabled on 3 Jul 2026, 09:00 UTC unless an attempt succeeds before",
+    "it will be disabled on 3 Jul 2026, 09:00 UTC unless an attempt succeeds",
     "webhook_endpoint_disabled": f"Webhook endpoint we_{ID} disabled: it has failed for 3 days "
     "(214 attempts, last: answered 503)",
-    "webhook_endpoint_enabled": f"Webhook endpoint we_{ID} enabled again",
+    "webhook_endpoint_enabled": f"Webhook endpoint we_{ID} enabled",
     "webhook_test": f"Test event for webhook endpoint we_{ID}: A test event",
 }
 FAILED = catalog()["subscription_payment_failed"].example
@@ -57,20 +57,20 @@ def event(type_: str, data: str | Mapping[str, Any], at: datetime = AT) -> Logge
     return LoggedEvent(1, new_id(), new_id(), type_, at, text)
 
 
-def line(type_: str, data: str | Mapping[str, Any], at: datetime = AT) -> str:
-    return new_line(event(type_, data, at)).line
+def summary(type_: str, data: str | Mapping[str, Any], at: datetime = AT) -> str:
+    return new_entry(event(type_, data, at)).summary
 
 
-def test_each_type_of_the_catalog_has_its_sentence() -> None:
-    assert {name: line(name, found.example) for name, found in catalog().items()} == OF_EXAMPLES
+def test_each_catalog_type_has_a_sentence() -> None:
+    assert {name: summary(name, found.example) for name, found in catalog().items()} == OF_EXAMPLES
 
 
 @pytest.mark.parametrize(
     ("type_", "says"),
     list(OF_EXAMPLES.items()),
 )
-def test_what_the_data_does_not_tell_is_left_out(type_: str, says: str) -> None:
-    bare = line(type_, {})
+def test_missing_data_is_left_out(type_: str, says: str) -> None:
+    bare = summary(type_, {})
     assert bare.split()[0] == says.split(maxsplit=1)[0]
     assert "None" not in bare
     assert not bare.endswith((" ", ":", ";", ","))
@@ -82,24 +82,24 @@ def test_what_the_data_does_not_tell_is_left_out(type_: str, says: str) -> None:
         ({"nextAction": "retry", "nextAttemptAt": NEXT}, "; will be retried on 28 Jun 2026, 09:00 UTC"),
         (
             {"nextAction": "switch_rail", "nextAttemptAt": NEXT},
-            "; will be tried another way on 28 Jun 2026, 09:00 UTC",
+            "; will be retried by another payment method on 28 Jun 2026, 09:00 UTC",
         ),
         (
             {"nextAction": "request_card_update", "nextAttemptAt": NEXT},
             "; the customer is asked for another card until 28 Jun 2026, 09:00 UTC",
         ),
-        ({"nextAction": "exhaust", "nextAttemptAt": None}, "; no more is tried"),
+        ({"nextAction": "exhaust", "nextAttemptAt": None}, "; no further retry"),
         ({"nextAction": None, "nextAttemptAt": None}, ": insufficient funds"),
         ({"nextAction": "retry", "nextAttemptAt": "2026-06-28T10:00:00+01:00"}, "on 28 Jun 2026, 09:00 UTC"),
     ],
 )
-def test_a_failure_says_what_follows(changes: dict[str, Any], ends: str) -> None:
-    assert line("subscription_payment_failed", {**FAILED, **changes}).endswith(ends)
+def test_a_failed_payment_says_what_happens_next(changes: dict[str, Any], ends: str) -> None:
+    assert summary("subscription_payment_failed", {**FAILED, **changes}).endswith(ends)
 
 
-def test_a_short_period_is_told_by_the_minute() -> None:
+def test_a_short_period_shows_minutes() -> None:
     hour = {"periodStart": "2026-06-28T22:30:00.000Z", "periodEnd": "2026-06-28T23:30:00.000Z"}
-    said = line("invoice_created", catalog()["invoice_created"].example | hour)
+    said = summary("invoice_created", catalog()["invoice_created"].example | hour)
     assert said.endswith(" for 28 Jun 2026, 22:30 to 28 Jun 2026, 23:30 UTC")
 
 
@@ -107,8 +107,8 @@ def test_a_short_period_is_told_by_the_minute() -> None:
     ("changes", "says"),
     [
         ({"change": "trial_started"}, "Trial started; it ends on 28 Jul 2026, 09:00 UTC"),
-        ({"change": "incomplete_expired"}, "Subscription given up: its first payment was never made"),
-        ({"change": "cancellation_withdrawn"}, "Subscription goes on: its cancellation was withdrawn"),
+        ({"change": "incomplete_expired"}, "Subscription expired: its first payment was not made"),
+        ({"change": "cancellation_withdrawn"}, "Subscription continues: its cancellation was withdrawn"),
         ({"change": "payment_method"}, f"Subscription's payment method changed to pm_{ID}"),
         ({"change": "limit", "maxCycles": 1}, "Subscription now ends after 1 period"),
         ({"change": "limit", "maxCycles": None}, "Subscription now ends only when it is cancelled"),
@@ -117,7 +117,7 @@ def test_a_short_period_is_told_by_the_minute() -> None:
     ],
 )
 def test_an_update_says_what_changed(changes: dict[str, Any], says: str) -> None:
-    assert line("subscription_updated", catalog()["subscription_updated"].example | changes) == says
+    assert summary("subscription_updated", catalog()["subscription_updated"].example | changes) == says
 
 
 @pytest.mark.parametrize(
@@ -129,20 +129,22 @@ def test_an_update_says_what_changed(changes: dict[str, Any], says: str) -> None
     ],
 )
 def test_an_endpoint_is_disabled_for_a_reason(reason: str | None, says: str) -> None:
-    told = {"endpointId": f"we_{ID}", "reason": reason}
-    assert line("webhook_endpoint_disabled", told) == f"Webhook endpoint we_{ID} {says}"
+    text = {"endpointId": f"we_{ID}", "reason": reason}
+    assert summary("webhook_endpoint_disabled", text) == f"Webhook endpoint we_{ID} {says}"
 
 
-def test_a_type_without_words_says_so_and_still_links() -> None:
-    found = new_line(event("loan_approved", {"amount": 700, "customerId": f"cus_{ID}", "invoiceId": "INV-7"}))
-    assert found.line == "loan_approved of ₦7.00, a type that this version has no words for"
+def test_an_unknown_type_says_so_and_still_links() -> None:
+    found = new_entry(
+        event("loan_approved", {"amount": 700, "customerId": f"cus_{ID}", "invoiceId": "INV-7"})
+    )
+    assert found.summary == "loan_approved of ₦7.00 (event type unknown to this version)"
     assert orjson.loads(found.links) == {"customer": f"cus_{ID}", "invoice": "INV-7"}
     assert (found.subject_kind, found.customer_id) == ("cus", parse_id("cus", f"cus_{ID}"))
     assert found.invoice_id is None, "it is not of our form: it cannot be looked for"
 
 
-def test_a_line_links_to_the_rows_concerned() -> None:
-    refund = new_line(
+def test_an_entry_links_to_the_rows_it_names() -> None:
+    refund = new_entry(
         event("subscription_payment_refunded", catalog()["subscription_payment_refunded"].example)
     )
     assert orjson.loads(refund.links) == {
@@ -154,14 +156,14 @@ def test_a_line_links_to_the_rows_concerned() -> None:
         "plan": f"plan_{ID}",
     }
     assert (refund.subject_kind, refund.amount, refund.currency) == ("pay", 200_000, "NGN")
-    moved = new_line(event("subscription_plan_changed", catalog()["subscription_plan_changed"].example))
+    moved = new_entry(event("subscription_plan_changed", catalog()["subscription_plan_changed"].example))
     assert orjson.loads(moved.links)["previousPlan"] == f"plan_{ID}"
     assert moved.subject_kind == "sub"
 
 
 @pytest.mark.parametrize("id_", [f"inv_{ID}", f"SUB_{ID}", "sub_", "sub_1", f"xsub_{ID}", 5, None, ["sub"]])
 def test_only_an_id_of_its_kind_makes_a_subject(id_: object) -> None:
-    assert new_line(event("subscription_paused", {"subscriptionId": id_})).subject_id is None
+    assert new_entry(event("subscription_paused", {"subscriptionId": id_})).subject_id is None
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_only_an_id_of_its_kind_makes_a_subject(id_: object) -> None:
         ("-1", '"KES"', -1, " of -KSh0.01"),
         ("500000", "null", 500_000, " of ₦5,000.00"),
         ("5", '"XOF"', 5, " of 5 smallest units of XOF"),
-        ("5", '"naira"', 5, " of 5 (of what currency is not known)"),
+        ("5", '"naira"', 5, " of 5 (unknown currency)"),
         ("9223372036854775807", '"USD"', 2**63 - 1, " of $92,233,720,368,547,758.07"),
         ("9223372036854775808", '"USD"', None, ""),
         ("1" + "0" * 10_000, '"USD"', None, ""),
@@ -183,33 +185,35 @@ def test_only_an_id_of_its_kind_makes_a_subject(id_: object) -> None:
     ],
 )
 def test_only_a_whole_number_is_money(amount: str, currency: str, column: int | None, shown: str) -> None:
-    made = new_line(event("invoice_created", f'{{"amount": {amount}, "currency": {currency}}}'))
-    assert made.line == f"Invoice{shown} created"
+    made = new_entry(event("invoice_created", f'{{"amount": {amount}, "currency": {currency}}}'))
+    assert made.summary == f"Invoice{shown} created"
     assert made.amount == column
     assert (made.currency is None) == (column is None)
 
 
-def test_an_id_in_small_letters_is_the_same_id() -> None:
+def test_a_lower_case_id_is_the_same_id() -> None:
     written, said = (
-        new_line(event("subscription_paused", {"subscriptionId": f"sub_{spelled}"})).subscription_id
+        new_entry(event("subscription_paused", {"subscriptionId": f"sub_{spelled}"})).subscription_id
         for spelled in (ID.lower(), ID)
     )
     assert written == said is not None
 
 
-def test_a_number_beyond_all_bounds_does_not_hide_the_rest() -> None:
-    assert line("invoice_created", '{"amount": 500, "n": 1' + "0" * 5000 + "}") == "Invoice of ₦5.00 created"
-
-
-def test_data_nested_beyond_reading_yields_the_bare_line() -> None:
+def test_a_huge_number_does_not_hide_the_other_data() -> None:
     assert (
-        line("invoice_created", '{"amount": 500, "n": ' + "[" * 20_000 + "]" * 20_000 + "}")
+        summary("invoice_created", '{"amount": 500, "n": 1' + "0" * 5000 + "}") == "Invoice of ₦5.00 created"
+    )
+
+
+def test_too_deeply_nested_data_is_read_as_empty() -> None:
+    assert (
+        summary("invoice_created", '{"amount": 500, "n": ' + "[" * 20_000 + "]" * 20_000 + "}")
         == "Invoice created"
     )
 
 
 @pytest.mark.parametrize(
-    ("told", "shown"),
+    ("text", "shown"),
     [
         ("\x1b[31mred\x1b[0m", "�[31mred�[0m"),
         ("one\r\ntwo\tthree", "one two three"),
@@ -221,15 +225,15 @@ def test_data_nested_beyond_reading_yields_the_bare_line() -> None:
         ("https://a@b:s3cret@shop.example:8443", "https://shop.example:8443/…"),
     ],
 )
-def test_what_strangers_write_is_shown_without_harm(told: str, shown: str) -> None:
-    assert line("webhook_test", {"message": told}) == f"Test event: {shown}"
+def test_untrusted_text_is_shown_safely(text: str, shown: str) -> None:
+    assert summary("webhook_test", {"message": text}) == f"Test event: {shown}"
 
 
 @pytest.mark.parametrize("padding", range(440, 520, 3))
-def test_a_url_that_is_cut_off_does_not_show_its_password(padding: int) -> None:
-    """What comes before the @ looks like a host when the @ is not seen."""
-    told = " " * padding + "https://ada:s3cret@shop.example/"
-    assert "s3cret" not in line("webhook_test", {"message": told + "x" * 1000})
+def test_a_truncated_url_does_not_show_its_password(padding: int) -> None:
+    """User info would look like the host when the @ is cut off."""
+    text = " " * padding + "https://ada:s3cret@shop.example/"
+    assert "s3cret" not in summary("webhook_test", {"message": text + "x" * 1000})
 
 
 SHOWN = st.text(max_size=300) | st.text(alphabet="\x1b\x07\u202e\u2066\u200b\ufeff\n ://@?a_", max_size=600)
@@ -249,17 +253,17 @@ DATA = st.dictionaries(st.sampled_from(KEYS), PLAUSIBLE, max_size=14)
 
 
 @given(st.sampled_from(sorted(catalog())) | st.text(max_size=80), DATA)
-def test_any_object_whatever_yields_one_bounded_printable_line(type_: str, data: dict[str, Any]) -> None:
+def test_any_object_yields_one_bounded_printable_line(type_: str, data: dict[str, Any]) -> None:
     try:
         text = orjson.dumps(data).decode()
     except TypeError:  # a lone surrogate, or an integer of more than 64 bits: Postgres's own to print
         import json
 
         text = json.dumps(data).encode("utf-8", "replace").decode()
-    made = new_line(event(type_, text))
-    assert 1 <= len(made.line) <= LONGEST_LINE
-    assert made.line.isprintable()
-    assert not {unicodedata.bidirectional(character) for character in made.line} & {
+    made = new_entry(event(type_, text))
+    assert 1 <= len(made.summary) <= LONGEST_SUMMARY
+    assert made.summary.isprintable()
+    assert not {unicodedata.bidirectional(character) for character in made.summary} & {
         "RLO",
         "LRO",
         "RLE",
@@ -272,15 +276,15 @@ def test_any_object_whatever_yields_one_bounded_printable_line(type_: str, data:
 
 
 @given(st.binary(min_size=16, max_size=16))
-def test_every_subscription_is_found_by_the_id_that_people_see(raw: bytes) -> None:
+def test_every_subscription_is_found_by_its_public_id(raw: bytes) -> None:
     from uuid import UUID
 
     id_ = UUID(bytes=raw)
-    made = new_line(event("subscription_paused", {"subscriptionId": format_id(SUBSCRIPTION, id_)}))
+    made = new_entry(event("subscription_paused", {"subscriptionId": format_id(SUBSCRIPTION, id_)}))
     assert made.subject_id == made.subscription_id == id_
 
 
-def test_a_quarter_of_a_megabyte_is_no_more_than_a_line() -> None:
-    made = new_line(event("subscription_unpaid", {"reason": "x" * 250_000, "failureCode": "y" * 1000}))
-    assert len(made.line) < 200
-    assert made.line.endswith("x…")
+def test_256_kib_of_data_yields_one_line() -> None:
+    made = new_entry(event("subscription_unpaid", {"reason": "x" * 250_000, "failureCode": "y" * 1000}))
+    assert len(made.summary) < 200
+    assert made.summary.endswith("x…")

@@ -1,10 +1,10 @@
 """A feed with a past, written by SQL in a second or two: every filter finds more than DEEP pages of PAGE of BIG's.
 
-tenants       1 … TENANTS; nine lines in ten are BIG's
-lines         three of each moment, so that pages end between equals; over four months
-CUSTOMER      every other line is about her; all SUBSCRIPTION's, INVOICE's and PAYMENT's are among hers
-generations   the first serves; a second, being built, has the same lines
-deliveries    of each line's event: two delivered, and one that failed of every fifth
+tenants       1 … TENANTS; nine entries in ten are BIG's
+entries       three at each time, so that pages end between equals; over four months
+CUSTOMER      every other entry is about this customer; all SUBSCRIPTION's, INVOICE's and PAYMENT's are among them
+generations   the first serves; a second, being built, has the same entries
+deliveries    two delivered per event; every fifth event has a failed one too
 """
 
 from typing import Final
@@ -28,12 +28,12 @@ SELECT make_generation('activity', 2);
 
 CREATE FUNCTION pg_temp.id(n bigint) RETURNS uuid LANGUAGE sql IMMUTABLE RETURN lpad(to_hex(n), 32, '0')::uuid;
 
-INSERT INTO activity (generation, id, tenant_id, created_at, pos, type, line, subject_kind, subject_id, subscription_id,
+INSERT INTO activity (generation, id, tenant_id, created_at, pos, type, summary, subject_kind, subject_id, subscription_id,
                       invoice_id, customer_id, amount, currency, links)
 SELECT g, pg_temp.id(n), pg_temp.id(CASE WHEN n % 10 > 0 THEN 1 ELSE n / 10 % {TENANTS - 1} + 2 END),
        date_trunc('month', now()) + n / 3 * interval '20 minutes', n,
        CASE WHEN n % 1000 = 1 THEN '{RARE}' WHEN n % 2 = 0 THEN 'invoice_created' ELSE '{TYPE}' END,
-       'line ' || n, 'pay', pg_temp.id(CASE WHEN n % 2 = 1 THEN 5 ELSE n END),
+       'summary ' || n, 'pay', pg_temp.id(CASE WHEN n % 2 = 1 THEN 5 ELSE n END),
        pg_temp.id(CASE WHEN n % 2 = 1 THEN 3 ELSE n END), pg_temp.id(CASE WHEN n % 2 = 1 THEN 4 ELSE n END),
        pg_temp.id(CASE WHEN n % 2 = 1 THEN 2 ELSE n END), 500000, 'NGN', '{{}}'
   FROM generate_series(1, 2) g, generate_series(1, {LINES}) n;

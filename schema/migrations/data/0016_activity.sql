@@ -1,6 +1,6 @@
--- The activity feed: one readable line per event, made by the consumer `activity`. Generations are 0015_projections.sql's.
+-- The activity feed: one entry per event, written by the consumer `activity`. Generations are 0015_projections.sql's.
 --
---   line          what happened, in a sentence; consumers/activity_lines.py writes it
+--   summary       what happened, in a sentence; consumers/activity_lines.py writes it
 --   subject_*     the row that it is about in the first place: the kind is its id's prefix
 --   links         the rows concerned, by what they are to the event: {"subscription": "sub_…", "previousPlan": "plan_…"}
 --   amount        null where the data names none, or none that is a whole number of a currency's smallest unit
@@ -13,7 +13,7 @@ CREATE TABLE activity (
     created_at      timestamptz NOT NULL,
     pos             bigint NOT NULL,
     type            text NOT NULL,
-    line            text NOT NULL CHECK (length(line) BETWEEN 1 AND 500),
+    summary         text NOT NULL CHECK (length(summary) BETWEEN 1 AND 500),
     subject_kind    text,
     subject_id      uuid,
     subscription_id uuid,
@@ -27,14 +27,14 @@ CREATE TABLE activity (
     CHECK (amount IS NULL OR currency IS NOT NULL)
 ) PARTITION BY LIST (generation);
 
--- The key is the feed without a filter: it keeps a replayed event from a second line, and spares an index.
+-- The key is the feed without a filter: it keeps a replayed event from a second entry, and spares an index.
 --
 -- Each filter that can be given alone has an index in the feed's order, since a page of one without may have to pass a large
 -- tenant's whole history. A filter beside another is a condition on what the other finds: what concerns one customer or
--- one subscription is little. An entry costs Postgres 1.3 µs and 65 bytes, where the line with its key costs 14.5 and 576; so
--- those that many lines lack are partial, and a line of billing has five at most. Subscriptions and invoices have an index
+-- one subscription is little. An entry costs Postgres 1.3 µs and 65 bytes, where the entry with its key costs 14.5 and 576; so
+-- those that many entries lack are partial, and a billing entry has five at most. Subscriptions and invoices have an index
 -- each, and all ids together not one on an array, which would not be in the feed's order: all that concerns them has to be
--- found, whatever the line is about in the first place.
+-- found, whatever the entry is about in the first place.
 --
 -- They begin with what is looked for and do not have the tenant, which is a condition on the rows: ids are nobody else's. Else
 -- the key, which has the tenant too, would serve every list: of a few rows in a month, as a generic plan sees it, all indexes
@@ -53,7 +53,7 @@ SELECT add_projection('activity', 'activity');
 
 -- What is read: the generation that serves, picked in the statement itself, so that no reader can be caught by a change.
 CREATE VIEW activity_feed AS
-SELECT tenant_id, created_at, id, pos, type, line, subject_kind, subject_id, subscription_id, invoice_id, customer_id,
+SELECT tenant_id, created_at, id, pos, type, summary, subject_kind, subject_id, subscription_id, invoice_id, customer_id,
        amount, currency, links
   FROM activity
  WHERE generation = (SELECT serving FROM projections WHERE name = 'activity');

@@ -40,16 +40,16 @@ def listing(ten: str, *options: str) -> tuple[str, ...]:
 
 
 @pytest.mark.usefixtures("told")
-async def test_a_line_has_all_that_a_program_needs(duro: Duro, ten: str) -> None:
+async def test_json_has_every_field(duro: Duro, ten: str) -> None:
     feed = await duro.json(*listing(ten, "--type", "subscription_payment_failed"))
     assert set(feed) == {"items", "nextCursor", "hasMore", "asOf"}
-    (line,) = feed["items"]
-    assert line["id"].startswith("evt_")
-    assert datetime.fromisoformat(line["createdAt"]) <= datetime.now(UTC)
-    assert {key: value for key, value in line.items() if key not in ("id", "createdAt")} == {
+    (entry,) = feed["items"]
+    assert entry["id"].startswith("evt_")
+    assert datetime.fromisoformat(entry["createdAt"]) <= datetime.now(UTC)
+    assert {key: value for key, value in entry.items() if key not in ("id", "createdAt")} == {
         "type": "subscription_payment_failed",
         "position": list(catalog()).index("subscription_payment_failed") + 1,
-        "line": "Payment of ₦5,000.00 by card failed: insufficient funds; "
+        "summary": "Payment of ₦5,000.00 by card failed: insufficient funds; "
         "will be retried on payday, 30 Jun 2026, 09:00 UTC",
         "subject": f"pay_{ULID}",
         "customer": f"cus_{ULID}",
@@ -67,9 +67,9 @@ async def test_a_line_has_all_that_a_program_needs(duro: Duro, ten: str) -> None
             "failed": 0,
             "skipped": 0,
             "retrying": 0,
-            "allSeen": True,
+            "allCounted": True,
             "endpoints": [],
-            "trouble": None,
+            "problem": None,
         },
     }
 
@@ -89,31 +89,33 @@ async def test_a_line_has_all_that_a_program_needs(duro: Duro, ten: str) -> None
         (("--from", "2020-01-01T00:00:00Z", "--until", "2020-02-01T00:00:00Z"), set()),
     ],
 )  # fmt: skip
-async def test_it_is_narrowed_as_asked(
+async def test_options_filter_the_feed(
     duro: Duro, ten: str, options: tuple[str, ...], types: set[str]
 ) -> None:
     found = (await duro.json(*listing(ten, "--limit", "100", *options)))["items"]
-    assert {line["type"] for line in found} == types
+    assert {entry["type"] for entry in found} == types
 
 
 @pytest.mark.usefixtures("told")
-async def test_a_subscription_or_an_invoice_finds_all_that_concerns_it(duro: Duro, ten: str) -> None:
+async def test_a_subject_finds_every_related_entry(duro: Duro, ten: str) -> None:
     for kind, key in (("sub", "subscriptionId"), ("inv", "invoiceId")):
         found = (await duro.json(*listing(ten, "--limit", "100", "--subject", f"{kind}_{ULID}")))["items"]
-        assert {line["type"] for line in found} == {name for name, t in catalog().items() if key in t.example}
+        assert {entry["type"] for entry in found} == {
+            name for name, t in catalog().items() if key in t.example
+        }
 
 
 @pytest.mark.usefixtures("told")
 async def test_pages_follow_one_another(duro: Duro, ten: str) -> None:
     first = await duro.json(*listing(ten, "--limit", "15"))
     second = await duro.json(*listing(ten, "--limit", "15", "--cursor", first["nextCursor"]))
-    assert [line["position"] for line in first["items"] + second["items"]] == list(
+    assert [entry["position"] for entry in first["items"] + second["items"]] == list(
         range(len(catalog()), 0, -1)
     )
     assert (first["hasMore"], second["hasMore"]) == (True, False)
 
 
-async def test_people_see_the_trouble_with_deliveries_as_it_is_now(
+async def test_the_table_shows_failed_deliveries(
     duro: Duro, ten: str, database: Database, tenant: UUID
 ) -> None:
     names = [format_id(ENDPOINT, await add_endpoint(database, tenant, f"https://{n}.example")) for n in "abc"]
@@ -129,7 +131,7 @@ async def test_people_see_the_trouble_with_deliveries_as_it_is_now(
     assert "!" not in (await duro(*listing(ten))).stdout
 
 
-async def test_what_strangers_wrote_cannot_move_the_cursor(
+async def test_untrusted_text_cannot_move_the_terminal_cursor(
     duro: Duro, ten: str, database: Database, tenant: UUID
 ) -> None:
     hostile = {"reason": "\x1b[2J\x07gone\u202e", "failureCode": "\x1b]0;owned\x07"}
@@ -140,16 +142,16 @@ async def test_what_strangers_wrote_cannot_move_the_cursor(
     assert not set(shown) & {"\x1b", "\x07", "\u202e"}
 
 
-async def test_nothing_and_up_to_when_that_is_known(duro: Duro, ten: str) -> None:
+async def test_an_empty_feed_shows_as_of(duro: Duro, ten: str) -> None:
     shown = (await duro(*listing(ten))).stdout
-    assert "Nothing of the kind has happened." in shown
+    assert "No matching events." in shown
     assert f"As of {datetime.now(UTC):%Y-%m-%d}" in shown
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--subject", f"evt_{ULID}"), "is not the id of a subject: those are sub_…, inv_…, pay_…, we_…"),
+        (("--subject", f"evt_{ULID}"), "is not the id of a subject: use one of sub_…, inv_…, pay_…, we_…"),
         (("--subject", "sub_1"), "'sub_1' is not an id of the form sub_ followed by 26 letters and digits"),
         (("--subject", ULID), "is not the id of a subject"),
         (("--customer", f"sub_{ULID}"), "is not an id of the form cus_"),
@@ -159,7 +161,7 @@ async def test_nothing_and_up_to_when_that_is_known(duro: Duro, ten: str) -> Non
         (("--cursor", "x"), "The cursor is not one that a list returned"),
     ],
 )
-async def test_a_slip_gets_one_sentence(
+async def test_bad_input_gets_one_sentence(
     duro: Duro, ten: str, options: tuple[str, ...], sentence: str
 ) -> None:
     assert sentence in (await duro(*listing(ten, *options))).refusal
