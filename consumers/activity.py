@@ -7,7 +7,7 @@ import orjson
 from consumers.activity_data import currency, integer, read
 from consumers.activity_lines import summary_of
 from consumers.activity_links import links_of
-from consumers.projecting import in_turns
+from consumers.projecting import in_chunks
 from schema import activity
 from schema.activity import ACTIVITY, NewEntry
 from schema.database import Connection
@@ -19,7 +19,7 @@ class Activity:
 
     async def project(self, tx: Connection, generation: int, events: Sequence[LoggedEvent]) -> None:
         entries: list[NewEntry] = []
-        async for chunk in in_turns(events):
+        async for chunk in in_chunks(events):
             entries += map(new_entry, chunk)
         await activity.add(tx, generation, entries)
 

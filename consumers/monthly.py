@@ -1,4 +1,4 @@
-"""What a price comes to in a month: the only place that says so. Exact until the end, then rounded half up to whole kobo.
+"""Converts a price to its amount per month, exactly, then rounded half up to whole minor units.
 
 A year has 365 days and twelve equal months: 730 hours, 365/12 days, 365/84 weeks each.
 """
@@ -15,10 +15,10 @@ PER_MONTH: Final[Mapping[str, tuple[int, int]]] = {
     "biannual": (1, 6),
     "year": (1, 12),
 }
-"""By interval: how many of it are in a month, as a fraction."""
+"""Intervals per month, as (numerator, denominator)."""
 
 
 def monthly(amount: int, interval: str) -> int:
-    """Of an amount that is not negative, each `interval`. Raises KeyError for one that is none."""
+    """Returns the monthly amount of `amount` per `interval`. `amount` is not negative. Raises KeyError for an unknown interval."""
     times, over = PER_MONTH[interval]
     return (2 * amount * times + over) // (2 * over)

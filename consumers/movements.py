@@ -1,17 +1,18 @@
-"""What an event means for a subscription, for monthly recurring revenue (MRR) and for recovery: pure.
+"""Decides what an event means for a subscription, for monthly recurring revenue (MRR) and for recovery. Pure.
 
-A subscription counts while it is active, and while it is past due after having been active once: a renewal that failed is at
-risk, not lost. What it counts for is its price, brought to a month (monthly.py); discounts are not in it.
+A subscription is counted while it is active, and while it is past due if it was active before: revenue of a failed renewal
+is at risk, not lost. Its MRR is its price per month (monthly.py), without discounts.
 
-    before ──► after         kind
-    no    ──► counts         new: the first time. resumed: it was paused. Else reactivation
-    counts ──► no            paused; completed (its last cycle); churn_involuntary (dunning ran out, fraud); churn_voluntary
-    counts ──► counts        expansion, contraction: by the price. switch: another plan at the same. In another currency it is
-                             a contraction of all in the one and an expansion in the other
-    paused ──► ended         churn of no MRR, for that left with the pause. Of what never was active there is none
+    before      ──► after        movement
+    not counted ──► counted      new (never active before), resumed (was paused), else reactivation
+    counted     ──► not counted  paused, completed (last cycle), churn_involuntary (dunning exhausted, fraud),
+                                 else churn_voluntary
+    counted     ──► counted      expansion or contraction by price; switch for another plan at the same price. A change of
+                                 currency is a contraction of the whole amount and an expansion in the new currency
+    paused      ──► ended        churn without MRR, which left with the pause; none if it was never active
 
-Recovery begins when a renewal fails and ends once: recovered, exhausted or cancelled; what is paid after it was exhausted is
-won back. Its failure code is the one that it began with.
+A recovery begins when a renewal fails. It ends once, as recovered, exhausted or cancelled. A payment after it was exhausted is
+won back. Its failure code is that of the renewal that failed first.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,11 +20,11 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from consumers.told import NO_ID, Told
-from schema.rollups import Movement, Recovery, State
+from consumers.told import NO_ID, EventFacts
+from schema.rollups import Movement, Recovery, SubscriptionState
 
-_BEGINS_AS: Final = "incomplete"
-_IS_THEN: Final[Mapping[str, str]] = {
+_INITIAL_STATUS: Final = "incomplete"
+_STATUS_AFTER: Final[Mapping[str, str]] = {
     "subscription_activated": "active",
     "subscription_paused": "paused",
     "subscription_resumed": "active",
@@ -33,19 +34,19 @@ _IS_THEN: Final[Mapping[str, str]] = {
     "subscription_expired": "expired",
     "subscription_cancelled": "canceled",
 }
-"""What the type alone says of the status. A creation may tell any: of one that was brought along, that it is active."""
+"""The status that the event type implies. subscription_created is absent: an imported subscription may be active."""
 CHANGING: Final = frozenset(
-    {*_IS_THEN, "subscription_created", "subscription_updated", "subscription_plan_changed"}
+    {*_STATUS_AFTER, "subscription_created", "subscription_updated", "subscription_plan_changed"}
 )
-"""Types that tell the whole subscription."""
-PAID_AFTER_ALL: Final = "subscription_payment_recovered"
-CONCERNED: Final = CHANGING | {PAID_AFTER_ALL}
-"""Types for which a subscription's state matters."""
+"""Types whose data describes the whole subscription."""
+PAYMENT_RECOVERED: Final = "subscription_payment_recovered"
+STATEFUL: Final = CHANGING | {PAYMENT_RECOVERED}
+"""Types that are evaluated against the subscription's state."""
 _INVOLUNTARY: Final = "fraud"
 
 
 @dataclass(slots=True)
-class Moved:
+class MovementDelta:
     kind: Movement
     plan_id: UUID
     currency: str
@@ -55,56 +56,62 @@ class Moved:
 
 
 @dataclass(slots=True)
-class Risk:
+class RecoveryStep:
     kind: Recovery
     failure_code: str
     currency: str
     amount: int
 
 
-def changed(before: State | None, pos: int, type_: str, told: Told) -> State:
-    """After an event of a type in CHANGING. What it does not tell stays as it was."""
-    was = before or State(pos, _BEGINS_AS, NO_ID, "", 0, was_active=False, failure_code="")
+def next_state(
+    before: SubscriptionState | None, pos: int, type_: str, facts: EventFacts
+) -> SubscriptionState:
+    """Returns the state after an event of a type in CHANGING. Missing values keep their previous value."""
+    was = before or SubscriptionState(pos, _INITIAL_STATUS, NO_ID, "", 0, was_active=False, failure_code="")
     status = (
-        _IS_THEN.get(type_) or told.status or (_BEGINS_AS if type_ == "subscription_created" else was.status)
+        _STATUS_AFTER.get(type_)
+        or facts.status
+        or (_INITIAL_STATUS if type_ == "subscription_created" else was.status)
     )
-    priced = told.mrr is not None
-    return State(
+    priced = facts.mrr is not None
+    return SubscriptionState(
         pos,
         status,
-        was.plan_id if told.plan_id == NO_ID else told.plan_id,
-        told.currency if priced else was.currency,
-        was.mrr if told.mrr is None else told.mrr,
+        was.plan_id if facts.plan_id == NO_ID else facts.plan_id,
+        facts.currency if priced else was.currency,
+        was.mrr if facts.mrr is None else facts.mrr,
         was_active=was.was_active or status == "active",
-        failure_code=told.failure_code if type_ == "subscription_past_due" else was.failure_code,
+        failure_code=facts.failure_code if type_ == "subscription_past_due" else was.failure_code,
     )
 
 
-def counts(state: State | None) -> bool:
+def is_counted(state: SubscriptionState | None) -> bool:
     return state is not None and (
         state.status == "active" or (state.status == "past_due" and state.was_active)
     )
 
 
-def movements(before: State | None, after: State, reason: str) -> Iterator[Moved]:
-    """`reason`: of a cancellation."""
-    was, now = counts(before), counts(after)
+def movements(
+    before: SubscriptionState | None, after: SubscriptionState, reason: str
+) -> Iterator[MovementDelta]:
+    """Yields the movements from one state to the next. `reason` is that of a cancellation."""
+    was, now = is_counted(before), is_counted(after)
     if now and not was:
-        yield Moved(_entry(before), after.plan_id, after.currency, 1, 1, after.mrr)
+        yield MovementDelta(_entry(before), after.plan_id, after.currency, 1, 1, after.mrr)
     elif was and not now:
         assert before is not None
-        yield Moved(_exit(after.status, reason), before.plan_id, before.currency, 1, -1, -before.mrr)
+        yield MovementDelta(_exit(after.status, reason), before.plan_id, before.currency, 1, -1, -before.mrr)
     elif was and now:
         assert before is not None
         yield from _changes(before, after)
     elif before is not None and before.status == "paused" and before.was_active and after.status in _ENDED:
-        yield Moved(_exit(after.status, reason), before.plan_id, before.currency, 1, 0, 0)
+        yield MovementDelta(_exit(after.status, reason), before.plan_id, before.currency, 1, 0, 0)
 
 
 _ENDED: Final = frozenset({"canceled", "unpaid", "expired"})
 
 
-def _entry(before: State | None) -> Movement:
+def _entry(before: SubscriptionState | None) -> Movement:
     if before is None or not before.was_active:
         return Movement.NEW
     return Movement.RESUMED if before.status == "paused" else Movement.REACTIVATION
@@ -122,34 +129,34 @@ def _exit(status: str, reason: str) -> Movement:
             return Movement.CHURN_INVOLUNTARY if reason == _INVOLUNTARY else Movement.CHURN_VOLUNTARY
 
 
-def _changes(before: State, after: State) -> Iterator[Moved]:
+def _changes(before: SubscriptionState, after: SubscriptionState) -> Iterator[MovementDelta]:
     if before.currency != after.currency:
-        yield Moved(Movement.CONTRACTION, before.plan_id, before.currency, 1, -1, -before.mrr)
-        yield Moved(Movement.EXPANSION, after.plan_id, after.currency, 1, 1, after.mrr)
+        yield MovementDelta(Movement.CONTRACTION, before.plan_id, before.currency, 1, -1, -before.mrr)
+        yield MovementDelta(Movement.EXPANSION, after.plan_id, after.currency, 1, 1, after.mrr)
         return
     more = after.mrr - before.mrr
     kind = Movement.EXPANSION if more > 0 else Movement.CONTRACTION if more < 0 else Movement.SWITCH
     if before.plan_id != after.plan_id:
-        yield Moved(kind, before.plan_id, before.currency, 0, -1, -before.mrr)
-        yield Moved(kind, after.plan_id, after.currency, 1, 1, after.mrr)
+        yield MovementDelta(kind, before.plan_id, before.currency, 0, -1, -before.mrr)
+        yield MovementDelta(kind, after.plan_id, after.currency, 1, 1, after.mrr)
     elif more:
-        yield Moved(kind, after.plan_id, after.currency, 1, 0, more)
+        yield MovementDelta(kind, after.plan_id, after.currency, 1, 0, more)
 
 
-def recovery(before: State | None, type_: str, told: Told) -> Risk | None:
-    """`before` is None as well where the event is older than what is known: then it speaks for itself alone."""
+def recovery(before: SubscriptionState | None, type_: str, facts: EventFacts) -> RecoveryStep | None:
+    """Returns the recovery step of an event. `before` is None if the state is unknown or newer than the event."""
     status = "" if before is None else before.status
-    began_with = before.failure_code if before is not None and status in {"past_due", "unpaid"} else ""
-    code, amount = began_with or told.failure_code, told.amount or 0
+    first_failure = before.failure_code if before is not None and status in {"past_due", "unpaid"} else ""
+    code, amount = first_failure or facts.failure_code, facts.amount or 0
     match type_:
         case "subscription_past_due":
-            return Risk(Recovery.AT_RISK, told.failure_code, told.currency, amount)
+            return RecoveryStep(Recovery.AT_RISK, facts.failure_code, facts.currency, amount)
         case "subscription_payment_recovered":
             kind = Recovery.WON_BACK if status == "unpaid" else Recovery.RECOVERED
-            return Risk(kind, code, told.currency, amount)
+            return RecoveryStep(kind, code, facts.currency, amount)
         case "subscription_unpaid":
-            return Risk(Recovery.EXHAUSTED, code, told.currency, amount)
+            return RecoveryStep(Recovery.EXHAUSTED, code, facts.currency, amount)
         case "subscription_cancelled" if status == "past_due":
-            return Risk(Recovery.CANCELLED, code, told.currency, amount)
+            return RecoveryStep(Recovery.CANCELLED, code, facts.currency, amount)
         case _:
             return None

@@ -24,7 +24,7 @@ class Projection(Protocol):
     async def project(self, tx: Connection, generation: int, events: Sequence[LoggedEvent]) -> None: ...
 
 
-async def in_turns(events: Sequence[LoggedEvent]) -> AsyncIterator[Sequence[LoggedEvent]]:
+async def in_chunks(events: Sequence[LoggedEvent]) -> AsyncIterator[Sequence[LoggedEvent]]:
     """A few at a time: whoever sends in this process need not wait for a whole batch."""
     for first in range(0, len(events), _AT_A_TIME):
         yield events[first : first + _AT_A_TIME]

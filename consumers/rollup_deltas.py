@@ -1,50 +1,51 @@
-"""Folds events, in the order of the log, into what is to be added to the rollups: pure, apart from the states, which it
-moves on. Any cut of the same events into batches adds up to the same.
+"""Folds events, in log order, into deltas of the rollups. Pure, except that it updates the given states.
+
+The deltas of the same events add up to the same sums, however they are cut into batches.
 """
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from consumers.movements import CHANGING, CONCERNED, changed, movements, recovery
-from consumers.told import Told, read
+from consumers.movements import CHANGING, STATEFUL, movements, next_state, recovery
+from consumers.told import EventFacts, read_facts
 from schema.log import LoggedEvent
-from schema.rollups import Deltas, States, Subscription
+from schema.rollups import Deltas, Subscription, SubscriptionStates
 
 Key = TypeVar("Key")
 
 
-class Batch:
+class DeltaBatch:
     def __init__(self, events: Sequence[LoggedEvent] = ()) -> None:
-        self._events: list[tuple[LoggedEvent, Told]] = []
+        self._events: list[tuple[LoggedEvent, EventFacts]] = []
         self.add(events)
 
     def add(self, events: Sequence[LoggedEvent]) -> None:
-        """More of it, in order."""
-        self._events += [(event, read(event.data)) for event in events]
+        """Appends events, in log order."""
+        self._events += [(event, read_facts(event.data)) for event in events]
 
     def subscriptions(self) -> set[Subscription]:
-        """Those whose states `deltas` has to know."""
+        """Returns the subscriptions whose states `deltas` needs."""
         return {
-            (event.tenant_id, told.subscription_id)
-            for event, told in self._events
-            if told.subscription_id is not None and event.type in CONCERNED
+            (event.tenant_id, facts.subscription_id)
+            for event, facts in self._events
+            if facts.subscription_id is not None and event.type in STATEFUL
         }
 
-    def deltas(self, states: States) -> Deltas:
-        """`states` has what is known of them."""
+    def deltas(self, states: SubscriptionStates) -> Deltas:
+        """Returns the deltas. `states` holds the known states and is updated."""
         deltas = Deltas()
-        for event, told in self._events:
+        for event, facts in self._events:
             hour = event.created_at.replace(minute=0, second=0, microsecond=0)
-            _count(deltas, event, hour, told)
-            if event.type in CONCERNED:
-                _move(deltas, states, event, hour, told)
+            _count(deltas, event, hour, facts)
+            if event.type in STATEFUL:
+                _move(deltas, states, event, hour, facts)
         return deltas
 
 
-def _count(deltas: Deltas, event: LoggedEvent, hour: datetime, told: Told) -> None:
-    key = (event.tenant_id, event.type, hour, told.plan_id, told.rail, told.failure_code, told.currency)
-    amount = told.amount
+def _count(deltas: Deltas, event: LoggedEvent, hour: datetime, facts: EventFacts) -> None:
+    key = (event.tenant_id, event.type, hour, facts.plan_id, facts.rail, facts.failure_code, facts.currency)
+    amount = facts.amount
     sums = deltas.events.get(key)
     if sums is None:
         deltas.events[key] = [1, int(amount is None), amount or 0]
@@ -56,21 +57,23 @@ def _count(deltas: Deltas, event: LoggedEvent, hour: datetime, told: Told) -> No
         sums[2] += amount
 
 
-def _move(deltas: Deltas, states: States, event: LoggedEvent, hour: datetime, told: Told) -> None:
+def _move(
+    deltas: Deltas, states: SubscriptionStates, event: LoggedEvent, hour: datetime, facts: EventFacts
+) -> None:
     tenant = event.tenant_id
-    whose = None if told.subscription_id is None else (tenant, told.subscription_id)
-    before = None if whose is None else states.get(whose)
+    key = None if facts.subscription_id is None else (tenant, facts.subscription_id)
+    before = None if key is None else states.get(key)
     late = before is not None and before.pos >= event.pos
-    risk = recovery(None if late else before, event.type, told)
-    if risk is not None:
-        _add(deltas.recoveries, (tenant, hour, risk.kind, risk.failure_code, risk.currency), (1, risk.amount))
-    if whose is None or late or event.type not in CHANGING:
+    step = recovery(None if late else before, event.type, facts)
+    if step is not None:
+        _add(deltas.recoveries, (tenant, hour, step.kind, step.failure_code, step.currency), (1, step.amount))
+    if key is None or late or event.type not in CHANGING:
         return
-    after = changed(before, event.pos, event.type, told)
-    states[whose] = deltas.states[whose] = after
-    for moved in movements(before, after, told.reason):
-        key = (tenant, hour, moved.kind, moved.plan_id, moved.currency)
-        _add(deltas.movements, key, (moved.subscriptions, moved.counted, moved.mrr))
+    after = next_state(before, event.pos, event.type, facts)
+    states[key] = deltas.states[key] = after
+    for movement in movements(before, after, facts.reason):
+        sums = (tenant, hour, movement.kind, movement.plan_id, movement.currency)
+        _add(deltas.movements, sums, (movement.subscriptions, movement.counted, movement.mrr))
 
 
 def _add(sums: dict[Key, list[int]], key: Key, more: Iterable[int]) -> None:

@@ -1,16 +1,16 @@
-"""The consumer of rollups: hourly counts and sums, and the movements of subscriptions, as deltas in its transaction.
+"""The consumer of the rollups: adds hourly counts, sums and subscription movements in the cursor's transaction.
 
-What is counted is decided by told.py and movements.py; migrations/data/0017_rollups.sql has the tables and the views.
+told.py and movements.py decide what is counted; migrations/data/0017_rollups.sql has the tables and the views.
 
-A dead-lettered event that is tried again later counts in its hour. But when its subscription has been told of since, the movements
-then were movements from what was known without it, and stay so: it moves nothing more. A rebuild, which meets all events in
-their order, makes that exact.
+A dead-lettered event that is retried later is counted in its own hour. If a later event of its subscription was applied
+before, the retried event adds no movement: the later movement was computed without it. A rebuild, which reads all events
+in order, makes the movements exact.
 """
 
 from collections.abc import Sequence
 
-from consumers.projecting import in_turns
-from consumers.rollup_deltas import Batch
+from consumers.projecting import in_chunks
+from consumers.rollup_deltas import DeltaBatch
 from schema import rollups
 from schema.database import Connection
 from schema.log import LoggedEvent
@@ -22,8 +22,8 @@ class Rollups:
     name = rollups.ROLLUPS
 
     async def project(self, tx: Connection, generation: int, events: Sequence[LoggedEvent]) -> None:
-        batch = Batch()
-        async for few in in_turns(events):
-            batch.add(few)
-        states = await rollups.states_of(tx, generation, batch.subscriptions())
+        batch = DeltaBatch()
+        async for chunk in in_chunks(events):
+            batch.add(chunk)
+        states = await rollups.read_states(tx, generation, batch.subscriptions())
         await rollups.add(tx, generation, batch.deltas(states))

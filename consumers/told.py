@@ -1,5 +1,7 @@
-"""What an event tells that is counted, whoever recorded it. record_event() takes any object: what is missing, or is not in
-the catalog's form, counts as not told. Nothing is guessed, nothing raises, and no word is longer than a key may be.
+"""Reads what the rollups count from an event's data.
+
+record_event() accepts any object. A value that is missing, or not in the catalog's form, is left empty. Nothing is guessed,
+nothing raises, and no value is longer than a rollup's key allows.
 """
 
 import re
@@ -14,8 +16,8 @@ from schema.errors import InvalidInput
 from schema.ids import PLAN, SUBSCRIPTION, parse_id
 
 NO_ID: Final = UUID(int=0)
-MOST: Final = 10**15
-"""Kobo, as in the business tables: above it lies a mistake. A thousand of them still fit into a bigint."""
+MAX_AMOUNT: Final = 10**15
+"""Minor units, the limit of the business tables. The sum of 1,000 such amounts still fits into a bigint."""
 STATUSES: Final = frozenset(
     {
         *("incomplete", "incomplete_expired", "trialing", "active", "past_due"),
@@ -24,34 +26,34 @@ STATUSES: Final = frozenset(
 )
 _CURRENCY: Final = re.compile("[A-Z]{3}")
 _WORD: Final = re.compile("[A-Za-z0-9][A-Za-z0-9_.:-]*")
-_LONGEST: Final = 64
-_LONGEST_ID: Final = 36
+_MAX_WORD_LENGTH: Final = 64
+_MAX_ID_LENGTH: Final = 36
 _DEFAULT_CURRENCY: Final = "NGN"
 
 
 @dataclass(slots=True)  # one per event: not frozen, see schema/deliveries.py
-class Told:
+class EventFacts:
     plan_id: UUID
-    """NO_ID: not told; as '' is among the words."""
+    """NO_ID when the data has none, as '' for the texts below."""
     rail: str
     failure_code: str
     currency: str
     amount: int | None
-    """Never without a currency."""
+    """None without a currency."""
     subscription_id: UUID | None
     status: str
     mrr: int | None
-    """What the amount comes to in a month; None where the event tells no price."""
+    """The amount per month; None unless the data has a price and an interval."""
     reason: str
 
 
-def read(data: str) -> Told:
+def read_facts(data: str) -> EventFacts:
     found = activity_data.read(data)
     amount = _amount(found.get("amount"))
     currency = _currency_of(found.get("currency"), amount)
     amount = amount if currency else None
     status = found.get("status")
-    return Told(
+    return EventFacts(
         _id(PLAN, found.get("planId")) or NO_ID,
         _word(found.get("rail")),
         _word(found.get("failureCode")),
@@ -65,30 +67,30 @@ def read(data: str) -> Told:
 
 
 def _currency_of(value: object, amount: int | None) -> str:
-    """Naira where an amount comes without any."""
+    """Defaults to NGN for an amount without a currency."""
     if value is None and amount is not None:
         return _DEFAULT_CURRENCY
     return value if type(value) is str and len(value) == 3 and _is_currency(value) else ""
 
 
 def _amount(value: object) -> int | None:
-    """1e30 is read as a float, like whatever has a fraction; true is no number."""
-    return value if type(value) is int and 0 <= value <= MOST else None
+    """Accepts integers only: 1e30 is read as a float, and true is a bool."""
+    return value if type(value) is int and 0 <= value <= MAX_AMOUNT else None
 
 
 def _mrr(amount: int, interval: object) -> int | None:
     if type(interval) is not str or interval not in PER_MONTH:
         return None
     mrr = monthly(amount, interval)
-    return mrr if mrr <= MOST else None
+    return mrr if mrr <= MAX_AMOUNT else None
 
 
 def _id(prefix: str, value: object) -> UUID | None:
-    return _parsed(prefix, value) if type(value) is str and len(value) <= _LONGEST_ID else None
+    return _parsed(prefix, value) if type(value) is str and len(value) <= _MAX_ID_LENGTH else None
 
 
 def _word(value: object) -> str:
-    return value if type(value) is str and len(value) <= _LONGEST and _is_word(value) else ""
+    return value if type(value) is str and len(value) <= _MAX_WORD_LENGTH and _is_word(value) else ""
 
 
 @lru_cache(maxsize=65_536)

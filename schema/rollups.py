@@ -1,4 +1,4 @@
-"""The rows of the rollups: states to begin from, and what is added. See migrations/data/0017_rollups.sql."""
+"""Reads and writes the rollups: subscription states, and sums to add. See migrations/data/0017_rollups.sql."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ ROLLUPS: Final = "rollups"
 
 
 class Movement(StrEnum):
-    """Of a subscription, and of monthly recurring revenue."""
+    """A change of a subscription and of its monthly recurring revenue."""
 
     NEW = "new"
     REACTIVATION = "reactivation"
@@ -30,7 +30,7 @@ class Movement(StrEnum):
 
 
 class Recovery(StrEnum):
-    """How a failed renewal begins and ends."""
+    """A step in the recovery of a failed renewal."""
 
     AT_RISK = "at_risk"
     RECOVERED = "recovered"
@@ -40,8 +40,8 @@ class Recovery(StrEnum):
 
 
 @dataclass(slots=True)
-class State:
-    """A subscription as the log last told it."""
+class SubscriptionState:
+    """A subscription after the last event applied."""
 
     pos: int
     status: str
@@ -54,7 +54,7 @@ class State:
 
 Subscription: TypeAlias = tuple[UUID, UUID]
 """Tenant and id."""
-States: TypeAlias = dict[Subscription, State]
+SubscriptionStates: TypeAlias = dict[Subscription, SubscriptionState]
 EventKey: TypeAlias = tuple[UUID, str, datetime, UUID, str, str, str]
 """Tenant, type, hour, plan, rail, failure code, currency."""
 MovementKey: TypeAlias = tuple[UUID, datetime, Movement, UUID, str]
@@ -65,23 +65,25 @@ RecoveryKey: TypeAlias = tuple[UUID, datetime, Recovery, str, str]
 
 @dataclass(slots=True)
 class Deltas:
-    """Sums in the order of the tables' columns."""
+    """Sums to add, in the order of the tables' columns."""
 
     events: dict[EventKey, list[int]] = field(default_factory=dict)
     movements: dict[MovementKey, list[int]] = field(default_factory=dict)
     recoveries: dict[RecoveryKey, list[int]] = field(default_factory=dict)
-    states: States = field(default_factory=dict)
+    states: SubscriptionStates = field(default_factory=dict)
 
 
-async def states_of(tx: Connection, generation: int, subscriptions: Iterable[Subscription]) -> States:
-    """Those that are known."""
+async def read_states(
+    tx: Connection, generation: int, subscriptions: Iterable[Subscription]
+) -> SubscriptionStates:
+    """Returns the states of those subscriptions that have one."""
     wanted = list(subscriptions)
     if not wanted:
         return {}
     rows = await tx.fetch(
         _SQL["states"], generation, [tenant for tenant, _ in wanted], [id_ for _, id_ in wanted]
     )
-    return {(row[0], row[1]): State(*row[2:]) for row in rows}
+    return {(row[0], row[1]): SubscriptionState(*row[2:]) for row in rows}
 
 
 async def add(tx: Connection, generation: int, deltas: Deltas) -> None:

@@ -63,7 +63,7 @@ class Ground:
     certificate: Certificate
     scale: Scale
     watch: Watch = field(repr=False)
-    """Told what is going on."""
+    """EventFacts what is going on."""
     speeds: dict[str, float] = field(default_factory=dict)
     """Deliveries per second seen last, by shape."""
 

@@ -41,7 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize(
     ("others", "worked", "rest"), [(True, 0.1, 0.3), (True, 5.0, 1.0), (False, 0.1, None)]
 )
-async def test_with_a_backlog_it_works_a_quarter_of_the_time_while_others_have_one_too(
+async def test_projections_yield_to_a_delivery_backlog(
     slept: list[float], clock: list[float], others: bool, worked: float, rest: float | None
 ) -> None:
     serving = Serving(Nothing(), gather_s=0.2, others_first=lambda: others)

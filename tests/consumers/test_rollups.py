@@ -173,7 +173,7 @@ async def test_a_day_is_one_of_the_tenants_time_zone(
     assert min(row["day"] for row in await following.view("mrr")) == date.fromisoformat(day)
 
 
-async def test_every_day_has_its_mrr_until_now_whether_anything_moved_or_not(
+async def test_mrr_has_a_row_for_every_day_until_now(
     following: Following, data: Pool, tenant: UUID, owner: asyncpg.Connection
 ) -> None:
     await move_to(owner, tenant, "UTC")
@@ -310,7 +310,7 @@ async def test_movements(
     assert await differences(superuser) == {}
 
 
-async def test_per_plan_a_change_leaves_the_one_and_enters_the_other(
+async def test_a_plan_change_moves_mrr_between_the_plans(
     following: Following, data: Pool, tenant: UUID
 ) -> None:
     subscription, cheap, dear = new_id(), plan_id(), plan_id()
@@ -374,7 +374,7 @@ MALFORMED: list[Any] = [
 
 
 @pytest.mark.parametrize("value", MALFORMED, ids=str)
-async def test_what_is_malformed_is_counted_and_never_guessed_and_stops_nobody(
+async def test_malformed_data_is_counted_without_guessing(
     following: Following, data: Pool, tenant: UUID, superuser: asyncpg.Connection, value: Any
 ) -> None:
     """In each field that is looked at, in each type; beside an event in order, in one batch."""
@@ -414,7 +414,7 @@ async def test_an_object_without_anything_is_counted_in_each_type(
     assert await differences(superuser) == {}
 
 
-async def test_a_price_that_an_event_does_not_tell_stays_as_it_was(
+async def test_an_event_without_a_price_keeps_the_price(
     following: Following, data: Pool, tenant: UUID
 ) -> None:
     subscription = new_id()
@@ -425,7 +425,7 @@ async def test_a_price_that_an_event_does_not_tell_stays_as_it_was(
     assert await kinds(data) == [("new", 1, 1, 100)]
 
 
-async def test_sums_beyond_a_bigint_are_kept_and_shown_as_null_to_nobodys_harm(
+async def test_sums_beyond_a_bigint_are_kept_and_shown_as_null(
     following: Following, data: Pool, new_tenant: NewTenant
 ) -> None:
     """A thousand of the largest amounts are one batch; ten thousand are more than a bigint holds."""
@@ -466,7 +466,7 @@ async def test_tenants_and_modes_are_apart(database: Database, new_tenant: NewTe
         assert sorted(row["closing"] for row in await following.view("mrr")) == [7 * times, 100 * times]
 
 
-async def test_as_of_is_the_first_event_that_is_not_in_yet(
+async def test_as_of_is_the_first_event_not_yet_applied(
     following: Following, data: Pool, tenant: UUID
 ) -> None:
     await paid(data, tenant, 1)
@@ -493,7 +493,7 @@ class Poisoned(Rollups):
             raise LookupError("poison")
 
 
-async def test_a_dead_lettered_event_counts_in_its_hour_when_it_is_tried_again_and_a_rebuild_is_exact(
+async def test_a_retried_dead_event_counts_in_its_own_hour(
     following: Following,
     data: Pool,
     tenant: UUID,

@@ -16,29 +16,29 @@ from hypothesis import strategies as st
 from consumers.consumer import Consumer
 from consumers.monthly import PER_MONTH as INTERVALS
 from consumers.monthly import monthly
-from consumers.movements import CONCERNED
+from consumers.movements import STATEFUL
 from consumers.projecting import Serving
-from consumers.rollup_deltas import Batch
+from consumers.rollup_deltas import DeltaBatch
 from consumers.rollups import Rollups
-from consumers.told import MOST, STATUSES
+from consumers.told import MAX_AMOUNT, STATUSES
 from schema.database import Database
 from schema.ids import PLAN, SUBSCRIPTION, format_id
 from schema.log import LoggedEvent
 from schema.modes import Mode
-from schema.rollups import Deltas, States
+from schema.rollups import Deltas, SubscriptionStates
 from tests.support.events import sequence_all
 from tests.support.rollup_reckoning import PER_MONTH, differences
 from tests.support.subscription_events import tell
 
 on_one_database = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-TYPES = sorted({*CONCERNED, "subscription_payment_success", "subscription_payment_failed"})
+TYPES = sorted({*STATEFUL, "subscription_payment_success", "subscription_payment_failed"})
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 sometimes_odd = st.sampled_from([None, True, "7", -1, 1e30, 10**400])
 told = st.fixed_dictionaries(
     {"subscriptionId": st.integers(1, 3).map(lambda n: format_id(SUBSCRIPTION, UUID(int=n)))},
     optional={
-        "amount": st.integers(0, 20) | st.just(MOST) | sometimes_odd,
+        "amount": st.integers(0, 20) | st.just(MAX_AMOUNT) | sometimes_odd,
         "currency": st.sampled_from(["NGN", "USD", "naira", None]),
         "interval": st.sampled_from([*INTERVALS, "fortnight"]),
         "planId": st.integers(1, 2).map(lambda n: format_id(PLAN, UUID(int=n))) | sometimes_odd,
@@ -89,14 +89,14 @@ def total(deltas: Sequence[Deltas]) -> list[dict[Any, Any]]:
 @given(histories, cuts)
 def test_batches_add_up_to_the_same_however_they_are_cut(history: History, sizes: list[int]) -> None:
     events = logged(history)
-    states: States = {}
+    states: SubscriptionStates = {}
     parts = []
     for batch in batches(events, sizes):
-        part = Batch(batch)
+        part = DeltaBatch(batch)
         known = {whose: states[whose] for whose in part.subscriptions() if whose in states}
         parts.append(part.deltas(known))
         states |= parts[-1].states
-    whole = Batch(events).deltas({})
+    whole = DeltaBatch(events).deltas({})
     assert total(parts) == total([whole])
     assert states == whole.states
 
@@ -118,7 +118,7 @@ async def test_every_view_is_what_sql_reckons(
     assert await differences(superuser) == {}
 
 
-@given(st.integers(0, MOST), st.sampled_from(sorted(INTERVALS)))
+@given(st.integers(0, MAX_AMOUNT), st.sampled_from(sorted(INTERVALS)))
 @on_one_database
 async def test_a_price_in_a_month_is_exact_and_rounded_half_up(
     superuser: asyncpg.Connection, amount: int, interval: str

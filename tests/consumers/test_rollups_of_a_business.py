@@ -85,7 +85,7 @@ async def test_what_the_business_went_through_is_no_small_thing(following: Follo
     assert sum(row["refunded"] for row in await following.view("daily_revenue")) > 0
 
 
-async def test_mrr_at_the_end_is_what_the_subscriptions_in_the_books_cost(
+async def test_final_mrr_equals_the_subscriptions_prices(
     following: Following, superuser: asyncpg.Connection
 ) -> None:
     """By rows that no event was asked for. A trial that ended past due has paid no cycle."""
@@ -105,7 +105,7 @@ async def test_mrr_at_the_end_is_what_the_subscriptions_in_the_books_cost(
     assert {tuple(row) for row in latest if row["subscriptions"]} == {tuple(row) for row in books}
 
 
-async def test_each_recovery_ends_at_most_once_under_the_failure_that_it_began_with(
+async def test_a_recovery_ends_once_under_its_first_failure_code(
     following: Following,
 ) -> None:
     await following.to_the_end()
@@ -118,7 +118,7 @@ async def test_each_recovery_ends_at_most_once_under_the_failure_that_it_began_w
     assert sum(row["open"] for row in rows) == still_open
 
 
-async def test_a_consumer_killed_in_the_middle_of_batches_counts_each_event_once(
+async def test_a_killed_consumer_counts_each_event_once(
     following: Following, superuser: asyncpg.Connection, database: Database
 ) -> None:
     """Its process dies between what it wrote and its commit, or about the time of the commit; the next one goes on."""
@@ -136,7 +136,7 @@ async def test_a_consumer_killed_in_the_middle_of_batches_counts_each_event_once
     assert await differences(superuser) == {}
 
 
-async def test_a_generation_built_anew_while_events_go_on_coming_is_the_same(
+async def test_a_rebuild_under_load_equals_the_serving_generation(
     following: Following, superuser: asyncpg.Connection, database: Database
 ) -> None:
     """From the first event on, in other batches, and the former one serves until then."""

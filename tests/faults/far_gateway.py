@@ -46,7 +46,7 @@ class GatewayServer:
         self.lost = 0
         """Charges whose answer was not sent."""
         self.watch: Callable[[Moment, int], None] = lambda _moment, _worker: None
-        """Told of each moment of each request, with the process that asks."""
+        """EventFacts of each moment of each request, with the process that asks."""
         self._chance = chance
 
     @property

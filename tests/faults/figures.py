@@ -71,7 +71,7 @@ class Charges(Figures):
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    """Told only by a scenario that got to its end."""
+    """EventFacts only by a scenario that got to its end."""
     these = Figures()
     request.node.stash[_STASH] = these
     return these
