@@ -26,7 +26,7 @@ class AttemptFolder:
     async def run(self, stop: asyncio.Event) -> None:
         pause = _PAUSE_S
         while not stop.is_set():
-            count = await through_outages(stop, "attempt folder", self.step) or 0
+            count = await through_outages(stop, "count attempts", self.step) or 0
             if count >= self._batch_size:
                 continue
             pause = _PAUSE_S if count else min(_LONGEST_PAUSE_S, pause * _GROWTH)

@@ -24,7 +24,7 @@ class Sequencer:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            found = await through_outages(stop, "sequencer", self.step)
+            found = await through_outages(stop, "sequence events", self.step)
             await self._pace.wait(found=bool(found))
 
     async def step(self) -> int:

@@ -174,7 +174,7 @@ class Dispatcher:
         self._open = True
         try:
             while not stop.is_set():
-                found = await through_outages(stop, "dispatcher", self.claim)
+                found = await through_outages(stop, "claim deliveries", self.claim)
                 await self._pace.wait(found=bool(found))
             await self._drain()
         except asyncio.CancelledError:

@@ -54,7 +54,7 @@ class HealthWatch:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await through_outages(stop, "health watch", lambda: self.look(stop))
+            await through_outages(stop, "look at failing endpoints", lambda: self.look(stop))
             await sleep_unless(stop, self._look_every_s)
 
     async def look(self, stop: asyncio.Event) -> None:

@@ -18,14 +18,14 @@ For the same reason no error of a sweep or of one take-over ends the looking.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 
 import asyncpg
 
 from schema import deliveries, workers
-from schema.database import Database, connect_to_core, is_transient
+from schema.database import Database, connect_to_core
+from schema.failures import carrying_on, succeeded
 from schema.modes import Mode
 from schema.polling import sleep_unless, through_outages
 
@@ -66,12 +66,12 @@ class Presence:
         sweeping = asyncio.create_task(self._sweep_again_and_again(stop))
         try:
             while not stop.is_set():
-                await through_outages(stop, "presence", self.look, BACK_WITHIN_S)
+                await through_outages(stop, "look for dead workers", self.look, BACK_WITHIN_S)
                 await sleep_unless(stop, LOOK_EVERY_S)
         finally:
             sweeping.cancel()
             await asyncio.wait([sweeping])
-        await through_outages(stop, "presence", self._leave)
+        await through_outages(stop, "give leases back", self._leave)
 
     def close(self) -> None:
         """For whoever does not `run` to the end: the session is gone, the leases are for others to find."""
@@ -91,16 +91,18 @@ class Presence:
         now = asyncio.get_running_loop().time()
         absent = await workers.absent(guard, self.worker_id)
         self._absent_since = {worker: self._absent_since.get(worker, now) for worker in absent}
+        if not absent:
+            succeeded("take over from a dead worker")  # by somebody else, or it is back
         for worker, since in self._absent_since.items():
             if now - since >= PATIENCE_S:
-                with _going_on_after(f"declaring worker {worker} dead"):
+                with carrying_on("take over from a dead worker", f"worker {worker}"):
                     await self._declare_dead(guard, worker)
                 if guard.is_closed():
                     raise ConnectionResetError("the session that shows that this worker lives was lost")
 
     async def sweep(self) -> None:
         for mode in Mode:
-            with _going_on_after(f"sweeping {mode} deliveries"):
+            with carrying_on(f"sweep {mode} deliveries"):
                 async with asyncio.timeout(SWEEP_WITHIN_S):
                     await self._sweep(mode)
 
@@ -155,15 +157,3 @@ class Presence:
             await self._take_over([self._id])
             await workers.forget(self._guard, self._id)
             await self._guard.close()
-
-
-@contextmanager
-def _going_on_after(what: str) -> Iterator[None]:
-    """An error is told, and does not stand between us and what comes next; that it is tried again is up to the caller."""
-    try:
-        yield
-    except Exception as error:
-        if is_transient(error):
-            _logger.warning("%s: database trouble: %r", what, error)
-        else:
-            _logger.exception("%s failed", what)

@@ -1,17 +1,16 @@
 """How loops wait. Polling is the truth; a hint only makes the next poll come sooner."""
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
 from schema.database import is_transient
+from schema.failures import PartFailures, current_part
 
 T = TypeVar("T")
-_logger = logging.getLogger(__name__)
 
 
 class Pace:
@@ -67,30 +66,45 @@ async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
 async def through_outages(
     stop: asyncio.Event, what: str, operation: Callable[[], Awaitable[T]], longest_wait_s: float = 5.0
 ) -> T | None:
-    """The operation's result, tried again through troubles of the moment with jittered backoff.
+    """The operation's result, retried through transient errors with jittered backoff; each is reported (failures.py).
 
-    None when `stop` came first. Other errors go through at once.
+    None when `stop` came first. Other errors are raised at once.
     """
+    part = current_part()
     try:
-        return (
+        result = (
             await operation()
         )  # as nearly always: the machinery of retrying cost a fifth of an idle worker's time
     except Exception as error:
         if not is_transient(error):
+            part.note_raised(what, error)
             raise
-        _logger.warning("%s: database trouble: %r", what, error)
-    return await _again_and_again(stop, what, operation, longest_wait_s)
+        part.failed(what, error)
+    else:
+        if part.any:
+            part.succeeded(what)
+        return result
+    return await _retry(stop, part, what, operation, longest_wait_s)
 
 
-async def _again_and_again(
-    stop: asyncio.Event, what: str, operation: Callable[[], Awaitable[T]], longest_wait_s: float
+async def _retry(
+    stop: asyncio.Event,
+    part: PartFailures,
+    what: str,
+    operation: Callable[[], Awaitable[T]],
+    longest_wait_s: float,
 ) -> T | None:
-    def report(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        _logger.warning("%s: database trouble, try %d: %r", what, state.attempt_number + 1, error)
-
-    async def attempt() -> T:  # tenacity would not await what a lambda returns
-        return await operation()
+    async def attempt() -> T:
+        try:
+            result = await operation()
+        except Exception as error:
+            if is_transient(error):
+                part.failed(what, error)
+            else:
+                part.note_raised(what, error)
+            raise
+        part.succeeded(what)
+        return result
 
     async def pause(seconds: float) -> None:
         await sleep_unless(stop, seconds)
@@ -103,7 +117,6 @@ async def _again_and_again(
         wait=wait_random_exponential(multiplier=0.05, max=longest_wait_s),
         stop=lambda _state: stop.is_set(),
         sleep=pause,
-        before_sleep=report,
         retry_error_callback=lambda _state: None,
     )
     result: T | None = await retrying(attempt)

@@ -21,7 +21,7 @@ class AnalystWatch:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await through_outages(stop, "analyst watch", self.step)
+            await through_outages(stop, "end runaway queries", self.step)
             await sleep_unless(stop, self._every_s)
 
     async def step(self) -> int:

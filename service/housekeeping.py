@@ -30,9 +30,9 @@ class Housekeeping:
             if stop.is_set():
                 return
             if turn == 0:
-                await through_outages(stop, "housekeeping", self.ensure_partitions)
-                await through_outages(stop, "housekeeping", self.drop_generations)
-            await through_outages(stop, "housekeeping", self.open_what_was_left_sealed)
+                await through_outages(stop, "make partitions", self.ensure_partitions)
+                await through_outages(stop, "drop old generations", self.drop_generations)
+            await through_outages(stop, "unseal months", self.open_what_was_left_sealed)
             await sleep_unless(stop, _EVERY_S)
 
     async def ensure_partitions(self) -> None:

@@ -2,7 +2,8 @@
 
 /healthz   200 while the process runs its loop; a loop that stands still cannot answer, and that is the answer
 /readyz    200 while it takes work; 503 with the reasons why not: from the first signal to stop, while the database does
-           not answer, and while the session is not there that shows other workers that this one lives
+           not answer, while the session is not there that shows other workers that this one lives, and while a part
+           of either mode has been failing for FAILING_AFTER_S: part, since when, and the last error
 /metrics   Prometheus text; always 200, without the database's facts (duro_database_up 0) when that does not answer
 """
 
@@ -72,7 +73,7 @@ class HttpServer:
             reasons.append("database unavailable")
         if not self._worker.presence.stands:
             reasons.append("not registered as a worker")
-        return reasons
+        return reasons + self._worker.failures.reasons()
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(

@@ -3,7 +3,8 @@
 import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from delivery.retry_policy import RetryPolicy
 from delivery.sending import SendLimits
 from delivery.settler import Settler
 from schema.database import Database
+from schema.failures import Failures
 from schema.modes import Mode
 from schema.secret_box import SecretBox
 from service.analyst_watch import AnalystWatch
@@ -72,6 +74,12 @@ class Worker:
     housekeeping: Housekeeping
     analyst_watch: AnalystWatch
     sender: HttpSender
+    failures: Failures
+    """What fails in this process: its supervisors write it, readiness and metrics read it."""
+
+    def __post_init__(self) -> None:
+        for part in (part for stage in self.stages() for part in stage):
+            self.failures.part(part.name)
 
     async def register(self) -> None:
         """Comes before the stages run. Raises what the database raises."""
@@ -102,8 +110,10 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(settings: Settings, url: str, key: bytes) -> AsyncIterator[Worker]:
-    """Raises Unavailable when the database cannot be used."""
+async def worker(
+    settings: Settings, url: str, key: bytes, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Worker]:
+    """Raises Unavailable when the database cannot be used. `clock`: by which its failures are timed."""
     name = f"duro worker {socket.gethostname()}/{os.getpid()}"
     async with Database.open(url, key, name=name, max_per_role=_CONNECTIONS) as database:
         resolver = SystemResolver()
@@ -120,7 +130,8 @@ async def worker(settings: Settings, url: str, key: bytes) -> AsyncIterator[Work
             capacity = _capacity(settings, in_flight(descriptors, settings.max_in_flight))
             modes = [_mode_parts(settings, database, mode, presence, sender, capacity) for mode in Mode]
             _collect_seldom()
-            yield Worker(database, presence, modes, Housekeeping(database), AnalystWatch(database), sender)
+            housekeeping, watch = Housekeeping(database), AnalystWatch(database)
+            yield Worker(database, presence, modes, housekeeping, watch, sender, Failures(clock))
         finally:
             presence.close()
             await sender.close()

@@ -5,7 +5,7 @@
       stop      ◄───────────────────────────────────────────────────────   a stage stops when the one after it has
 
 So what takes work in stops first and what writes results last. A part that fails is started again with backoff,
-alone: the others do not notice. When the whole stop takes longer than `patience`, the rest is cancelled; what does
+alone: the others do not notice. Readiness, metrics and the log learn of it through `failures`. When the whole stop takes longer than `patience`, the rest is cancelled; what does
 not end even then (a driver that waits for a database that is silent) is left behind.
 """
 
@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from schema.failures import FAILING_AFTER_S, RUN, Failures, enter_part
 from schema.polling import sleep_unless
 
 _logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ PATIENCE_S = 22.0  # with what cutting off and exiting take, less than the 25 s 
 CANCEL_WITHIN_S = 1.0
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
+WELL_AFTER_S = FAILING_AFTER_S
+"""How long a part runs before a failure outside of a named operation counts as over."""
 
 
 class Runs(Protocol):
@@ -43,10 +46,19 @@ class Stage:
 
 
 class Supervisor:
-    def __init__(self, stages: Sequence[Sequence[Part]], patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Sequence[Part]],
+        failures: Failures | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """`failures`: the process's, if others read them too."""
         self._stages = stages
         self._patience_s = patience_s
-        self.restarts = 0
+        self.failures = failures or Failures()
+        for part in (part for stage in stages for part in stage):
+            self.failures.part(part.name)
 
     async def run(self, stop: asyncio.Event) -> None:
         stages = [Stage(parts) for parts in self._stages]
@@ -66,19 +78,23 @@ class Supervisor:
             await _cancel(stages)
 
     async def _keep(self, part: Part, stop: asyncio.Event) -> None:
+        failures = self.failures.part(part.name)
+        enter_part(failures)
         backoff = _FIRST_BACKOFF_S
         loop = asyncio.get_running_loop()
         while not stop.is_set():
             started = loop.time()
+            well = loop.call_later(WELL_AFTER_S, failures.succeeded, RUN)
             try:
                 await _run(part, stop)
-            except Exception:
-                self.restarts += 1
+            except Exception as error:  # noqa: BLE001  whatever it is, it is reported, and the part is started again
+                failures.ended_by(error)
                 if loop.time() - started > _LONGEST_BACKOFF_S:
                     backoff = _FIRST_BACKOFF_S
-                _logger.exception("%s failed; it is started again in %.1f s", part.name, backoff)
                 await sleep_unless(stop, backoff)
                 backoff = min(_LONGEST_BACKOFF_S, backoff * 2)
+            finally:
+                well.cancel()
 
 
 async def _run(part: Part, stop: asyncio.Event) -> None:

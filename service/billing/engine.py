@@ -40,7 +40,7 @@ class CheckoutExpiry:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            if not await through_outages(stop, "checkout expiry", self.step):
+            if not await through_outages(stop, "expire checkouts", self.step):
                 await sleep_unless(stop, _EXPIRE_EVERY_S)
 
     async def step(self) -> int:

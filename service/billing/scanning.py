@@ -106,7 +106,7 @@ class Scanner:
     async def run(self, stop: asyncio.Event) -> None:
         wait_s = _FIRST_POLL_S
         while not stop.is_set():
-            if await through_outages(stop, self.name, self.step) or not self._cashier.room:
+            if await through_outages(stop, "begin what is due", self.step) or not self._cashier.room:
                 wait_s = _FIRST_POLL_S
                 await sleep_unless(stop, 0 if self._cashier.room else _FIRST_POLL_S)
             else:

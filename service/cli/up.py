@@ -51,10 +51,8 @@ async def _up(app: App, settings: Settings, base: Backbone, workers: int) -> Non
     stop = stop_on_signals()
     await base.migrate(app.progress)
     async with worker(settings, base.url, base.key) as first:
-        own = Supervisor(first.stages())
-        supervisors = [own]
-        telemetry = Telemetry(first, lambda: sum(each.restarts for each in supervisors))
-        http = HttpServer(first, telemetry, stop)
+        own = Supervisor(first.stages(), first.failures)
+        http = HttpServer(first, Telemetry(first), stop)
         api = await http.bind(settings.host, settings.port)
         with _listeners(settings, workers - 1) as sockets:
             urls = [api, *(url_at(settings.host, sock.getsockname()[1]) for sock in sockets)]
@@ -64,8 +62,7 @@ async def _up(app: App, settings: Settings, base: Backbone, workers: int) -> Non
                 for number, sock in enumerate(sockets, start=2)
             ]
             # One stage, so that all workers drain at the same time.
-            whole = Supervisor([[Part("http", http)], [Part("worker", own), *others]])
-            supervisors.append(whole)
+            whole = Supervisor([[Part("http", http)], [Part("worker", own), *others]], first.failures)
             running = asyncio.create_task(whole.run(stop))
             app.result(
                 {"api": api, "database_url": base.url, "workers": urls},

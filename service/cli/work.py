@@ -50,8 +50,8 @@ async def _work(
     if base.embedded:
         await base.migrate(app.progress)
     async with worker(app.settings, base.url, base.key) as this:
-        http = HttpServer(this, Telemetry(this, lambda: supervisor.restarts), stop)
-        supervisor = Supervisor([[Part("http", http)], *this.stages()])
+        http = HttpServer(this, Telemetry(this), stop)
+        supervisor = Supervisor([[Part("http", http)], *this.stages()], this.failures)
         ready: dict[str, str | int] = {}
         if port is not None:
             ready["api"] = await http.bind(app.settings.host, port)

@@ -1,6 +1,6 @@
 """One scrape: a worker's counts, and the database's facts if it can be had."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,25 +14,22 @@ from service.telemetry.of_worker import worker_metrics
 
 
 class Telemetry:
-    def __init__(self, worker: Worker, restarts: Callable[[], int] = lambda: 0) -> None:
-        """`restarts`: how often the supervisor of this process has started a part again."""
+    def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._restarts = restarts
         self._reader = FactsReader(worker.database)
 
     async def exposition(self) -> bytes:
         """The text of one scrape. Without a database it lacks what only that knows; it never fails for it."""
         registry = CollectorRegistry()
-        registry.register(_Scrape(self._worker, self._restarts(), await self._reader.facts()))
+        registry.register(_Scrape(self._worker, await self._reader.facts()))
         return generate_latest(registry)
 
 
 class _Scrape(Collector):
-    def __init__(self, worker: Worker, restarts: int, facts: DatabaseFacts) -> None:
+    def __init__(self, worker: Worker, facts: DatabaseFacts) -> None:
         self._worker = worker
-        self._restarts = restarts
         self._facts = facts
 
     def collect(self) -> Iterator[Metric]:
-        yield from worker_metrics(self._worker, self._restarts)
+        yield from worker_metrics(self._worker)
         yield from database_metrics(self._facts, monotonic())

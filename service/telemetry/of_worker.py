@@ -33,7 +33,7 @@ class CountsConnections(Protocol):
     def idle(self) -> int: ...
 
 
-def worker_metrics(worker: Worker, restarts: int) -> Iterator[Metric]:
+def worker_metrics(worker: Worker) -> Iterator[Metric]:
     yield gauge(
         "duro_build_info",
         "Always 1; the version is in its label.",
@@ -57,11 +57,17 @@ def worker_metrics(worker: Worker, restarts: int) -> Iterator[Metric]:
         [],
         [([], worker.presence.stands)],
     )
+    yield gauge(
+        "duro_part_failing_seconds",
+        "For how long this part of the process has been failing without a success; 0: it is well.",
+        ["part"],
+        [([part.name], part.failing_seconds) for part in worker.failures],
+    )
     yield counter(
-        "duro_part_restarts",
-        "Parts of this process that failed and were started again.",
-        [],
-        [([], restarts)],
+        "duro_part_failures",
+        "Failures of this part of the process, those that a retry mended included.",
+        ["part"],
+        [([part.name], part.total) for part in worker.failures],
     )
     yield from _connections(worker)
     yield from _PROCESS.collect()

@@ -121,7 +121,7 @@ async def test_a_take_over_that_always_fails_does_not_shadow_the_next(
     await presence.look()
     assert await held(owner) == {stays}
     assert await registered(owner) == {presence.worker_id, first}
-    assert f"declaring worker {first} dead" in caplog.text
+    assert f"take over from a dead worker failed: worker {first}: refused" in caplog.text
     await owner.execute("DROP TRIGGER refuse ON sandbox.webhook_deliveries")
     await presence.look()
     assert await held(owner) == set()
@@ -175,7 +175,7 @@ async def test_a_sweep_that_takes_too_long_is_given_up_and_told_and_does_not_sha
     monkeypatch.setattr(presence_module, "SWEEP_WITHIN_S", 0.5)
     await other.execute(f"LOCK TABLE {blocked.schema}.webhook_deliveries IN ACCESS EXCLUSIVE MODE")
     await presence.sweep()
-    assert f"sweeping {blocked} deliveries" in caplog.text
+    assert f"sweep {blocked} deliveries failed" in caplog.text
     assert all(record.levelno == logging.WARNING for record in caplog.records)
     assert not (await queue.show(orphan)).in_flight
 

@@ -1,0 +1,216 @@
+"""A streak of failures is timed, counted and logged, and what it says gives away nothing."""
+
+import asyncio
+import logging
+
+import asyncpg
+import pytest
+
+from schema.errors import InvalidInput
+from schema.failures import (
+    Failures,
+    PartFailures,
+    carrying_on,
+    current_part,
+    enter_part,
+    failed,
+    reason_of,
+    succeeded,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def part(clock: Clock) -> PartFailures:
+    return Failures(clock).part("settler test")
+
+
+def raised(error: Exception) -> Exception:
+    """With a traceback."""
+    try:
+        raise error  # noqa: TRY301  the test is about what a raised one looks like
+    except Exception as caught:  # noqa: BLE001  to have one
+        return caught
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_streak_is_logged_at_once_then_once_a_minute_and_when_it_ends(
+    part: PartFailures, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = ConnectionRefusedError("refused")
+    for _ in range(481):  # sixty seconds
+        part.failed("write", error)
+        clock.now += 0.125
+    part.succeeded("write")
+    assert lines(caplog) == [
+        "settler test: write failed: refused",
+        "settler test: write has been failing for 60 s, 481 times in a row: refused",
+        "settler test: write works again after 60.1 s and 481 failures",
+    ]
+    assert not [record for record in caplog.records if record.exc_info], "an outage has no traceback"
+
+
+def test_the_minute_is_exact(part: PartFailures, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    part.failed("write", OSError("x"))
+    clock.now += 59.999
+    part.failed("write", OSError("x"))
+    assert len(caplog.records) == 1
+    clock.now += 0.001
+    part.failed("write", OSError("x"))
+    assert len(caplog.records) == 2
+
+
+def test_a_defect_shows_its_traceback_once(
+    part: PartFailures, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        part.failed("write", raised(KeyError("amount")))
+        clock.now += 60
+    assert len(caplog.records) == 5
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False, False, False, False]
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+def test_a_defect_within_an_outage_is_logged_at_once(
+    part: PartFailures, caplog: pytest.LogCaptureFixture
+) -> None:
+    part.failed("write", OSError("away"))
+    part.failed("write", ConnectionResetError("away"))
+    part.failed("write", raised(KeyError("amount")))
+    assert [bool(record.exc_info) for record in caplog.records] == [False, True]
+
+
+def test_the_item_that_failed_is_named_and_opens_no_streak_of_its_own(part: PartFailures) -> None:
+    part.failed("take over", OSError("locked"), "worker 2")
+    part.failed("take over", OSError("locked"), "worker 3")
+    (reason,) = part.reasons(0)
+    assert reason.endswith("Z: worker 3: locked")
+
+
+def test_failing_and_recovering_in_turns_fills_no_log(
+    part: PartFailures, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(470):
+        part.failed("write", OSError("now and then"))
+        part.succeeded("write")
+        clock.now += 0.125
+    assert len(caplog.records) == 2
+    assert part.total == 470
+
+
+def test_the_reasons_come_when_it_has_failed_for_so_long(part: PartFailures, clock: Clock) -> None:
+    part.failed("write", OSError("first"))
+    clock.now += 9.999
+    part.failed("write", OSError("last"))
+    assert part.reasons(10) == []
+    assert part.failing_seconds == pytest.approx(9.999)
+    clock.now += 0.001
+    (reason,) = part.reasons(10)
+    assert reason.startswith("settler test: write has been failing since 2")
+    assert reason.endswith("Z: last")
+    part.succeeded("write")
+    assert (part.reasons(10), part.failing_seconds) == ([], 0)
+
+
+def test_operations_of_a_part_fail_and_recover_apart(part: PartFailures, clock: Clock) -> None:
+    part.failed("write", OSError("a"))
+    clock.now += 5
+    part.failed("disable", OSError("b"))
+    part.succeeded("write")
+    assert part.failing_seconds == 0
+    clock.now += 2
+    assert part.failing_seconds == 2
+
+
+def test_an_error_that_ends_a_part_is_of_the_operation_that_raised_it(part: PartFailures) -> None:
+    error, other = KeyError("x"), KeyError("x")
+    part.note_raised("write", error)
+    part.ended_by(error)
+    part.succeeded("run")
+    assert part.reasons(0)[0].startswith("settler test: write ")
+    part.succeeded("write")
+    part.note_raised("write", error)  # and somebody handled it
+    part.ended_by(other)
+    assert part.reasons(0)[0].startswith("settler test has been ")
+
+
+async def test_code_reports_to_the_part_that_it_runs_in(part: PartFailures) -> None:
+    await asyncio.create_task(_report(part))
+    assert current_part() is not part
+
+
+async def _report(part: PartFailures) -> None:
+    enter_part(part)
+    with carrying_on("sweep"):
+        raise OSError("x")
+    failed("write", OSError("x"))
+    assert len(part.reasons(0)) == 2
+    with carrying_on("sweep"):
+        pass
+    succeeded("write")
+    assert part.reasons(0) == []
+
+
+def test_outside_of_a_part_every_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        failed("write", OSError("x"))
+    succeeded("write")
+    assert lines(caplog) == ["write failed: x"] * 2
+
+
+def server_error(kind: type[asyncpg.PostgresError], message: str, detail: str) -> asyncpg.PostgresError:
+    fields = {"C": kind.sqlstate, "M": message, "D": detail}
+    error: asyncpg.PostgresError = asyncpg.PostgresError.new(fields)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError("no way to\n postgresql://owner:hunter2@db/duro"), "no way to postgresql://…@db/duro"),
+        (TimeoutError(), "the database did not answer in time"),
+        (ConnectionResetError(), "ConnectionResetError"),
+        (asyncpg.InterfaceError("connection is closed"), "connection is closed"),
+        (InvalidInput("A sentence of ours."), "A sentence of ours."),
+        (KeyError("hunter2"), "KeyError; the log has its traceback"),
+        (
+            asyncpg.DataError("invalid input for query argument $1: 'hunter2'"),
+            "the database refused the data (DataError, SQLSTATE 22000)",
+        ),
+        (
+            server_error(asyncpg.UndefinedTableError, 'relation "events" does not exist', ""),
+            'relation "events" does not exist (SQLSTATE 42P01)',
+        ),
+        (
+            server_error(asyncpg.NotNullViolationError, "null value", "Failing row contains (hunter2)."),
+            "the database refused the data (NotNullViolationError, SQLSTATE 23502)",
+        ),
+        (
+            server_error(asyncpg.InvalidTextRepresentationError, 'invalid input: "hunter2"', ""),
+            "the database refused the data (InvalidTextRepresentationError, SQLSTATE 22P02)",
+        ),
+        (
+            server_error(asyncpg.RaiseError, "not today", "Token hunter2 is wrong."),
+            "not today (SQLSTATE P0001)",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_reason_is_one_short_sentence_without_data_or_passwords(error: Exception, reason: str) -> None:
+    assert reason_of(error) == reason
+    assert len(reason_of(OSError("x" * 10_000))) == 300
