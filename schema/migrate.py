@@ -4,7 +4,7 @@ its entry in the book. An advisory lock lets two processes start at once; a kill
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
@@ -14,13 +14,23 @@ import asyncpg
 from schema.errors import Unavailable
 from schema.modes import Mode
 from schema.queries import load
-from schema.roles import ANALYST_ROLES, ensure_roles, refuse_foreign_roles
+from schema.rights.repair import apply as give_rights
+from schema.rights.repair import intended_owner, repair, take_over
+from schema.roles import ANALYST_ROLES, ensure_roles, refuse_foreign_roles, refuse_missing_rights
 from schema.secret_box import key_check
 
 MINIMUM_MAJOR: Final = 16
 LOCK_WITHIN_S = 60.0
 _LOCK_KEY: Final = 0x6475726F  # "duro"
 _SQL = load("migrations")
+
+
+@dataclass(frozen=True)
+class Migrated:
+    files: int
+    """How many were applied."""
+    repaired: Sequence[str]
+    """What was put right of roles, owners, grants and triggers, in words."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,8 @@ def _folder(folder: str, schema: str) -> Iterator[Migration]:
 
 async def migrate(
     owner: asyncpg.Connection, key: bytes, progress: Callable[[str], None] = lambda _line: None
-) -> int:
-    """Brings the database up to this version; returns how many files it applied. Safe to run again, and at once."""
+) -> Migrated:
+    """Brings the database up to this version, and repairs its roles, owners and rights. Safe to run again, and at once."""
     check_version(owner)
     await _lock(owner, progress)
     try:
@@ -85,8 +95,10 @@ def check_version(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionPr
         )
 
 
-async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[str], None]) -> int:
-    async with owner.transaction():  # a key that is refused leaves no claim behind
+async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[str], None]) -> Migrated:
+    async with owner.transaction():  # what is refused leaves no claim behind
+        intended = await intended_owner(owner)
+        taken_over = await take_over(owner, intended)
         await owner.execute(_SQL["prepare"])
         if await owner.fetchval(_SQL["claim_key"], key_check(key)) != key_check(key):
             raise Unavailable(
@@ -94,11 +106,10 @@ async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[st
                 "or DURO_DATA_DIR to the directory that holds it."
             )
         await refuse_foreign_roles(owner, key)
-    await ensure_roles(owner, key)
-    await owner.execute(_SQL["grant_usage"])
-    pending = missing(
-        {(row["schema"], row["name"]): row["sha256"] for row in await owner.fetch(_SQL["applied"])}
-    )
+        await refuse_missing_rights(owner)
+    roles = await ensure_roles(owner, key)
+    applied = {(row["schema"], row["name"]): row["sha256"] for row in await owner.fetch(_SQL["applied"])}
+    pending = missing(applied)
     for migration in pending:
         progress(f"{migration.schema}: {migration.name}")
         async with owner.transaction():
@@ -106,7 +117,10 @@ async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[st
             await owner.execute(f"SET LOCAL search_path = {migration.schema}, pg_temp")
             await owner.execute(migration.text)
             await owner.execute(_SQL["record"], migration.schema, migration.name, migration.sha256)
-    return len(pending)
+            await give_rights(owner, [migration.schema], intended)
+    async with owner.transaction():
+        repaired = [*taken_over, *(roles if applied else []), *await repair(owner, intended)]
+    return Migrated(len(pending), repaired)
 
 
 def missing(applied: Mapping[tuple[str, str], str]) -> list[Migration]:

@@ -28,10 +28,14 @@ def analyst_of(mode: Mode) -> str:
     return f"{mode.role}_analyst"
 
 
+def producer_of(mode: Mode) -> str:
+    """The role that a product's own role becomes a member of, to append events."""
+    return f"{mode.role}_producer"
+
+
 ANALYST_ROLES: Final = tuple(analyst_of(mode) for mode in Mode)
-PRODUCER_ROLES: Final = tuple(
-    f"{mode.role}_producer" for mode in Mode
-)  # for a product's own role to be a member of
+PRODUCER_ROLES: Final = tuple(producer_of(mode) for mode in Mode)
+ALL_ROLES: Final = (*LOGIN_ROLES, *ANALYST_ROLES, *PRODUCER_ROLES)
 
 _SQL = load("roles")
 _SCRAM_ITERATIONS = 4096  # Postgres's own default
@@ -51,35 +55,106 @@ async def refuse_foreign_roles(owner: asyncpg.Connection, key: bytes) -> bool:
     return noted is not None
 
 
-async def ensure_roles(owner: asyncpg.Connection, key: bytes) -> None:
-    """Creates the roles that are missing and gives the login roles the passwords that `key` yields.
+async def refuse_missing_rights(owner: asyncpg.Connection) -> None:
+    """Raises Unavailable with the statement that helps when this login may not manage the roles.
 
-    Raises Unavailable when they are another installation's.
+    Since PostgreSQL 16 CREATEROLE is not enough for a role that another one made: it takes ADMIN OPTION on it.
+    """
+    (rights,) = await owner.fetch(_SQL["rights_over_roles"], list(ALL_ROLES))
+    login = _quoted(rights["login"])
+    if not rights["creates_roles"]:
+        raise Unavailable(
+            f"The role {rights['login']} in DURO_DATABASE_URL may not manage roles: "
+            f"run as a superuser: ALTER ROLE {login} CREATEROLE;"
+        )
+    if unmanaged := rights["unmanaged"]:
+        raise Unavailable(
+            f"The role {rights['login']} in DURO_DATABASE_URL lacks ADMIN OPTION on {', '.join(unmanaged)}, which "
+            "another role of this cluster made: run as that role or as a superuser: "
+            f"GRANT {', '.join(unmanaged)} TO {login} WITH ADMIN OPTION, INHERIT FALSE, SET FALSE;"
+        )
+
+
+async def ensure_roles(owner: asyncpg.Connection, key: bytes) -> list[str]:
+    """Creates the roles that are missing, corrects the attributes of the others, and gives the login roles the passwords
+    that `key` yields. Returns what it did, in words.
+
+    Raises Unavailable when they are another installation's, or when this login may not manage them.
     """
     noted = await refuse_foreign_roles(owner, key)
+    await refuse_missing_rights(owner)
     try:
-        for role in (*LOGIN_ROLES, *ANALYST_ROLES):
-            await owner.execute(_SQL["create_role"].replace(":role", role).replace(":login", "LOGIN"))
+        created = await _create_missing(owner)
+        corrected = await _correct_attributes(owner)
+        if given := await _let_owner_manage(owner):
+            corrected.append(given)
         for mode in Mode:
             limits = _SQL["limit_analyst"].replace(":role", analyst_of(mode)).replace(":schema", mode.schema)
             await _in_turn(owner, limits)
-        for role in PRODUCER_ROLES:
-            await owner.execute(_SQL["create_role"].replace(":role", role).replace(":login", "NOLOGIN"))
         if not noted:
             note = _SQL["note_key"].replace(":role", CORE_ROLE).replace(":key_check", key_check(key))
             await _in_turn(owner, note)
         for role in LOGIN_ROLES:
             await _set_password(owner, role, derive_role_password(key, role))
-        await owner.execute(
-            _SQL["grant_connect"].replace(
-                ":roles", ", ".join((*LOGIN_ROLES, *ANALYST_ROLES, *PRODUCER_ROLES))
-            )
-        )
+        await _let_connect(owner)
     except asyncpg.InsufficientPrivilegeError as error:
         raise Unavailable(
             f"The role in DURO_DATABASE_URL may not manage roles ({error.message}): "
             "it must own the database and have CREATEROLE."
         ) from None
+    return [*([f"created {', '.join(created)}"] if created else []), *corrected]
+
+
+async def _create_missing(owner: asyncpg.Connection) -> list[str]:
+    there = {row["rolname"] for row in await owner.fetch(_SQL["attributes"], list(ALL_ROLES))}
+    missing = [role for role in ALL_ROLES if role not in there]
+    for role in missing:
+        login = "NOLOGIN" if role in PRODUCER_ROLES else "LOGIN"
+        await owner.execute(_SQL["create_role"].replace(":role", role).replace(":login", login))
+    return missing
+
+
+async def _correct_attributes(owner: asyncpg.Connection) -> list[str]:
+    """An analyst's or a producer's login is the operator's to allow or not; no role of ours has power over the cluster."""
+    lines = []
+    for row in await owner.fetch(_SQL["attributes"], list(ALL_ROLES)):
+        wrong = [*row["powers"]]
+        if row["rolname"] in LOGIN_ROLES:
+            wrong += ["LOGIN"] * (not row["rolcanlogin"])
+            wrong += ["VALID UNTIL 'infinity'"] * row["expired"]
+        if wrong:
+            await _in_turn(owner, f"ALTER ROLE {row['rolname']} {' '.join(wrong)}")
+            lines.append(f"altered {row['rolname']} to {' '.join(wrong)}")
+    return lines
+
+
+async def _let_owner_manage(login: asyncpg.Connection) -> str | None:
+    """A superuser that migrates does so once, in the owner's place: the owner must be able to do it the next time."""
+    (row,) = await login.fetch(_SQL["owner_without_admin"], list(ALL_ROLES))
+    if not row["roles"]:
+        return None
+    await _in_turn(
+        login,
+        f"GRANT {', '.join(row['roles'])} TO {_quoted(row['owner'])} WITH ADMIN OPTION, INHERIT FALSE, SET FALSE",
+    )
+    return f"gave {row['owner']} ADMIN OPTION on {', '.join(row['roles'])}"
+
+
+async def _let_connect(owner: asyncpg.Connection) -> None:
+    """What others may do in this database is not ours to change."""
+    if not await owner.fetch(_SQL["cannot_connect"], list(ALL_ROLES)):
+        return
+    await owner.execute(_SQL["grant_connect"].replace(":roles", ", ".join(ALL_ROLES)))
+    if without := [row["rolname"] for row in await owner.fetch(_SQL["cannot_connect"], list(ALL_ROLES))]:
+        database = await owner.fetchval(_SQL["database"])
+        raise Unavailable(
+            f"{', '.join(without)} may not connect to this database: run as its owner: "
+            f"GRANT CONNECT ON DATABASE {_quoted(database)} TO {', '.join(without)};"
+        )
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
 
 
 async def set_analyst_password(owner: asyncpg.Connection, mode: Mode, password: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from schema.database import connect_as_owner
 from schema.embedded import attach, ensure_secret_key, wait_stopped
-from schema.migrate import migrate
+from schema.migrate import Migrated, migrate
 from service.settings import Settings
 
 Progress = Callable[[str], None]
@@ -21,8 +21,8 @@ class Backbone:
     key: bytes = field(repr=False)
     embedded: bool
 
-    async def migrate(self, progress: Progress) -> int:
-        """Returns how many files were applied. Raises Unavailable."""
+    async def migrate(self, progress: Progress) -> Migrated:
+        """Raises Unavailable."""
         owner = await connect_as_owner(self.url)
         try:
             return await migrate(owner, self.key, progress)

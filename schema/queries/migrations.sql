@@ -25,13 +25,6 @@ WITH first AS (
 )
 SELECT key_check FROM first UNION ALL SELECT key_check FROM core.installation;
 
--- name: grant_usage
--- Each role enters its own schema and no other.
-GRANT USAGE ON SCHEMA core TO duro_core;
-GRANT USAGE ON SCHEMA sandbox TO duro_sandbox, duro_sandbox_analyst, duro_sandbox_producer;
-GRANT USAGE ON SCHEMA live TO duro_live, duro_live_analyst, duro_live_producer;
-GRANT SELECT ON core.schema_migrations TO duro_core;
-
 -- name: applied
 SELECT schema, name, sha256 FROM core.schema_migrations;
 

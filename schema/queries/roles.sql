@@ -21,6 +21,45 @@ SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1;
 -- :key_check tells keys apart and nothing else about them.
 COMMENT ON ROLE :role IS ':key_check';
 
+-- name: rights_over_roles
+-- $1 roles. Whether this login may make roles, and which of these exist without its having ADMIN OPTION on them.
+SELECT current_user::text AS login, rolcreaterole OR rolsuper AS creates_roles,
+       ARRAY(SELECT o.rolname::text FROM pg_roles o
+              WHERE o.rolname = ANY($1::text[]) AND NOT pg_has_role(o.oid, 'MEMBER WITH ADMIN OPTION')
+              ORDER BY o.rolname) AS unmanaged
+  FROM pg_roles WHERE rolname = current_user;
+
+-- name: owner_without_admin
+-- $1 roles. The owner of our objects (see intended_owner in rights.sql), and the roles that it may not manage.
+SELECT o.owner::text, ARRAY(SELECT r.rolname::text FROM pg_roles r
+                             WHERE r.rolname = ANY($1::text[])
+                               AND NOT pg_has_role(o.owner, r.oid, 'MEMBER WITH ADMIN OPTION')
+                             ORDER BY r.rolname) AS roles
+  FROM (SELECT CASE WHEN pg_has_role(datdba, 'USAGE') THEN pg_get_userbyid(datdba) ELSE current_user END AS owner
+          FROM pg_database WHERE datname = current_database()) AS o;
+
+-- name: attributes
+-- $1 roles. Those that exist; `powers` is what takes from them what they must not have.
+SELECT rolname::text, rolcanlogin, coalesce(rolvaliduntil < now(), false) AS expired,
+       array_remove(ARRAY[CASE WHEN rolsuper THEN 'NOSUPERUSER' END, CASE WHEN rolcreaterole THEN 'NOCREATEROLE' END,
+                          CASE WHEN rolcreatedb THEN 'NOCREATEDB' END, CASE WHEN rolbypassrls THEN 'NOBYPASSRLS' END,
+                          CASE WHEN rolreplication THEN 'NOREPLICATION' END], NULL) AS powers
+  FROM pg_roles WHERE rolname = ANY($1::text[]) ORDER BY rolname;
+
+-- name: cannot_connect
+-- $1 roles. Those that cannot connect to this database, or only because everybody can although this login may grant it.
+SELECT r.rolname::text
+  FROM pg_roles r, pg_database d
+ WHERE r.rolname = ANY($1::text[]) AND d.datname = current_database()
+   AND NOT CASE WHEN pg_has_role(d.datdba, 'USAGE')
+                THEN EXISTS (SELECT FROM aclexplode(d.datacl) a WHERE a.grantee = r.oid AND a.privilege_type = 'CONNECT')
+                ELSE has_database_privilege(r.oid, d.oid, 'CONNECT') END
+ ORDER BY r.rolname;
+
+-- name: database
+-- Its name.
+SELECT current_database()::text;
+
 -- name: grant_connect
 -- What others may do in this database is not ours to change.
 DO $$
@@ -29,15 +68,18 @@ BEGIN
 END $$;
 
 -- name: limit_analyst
--- What an operator has set stays. The owner becomes a member to see and end what the role runs; it may not act as it.
+-- What an operator has set stays. The owner of our objects (see intended_owner in rights.sql) becomes a member to see and end
+-- what the role runs; it may not act as it.
 DO $$
 DECLARE
+    owner   name := (SELECT CASE WHEN pg_has_role(datdba, 'USAGE') THEN pg_get_userbyid(datdba) ELSE current_user END
+                       FROM pg_database WHERE datname = current_database());
     limited pg_roles;
     setting text[];
 BEGIN
     SELECT * INTO STRICT limited FROM pg_roles WHERE rolname = ':role';
-    IF NOT pg_has_role(':role', 'USAGE') THEN
-        GRANT :role TO CURRENT_USER WITH INHERIT TRUE, SET FALSE;
+    IF NOT pg_has_role(owner, ':role', 'USAGE') THEN
+        EXECUTE format('GRANT :role TO %I WITH INHERIT TRUE, SET FALSE', owner);
     END IF;
     IF limited.rolconnlimit = -1 THEN
         ALTER ROLE :role CONNECTION LIMIT 5;

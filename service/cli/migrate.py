@@ -3,6 +3,7 @@
 import uvloop
 from rich.console import Console
 
+from schema.migrate import Migrated
 from service.backbone import backbone
 from service.cli.app import App, command, database_errors, main
 
@@ -14,17 +15,22 @@ def migrate(app: App) -> None:
     Forward only, each file in one transaction. It is safe to run again, and from several hosts at once: the others
     wait. Without DURO_DATABASE_URL it is the embedded database, which every command migrates by itself.
 
+    DURO_DATABASE_URL must log in as the database's owner, who has CREATEROLE. Each run also repairs what a restored
+    dump has lost, and prints it: the roles duro_…, their rights, and who owns duro's tables and functions.
+
     \b
     Example:
       DURO_DATABASE_URL=postgresql://… DURO_SECRET_KEY=… duro migrate
     """
     with backbone(app.settings, app.progress) as base, database_errors():
-        applied = uvloop.run(base.migrate(app.progress))
-    app.result({"applied": applied}, lambda out: _show(out, applied))
+        done = uvloop.run(base.migrate(app.progress))
+    app.result({"applied": done.files, "repaired": done.repaired}, lambda out: _show(out, done))
 
 
-def _show(out: Console, applied: int) -> None:
-    if applied:
-        out.print(f"{applied} migration{'s' if applied > 1 else ''} applied.")
-    else:
+def _show(out: Console, done: Migrated) -> None:
+    if done.files:
+        out.print(f"{done.files} migration{'s' if done.files > 1 else ''} applied.")
+    for line in done.repaired:
+        out.print(f"Repaired: {line}.")
+    if not done.files and not done.repaired:
         out.print("Nothing to do: the database is up to date.")

@@ -32,7 +32,7 @@ async def main(url, key):
     owner = await connect_as_owner(url)
     print("ready", flush=True)
     sys.stdin.readline()
-    print(await migrate(owner, bytes.fromhex(key)), flush=True)
+    print((await migrate(owner, bytes.fromhex(key))).files, flush=True)
     await owner.close()
 
 asyncio.run(main(*sys.argv[1:]))
@@ -79,10 +79,10 @@ async def test_an_owner_without_superuser_applies_all_in_order_and_then_nothing(
 ) -> None:
     assert not await owner_of_empty.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
     lines: list[str] = []
-    assert await migrate.migrate(owner_of_empty, key, lines.append) == len(ALL)
+    assert (await migrate.migrate(owner_of_empty, key, lines.append)).files == len(ALL)
     assert lines == [f"{schema}: {name}" for schema, name in ALL]
     assert await book(owner_of_empty) == ALL
-    assert await migrate.migrate(owner_of_empty, key, lines.append) == 0
+    assert await migrate.migrate(owner_of_empty, key, lines.append) == migrate.Migrated(0, [])
     assert len(lines) == len(ALL)
 
 
@@ -134,7 +134,7 @@ async def test_a_process_killed_in_the_middle_of_a_file_leaves_whole_files(
     assert await book(owner_of_empty) == ALL[:stop_at]
     assert await owner_of_empty.fetchval("SELECT to_regclass('sandbox.sequencer') IS NOT NULL")
     assert await owner_of_empty.fetchval("SELECT to_regproc('sandbox.sequence_events') IS NULL")
-    assert await migrate.migrate(owner_of_empty, cluster.key) == len(ALL) - stop_at
+    assert (await migrate.migrate(owner_of_empty, cluster.key)).files == len(ALL) - stop_at
     assert await book(owner_of_empty) == ALL
 
 
@@ -180,7 +180,7 @@ async def test_the_roles_of_another_installation_are_refused_and_nothing_is_left
     """Roles are the cluster's: with this key they would no longer open the other database."""
     with pytest.raises(Unavailable, match="another secret key"):
         await migrate.migrate(owner_of_empty, bytes(32))
-    assert await migrate.migrate(owner_of_empty, key) == len(ALL)
+    assert (await migrate.migrate(owner_of_empty, key)).files == len(ALL)
 
 
 async def test_an_owner_that_may_not_make_roles_is_told_so(
@@ -190,7 +190,9 @@ async def test_an_owner_that_may_not_make_roles_is_told_so(
         superuser = await connect("postgres")
         await superuser.execute("CREATE ROLE humble")
         await superuser.execute(f"GRANT CREATE ON DATABASE {empty} TO humble; SET ROLE humble")
-        with pytest.raises(Unavailable, match="must own the database and have CREATEROLE"):
+        with pytest.raises(
+            Unavailable, match=r'may not manage roles: run as a superuser: ALTER ROLE "humble" CREATEROLE;'
+        ):
             await migrate.migrate(superuser, cluster.key)
         await superuser.execute("RESET ROLE; DROP OWNED BY humble; DROP ROLE humble")
 

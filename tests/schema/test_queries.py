@@ -38,6 +38,7 @@ SENDERS = {
     "metrics": (SANDBOX, LIVE),
     "metrics_core": (CORE_ROLE,),
     "migrations": (OWNER,),
+    "rights": (OWNER, CORE_ROLE, SANDBOX, LIVE),
     "partitions": (SANDBOX, LIVE),
     "projections": (SANDBOX, LIVE),
     "positions": (SANDBOX, LIVE),
@@ -50,7 +51,7 @@ SENDERS = {
     "workers": (CORE_ROLE,),
 }
 DDL = {"roles", "retiring"}  # takes no parameters, runs in every migration and in retention
-SEVERAL_STATEMENTS = {("migrations", "prepare"), ("migrations", "grant_usage")}
+SEVERAL_STATEMENTS = {("migrations", "prepare")}
 NEITHER_EXPLAINED = ("SET", "LOCK")
 
 STATEMENTS = [

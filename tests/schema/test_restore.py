@@ -4,12 +4,9 @@ The rows keep the transaction ids of the cluster they came from, where they mean
 hands out the same ids again.
 """
 
-import asyncio
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from uuid import UUID
 
 import asyncpg
@@ -18,10 +15,10 @@ import pytest
 from schema import delivery_hours, log
 from schema.ids import new_id
 from schema.migrate import migrate
-from schema.roles import ensure_roles
 from tests.support.attempts import differences, record_attempts
 from tests.support.connections import Connect, connections
 from tests.support.databases import OWNER, Cluster, running_cluster
+from tests.support.dumps import pg_dump, pg_restore
 from tests.support.events import in_log, positions, record, record_many, sequence_all
 from tests.support.xids import burn, burn_until, next_xid
 
@@ -109,21 +106,10 @@ class Drill:
     async def restore(self, new: Cluster, name: str, connect: Connect) -> Restored:
         producer = await self._connect()
         given, last_xid = await positions(producer), await next_xid(producer)
-        dump = await _run(self._old.server.bin_dir / "pg_dump", "-Fc", self._old.url(self._old_name))
-        owner = await connect(OWNER)
-        await ensure_roles(owner, new.key)
-        await _run(
-            new.server.bin_dir / "pg_restore", "--exit-on-error", "-d", new.url(name), standard_input=dump
-        )
-        assert await migrate(owner, new.key) == 0
+        dump = await pg_dump(self._old, self._old_name)
+        await pg_restore(new, new.url(name), dump, "--no-owner", "--no-privileges")
+        assert (await migrate(await connect(OWNER), new.key)).files == 0
         return Restored(given, self._unsequenced, last_xid, await connect(), await connect(), connect)
-
-
-async def _run(program: Path, *arguments: str, standard_input: bytes = b"") -> bytes:
-    process = await asyncio.create_subprocess_exec(program, *arguments, stdin=PIPE, stdout=PIPE)
-    output, _ = await process.communicate(standard_input)
-    assert process.returncode == 0
-    return output
 
 
 @pytest.fixture

@@ -85,8 +85,3 @@ CREATE TABLE workers (
     session_start timestamptz NOT NULL,
     started_at    timestamptz NOT NULL DEFAULT now()
 );
-
-GRANT SELECT, INSERT, UPDATE ON tenants, api_keys, webhook_endpoints, webhook_endpoint_secrets TO duro_core;
-GRANT DELETE ON webhook_endpoint_secrets TO duro_core;
-GRANT SELECT ON event_types TO duro_core;
-GRANT SELECT, INSERT, UPDATE, DELETE ON workers TO duro_core;

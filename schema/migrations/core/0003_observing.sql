@@ -26,5 +26,3 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
       FROM (VALUES (1)) AS always
       LEFT JOIN (SELECT since, pid FROM opened WHERE since IS NOT NULL ORDER BY since LIMIT 1) AS oldest ON true
 $$;
-REVOKE EXECUTE ON FUNCTION oldest_transaction() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION oldest_transaction() TO duro_core;

@@ -8,6 +8,5 @@ BEGIN
     NEW.disabled_at := now();
     RETURN NEW;
 END $$;
-REVOKE EXECUTE ON FUNCTION note_disabling() FROM PUBLIC;
 CREATE TRIGGER note_disabling BEFORE UPDATE OF enabled ON webhook_endpoints
     FOR EACH ROW WHEN (OLD.enabled AND NOT NEW.enabled) EXECUTE FUNCTION note_disabling();

@@ -70,11 +70,6 @@ BEGIN
     RAISE EXCEPTION '% is append-only: % is refused', TG_TABLE_NAME, TG_OP
         USING ERRCODE = 'insufficient_privilege';
 END $$;
-REVOKE EXECUTE ON FUNCTION refuse_change() FROM PUBLIC;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_logs
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 ALTER TABLE audit_logs ENABLE ALWAYS TRIGGER append_only;
-
-GRANT SELECT, INSERT, UPDATE ON members, kyc_documents TO duro_core;
-GRANT SELECT, INSERT, UPDATE, DELETE ON sessions TO duro_core;
-GRANT SELECT, INSERT ON audit_logs TO duro_core;

@@ -37,5 +37,3 @@ CREATE TABLE notifications (
 );
 CREATE INDEX notifications_by_tenant ON notifications (tenant_id, created_at, id);
 CREATE INDEX notifications_unread ON notifications (tenant_id, member_id) WHERE read_at IS NULL;
-
-GRANT SELECT, INSERT, UPDATE ON store_configs, email_templates, notifications TO duro_core;

@@ -38,5 +38,3 @@ CREATE TABLE saved_payment_methods (
 );
 CREATE UNIQUE INDEX saved_payment_methods_default ON saved_payment_methods (identity_id) WHERE is_default;
 CREATE INDEX saved_payment_methods_by_identity ON saved_payment_methods (identity_id, created_at, id);
-
-GRANT SELECT, INSERT, UPDATE ON customer_identities, otp_challenges, saved_payment_methods TO duro_core;

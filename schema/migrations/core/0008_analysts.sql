@@ -23,9 +23,3 @@ LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
     )
     SELECT count(*) FILTER (WHERE pg_terminate_backend(pid))::integer FROM runaway
 $$;
-
-DO $$
-BEGIN
-    REVOKE EXECUTE ON FUNCTION stop_runaway_queries() FROM PUBLIC;
-    GRANT EXECUTE ON FUNCTION stop_runaway_queries() TO duro_core;
-END $$;

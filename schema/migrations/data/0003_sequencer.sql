@@ -139,4 +139,3 @@ BEGIN
       FROM pg_control_system();
     RETURN appended;
 END $$;
-REVOKE EXECUTE ON FUNCTION sequence_restored_events() FROM PUBLIC;

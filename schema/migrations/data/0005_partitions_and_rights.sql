@@ -1,4 +1,4 @@
--- Monthly partitions, append-only enforcement, and what this schema's role may do.
+-- Monthly partitions and append-only enforcement.
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -71,23 +71,3 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
 $$;
 
 SELECT ensure_partitions();
-
--- The data role appends events through record_event() and positions through sequence_events() alone.
-DO $$
-DECLARE
-    data_role text := 'duro_' || current_schema();
-BEGIN
-    EXECUTE format('REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA %I FROM PUBLIC', current_schema());
-    EXECUTE format('GRANT SELECT ON tenants, event_types, webhook_endpoints, events, event_log, sequencer TO %I',
-                   data_role);
-    EXECUTE format('GRANT SELECT, UPDATE ON consumers TO %I', data_role);  -- to lock a row takes UPDATE
-    EXECUTE format('GRANT SELECT, INSERT, DELETE ON cursors, dead_events TO %I', data_role);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON webhook_deliveries, endpoint_health TO %I', data_role);
-    EXECUTE format('GRANT SELECT, INSERT ON webhook_attempts TO %I', data_role);
-    -- A product's own role is made a member of this one to append events, and can do nothing else here.
-    EXECUTE format('GRANT EXECUTE ON FUNCTION parse_id(text, text), format_id(text, uuid), '
-                   'record_event(uuid, text, jsonb), record_event(text, text, jsonb) TO %I', data_role || '_producer');
-    EXECUTE format('GRANT EXECUTE ON FUNCTION this_mode(), new_ulid(), parse_id(text, text), format_id(text, uuid), '
-                   'record_event(uuid, text, jsonb), record_event(text, text, jsonb), disable_endpoint(uuid, text, text), enable_endpoint(uuid), '
-                   'sequence_events(integer), ensure_partitions(integer), partitions_ahead() TO %I', data_role);
-END $$;

@@ -37,11 +37,3 @@ SELECT e.id, e.tenant_id, e.url, e.event_types, e.sealed_headers, e.enabled, e.c
        e.paused, e.rate_limit
   FROM core.webhook_endpoints e
  WHERE e.mode = this_mode();
-
-DO $$
-DECLARE
-    data_role text := 'duro_' || current_schema();
-BEGIN
-    EXECUTE format('GRANT SELECT, UPDATE ON delivery_switches TO %I', data_role);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON endpoint_pacing TO %I', data_role);
-END $$;

@@ -35,8 +35,3 @@ CREATE INDEX webhook_replays_by_tenant ON webhook_replays (tenant_id, created_at
 -- What did not arrive is little beside what did, and is what people look for.
 CREATE INDEX webhook_deliveries_undelivered ON webhook_deliveries (tenant_id, created_at, id)
     WHERE status IN ('failed', 'skipped');
-
-DO $$
-BEGIN
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON webhook_replays TO %I', 'duro_' || current_schema());
-END $$;

@@ -12,9 +12,3 @@ BEGIN
     take_cursor.pos := coalesce(take_cursor.pos, 0);
     RETURN NEXT;
 END $$;
-
-DO $$
-BEGIN
-    EXECUTE 'REVOKE EXECUTE ON FUNCTION take_cursor(text) FROM PUBLIC';
-    EXECUTE format('GRANT EXECUTE ON FUNCTION take_cursor(text) TO %I', 'duro_' || current_schema());
-END $$;

@@ -94,9 +94,3 @@ CREATE TABLE idempotency_keys (
     CHECK ((status IS NULL) = (response IS NULL))
 );
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
-
-DO $$
-BEGIN
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON store_settings, customers, promo_codes TO %I', 'duro_' || current_schema());
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON plans, payment_links, idempotency_keys TO %I', 'duro_' || current_schema());
-END $$;

@@ -176,9 +176,3 @@ CREATE INDEX checkout_sessions_by_tenant ON checkout_sessions (tenant_id, create
 CREATE INDEX checkout_sessions_open ON checkout_sessions (expires_at) WHERE status = 'open';
 CREATE INDEX checkout_sessions_by_plan ON checkout_sessions (tenant_id, plan_id);
 CREATE INDEX checkout_sessions_by_link ON checkout_sessions (tenant_id, payment_link_id) WHERE payment_link_id IS NOT NULL;
-
-DO $$
-BEGIN
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON subscriptions, invoices, payment_attempts, dunning_schedules, '
-                   'checkout_sessions TO %I', 'duro_' || current_schema());
-END $$;

@@ -75,11 +75,3 @@ BEGIN
     END IF;
     RETURN make_partitions(first, now());
 END $$;
-
-DO $$
-BEGIN
-    EXECUTE 'REVOKE EXECUTE ON FUNCTION new_ulid(timestamptz), record_event(uuid, text, jsonb, timestamptz), '
-            'make_partitions(timestamptz, timestamptz), ensure_past_partitions(timestamptz) FROM PUBLIC';
-    EXECUTE format('GRANT EXECUTE ON FUNCTION record_event(uuid, text, jsonb, timestamptz), '
-                   'ensure_past_partitions(timestamptz) TO %I', 'duro_' || current_schema());
-END $$;

@@ -52,11 +52,6 @@ CREATE TABLE retired_months (
 CREATE INDEX retired_months_by_position ON retired_months (last_pos);
 CREATE UNIQUE INDEX retired_months_under_way ON retired_months (month) WHERE finished_at IS NULL;
 
-DO $$
-BEGIN
-    EXECUTE format('GRANT SELECT ON retired_months TO %I', 'duro_' || current_schema());
-END $$;
-
 -- Range partitions alone are months: a projection's table is partitioned by generation first. A month on its way out gets none
 -- anew.
 CREATE OR REPLACE FUNCTION make_partitions(first timestamptz, last timestamptz) RETURNS integer
@@ -249,16 +244,4 @@ BEGIN
          ORDER BY e.xid LIMIT 1;
     END IF;
     RETURN coalesce(unapplied, now());
-END $$;
-
-DO $$
-DECLARE
-    data_role text := 'duro_' || current_schema();
-BEGIN
-    EXECUTE 'REVOKE EXECUTE ON FUNCTION first_month(), make_generation(text, integer), add_projection(text, text[]), '
-            'begin_rebuild(text), finish_rebuild(text), abandon_rebuild(text), drop_generations(text), as_of(text) '
-            'FROM PUBLIC';
-    EXECUTE format('GRANT SELECT ON projections TO %I', data_role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION begin_rebuild(text), finish_rebuild(text), abandon_rebuild(text), '
-                   'drop_generations(text), as_of(text) TO %I', data_role);
 END $$;

@@ -57,13 +57,3 @@ SELECT tenant_id, created_at, id, pos, type, summary, subject_kind, subject_id, 
        amount, currency, links
   FROM activity
  WHERE generation = (SELECT serving FROM projections WHERE name = 'activity');
-
-DO $$
-DECLARE
-    data_role text := 'duro_' || current_schema();
-BEGIN
-    EXECUTE 'REVOKE EXECUTE ON FUNCTION activity_type_key(uuid, text) FROM PUBLIC';
-    EXECUTE format('GRANT EXECUTE ON FUNCTION activity_type_key(uuid, text) TO %I', data_role);
-    EXECUTE format('GRANT SELECT, INSERT ON activity TO %I', data_role);
-    EXECUTE format('GRANT SELECT ON activity_feed TO %I', data_role);
-END $$;

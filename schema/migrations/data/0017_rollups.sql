@@ -363,18 +363,3 @@ COMMENT ON COLUMN mrr.new IS 'MRR of subscriptions that count for the first time
 COMMENT ON COLUMN mrr.resumed IS 'MRR that came back after a pause, in kobo';
 COMMENT ON COLUMN mrr.paused IS 'MRR that left with a pause, in kobo, negative';
 COMMENT ON COLUMN mrr.completed IS 'MRR of subscriptions that reached their last cycle, in kobo, negative';
-
--- Views run with their owner's rights on tables, but with the reader's on functions.
-DO $$
-DECLARE
-    data_role text := 'duro_' || current_schema();
-    analyst   text := data_role || '_analyst';
-BEGIN
-    EXECUTE 'REVOKE EXECUTE ON FUNCTION whole(numeric), time_zone_or_lagos(text) FROM PUBLIC';
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON event_hours, movement_hours, recovery_hours, subscription_states TO %I',
-                   data_role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION whole(numeric), time_zone_or_lagos(text) TO %I, %I', data_role, analyst);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION format_id(text, uuid), as_of(text) TO %I', analyst);
-    EXECUTE format('GRANT SELECT ON hourly_events, daily_revenue, hourly_payments, daily_payments, recovery, '
-                   'subscription_movements, mrr TO %I, %I', data_role, analyst);
-END $$;

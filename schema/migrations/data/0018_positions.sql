@@ -138,11 +138,3 @@ BEGIN
 END $$;
 CREATE TRIGGER refuse_lossy_rebuild BEFORE UPDATE OF building ON projections
     FOR EACH ROW WHEN (OLD.building IS NULL AND NEW.building IS NOT NULL) EXECUTE FUNCTION refuse_lossy_rebuild();
-
-DO $$
-BEGIN
-    EXECUTE 'REVOKE EXECUTE ON FUNCTION refuse_retiring(), seal_partition(regclass), unseal_partition(regclass), '
-            'empty_partition(regclass), consumers_that_hold(), refuse_lossy_rebuild(), left_sealed(), '
-            'open_what_was_left_sealed() FROM PUBLIC';
-    EXECUTE format('GRANT EXECUTE ON FUNCTION open_what_was_left_sealed() TO %I', 'duro_' || current_schema());
-END $$;

@@ -291,18 +291,3 @@ BEGIN
         END LOOP;
     END LOOP;
 END $$;
-
-DO $$
-DECLARE
-    data_role text := 'duro_' || current_schema();
-    analyst   text := data_role || '_analyst';
-BEGIN
-    EXECUTE 'REVOKE EXECUTE ON FUNCTION latency_bucket(real), latency_quantile(bigint[], float8), '
-            'add_histogram(bigint[], integer[]), histogram_sum(integer[]), '
-            'add_to_histogram(integer[], integer[], bigint[]), fold_attempts(integer, boolean), fold_attempts(integer), '
-            'attempts_as_of() FROM PUBLIC';
-    EXECUTE format('GRANT EXECUTE ON FUNCTION fold_attempts(integer) TO %I', data_role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION latency_quantile(bigint[], float8), histogram_sum(integer[]), attempts_as_of() '
-                   'TO %I, %I', data_role, analyst);
-    EXECUTE format('GRANT SELECT ON hourly_delivery_health, delivery_health TO %I, %I', data_role, analyst);
-END $$;

@@ -127,7 +127,7 @@ async def test_an_advisory_lock_of_an_analyst_s_is_ended_and_holds_up_no_migrati
 ) -> None:
     analyst = await log_in()
     await analyst.fetchval("SELECT pg_advisory_lock($1)", migrating._LOCK_KEY)
-    assert await migrating.migrate(owner, key) == 0
+    assert (await migrating.migrate(owner, key)).files == 0
     again = await log_in()
     await again.fetchval("SELECT pg_advisory_lock(1)")
     assert await AnalystWatch(database).step() == 1

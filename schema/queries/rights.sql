@@ -1,0 +1,62 @@
+-- Who owns our objects and who may do what with them. Every role may read these catalogs.
+
+-- name: intended_owner
+-- Whom our objects shall belong to: the database's owner if this login may act for it, otherwise the login itself.
+SELECT CASE WHEN pg_has_role(datdba, 'USAGE') THEN pg_get_userbyid(datdba) ELSE current_user END::text AS owner,
+       current_user::text AS login, datname::text AS database, pg_get_userbyid(datdba)::text AS database_owner
+  FROM pg_database
+ WHERE datname = current_database();
+
+-- name: objects
+-- $1 schema, $2 tables and views, $3 functions, $4 types, $5 roles. The schema and what it has of these, with all partitions;
+-- with the privileges of these roles, of PUBLIC and of the object's owner, each as {grantee, privilege}. A privilege that
+-- may be passed on ends in *. A restore in another schema's absence leaves what is missing out.
+WITH RECURSIVE schema AS (
+    SELECT oid, nspname, nspowner, nspacl FROM pg_namespace WHERE nspname = $1
+), relation AS (
+    SELECT c.oid, c.relname::text AS declared
+      FROM pg_class c JOIN schema s ON c.relnamespace = s.oid
+     WHERE c.relname = ANY($2::text[]) AND c.relkind IN ('r', 'p', 'v')
+    UNION ALL
+    SELECT i.inhrelid, NULL FROM relation r JOIN pg_inherits i ON i.inhparent = r.oid
+), found AS (
+    SELECT 'SCHEMA' AS kind, format('%I', nspname) AS name, nspname::text AS declared, nspowner AS owner,
+           coalesce(nspacl, acldefault('n', nspowner)) AS acl, NULL::oid AS relation
+      FROM schema
+    UNION ALL
+    SELECT 'TYPE', format('%I.%I', s.nspname, t.typname), t.typname, t.typowner, coalesce(t.typacl, acldefault('T', t.typowner)), NULL
+      FROM pg_type t JOIN schema s ON t.typnamespace = s.oid
+     WHERE t.typname = ANY($4::text[])
+    UNION ALL
+    SELECT 'TABLE', format('%I.%I', n.nspname, c.relname), r.declared, c.relowner,
+           coalesce(c.relacl, acldefault('r', c.relowner)), c.oid
+      FROM relation r JOIN pg_class c ON c.oid = r.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    UNION ALL
+    SELECT 'FUNCTION', format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid)),
+           signature.text, p.proowner, coalesce(p.proacl, acldefault('f', p.proowner)), NULL
+      FROM pg_proc p
+      JOIN schema s ON p.pronamespace = s.oid
+     CROSS JOIN LATERAL (SELECT format('%s(%s)', p.proname, oidvectortypes(p.proargtypes))) AS signature (text)
+     WHERE signature.text = ANY($3::text[])
+)
+SELECT f.kind, f.name, f.declared, pg_get_userbyid(f.owner)::text AS owner,
+       coalesce((SELECT array_agg(ARRAY[e.grantee, e.privilege] ORDER BY e.grantee, e.privilege)
+                   FROM (SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END AS grantee,
+                                a.privilege_type || a.of_column
+                                || CASE WHEN a.is_grantable AND a.grantee <> f.owner THEN '*' ELSE '' END AS privilege
+                           FROM (SELECT x.grantee, x.privilege_type, x.is_grantable, '' AS of_column FROM aclexplode(f.acl) x
+                                 UNION ALL
+                                 SELECT x.grantee, x.privilege_type, x.is_grantable, format(' (%I)', c.attname)
+                                   FROM pg_attribute c CROSS JOIN LATERAL aclexplode(c.attacl) x
+                                  WHERE c.attrelid = f.relation AND c.attacl IS NOT NULL) AS a) AS e
+                  WHERE e.grantee = 'PUBLIC' OR e.grantee = ANY($5::text[]) OR e.grantee = pg_get_userbyid(f.owner)),
+                '{}') AS privileges,
+       coalesce((SELECT array_agg(ARRAY[t.tgname::text, t.tgenabled::text] ORDER BY t.tgname)
+                   FROM pg_trigger t WHERE t.tgrelid = f.relation AND NOT t.tgisinternal), '{}') AS triggers
+  FROM found f
+ ORDER BY array_position(ARRAY['SCHEMA', 'TYPE', 'TABLE', 'FUNCTION'], f.kind), f.name;
+
+-- name: held_by
+-- $1 role, $2 another. Whether this login may take over what the first role owns, and hand it to the second.
+SELECT pg_has_role($1, 'USAGE') AND pg_has_role($2, 'SET') AS may,
+       (SELECT rolsuper FROM pg_roles WHERE rolname = $1) AS superuser;

@@ -1,0 +1,152 @@
+"""Compares the catalog with what is declared, and repairs the difference.
+
+A dump that is restored into a new cluster, or without owners and privileges, has lost some or all of it; and has
+given every function back to PUBLIC. What a migration creates gets its rights here, in the migration's transaction.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from schema.errors import Unavailable
+from schema.queries import load
+from schema.rights.declared import DECLARED, Declared
+from schema.rights.differences import Found, Kind, Repair, differences, missing, quoted, summary
+from schema.roles import ALL_ROLES
+
+_SQL: Final = load("rights")
+
+
+@dataclass(frozen=True)
+class IntendedOwner:
+    """Whom our objects shall belong to, and who is asking."""
+
+    owner: str
+    login: str
+    database: str
+    database_owner: str
+
+
+async def intended_owner(owner: asyncpg.Connection) -> IntendedOwner:
+    (row,) = await owner.fetch(_SQL["intended_owner"])
+    return IntendedOwner(**row)
+
+
+async def take_over(owner: asyncpg.Connection, intended: IntendedOwner) -> list[str]:
+    """Makes the intended owner the owner of every object of ours that there is. Returns what it did, in words.
+
+    Raises Unavailable with the command that helps when this login may not.
+    """
+    repairs = [
+        repair
+        for declared in DECLARED
+        for repair in differences(declared, await _found(owner, declared), intended.owner)
+        if repair.kind is Kind.OWNER
+    ]
+    for present in sorted({repair.role for repair in repairs}):
+        (held,) = await owner.fetch(_SQL["held_by"], present, intended.owner)
+        if not held["may"]:
+            raise Unavailable(_refusal(intended, present, present_is_superuser=held["superuser"]))
+    await _run(owner, repairs)
+    return summary(repairs, intended.owner)
+
+
+def _refusal(intended: IntendedOwner, present: str, *, present_is_superuser: bool) -> str:
+    belongs = (
+        f"Objects of duro's in this database belong to {present}, and {intended.login} may not take them over"
+    )
+    database = (
+        ""
+        if intended.database_owner == intended.owner
+        else f"ALTER DATABASE {quoted(intended.database)} OWNER TO {quoted(intended.owner)}; and "
+    )
+    if present_is_superuser:
+        return f"{belongs}: run {database}once duro migrate with a superuser's URL, which hands them over."
+    return (
+        f"{belongs}: run {database}GRANT {quoted(present)} TO {quoted(intended.login)}; "
+        "as a role that may, then duro migrate again."
+    )
+
+
+async def apply(owner: asyncpg.Connection, schemas: Iterable[str], intended: IntendedOwner) -> list[Repair]:
+    """Gives what exists in these schemas its owner, rights and triggers. Returns what it did."""
+    repairs = [
+        repair
+        for declared in DECLARED
+        if declared.schema in schemas
+        for repair in differences(declared, await _found(owner, declared), intended.owner)
+    ]
+    await _run(owner, repairs)
+    return repairs
+
+
+async def repair(owner: asyncpg.Connection, intended: IntendedOwner) -> list[str]:
+    """All of the above in a migrated database. Returns what it did, in words.
+
+    Raises Unavailable when an object is missing, or when a difference stays.
+    """
+    for declared in DECLARED:
+        if lost := missing(declared, await _found(owner, declared)):
+            raise Unavailable(
+                f"The database lacks {_some(lost)}, which its migrations made: "
+                "restore the dump again into an empty database, and look at the errors of the restore."
+            )
+    schemas = [declared.schema for declared in DECLARED]
+    repairs = await apply(owner, schemas, intended)
+    lines = summary(repairs, intended.owner)
+    if repairs:
+        for declared in DECLARED:
+            if left := differences(declared, await _found(owner, declared), intended.owner):
+                raise Unavailable(
+                    f"{intended.login} could not set the rights on {left[0].object}: "
+                    f"run as a superuser: {left[0].statement};"
+                )
+    return lines
+
+
+async def lacking(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy) -> list[str]:
+    """What roles of ours lack, in words. Any login may ask."""
+    return [
+        line
+        for declared in DECLARED
+        for line in summary(
+            repair
+            for repair in differences(declared, await _found(connection, declared), "")
+            if repair.kind is Kind.GRANT and repair.role in ALL_ROLES
+        )
+    ]
+
+
+async def _found(
+    connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy, declared: Declared
+) -> list[Found]:
+    rows = await connection.fetch(
+        _SQL["objects"],
+        declared.schema,
+        list(declared.tables),
+        list(declared.functions),
+        list(declared.types),
+        list(ALL_ROLES),
+    )
+    return [
+        Found(
+            row["kind"],
+            row["name"],
+            row["declared"],
+            row["owner"],
+            frozenset((grantee, privilege) for grantee, privilege in row["privileges"]),
+            dict(row["triggers"]),
+        )
+        for row in rows
+    ]
+
+
+async def _run(owner: asyncpg.Connection, repairs: Iterable[Repair]) -> None:
+    if statements := [repair.statement for repair in repairs]:
+        await owner.execute(";\n".join(statements))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
