@@ -66,7 +66,7 @@ class Attempts:
 
 
 def manner(result: AttemptResult) -> Manner:
-    if result.outcome is Outcome.TIMEOUT:
+    if result.outcome is Outcome.TIMEOUT or result.hung:
         return Manner.HUNG
     return Manner.QUICK if result.timings.total < QUICK_MS else Manner.SLOW
 

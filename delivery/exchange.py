@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from delivery.sending import AttemptResult, Outcome, Timings
 
 MAX_RETRY_AFTER: Final = 100
-MAX_BEFORE_BODY: Final = 512 * 1024
+MAX_BEFORE_BODY: Final = 256 * 1024
 """Bytes of interim responses and headers in one exchange. The parser reads `100 Continue` for as long as it comes."""
 
 JUST_CLOSED: Final = 1.0
@@ -91,15 +91,8 @@ class Exchange:
                 (monotonic() - self.started) * 1000,
             ),
             ours,
+            self.expired,
         )
-
-
-def judge(status: int | None) -> tuple[Outcome, str | None]:
-    if status is not None and 200 <= status <= 299:
-        return Outcome.OK, None
-    if status is None or status < 200:
-        return Outcome.PROTOCOL, f"unexpected status {status}"
-    return Outcome.HTTP_STATUS, f"answered {status}"
 
 
 def _ms(seconds: float | None) -> float | None:

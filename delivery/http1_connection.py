@@ -1,18 +1,21 @@
 """One HTTP/1.1 connection: a state machine around llhttp (the parser that Node uses, by way of httptools).
 
     idle ──ask──► headers ──final status──► body ──end──► idle   everything was in order and the peer agrees
-     │               │ ▲ 1xx                 │      └───► dropped  something was not: still an answer
-     │ any byte      └─┘                     │ more than is read: dropped, still an answer
+     │               │ ▲ 1xx                 │      └───► dropped  something was not
+     │ any byte      └─┘                     │ more than is read, broken off, malformed
      ▼               ▼                       ▼
-    dropped        fail: dropped            fail: dropped
+    dropped        dropped                 dropped
+
+An exchange ends well once its final status line has arrived, however the connection then ends (response_status.py).
 
 It serves one exchange at a time and hears nothing in between: what arrives on an idle connection ends it, and
 so do bytes after the end of an answer, which would otherwise be the next exchange's answer. Dropping is always
 `abort`: a polite close waits, without limit, for the peer to read what was written.
 
-Two traps of the parser. It goes on with a next response when one ends, so every callback after the end must be
-refused (`on_message_begin` is the first of them). And it reports a header when the next one begins, so
-a header without end is only seen in the bytes that it takes (`_unended`).
+Three traps of the parser. It goes on with a next response when one ends, so every callback after the end must be
+refused (`on_message_begin` is the first of them). It reports a header when the next one begins, so
+a header without end is only seen in the bytes that it takes (`_unended`). And its status code may be the previous
+response's, so bytes that did not bring all headers are kept (`_head`) until they do.
 
 The head and a small body leave in one write. What it costs is in the header of http_sender.py.
 """
@@ -27,6 +30,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from delivery.attempt_failed import AttemptFailed, not_http, os_reason, tls_reason
 from delivery.exchange import MAX_BEFORE_BODY, MAX_RETRY_AFTER, Exchange, Stage
+from delivery.response_status import SWITCHING_PROTOCOLS, arrived_status
 from delivery.sending import Outcome, SendLimits
 from delivery.tcp import LARGE_BODY, Departure
 from delivery.tls_watch import FLOODED, Heard
@@ -56,16 +60,13 @@ class Connection(Heard):
     # Of the exchange at hand:
     _complete: bool
     _interim: bool
-    _framed: bool
-    """The answer says where its body ends; otherwise the connection's end does."""
     _reusable: bool
     _departure: Departure | None
     """Of a request that may take a while to leave."""
-    _fault: AttemptFailed | None
-    """Why a callback stopped the parser."""
-    _headers: int
     _unended: int
     """Bytes since the last header that was complete; the status line's may be among them."""
+    _head: bytes | bytearray
+    """What came before the headers were complete, without the piece that completed them."""
 
     def __init__(self, owner: ConnectionOwner, limits: SendLimits, destination: Destination) -> None:
         self.destination = destination
@@ -111,12 +112,19 @@ class Connection(Heard):
             self.fail(TimeoutError())
 
     def fail(self, failure: Exception) -> None:
-        """Drops the connection; who waits for an answer hears why."""
+        """Drops the connection. The exchange fails with `failure`, unless its status has arrived."""
         self.expire()
-        if self._exchange is not None:
+        exchange = self._exchange
+        if exchange is not None:
+            if exchange.status is None:
+                exchange.status = arrived_status(bytes(self._head))
             self._exchange = None
-            if not self._answer.done():
+            if self._answer.done():
+                return
+            if exchange.status is None:
                 self._answer.set_exception(failure)
+            else:
+                self._answer.set_result(None)
 
     def expire(self) -> None:
         """Drops the connection."""
@@ -146,10 +154,14 @@ class Connection(Heard):
             self._feed(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             if not self._complete:
-                self.fail(self._fault or not_http(str(error)))
+                self._head += data
+                self.fail(not_http(str(error)))
                 return
             self._reusable = False
         if not self._complete:
+            if exchange.stage is Stage.HEADERS:
+                self._head = self._head or bytearray()
+                self._head += data
             self._complete = self._weigh(size, exchange)
         if self._complete:
             self._end()
@@ -161,14 +173,8 @@ class Connection(Heard):
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.gone(self)
         self._lost = _why_lost(exc)
-        exchange = self._exchange
-        if exchange is not None:
-            if exchange.stage is not Stage.BODY:
-                self.fail(self._lost)
-            elif self._framed or exc is not None:
-                self.fail(AttemptFailed(Outcome.PROTOCOL, "the response's body broke off"))
-            else:
-                self._end()
+        if self._exchange is not None:
+            self.fail(self._lost)
         self._feed = _deaf  # the parser holds this object, and this object must not hold the parser
         del self._parser
 
@@ -184,14 +190,8 @@ class Connection(Heard):
         exchange = self._exchange
         if exchange is None or exchange.stage is Stage.BODY:
             return  # a trailer
-        self._headers += 1
-        length = len(name)
-        if self._headers > self._limits.header_count:
-            self._refuse(f"more than {self._limits.header_count} headers")
-        if length + len(value) > self._limits.header_line:
-            self._refuse(f"a header of more than {self._limits.header_line} bytes")
-        if length == 14 or length == 11 or length == 17:  # noqa: PLR1714  a set costs more
-            self._note(name.lower(), value, exchange)
+        if len(name) == 11 and name.lower() == b"retry-after" and exchange.retry_after is None:
+            exchange.retry_after = value.decode("latin-1").strip()[:MAX_RETRY_AFTER]
 
     def on_headers_complete(self) -> None:
         self._unended = 0
@@ -202,15 +202,14 @@ class Connection(Heard):
             exchange.status = status
             exchange.stage = Stage.BODY
             exchange.bytes_read = 0
+            self._head = b""
             self._reusable = self._reusable and self._parser.should_keep_alive()
-        elif 100 <= status != 101:
+        elif 100 <= status != SWITCHING_PROTOCOLS:
             self._interim = True
-            self._framed = False
             exchange.retry_after = None
         else:
             exchange.status = status
-            self._fault = AttemptFailed(Outcome.PROTOCOL, f"unexpected status {status}")
-            raise self._fault
+            raise ValueError("what follows is not HTTP")
 
     def on_body(self, data: bytes) -> None:
         exchange = self._exchange
@@ -226,11 +225,11 @@ class Connection(Heard):
     # Its own affairs.
 
     def _begin(self) -> None:
-        self._complete = self._interim = self._framed = False
+        self._complete = self._interim = False
         self._reusable = True
         self._departure = None
-        self._fault = None
-        self._headers = self._unended = 0
+        self._unended = 0
+        self._head = b""
 
     def _end(self) -> None:
         """The exchange has its answer."""
@@ -258,23 +257,10 @@ class Connection(Heard):
             self._reusable = False
             return True
         if exchange.bytes_read > MAX_BEFORE_BODY:
-            self.fail(AttemptFailed(Outcome.PROTOCOL, "the response's headers do not come to an end"))
-        elif self._unended > 2 * self._limits.header_line:
+            self.fail(AttemptFailed(Outcome.PROTOCOL, "the response headers do not end"))
+        elif self._unended > self._limits.header_line:
             self.fail(not_http(f"a line of more than {self._limits.header_line} bytes"))
         return False
-
-    def _note(self, name: bytes, value: bytes, exchange: Exchange) -> None:
-        if name == b"retry-after":
-            if exchange.retry_after is None:
-                exchange.retry_after = value.decode("latin-1").strip()[:MAX_RETRY_AFTER]
-        elif name == b"content-length":
-            self._framed = True
-        elif name == b"transfer-encoding":
-            self._framed = value.lower().rpartition(b",")[2].strip() == b"chunked"
-
-    def _refuse(self, what: str) -> None:
-        self._fault = not_http(what)
-        raise self._fault
 
 
 def _deaf(_: bytes) -> None:

@@ -29,9 +29,10 @@ from delivery.dialling import Dialler, default_ssl_context
 from delivery.egress_guard import EgressGuard
 from delivery.egress_proxy import EgressProxy, ProxyTunnel
 from delivery.equal_timeouts import EqualTimeouts
-from delivery.exchange import Exchange, judge
+from delivery.exchange import Exchange
 from delivery.our_faults import OurFault
 from delivery.request_bytes import request_head
+from delivery.response_status import judge
 from delivery.sending import AttemptResult, OutboundRequest, SendLimits
 
 

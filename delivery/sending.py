@@ -11,7 +11,7 @@ from delivery.endpoint_url import EndpointUrl
 
 class Outcome(StrEnum):
     OK = "ok"
-    """Answered 2xx, in full (or past the read limit) and in time."""
+    """Answered 2xx in time; response_status.py says what counts as answered."""
     HTTP_STATUS = "http_status"
     """Answered anything else; redirects are not followed."""
     TIMEOUT = "timeout"
@@ -21,7 +21,7 @@ class Outcome(StrEnum):
     TLS = "tls"
     """No handshake, or a certificate that is not for this host."""
     PROTOCOL = "protocol"
-    """Connected, and then no complete and valid HTTP answer."""
+    """Connected, and then no HTTP status."""
     BLOCKED = "blocked"
     """Refused by the egress guard: final for the delivery."""
 
@@ -36,8 +36,8 @@ class SendLimits:
     """Body bytes after which the connection is dropped. A receiver that writes this much is not
     waiting to be heard, and its status is known."""
     body_kept: int = 4 * 1024
-    header_line: int = 8190
-    header_count: int = 100
+    header_line: int = 32 * 1024
+    """Bytes of one header after which reading ends. The parser joins a header's pieces anew with each one."""
     keepalive: float = 15.0
     """Seconds that an idle connection is kept."""
     kept_open: int = 512
@@ -68,7 +68,7 @@ class Timings(NamedTuple):
 class AttemptResult:
     outcome: Outcome
     status: int | None
-    """Known as soon as headers arrived, so also when the body then failed or timed out."""
+    """Known once the status line has arrived, whatever follows it."""
     error: str | None
     """One short phrase for the merchant; None when ok. Holds no secret and no address that DNS told us."""
     retry_after: str | None
@@ -79,3 +79,5 @@ class AttemptResult:
     timings: Timings
     ours: bool = False
     """The fault is on our side: it says nothing of the endpoint's health."""
+    hung: bool = False
+    """The deadline passed before the response ended; its status may have arrived all the same."""

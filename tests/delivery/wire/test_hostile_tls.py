@@ -186,7 +186,9 @@ def garbling(raw: bytes) -> Behaviour:
     async def behave(peer: Peer) -> None:
         await peer.request()
         await peer.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-        await asyncio.sleep(0.02)  # for it to leave before what is written past it
+        await asyncio.sleep(
+            0.1
+        )  # for it to be read first: asyncio drops what it decrypted just before an error
         os.write(peer.writer.get_extra_info("socket").fileno(), raw)
         await peer.hung_up()
 
@@ -200,5 +202,4 @@ async def test_garbage_beneath_tls_ends_the_attempt(authority: trustme.CA, raw: 
         tls=serving(authority, "127.0.0.1"),
         trust=trusting(authority),
     )
-    assert result.outcome in (Outcome.TLS, Outcome.PROTOCOL)
-    assert result.status in (None, 200)
+    assert (result.outcome, result.status, result.response_body) == (Outcome.OK, 200, b"abc")
