@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from uuid import UUID
 
@@ -14,6 +15,10 @@ from schema.database import Database
 from tests.faults.figures import pytest_terminal_summary  # noqa: F401  a hook, by its name
 from tests.support.connections import SUPERUSER, Connect, connections
 from tests.support.databases import OWNER, TEMPLATE, Cluster, make_template, run_apart, running_cluster
+
+# A background shell starts us with SIGINT ignored, which every process that a test starts would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines: a busy machine is not a failure. `HYPOTHESIS_PROFILE=long` looks further.
 settings.register_profile("moderate", deadline=None, max_examples=100, print_blob=True)

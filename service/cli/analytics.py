@@ -25,8 +25,8 @@ from service.analytics.span import bounds, parse_point
 from service.analytics.writers import Format, writing
 from service.cli import options
 from service.cli.app import App, command, group
-from service.cli.replaying import interrupted_by_any_signal
 from service.cli.views import fields, table
+from service.interrupts import interrupt_on_any_signal
 
 _LINE_EVERY_S: Final = 5.0
 _NO_SECRETS: Final = {"host", "hostaddr", "port", "dbname", "sslmode", "sslrootcert", "connect_timeout"}
@@ -99,7 +99,7 @@ def export(
       duro analytics export --view daily_revenue --mode live --from 2026-01-01 --to 2026-07-01 > revenue.csv
       duro analytics export --view mrr --mode live --format parquet --output mrr.parquet
     """
-    interrupted_by_any_signal()
+    interrupt_on_any_signal()
     kind = Format(format_)
     if kind is Format.PARQUET and output == STDOUT and sys.stdout.isatty():
         raise InvalidInput("Parquet is not for a terminal: give --output FILE.")

@@ -1,7 +1,6 @@
 """`duro bench`: how fast it is, against what, on this machine."""
 
 import re
-import signal
 import time
 from dataclasses import replace
 from inspect import cleandoc
@@ -20,6 +19,7 @@ from service.bench.perform import Run, perform
 from service.bench.scale import FULL, QUICK, Scale
 from service.bench.scratch import scratch_server
 from service.cli.app import App, command, database_errors, main
+from service.interrupts import interrupt_on_any_signal
 
 _LINE_EVERY_S: Final = 5.0
 _NUMBERS: Final = re.compile("[0-9,]+")
@@ -93,7 +93,7 @@ def bench(
     require_writable(out, "--out")
     if profile is not None:
         require_writable(profile, "--profile")
-    _end_in_order_on_any_signal()
+    interrupt_on_any_signal()
     scale = QUICK if quick else FULL
     if history_rows is not None:
         scale = replace(scale, history=history_rows)
@@ -142,13 +142,3 @@ def _now_and_then(app: App) -> Watch:
 def _show_rows(app: App) -> None:
     value = {"rows": [{"name": row.name, "told": row.told, "quick": row.quick} for row in ROWS]}
     app.result(value, lambda out: out.print(_rows_told()))
-
-
-def _end_in_order_on_any_signal() -> None:
-    """SIGTERM and SIGHUP become what Ctrl-C is: an interruption that everything cleans up after. A script's `&` starts
-    its commands with SIGINT ignored, which would swallow them; nohup ignores SIGHUP, and means it.
-    """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))

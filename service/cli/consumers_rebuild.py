@@ -22,7 +22,7 @@ from schema.projections import abandon_rebuild, drop_generations
 from service.cli import options
 from service.cli.app import App, command
 from service.cli.consumers_group import consumers
-from service.cli.replaying import interrupted_by_any_signal
+from service.interrupts import interrupt_on_any_signal
 from service.projections import PROJECTIONS, by_name
 
 _LINE_EVERY: Final = 0.05
@@ -58,7 +58,7 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
             lambda out: out.print("It is given up." if gave_up else "There was none under way."),
         )
         return
-    interrupted_by_any_signal()
+    interrupt_on_any_signal()
     last: Progress | None = None
 
     async def run(database: Database) -> None:

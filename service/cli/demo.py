@@ -1,6 +1,5 @@
 """`duro demo`: the main job, shown and judged."""
 
-import signal
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +13,7 @@ from service.demo import report
 from service.demo.place import Place, place
 from service.demo.progress import no_progress, shown_progress
 from service.demo.show import LEAST_EVENTS, Outcome, Watch, perform
+from service.interrupts import interrupt_on_any_signal
 
 _MOST_EVENTS: Final = 100_000
 
@@ -50,7 +50,7 @@ def demo(app: App, events: int, data_dir: Path | None) -> None:
     Example:
       duro demo --events 500
     """
-    _end_in_order_on_any_signal()
+    interrupt_on_any_signal()
     with place(app.settings, data_dir) as where:
         app.progress(f"Starting on {where.told}")
         outcome = _perform(app, where, events)
@@ -72,9 +72,3 @@ def _watch(app: App, events: int) -> Watch:
     if app.json:
         return no_progress
     return lambda board: shown_progress(board, app.err, events)
-
-
-def _end_in_order_on_any_signal() -> None:
-    """SIGTERM and SIGHUP become what Ctrl-C is: an interruption that everything cleans up after."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))

@@ -24,8 +24,9 @@ from schema.timestamps import iso_millis
 from service.cli.app import App, command
 from service.cli.endpoint_group import ID, administer, endpoint, show_changed
 from service.cli.endpoint_views import show_endpoint
-from service.cli.replaying import interrupted_by_any_signal, run_job, show_job
+from service.cli.replaying import run_job, show_job
 from service.endpoint_admin import endpoint_admin
+from service.interrupts import interrupt_on_any_signal
 from service.replay import Job, replay_skipped
 from service.replay_shape import replay_shape
 from service.shapes import endpoint_shape
@@ -45,7 +46,7 @@ def enable(app: App, endpoint_id: UUID, *, at_once: bool) -> None:
       duro endpoint enable we_… --replay
     """
 
-    interrupted_by_any_signal()
+    interrupt_on_any_signal()
     owed = _Owed()
 
     async def run(database: Database) -> tuple[Endpoint, Skipped]:

@@ -1,10 +1,8 @@
 """What commands that replay share: the span of events, a job's progress, and how to go on with one that was stopped."""
 
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from threading import current_thread, main_thread
 from typing import Any, Final, TypeVar
 
 import click
@@ -17,6 +15,7 @@ from schema.pages import Page
 from schema.replays import Kind, Positions, Replay, Times
 from service.cli.app import App
 from service.cli.views import more, table
+from service.interrupts import interrupt_on_any_signal
 from service.moments import parse_moment
 from service.replay import Job, carry_on, obstacles
 
@@ -52,7 +51,7 @@ def read_span(
 
 def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
     """Takes the job to its end. One that is stopped before, by whatever, says how it goes on."""
-    interrupted_by_any_signal()
+    interrupt_on_any_signal()
     begun: Job | None = None
 
     async def run(database: Database) -> Job:
@@ -79,13 +78,6 @@ def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
         if begun is not None:
             click.echo(f"duro: Stopped; this goes on: {_resume(begun)}", err=True)
         raise
-
-
-def interrupted_by_any_signal() -> None:
-    """SIGTERM and SIGHUP become what Ctrl-C is, so that what stops a command still lets it say how to go on."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL and current_thread() is main_thread():
-            signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
 
 
 def _resume(job: Job) -> str:

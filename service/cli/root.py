@@ -17,6 +17,7 @@ from typing import Any, Final
 import click
 
 from schema.errors import DuroError
+from service.interrupts import accept_ctrl_c
 
 INTERRUPTED: Final = 130
 
@@ -74,6 +75,7 @@ class Root(click.Group):
                 formatter.write_dl(list(commands.items()))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        accept_ctrl_c()
         try:
             status = super().main(*args, **{**kwargs, "standalone_mode": False})
         except (KeyboardInterrupt, click.Abort):

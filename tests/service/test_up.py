@@ -15,7 +15,14 @@ import pytest
 from schema.database import Database
 from schema.modes import Mode
 from tests.support.databases import Cluster
-from tests.support.duro_process import DuroProcess, duro, eventually, processes_in_group, settings
+from tests.support.duro_process import (
+    SIGINT_IGNORED,
+    DuroProcess,
+    duro,
+    eventually,
+    processes_in_group,
+    settings,
+)
 from tests.support.engine import add_endpoint
 from tests.support.events import record
 from tests.support.receiver import Answer, receiving
@@ -77,6 +84,13 @@ async def test_it_says_where_things_are_once_they_are_ready_and_stays_until_sigt
         assert up.stderr == ""
         assert await workers(database) == 0
         assert processes_in_group(up.pid) == []
+
+
+async def test_ctrl_c_stops_it_where_it_was_started_with_sigint_ignored(db_url: str, key: bytes) -> None:
+    async with duro("up", "--port", "0", "--json", env=settings(db_url, key), prefix=SIGINT_IGNORED) as up:
+        await up.said()
+        up.send(signal.SIGINT)
+        assert await up.ended() == 0
 
 
 async def test_to_people_it_shows_no_password(db_url: str, key: bytes) -> None:

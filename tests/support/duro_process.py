@@ -15,6 +15,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 30.0
+SIGINT_IGNORED = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
+"""Before a command: runs it as a script's `&` does."""
 
 
 @dataclass

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,10 @@ class Duro:
         """In a process of its own, as installed."""
         return await asyncio.to_thread(self._apart, arguments, stdin)
 
-    def popen(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+    def popen(self, *arguments: str, prefix: Sequence[str] = (), **options: Any) -> "subprocess.Popen[str]":
+        """`prefix` is a command that becomes it."""
         return subprocess.Popen(
-            command(*arguments), env=self.environment, cwd=REPOSITORY, text=True, **options
+            [*prefix, *command(*arguments)], env=self.environment, cwd=REPOSITORY, text=True, **options
         )
 
     @property

@@ -20,6 +20,7 @@ from schema.modes import Mode
 from service.cli.app import database_errors
 from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.support.connections import Connect
+from tests.support.duro_process import SIGINT_IGNORED
 from tests.support.events import record_many
 
 
@@ -64,10 +65,13 @@ async def test_ctrl_c_while_waiting_for_input_is_status_130(duro: Duro, ten: str
     assert "Traceback" not in stderr
 
 
-async def test_ctrl_c_while_waiting_for_the_database_is_status_130(duro: Duro, connect: Connect) -> None:
+@pytest.mark.parametrize("prefix", [(), SIGINT_IGNORED], ids=["", "started-with-sigint-ignored"])
+async def test_ctrl_c_while_waiting_for_the_database_is_status_130(
+    prefix: tuple[str, ...], duro: Duro, connect: Connect
+) -> None:
     holder = await connect("duro_owner")
     await holder.fetchval("SELECT pg_advisory_lock($1)", _LOCK_KEY)
-    migrating = duro.popen("migrate", stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    migrating = duro.popen("migrate", prefix=prefix, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     assert migrating.stderr is not None
     assert "Waiting for another process" in await asyncio.to_thread(migrating.stderr.readline)
     migrating.send_signal(signal.SIGINT)
