@@ -5,16 +5,19 @@ query cannot reach another mode even when it names it in full.
         await database.data(Mode.TEST).fetch("SELECT … FROM events …")
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from schema import migrate
-from schema.errors import Unavailable
+from schema.connect_errors import sentences
+from schema.connecting import Login, Opener, owner_login
+from schema.database_target import DatabaseTarget
+from schema.database_url import parse_database_url
+from schema.errors import InvalidInput, Unavailable
 from schema.modes import Mode
 from schema.queries import load
 from schema.secret_box import derive_role_password
@@ -93,13 +96,14 @@ _PLANNING = {
 
 @dataclass(frozen=True)
 class Database:
-    url: str
-    key: bytes
+    url: str = field(repr=False)
+    target: DatabaseTarget
+    key: bytes = field(repr=False)
     core: Pool
     _data: dict[Mode, Pool]
 
     def __repr__(self) -> str:
-        return f"Database({printable(self.url)})"
+        return f"Database({self.target})"
 
     def data(self, mode: Mode) -> Pool:
         return self._data[mode]
@@ -114,17 +118,19 @@ class Database:
         Not `durable`: commits are confirmed before they are on disk. For what can be done again, such as a simulation; a
         power cut may take the last moments of it, in whole transactions.
         """
+        target = target_of(url)
         async with AsyncExitStack() as opened:
             pools: dict[str, Pool] = {}
             for schema in ("core", *(mode.schema for mode in Mode)):
-                with _sentences(url):
-                    login = _login(key, schema, name)
-                    if not durable:
-                        login["server_settings"]["synchronous_commit"] = "off"
-                    pools[schema] = await _pool(url, login, max_per_role)
+                settings = _pinned(schema) | ({} if durable else {"synchronous_commit": "off"})
+                opener = Opener(
+                    target, _login(key, schema), name, settings, command_timeout=COMMAND_TIMEOUT_S
+                )
+                with sentences(target, own_role=True):
+                    pools[schema] = await _pool(opener, max_per_role)
                 opened.callback(pools[schema].terminate)
-            database = cls(url, key, pools["core"], {mode: pools[mode.schema] for mode in Mode})
-            with _sentences(url):
+            database = cls(url, target, key, pools["core"], {mode: pools[mode.schema] for mode in Mode})
+            with sentences(target):
                 await _check(database)
             yield database
 
@@ -138,58 +144,69 @@ async def fetchval_patiently(pool: Pool, seconds: float, statement: str, *argume
 
 async def connect_as_owner(url: str) -> asyncpg.Connection:
     """For migrations, retention and drills alone. Raises Unavailable with a sentence when it cannot."""
-    with _sentences(url):
-        connection: asyncpg.Connection = await asyncpg.connect(
-            url,
-            timeout=CONNECT_TIMEOUT_S,
-            server_settings={
-                **PINNED,
-                "search_path": "pg_catalog, pg_temp",
-                "application_name": "duro owner",
-            },
-        )
-        return connection
+    target = target_of(url)
+    settings = {**PINNED, "search_path": "pg_catalog, pg_temp"}
+    with sentences(target):
+        return await Opener(target, owner_login(target), "duro owner", settings).open()
 
 
 async def connect_to_core(database: Database, name: str, *, silent_for: str = "0") -> asyncpg.Connection:
     """A connection outside the pool, for what a session itself holds. The server ends it when nothing is asked of it
     for as long as `silent_for`, a time as PostgreSQL writes it; 0 is for ever.
     """
-    login = _login(database.key, "core", name)
-    login["server_settings"]["idle_session_timeout"] = silent_for
-    connection: asyncpg.Connection = await asyncpg.connect(
-        database.url, **login, timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
-    )
-    return connection
+    settings = {**_pinned("core"), "idle_session_timeout": silent_for}
+    login = _login(database.key, "core")
+    return await connect_with(database.target, login, name, settings, command_timeout=COMMAND_TIMEOUT_S)
 
 
-def _login(key: bytes, schema: str, name: str) -> dict[str, Any]:
+async def connect_with(
+    target: DatabaseTarget,
+    login: Login,
+    name: str,
+    settings: Mapping[str, str],
+    *,
+    command_timeout: float | None = None,
+) -> asyncpg.Connection:
+    """For sessions of another kind, such as a producer's. Raises the driver's errors."""
+    return await Opener(target, login, name, settings, command_timeout).open()
+
+
+def target_of(url: str) -> DatabaseTarget:
+    """Raises InvalidInput."""
+    try:
+        return parse_database_url(url)
+    except InvalidInput as error:
+        raise InvalidInput(f"DURO_DATABASE_URL: {error}") from None
+
+
+def _login(key: bytes, schema: str) -> Login:
     role = f"duro_{schema}"
+    return Login(role, derive_role_password(key, role))
+
+
+def _pinned(schema: str) -> dict[str, str]:
     return {
-        "user": role,
-        "password": derive_role_password(key, role),
-        "server_settings": {
-            **PINNED,
-            "search_path": schema,
-            "application_name": name,
-            "statement_timeout": STATEMENT_TIMEOUT,
-            **_VANISHED,
-            **_PLANNING,
-        },
+        **PINNED,
+        "search_path": schema,
+        "statement_timeout": STATEMENT_TIMEOUT,
+        **_VANISHED,
+        **_PLANNING,
     }
 
 
-async def _pool(url: str, login: dict[str, Any], max_size: int) -> Pool:
-    return await asyncpg.create_pool(
-        url,
-        **login,
+async def _pool(opener: Opener, max_size: int) -> Pool:
+    async def connect(_dsn: str | None, **of_pool: Any) -> asyncpg.Connection:
+        return await opener.open(**of_pool)
+
+    # The stubs' type for `connect` is a class that only the driver's own function has.
+    pool: Pool = await asyncpg.create_pool(
+        connect=connect,  # type: ignore[call-overload]
         min_size=1,
         max_size=max_size,
-        timeout=CONNECT_TIMEOUT_S,
-        command_timeout=COMMAND_TIMEOUT_S,
         max_inactive_connection_lifetime=60,
         reset=_keep_as_it_is,
     )
+    return pool
 
 
 async def _keep_as_it_is(_connection: Any) -> None:
@@ -204,43 +221,3 @@ async def _check(database: Database) -> None:
         raise Unavailable(
             f"The database lacks {len(missing)} migration(s) of this version: run duro migrate."
         )
-
-
-@contextmanager
-def _sentences(url: str) -> Iterator[None]:
-    """The driver's errors on the way in, as what an operator can act on."""
-    try:
-        yield
-    except asyncpg.InvalidCatalogNameError:
-        problem = f"There is no database at {printable(url)}: create it, or correct DURO_DATABASE_URL."
-    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-        problem = (
-            f"The database at {printable(url)} refuses the login ({error.message}): check DURO_DATABASE_URL; "
-            "for a role of duro's, run duro migrate with the DURO_SECRET_KEY in use here."
-        )
-    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
-        problem = f"The database at {printable(url)} is not migrated: run duro migrate."
-    except (asyncpg.ClientConfigurationError, ValueError):  # its text may quote the password
-        problem = (
-            "DURO_DATABASE_URL cannot be read: write postgresql://user:password@host:5432/database, "
-            "with special characters of the password percent-encoded."
-        )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        problem = (
-            f"The database at {printable(url)} cannot be reached ({str(error) or type(error).__name__}): "
-            "start it, or correct DURO_DATABASE_URL."
-        )
-    else:
-        return
-    raise Unavailable(problem)
-
-
-def printable(url: str) -> str:
-    """The URL without its password."""
-    try:
-        parts = urlsplit(url)
-        host = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
-    except ValueError:
-        return "DURO_DATABASE_URL"
-    user = f"{parts.username}@" if parts.username else ""
-    return f"{parts.scheme}://{user}{host}{parts.path}"

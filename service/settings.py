@@ -15,6 +15,7 @@ from typing import Any, Final
 from delivery.egress_guard import Network, parse_cidrs
 from delivery.egress_proxy import EgressProxy, parse_egress_proxy
 from delivery.retry_policy import DEFAULT_DELAYS
+from schema.database_url import parse_database_url
 from schema.durations import format_duration, parse_duration, parse_schedule
 from schema.errors import DuroError, InvalidInput
 from schema.secret_box import parse_secret_key
@@ -73,6 +74,11 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _database_url(text: str) -> str:
+    parse_database_url(text)
+    return text.strip()
+
+
 def _schedule(text: str) -> tuple[timedelta, ...]:
     return parse_schedule(text, minimum=timedelta(milliseconds=100), maximum=timedelta(days=7))
 
@@ -97,6 +103,7 @@ class Settings:
     database_url: str | None = _setting(
         None,
         "PostgreSQL 16 or newer, as the database's owner; unset: the embedded one in DURO_DATA_DIR.",
+        parse=_database_url,
         secret=True,
     )
     data_dir: Path = _setting(_default_data_dir, "Where the embedded database and its keys live.", parse=Path)

@@ -54,6 +54,9 @@ Progress = Callable[[str], None]
 STOPPING_TIMEOUT: Final = 30.0  # a fast shutdown writes one checkpoint, seconds at most on a sound disk
 STARTING_TIMEOUT: Final = server.START_TIMEOUT + 30.0  # another process may be in the middle of a start
 
+# Of the embedded server's URLs, for other programs that read PGSSLMODE: it listens on loopback alone, without TLS.
+_NO_TLS: Final = "sslmode=disable"
+
 
 @dataclass(frozen=True)
 class EmbeddedServer:
@@ -145,8 +148,8 @@ def _bring_up(data: DataDir, users: FileLock, progress: Progress) -> EmbeddedSer
         data_dir=data.root,
         bin_dir=site.bin_dir,
         socket_dir=address.socket_dir,
-        owner_url=f"postgresql://{owner.OWNER}:{read_owner_password(data)}@{where}/{owner.DATABASE}",
-        superuser_url=f"postgresql://{cluster.SUPERUSER}:{read_superuser_password(data)}@{where}/postgres",
+        owner_url=f"postgresql://{owner.OWNER}:{read_owner_password(data)}@{where}/{owner.DATABASE}?{_NO_TLS}",
+        superuser_url=f"postgresql://{cluster.SUPERUSER}:{read_superuser_password(data)}@{where}/postgres?{_NO_TLS}",
         secret_key=read_secret_key(data.root),
         _users=users,
     )

@@ -13,7 +13,8 @@ from typing import Any, Final, cast
 import asyncpg
 
 from schema.analytics import View
-from schema.database import CONNECT_TIMEOUT_S, Database
+from schema.connecting import Login
+from schema.database import CONNECT_TIMEOUT_S, Database, connect_with
 from schema.errors import Conflict, Unavailable
 from schema.modes import Mode
 from schema.secret_box import derive_role_password
@@ -49,19 +50,14 @@ class Request:
 @asynccontextmanager
 async def reading(database: Database, mode: Mode) -> AsyncIterator[asyncpg.Connection]:
     """As the mode's data role, planned as for an analyst: the pools' plans are made for look-ups."""
-    connection: asyncpg.Connection = await asyncpg.connect(
-        database.url,
-        user=mode.role,
-        password=derive_role_password(database.key, mode.role),
-        server_settings={
-            **PINNED,
-            "search_path": mode.schema,
-            "application_name": "duro analytics",
-            "statement_timeout": _SLOWEST_STATEMENT,
-            "default_transaction_read_only": "on",
-        },
-        timeout=CONNECT_TIMEOUT_S,
-    )
+    settings = {
+        **PINNED,
+        "search_path": mode.schema,
+        "statement_timeout": _SLOWEST_STATEMENT,
+        "default_transaction_read_only": "on",
+    }
+    login = Login(mode.role, derive_role_password(database.key, mode.role))
+    connection = await connect_with(database.target, login, "duro analytics", settings)
     try:
         yield connection
         await connection.close(timeout=CONNECT_TIMEOUT_S)

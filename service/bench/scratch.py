@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from schema.database import CONNECT_TIMEOUT_S
+from schema.connecting import owner_login
+from schema.database import CONNECT_TIMEOUT_S, connect_with, target_of
 from schema.embedded import attach, wait_stopped
 from schema.embedded.data_dir import DataDir
 from schema.embedded.owner import OWNER as _OWNER
@@ -86,9 +87,8 @@ class Scratch:
 
 @asynccontextmanager
 async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(
-        url, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "duro bench"}
-    )
+    target = target_of(url)
+    connection = await connect_with(target, owner_login(target), "duro bench", {})
     try:
         yield connection
         await connection.close(timeout=CONNECT_TIMEOUT_S)

@@ -20,7 +20,8 @@ from uuid import UUID
 import asyncpg
 import uvloop
 
-from schema.database import CONNECT_TIMEOUT_S
+from schema.connecting import Login
+from schema.database import connect_with, target_of
 from schema.ids import EVENT, format_id
 from schema.queries import load
 from service.bench.dialogue import answer_questions
@@ -61,13 +62,12 @@ class Clock:
 async def write(question: dict[str, Any]) -> dict[str, Any]:
     tenants, written = [UUID(tenant) for tenant in question["tenants"]], Written()
     connections = [
-        await asyncpg.connect(
-            question["url"],
-            user=question["user"],
-            password=question["password"],
-            timeout=CONNECT_TIMEOUT_S,
+        await connect_with(
+            target_of(question["url"]),
+            Login(question["user"], question["password"]),
+            "duro bench writer",
+            {"search_path": question["schema"]},
             command_timeout=_STATEMENT_WITHIN_S,
-            server_settings={"search_path": question["schema"], "application_name": "duro bench writer"},
         )
         for _ in range(CONNECTIONS)
     ]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import click
 from rich.console import Console
@@ -29,8 +28,6 @@ from service.cli.views import fields, table
 from service.interrupts import interrupt_on_any_signal
 
 _LINE_EVERY_S: Final = 5.0
-_NO_SECRETS: Final = {"host", "hostaddr", "port", "dbname", "sslmode", "sslrootcert", "connect_timeout"}
-"""Of a database URL's query."""
 
 
 @dataclass(slots=True)
@@ -170,18 +167,10 @@ def password(app: App, mode: Mode, remove: bool) -> None:
             await set_analyst_password(owner, mode, secret)
         finally:
             await owner.close()
-        return secret and _login_url(database.url, role, secret)
+        return secret and database.target.with_login(role, secret).url()
 
     shown = {"role": role, "url": app.with_database(run)}
     app.result(shown, lambda out: _show_login(out, shown))
-
-
-def _login_url(owner_url: str, role: str, secret: str) -> str:
-    """Where the owner's leads, with nothing of the owner's own: a URL may have a login in its query as well."""
-    parts = urlsplit(owner_url)
-    host = parts.netloc.rpartition("@")[2]
-    where = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name in _NO_SECRETS])
-    return f"{parts.scheme}://{role}:{quote(secret)}@{host}{parts.path}{'?' * bool(where)}{where}"
 
 
 def _show_login(out: Console, shown: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ import asyncpg
 
 from schema import events
 from schema.billing.books import Fact
-from schema.database import CONNECT_TIMEOUT_S, Database
+from schema.connecting import Login
+from schema.database import CONNECT_TIMEOUT_S, Database, connect_with
 from schema.event_catalog import catalog
 from schema.modes import Mode
 from schema.secret_box import derive_role_password
@@ -105,12 +106,11 @@ class DemoLedger(Observed):
 @asynccontextmanager
 async def product_connection(database: Database, mode: Mode) -> AsyncIterator[asyncpg.Connection]:
     """As a product in any language would log in."""
-    connection = await asyncpg.connect(
-        database.url,
-        user=mode.role,
-        password=derive_role_password(database.key, mode.role),
-        server_settings={"search_path": mode.schema, "application_name": "duro demo producer"},
-        timeout=CONNECT_TIMEOUT_S,
+    connection = await connect_with(
+        database.target,
+        Login(mode.role, derive_role_password(database.key, mode.role)),
+        "duro demo producer",
+        {"search_path": mode.schema},
         command_timeout=_COMMAND_TIMEOUT_S,
     )
     try:

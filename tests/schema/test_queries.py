@@ -43,6 +43,7 @@ SENDERS = {
     "projections": (SANDBOX, LIVE),
     "positions": (SANDBOX, LIVE),
     "replays": (SANDBOX, LIVE),
+    "sessions": (OWNER, CORE_ROLE, SANDBOX, LIVE),
     "retention": (OWNER,),
     "rollups": (SANDBOX, LIVE),
     "switches": (SANDBOX, LIVE),

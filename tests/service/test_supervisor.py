@@ -252,8 +252,7 @@ async def test_a_supervisor_is_a_part_like_any_other(log: Log) -> None:
 
 @pytest.fixture
 async def whole_worker(db_url: str, key: bytes) -> AsyncIterator[Worker]:
-    # Without TLS, or asyncpg logs an error for each connection whose making is cancelled.
-    async with worker(Settings(), f"{db_url}?sslmode=disable", key) as whole:
+    async with worker(Settings(), db_url, key) as whole:
         await whole.register()
         yield whole
 

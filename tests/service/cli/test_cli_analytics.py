@@ -20,7 +20,6 @@ from schema.database import Database
 from schema.ids import TENANT, format_id
 from schema.modes import Mode
 from schema.partitions import ensure_past_partitions
-from service.cli.analytics import _login_url
 from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.support.asking import until
 from tests.support.databases import Cluster
@@ -211,13 +210,6 @@ async def test_a_reader_that_has_enough_is_no_outage(duro: Duro, revenue: None) 
 )
 async def test_bad_input_gets_one_sentence(duro: Duro, arguments: Sequence[str], sentence: str) -> None:
     assert sentence in (await duro.process("analytics", "export", *arguments)).refusal
-
-
-def test_the_analyst_s_url_has_nothing_of_the_owner_s() -> None:
-    owner = "postgresql://h:5433/duro?user=duro_owner&password=OWNERS&sslmode=require&passfile=/x"
-    assert _login_url(owner, "duro_live_analyst", "a b") == (
-        "postgresql://duro_live_analyst:a%20b@h:5433/duro?sslmode=require"
-    )
 
 
 async def test_a_password_needs_a_migrated_database(cluster: Cluster) -> None:

@@ -181,9 +181,9 @@ async def test_a_setting_that_cannot_be_used_is_named(
     assert "hunter2" not in refusal
 
 
-async def test_a_database_that_is_not_there_is_named(duro: Duro, db_url: str) -> None:
-    outcome = await duro.set(DURO_DATABASE_URL=f"{db_url}_gone")("tenant", "list")
-    assert "There is no database" in outcome.refusal
+async def test_a_database_that_is_not_there_is_named(duro: Duro, cluster: Cluster) -> None:
+    outcome = await duro.set(DURO_DATABASE_URL=cluster.url("gone"))("tenant", "list")
+    assert "/gone does not exist: create it" in outcome.refusal
 
 
 async def test_a_database_that_is_not_migrated_says_so(duro: Duro, cluster: Cluster) -> None:

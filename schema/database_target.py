@@ -1,0 +1,127 @@
+"""Where a database is and how to reach it: hosts, login, TLS, as read from DURO_DATABASE_URL."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Final
+from urllib.parse import quote
+
+DEFAULT_PORT: Final = 5432
+DEFAULT_CONNECT_TIMEOUT_S: Final = 10.0
+SYSTEM_AUTHORITIES: Final = "system"
+
+
+class TlsMode(IntEnum):
+    """Ordered by what they guarantee. libpq's `allow` is taken as `prefer`, which encrypts wherever it can."""
+
+    DISABLE = 0
+    PREFER = 1
+    REQUIRE = 2
+    VERIFY_CA = 3
+    VERIFY_FULL = 4
+
+    @property
+    def word(self) -> str:
+        return self.name.lower().replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A name, an IP address, an absolute socket directory, or "" for the usual places on this machine."""
+
+    name: str
+    port: int = DEFAULT_PORT
+
+    def __str__(self) -> str:
+        if self.name.startswith("/"):
+            return f"{self.name}/.s.PGSQL.{self.port}"
+        name = f"[{self.name}]" if ":" in self.name else self.name or "localhost"
+        return f"{name}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    mode: TlsMode = TlsMode.PREFER
+    root: str | None = None
+    """File with the authorities to trust, "system" for the system's; None where nothing is verified."""
+    certificate: str | None = None
+    key: str | None = None
+    key_password: str | None = field(default=None, repr=False)
+    revocations: str | None = None
+    revocations_dir: str | None = None
+    minimum: str | None = None
+    maximum: str | None = None
+    direct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseTarget:
+    """Where the database is and how to reach it. str() and repr() carry no secret."""
+
+    hosts: tuple[Host, ...]
+    database: str
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    passfile: str | None = None
+    tls: TlsSettings = TlsSettings()
+    options: str | None = field(default=None, repr=False)
+    writable: bool = False
+    """Whether hosts that do not accept writes are passed over."""
+    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT_S
+
+    def __str__(self) -> str:
+        user = f"{quote(self.user, safe='')}@" if self.user else ""
+        return f"postgresql://{user}{_written_hosts(self.hosts)}/{quote(self.database, safe='')}"
+
+    def with_login(self, user: str, password: str) -> "DatabaseTarget":
+        """The same place for another login: client certificates belong to the one that was given."""
+        tls = replace(self.tls, certificate=None, key=None, key_password=None)
+        return replace(self, user=user, password=password, passfile=None, tls=tls)
+
+    def url(self) -> str:
+        """As libpq reads it, password and all; parse_database_url() gives the same target again."""
+        login = quote(self.user, safe="") if self.user else ""
+        if self.password:
+            login += f":{quote(self.password, safe='')}"
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._parameters())
+        return (
+            f"postgresql://{login}{'@' if login else ''}{_written_hosts(self.hosts)}/{quote(self.database, safe='')}"
+            f"{'?' if query else ''}{query}"
+        )
+
+    def _parameters(self) -> Iterator[tuple[str, str]]:
+        tls = self.tls
+        if tls.mode != TlsMode.PREFER:
+            yield "sslmode", tls.mode.word
+        if tls.root and not (tls.root == SYSTEM_AUTHORITIES and tls.mode != TlsMode.VERIFY_FULL):
+            yield "sslrootcert", tls.root
+        texts = {
+            "sslcert": tls.certificate,
+            "sslkey": tls.key,
+            "sslpassword": tls.key_password,
+            "sslcrl": tls.revocations,
+            "sslcrldir": tls.revocations_dir,
+            "ssl_min_protocol_version": tls.minimum,
+            "ssl_max_protocol_version": tls.maximum,
+            "sslnegotiation": "direct" if tls.direct else None,
+            "passfile": self.passfile,
+            "options": self.options,
+        }
+        yield from ((name, value) for name, value in texts.items() if value)
+        if self.writable != (len(self.hosts) > 1):
+            yield "target_session_attrs", "read-write" if self.writable else "any"
+        if self.connect_timeout != DEFAULT_CONNECT_TIMEOUT_S:
+            yield "connect_timeout", f"{self.connect_timeout:.0f}"
+
+
+def _written_hosts(hosts: tuple[Host, ...]) -> str:
+    return ",".join(map(_written_host, hosts)) if hosts != (Host(""),) else ""
+
+
+def _written_host(host: Host) -> str:
+    name = (
+        f"[{quote(host.name, safe=':')}]"
+        if ":" in host.name and host.name[0] != "/"
+        else quote(host.name, safe="")
+    )
+    return name if host.port == DEFAULT_PORT else f"{name}:{host.port}"

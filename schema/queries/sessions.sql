@@ -1,0 +1,16 @@
+-- Sessions: what is settled before one is used. See schema/connecting.py.
+
+-- name: pin
+-- $1 names of settings, $2 their values, $3 the process id that the server named at login. Pins the settings and
+-- returns true, unless another process answers: then a pooler stands in between, and nothing is set.
+-- (unnest of several arrays cannot be qualified, and is always the system's.)
+SELECT coalesce(bool_and(pg_catalog.set_config(s.name, s.value, false) IS NOT NULL), true)
+       AND pg_catalog.pg_backend_pid() = $3
+  FROM unnest($1::text[], $2::text[]) AS s (name, value)
+ WHERE pg_catalog.pg_backend_pid() = $3;
+
+-- name: backend
+SELECT pg_catalog.pg_backend_pid();
+
+-- name: is_writable
+SELECT NOT pg_catalog.pg_is_in_recovery() AND pg_catalog.current_setting('transaction_read_only') = 'off';
