@@ -1,16 +1,17 @@
 # Two commands do everything on a fresh machine with Python 3.11+ and make:
 #   make demo    the main job on a real PostgreSQL 16, with a verifying receiver
-#   make test    every gate and every test
+#   make test    every gate and every test but the drills
 
 PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo test soak bench bench-quick format lock wheel clean
+.PHONY: help setup demo test drills soak bench bench-quick format lock wheel clean
 
 help:
 	@echo "make demo    show the main job: events in, signed webhooks out, verified"
-	@echo "make test    run every gate: format, lint, types, imports, tests"
-	@echo "make soak    run every test with fifty times the generated cases, and the fault suite at full length"
+	@echo "make test    run every gate: format, lint, types, imports, and all tests but the drills"
+	@echo "make drills  run the drills: tests that take seconds, because of whole processes, faults or much data"
+	@echo "make soak    run every test with 200 times the generated cases, and the fault suite at full length"
 	@echo "make bench   measure everything on this machine, about forty minutes and 20 GB of disk; figures in bench.json"
 	@echo "make bench-quick  the main rows alone, in under four minutes"
 	@echo "make format  format the code"
@@ -27,8 +28,11 @@ demo: setup
 test: setup
 	@.ci/gates
 
+drills: setup
+	@.ci/tests -m drill
+
 soak: setup
-	@FAULTS=full HYPOTHESIS_PROFILE=long .venv/bin/python -m pytest -n 2
+	@FAULTS=full HYPOTHESIS_PROFILE=long .ci/tests
 
 bench: setup
 	@.venv/bin/duro bench

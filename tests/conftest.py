@@ -20,15 +20,16 @@ from tests.support.databases import OWNER, TEMPLATE, Cluster, make_template, run
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No deadlines: a busy machine is not a failure. `HYPOTHESIS_PROFILE=long` looks further.
-settings.register_profile("moderate", deadline=None, max_examples=100, print_blob=True)
-settings.register_profile("long", settings.get_profile("moderate"), max_examples=5000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "moderate"))
+# No deadlines: a busy machine is not a failure. CI asks for "moderate", `make soak` for "long".
+settings.register_profile("quick", deadline=None, max_examples=25, print_blob=True)
+settings.register_profile("moderate", settings.get_profile("quick"), max_examples=100)
+settings.register_profile("long", settings.get_profile("quick"), max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    with running_cluster() as cluster:
+    with running_cluster(durable=False) as cluster:
         yield cluster
 
 

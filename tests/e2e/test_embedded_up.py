@@ -21,6 +21,8 @@ from tests.support.events import record_many
 from tests.support.places import temporary_place
 from tests.support.receiver import Receiver
 
+pytestmark = pytest.mark.drill
+
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:

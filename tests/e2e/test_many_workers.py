@@ -15,6 +15,8 @@ from tests.support.engine import add_endpoint
 from tests.support.events import record_many
 from tests.support.receiver import Answer, Receiver
 
+pytestmark = pytest.mark.drill
+
 
 @pytest.mark.parametrize("to", ["the parent alone, as systemd does", "the whole group, as Ctrl-C does"])
 async def test_two_workers_share_the_work_and_a_signal_ends_both(

@@ -4,6 +4,7 @@ import asyncio
 from uuid import UUID
 
 import asyncpg
+import pytest
 
 from schema import log
 from schema.database import Database
@@ -15,6 +16,8 @@ from tests.support.engine import add_endpoint
 from tests.support.events import record
 from tests.support.months import OLD, attached, past
 from tests.support.receiver import Receiver
+
+pytestmark = pytest.mark.drill
 
 AGES = ("--events", "300d", "--deliveries", "300d", "--attempts", "90d", "--activity", "300d")
 

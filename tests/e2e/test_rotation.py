@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 from uuid import UUID
 
+import pytest
 import standardwebhooks
 import stripe
 
@@ -15,6 +16,8 @@ from tests.support.duro_process import duro, settings
 from tests.support.engine import add_endpoint, rotate
 from tests.support.events import record, record_many
 from tests.support.receiver import Received, Receiver
+
+pytestmark = pytest.mark.drill
 
 
 def verifies(request: Received, secret: str) -> bool:

@@ -28,6 +28,8 @@ from tests.support.duro_process import duro, eventually, settings
 from tests.support.engine import add_endpoint
 from tests.support.receiver import Receiver
 
+pytestmark = pytest.mark.drill
+
 MERCHANTS, DAYS, SIGNUPS = length((3, 12, 1.0), (200, 365, 0.1))
 PATIENCE_S = length(60.0, 1800.0)
 

@@ -1,12 +1,22 @@
 """Whole workers, and what happens to them."""
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 from tests.faults.figures import charges, figures, tell
 
 __all__ = ["charges", "figures"]
+
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.drill)
 
 
 @pytest.hookimpl(wrapper=True)

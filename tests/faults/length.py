@@ -1,4 +1,4 @@
-"""How far the faults go: `make test` runs the short length, `make soak` (FAULTS=full) the full one.
+"""How far the faults go: `make drills` runs the short length, `make soak` (FAULTS=full) the full one.
 
 What is drawn by chance is drawn from FAULTS_SEED, which each scenario's line of figures tells.
 """

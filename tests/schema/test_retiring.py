@@ -80,6 +80,7 @@ class Mortal:
         return mortal
 
 
+@pytest.mark.drill
 async def test_a_run_that_dies_at_any_statement_is_finished_by_the_next(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID
 ) -> None:

@@ -49,6 +49,7 @@ async def broken(_ground: Ground) -> list[Finding]:
     raise Unavailable("The receiver fell off the table.")
 
 
+@pytest.mark.drill
 async def test_a_run_measures_real_deliveries_and_rows_that_fail_do_not_stop_the_others(
     scratch: Scratch,
 ) -> None:
@@ -106,6 +107,7 @@ def _keys(value: Any) -> Iterator[str]:
             yield from _keys(each)
 
 
+@pytest.mark.drill
 async def test_a_profile_s_top_lines_are_in_the_json(scratch: Scratch) -> None:
     kept = scratch.directory / "kept"
     run = await perform(scratch, [], TINY, lambda _line: None, profile=kept)
@@ -209,6 +211,7 @@ def running(place: Path, *rows: str) -> Iterator["subprocess.Popen[str]"]:
         process.communicate()
 
 
+@pytest.mark.drill
 def test_an_interruption_leaves_the_figures_so_far_and_no_process_and_nothing_else(own_tmp: Path) -> None:
     """SIGTERM, which ends it as Ctrl-C does, also in a script's background; SIGHUP under nohup does not."""
     with running(own_tmp, "receiver", "pipeline") as process:

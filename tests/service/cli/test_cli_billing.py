@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import pytest
 
 from schema.billing import books
 from schema.database import Database
@@ -128,6 +129,7 @@ async def test_a_simulation_says_what_came_about(duro: Duro, database: Database)
     assert "1 merchant is set up" in again.stderr
 
 
+@pytest.mark.drill
 async def test_the_same_seed_tells_the_same_story(duro: Duro) -> None:
     arguments = ("billing", "simulate", "--tenants", "2", "--days", "4", "--signups", "1", "--seed", "11")
     one, other = [await apart(duro, *arguments) for _ in range(2)]

@@ -22,6 +22,7 @@ def place() -> Iterator[Path]:
         yield place
 
 
+@pytest.mark.drill
 async def test_two_commands_at_once_on_a_fresh_directory_both_work(place: Path) -> None:
     fresh = Duro({"DURO_DATA_DIR": str(place / "data")})
     first, second = await asyncio.gather(
@@ -37,6 +38,7 @@ async def test_two_commands_at_once_on_a_fresh_directory_both_work(place: Path) 
     assert {tenant["name"] for tenant in listed.json["items"]} == {"Lagos Gym", "Abuja Gym"}
 
 
+@pytest.mark.drill
 async def test_an_event_recorded_by_command_is_received_verified_after_a_retry(place: Path) -> None:
     """duro work, duro listen and duro event record, each a process of its own."""
     duro = Duro(

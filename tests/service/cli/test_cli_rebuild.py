@@ -87,6 +87,7 @@ async def test_one_that_is_given_up_leaves_what_serves(duro: Duro, data: Pool) -
     assert await lines(data) == {1: EVENTS}
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 async def test_ended_in_the_middle_it_goes_on_where_it_was(
     duro: Duro, data: Pool, tenant: UUID, superuser: asyncpg.Connection, number: signal.Signals

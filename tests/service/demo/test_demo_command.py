@@ -17,6 +17,8 @@ from schema.database import Database
 from schema.embedded.waiting import wait_until
 from tests.support.places import temporary_place
 
+pytestmark = pytest.mark.drill
+
 PATIENCE_S = 60
 
 
