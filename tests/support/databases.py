@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
 from schema.embedded import EmbeddedServer, attach
+from schema.errors import Unavailable
 from schema.migrate import migrate
 from schema.modes import Mode
 from tests.support.places import temporary_place
@@ -79,10 +81,31 @@ def with_database(url: str, database: str) -> str:
 
 
 @contextmanager
-def running_cluster(key: bytes | None = None) -> Iterator[Cluster]:
-    """With its own key unless another is given. Configured as in production."""
-    with temporary_place() as place, attach(place / "data") as server:
+def running_cluster(key: bytes | None = None, *, durable: bool = True) -> Iterator[Cluster]:
+    """With its own key unless another is given. Configured as in production, unless it need not outlive the machine."""
+    with temporary_place() as place, _attached(place / "data") as server:
+        if not durable:
+            run_apart(_trade_durability_for_speed(server))
         yield Cluster(server, key or server.secret_key)
+
+
+def _attached(data_dir: Path) -> EmbeddedServer:
+    """Tries twice, because a worker's whole share of the tests hangs on it: as root the server's account may get lost
+    in between, when something else is being installed and writes /etc/passwd without its lock.
+    """
+    try:
+        return attach(data_dir)
+    except Unavailable:
+        return attach(data_dir)
+
+
+async def _trade_durability_for_speed(server: EmbeddedServer) -> None:
+    """A database is made for each test, and flushing its files is a tenth of that in memory and most of it on a disk."""
+    superuser = await asyncpg.connect(server.superuser_url)
+    for setting in ("fsync", "full_page_writes"):
+        await superuser.execute(f"ALTER SYSTEM SET {setting} = off")
+    await superuser.execute("SELECT pg_reload_conf()")
+    await superuser.close()
 
 
 async def make_template(cluster: Cluster) -> None:
