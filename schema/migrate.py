@@ -40,6 +40,11 @@ class Migration:
     text: str
 
     @property
+    def statements(self) -> str:
+        """The text for its schema: a function's settings cannot be parameters, so the name is put in."""
+        return self.text.replace(" :schema, ", f" {self.schema}, ")
+
+    @property
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
@@ -115,7 +120,7 @@ async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[st
         async with owner.transaction():
             # pg_temp last, in the path that functions keep too: else a caller's temporary table stands in for ours.
             await owner.execute(f"SET LOCAL search_path = {migration.schema}, pg_temp")
-            await owner.execute(migration.text)
+            await owner.execute(migration.statements)
             await owner.execute(_SQL["record"], migration.schema, migration.name, migration.sha256)
             await give_rights(owner, [migration.schema], intended)
     async with owner.transaction():

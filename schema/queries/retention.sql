@@ -20,12 +20,11 @@ SELECT now();
 SELECT p.relname AS parent, c.relname AS partition,
        to_date(right(c.relname, 7), 'YYYY_MM') AS month,
        pg_total_relation_size(c.oid) AS bytes, pg_relation_size(c.oid) > 0 AS filled
-  FROM pg_partitioned_table t
-  JOIN pg_class p ON p.oid = t.partrelid AND p.relnamespace = current_schema()::regnamespace
+  FROM monthly_tables() AS t (parent)
+  JOIN pg_class p ON p.oid = t.parent
   JOIN pg_inherits i ON i.inhparent = p.oid
   JOIN pg_class c ON c.oid = i.inhrelid
- WHERE t.partstrat = 'r'
-   AND left(c.relname, -8) = p.relname AND right(c.relname, 8) ~ '^_\d{4}_(0[1-9]|1[0-2])$'
+ WHERE left(c.relname, -8) = p.relname AND right(c.relname, 8) ~ '^_\d{4}_(0[1-9]|1[0-2])$'
  ORDER BY month, parent;
 
 -- name: facts

@@ -24,7 +24,7 @@ EVERYTHING: Final = "SELECT, INSERT, UPDATE, DELETE"
 CALL: Final = "EXECUTE"
 NOBODY: Final[Grants] = {}
 
-TRIGGERS: Final = {"append_only": "A", "check_event": "O", "note_disabling": "O", "refuse_lossy_rebuild": "O"}
+TRIGGERS: Final = {"append_only": "A", "check_event": "A", "note_disabling": "O", "refuse_lossy_rebuild": "O"}
 """How each trigger of ours fires, as pg_trigger.tgenabled says it: a restore of data alone (--disable-triggers) turns
 "A", which session_replication_role cannot switch off, into "O"."""
 
@@ -163,14 +163,19 @@ def data_schema(mode: Mode) -> Declared:
             "make_append_only(regclass)": NOBODY,
             "make_generation(text, integer)": NOBODY,
             "make_partitions(timestamp with time zone, timestamp with time zone)": NOBODY,
+            "monthly_tables()": {data: CALL},
             "new_ulid()": {data: CALL},
             "new_ulid(timestamp with time zone)": NOBODY,
             "open_what_was_left_sealed()": {data: CALL},
             "parse_id(text, text)": {data: CALL, producer: CALL},
             "partitions_ahead()": {data: CALL},
+            "record_event(text, text, json)": {data: CALL, producer: CALL},
             "record_event(text, text, jsonb)": {data: CALL, producer: CALL},
+            "record_event(text, text, text)": {data: CALL, producer: CALL},
+            "record_event(uuid, text, json)": {data: CALL, producer: CALL},
             "record_event(uuid, text, jsonb)": {data: CALL, producer: CALL},
             "record_event(uuid, text, jsonb, timestamp with time zone)": {data: CALL},
+            "record_event(uuid, text, text)": {data: CALL, producer: CALL},
             "refuse_change()": NOBODY,
             "refuse_lossy_rebuild()": NOBODY,
             "refuse_retiring()": NOBODY,
@@ -178,6 +183,7 @@ def data_schema(mode: Mode) -> Declared:
             "sequence_events(integer)": {data: CALL},
             "sequence_restored_events()": NOBODY,
             "snapshot_after(pg_snapshot, pg_snapshot, xid8, xid8)": NOBODY,
+            "storage_parameters(text)": NOBODY,
             "take_cursor(text)": {data: CALL},
             "this_mode()": {data: CALL},
             "time_zone_or_lagos(text)": {data: CALL, analyst: CALL},

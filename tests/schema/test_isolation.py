@@ -9,6 +9,7 @@ import pytest
 from schema import endpoints
 from schema.database import Database
 from schema.ids import new_id
+from schema.migrate import migrations
 from schema.modes import Mode
 from schema.roles import ANALYST_ROLES, CORE_ROLE, LOGIN_ROLES, PRODUCER_ROLES
 from tests.support.catalog import SCHEMAS, describe, functions, granted_to_public, relations
@@ -309,3 +310,27 @@ async def test_the_comparison_of_catalogs_sees(
 ) -> None:
     await owner.execute(change)
     assert seen in await differences(owner)
+
+
+async def test_functions_that_run_as_their_owner_write_their_search_path_out(
+    owner: asyncpg.Connection,
+) -> None:
+    """pg_temp comes last, or else a caller's temporary table stands in for ours."""
+    rows = await owner.fetch(
+        "SELECT pronamespace::regnamespace::text AS schema, oid::regprocedure::text AS name, proconfig FROM pg_proc"
+        " WHERE prosecdef AND pronamespace::regnamespace::text = ANY($1)",
+        SCHEMAS,
+    )
+    assert {row["schema"] for row in rows} == set(SCHEMAS)
+    assert [
+        row for row in rows if f"search_path={row['schema']}, pg_temp" not in (row["proconfig"] or ())
+    ] == []
+    assert not [m.name for m in migrations() if "FROM CURRENT" in m.text]
+    assert (
+        await owner.fetch(
+            "SELECT oid::regprocedure FROM pg_proc WHERE pronamespace::regnamespace::text = ANY($1)"
+            r" AND prosrc LIKE '%\\%'",
+            SCHEMAS,
+        )
+        == []
+    ), "A backslash in a body means another thing to a caller with standard_conforming_strings off."

@@ -50,6 +50,31 @@ async def test_a_new_database_is_ready_for_a_year(cluster: Cluster) -> None:
             assert all(end == start for (_, end), (start, _) in pairwise(months))
 
 
+UPDATED = {"autovacuum_vacuum_scale_factor=0.02", "autovacuum_vacuum_threshold=10000"}
+APPENDED = {
+    "autovacuum_vacuum_insert_scale_factor=0.05",
+    "autovacuum_vacuum_insert_threshold=10000",
+    "autovacuum_freeze_min_age=0",
+}
+
+
+async def test_each_partition_is_vacuumed_as_its_table_needs(
+    database: Database, superuser: asyncpg.Connection
+) -> None:
+    """Those of the migrations, of the housekeeping, of the past and of a rebuild alike."""
+    data = database.data(Mode.TEST)
+    assert await partitions.ensure_partitions(data) > 0
+    assert await partitions.ensure_past_partitions(data, datetime.now(UTC) - timedelta(days=100)) > 0
+    await data.execute("SELECT begin_rebuild('activity')")
+    rows = await superuser.fetch(
+        "SELECT inhparent::regclass::text AS parent, c.reloptions FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid"
+        r" WHERE c.relnamespace = 'sandbox'::regnamespace AND c.relkind = 'r' AND c.relname ~ '\d{4}_\d{2}$'"
+    )
+    assert {row["parent"] for row in rows} == TABLES | {"activity_g2"}
+    for row in rows:
+        assert set(row["reloptions"]) == (UPDATED if row["parent"] == "webhook_deliveries" else APPENDED)
+
+
 async def test_what_is_missing_is_made_and_nothing_twice(database: Database) -> None:
     data = database.data(Mode.TEST)
     assert await partitions.partitions_ahead(data) == 1

@@ -1,6 +1,8 @@
 """record_event(): the one way to append, from SQL in any language, inside the producer's own transaction."""
 
+import itertools
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -172,3 +174,75 @@ async def test_an_event_cannot_be_of_the_future_nor_of_before_its_partitions(
     with pytest.raises(InvalidInput, match="ten years old"):
         await ensure_past_partitions(pool, datetime(1999, 1, 1, tzinfo=UTC))
     assert await pool.fetchval("SELECT count(*) FROM events") == 0
+
+
+BOUND = 2**1024 - 2**970  # the least integer that rounds to infinity as an IEEE double
+INFINITE = ("1e309", "-1e309", "1e9999", "1.7976931348623159e308", f"{BOUND}", f"-{BOUND}", f"{BOUND}.5")
+FINITE = (
+    *("1.7976931348623157e308", "-1.7976931348623157e308", "1.7976931348623158e308", "1e308", "1e-400"),
+    *(f"{BOUND - 1}", f"-{BOUND - 1}", f"{BOUND - 1}.99", "0e9999"),
+    *(f'"{BOUND}"', f'"1{"0" * 400}"', f'{{"1{"0" * 400}": 1}}'),
+)
+
+
+@pytest.mark.parametrize("around", ['{"n": %s}', '{"a": [1, {"b": [[%s]]}]}'])
+async def test_a_number_that_becomes_infinity_is_refused(
+    producer: asyncpg.Connection, tenant: UUID, around: str
+) -> None:
+    for number in INFINITE:
+        assert abs(float(number)) == float("inf")
+        with pytest.raises(InvalidInput, match=r"number that receivers cannot parse.*Send it as a string"):
+            await events.record(producer, tenant, "invoice_created", around % number)
+    assert await stored(producer) == []
+
+
+async def test_a_number_that_stays_finite_is_recorded(producer: asyncpg.Connection, tenant: UUID) -> None:
+    for value in FINITE:
+        await events.record(producer, tenant, "invoice_created", f'{{"a": [{{"n": {value}}}]}}')
+    for row in await stored(producer):
+        (found,) = json.loads(row["data"], parse_int=float)["a"]
+        assert not isinstance(found["n"], float) or abs(found["n"]) <= sys.float_info.max
+
+
+async def test_arguments_may_have_any_type_that_a_driver_sends(
+    producer: asyncpg.Connection, tenant: UUID
+) -> None:
+    """As literals, and as parameters of a prepared statement."""
+    values = (str(tenant), "invoice_created", '{"n": 1}')
+    text = ("text", "varchar", "unknown")
+    tried = list(itertools.product(("uuid", *text), text, ("json", "jsonb", *text)))
+    for types in tried:
+        casts = ["" if given == "unknown" else f"::{given}" for given in types]
+        literals = ", ".join(f"'{value}'{cast}" for value, cast in zip(values, casts, strict=True))
+        parameters = ", ".join(f"${number}{cast}" for number, cast in enumerate(casts, 1))
+        returned, given = (UUID, tenant) if types[0] == "uuid" else (str, str(tenant))
+        assert isinstance(await producer.fetchval(f"SELECT record_event({literals})"), returned)
+        assert isinstance(
+            await producer.fetchval(f"SELECT record_event({parameters})", given, *values[1:]), returned
+        )
+    rows = await stored(producer)
+    assert {(row["tenant_id"], row["type"], row["data"]) for row in rows} == {(tenant, *values[1:])}
+    assert len(rows) == 2 * len(tried)
+
+
+async def test_a_member_of_the_producer_role_may_call_every_form(
+    connect: Connect, superuser: asyncpg.Connection, tenant: UUID
+) -> None:
+    await superuser.execute("SET SESSION AUTHORIZATION duro_sandbox_producer")
+    for data in ("json", "jsonb", "text"):
+        for tenant_type in ("uuid", "text"):
+            assert await superuser.fetchval(
+                f"SELECT record_event('{tenant}'::{tenant_type}, 'invoice_created', '{{}}'::{data})"
+            )
+
+
+async def test_no_setting_of_a_session_turns_the_checks_off(superuser: asyncpg.Connection) -> None:
+    """Ordinary triggers do not fire in a session that replicates."""
+    await superuser.execute("SET session_replication_role = replica")
+    with pytest.raises(asyncpg.ForeignKeyViolationError, match="unknown event type"):
+        await superuser.execute("SELECT record_event(gen_random_uuid(), 'no_such_type', '{}')")
+    await superuser.execute("SELECT ensure_partitions()")
+    assert await superuser.fetchval(
+        "SELECT bool_and(tgenabled = 'A') FROM pg_trigger t JOIN pg_inherits ON inhrelid = tgrelid"
+        " WHERE inhparent = 'events'::regclass AND tgname = 'check_event'"
+    )

@@ -10,7 +10,7 @@ CREATE INDEX webhook_endpoints_out_of_service ON webhook_endpoints (mode, enable
 --   hidden         sessions that have a transaction or a snapshot open and do not show since when; but for the service's
 --                  own, whose transactions are short
 CREATE FUNCTION oldest_transaction(OUT seconds double precision, OUT pid integer, OUT hidden integer)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
     WITH opened AS MATERIALIZED (
         SELECT xact_start AS since, pid
           FROM pg_stat_activity

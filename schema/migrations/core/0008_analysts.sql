@@ -4,7 +4,7 @@
 
 -- Returns how many sessions it ended. A grace of two seconds: the server's own time-out is the polite one.
 CREATE FUNCTION stop_runaway_queries() RETURNS integer
-LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
     WITH analyst AS MATERIALIZED (
         SELECT r.rolname, (SELECT CASE WHEN set_to ~ '^[0-9]+$' THEN set_to::bigint * interval '1 ms' ELSE set_to::interval END
                              FROM (SELECT split_part(c, '=', 2) AS set_to FROM unnest(r.rolconfig) AS c

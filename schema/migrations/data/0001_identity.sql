@@ -1,5 +1,5 @@
--- Applied once to sandbox and once to live, with search_path set to that schema alone.
--- Nothing here may name its own schema: catalogs of the two must come out equal.
+-- Applied once to sandbox and once to live, with search_path set to that schema alone; :schema stands for its name.
+-- Nothing here may name its own schema otherwise: catalogs of the two must come out equal.
 
 -- The one thing that differs between the two: which mode's rows of core this schema may see.
 DO $$
@@ -70,7 +70,7 @@ SELECT e.id, e.tenant_id, e.url, e.event_types, e.sealed_headers, e.enabled, e.c
 -- transaction. They return whether anything changed.
 -- `at_url`, unless null: only while the endpoint still is there. An old server's answer says nothing of a new one.
 CREATE FUNCTION disable_endpoint(endpoint_id uuid, reason text, at_url text) RETURNS boolean
-LANGUAGE sql SECURITY DEFINER
+LANGUAGE sql SECURITY DEFINER SET search_path = :schema, pg_temp
 BEGIN ATOMIC
     WITH changed AS (
         UPDATE core.webhook_endpoints e
@@ -81,7 +81,7 @@ BEGIN ATOMIC
 END;
 
 CREATE FUNCTION enable_endpoint(endpoint_id uuid) RETURNS boolean
-LANGUAGE sql SECURITY DEFINER
+LANGUAGE sql SECURITY DEFINER SET search_path = :schema, pg_temp
 BEGIN ATOMIC
     WITH changed AS (
         UPDATE core.webhook_endpoints e

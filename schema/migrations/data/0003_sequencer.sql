@@ -20,7 +20,7 @@
 CREATE TABLE sequencer_lock ();
 
 CREATE FUNCTION sequence_events(batch_limit integer DEFAULT 1000) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
 DECLARE
     was      sequencer%ROWTYPE;
     own      xid8 := pg_current_xact_id_if_assigned();
@@ -93,7 +93,7 @@ END $$;
 -- The snapshot that sees exactly: what `done` saw, and of what `now_snap` sees all up to transaction `cut`
 -- (null: all). `own`, the calling transaction, is never finished: it may append after this call.
 CREATE FUNCTION snapshot_after(done pg_snapshot, now_snap pg_snapshot, cut xid8, own xid8) RETURNS pg_snapshot
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = :schema, pg_temp AS $$
     WITH bound AS (
         SELECT CASE WHEN cut IS NULL THEN pg_snapshot_xmax(now_snap)
                     ELSE greatest(((cut::text)::numeric + 1)::text::xid8, pg_snapshot_xmax(done)) END AS xmax
@@ -113,7 +113,7 @@ $$;
 -- which the rows were numbered. From then on rows up to `restore_floor` are looked up before they are
 -- appended, because their old xids will be handed out again.
 CREATE FUNCTION sequence_restored_events() RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp
 SET enable_seqscan = on SET enable_hashjoin = on AS $$  -- it reads everything, once
 DECLARE
     was       sequencer%ROWTYPE;

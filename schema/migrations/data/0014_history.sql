@@ -9,7 +9,7 @@ CREATE FUNCTION new_ulid(at timestamptz) RETURNS uuid LANGUAGE sql VOLATILE PARA
 
 -- `at` null: now.
 CREATE FUNCTION record_event(tenant_id uuid, type text, data jsonb, at timestamptz) RETURNS uuid
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
 DECLARE
     event_id uuid;
 BEGIN
@@ -29,24 +29,26 @@ END $$;
 -- it made. A partition is made apart and attached, because CREATE TABLE … PARTITION OF would lock the parent against
 -- producers.
 CREATE FUNCTION make_partitions(first timestamptz, last timestamptz) RETURNS integer
-LANGUAGE plpgsql SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SET search_path = :schema, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
-    parent    regclass;
-    month     timestamptz;
-    partition text;
-    made      integer := 0;
+    parent      regclass;
+    parent_name text;
+    month       timestamptz;
+    partition   text;
+    made        integer := 0;
 BEGIN
     LOCK TABLE partitions_lock IN EXCLUSIVE MODE;
-    FOR parent, month IN
-        SELECT p.partrelid::regclass, m
-          FROM pg_partitioned_table p
-          JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = current_schema()::regnamespace,
+    FOR parent, parent_name, month IN
+        SELECT p.parent, c.relname, m
+          FROM monthly_tables() AS p (parent)
+          JOIN pg_class c ON c.oid = p.parent,
                generate_series(date_trunc('month', first), date_trunc('month', last), interval '1 month') AS m
          ORDER BY m, c.relname
     LOOP
-        partition := format('%s_%s', parent, to_char(month, 'YYYY_MM'));
+        partition := format('%s_%s', parent_name, to_char(month, 'YYYY_MM'));
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;
-        EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
+        EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH (%s)',
+                       partition, parent, storage_parameters(parent_name));
         IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = parent AND tgname = 'append_only') THEN
             PERFORM make_append_only(partition::regclass);
         END IF;
@@ -60,7 +62,7 @@ END $$;
 -- From yesterday's month (clocks differ) to `months_ahead` (24 at most) from now. There is no DEFAULT partition on
 -- purpose: it would have to be scanned, under a lock, by every later attach and detach.
 CREATE OR REPLACE FUNCTION ensure_partitions(months_ahead integer DEFAULT 12) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp SET timezone = 'UTC' AS $$
 BEGIN
     RETURN make_partitions(now() - interval '1 day',
                            date_trunc('month', now()) + make_interval(months => least(months_ahead, 24)));
@@ -68,7 +70,7 @@ END $$;
 
 -- From `first`'s month, ten years ago at most, until now.
 CREATE FUNCTION ensure_past_partitions(first timestamptz) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
 BEGIN
     IF first < now() - interval '10 years' THEN
         RAISE EXCEPTION 'events can be at most ten years old' USING ERRCODE = 'invalid_parameter_value';

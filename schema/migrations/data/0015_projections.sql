@@ -26,9 +26,9 @@ CREATE TABLE projections (
 
 -- The months that the log has; `activity` and others that are partitioned by month inside a generation have them all.
 CREATE FUNCTION first_month() RETURNS timestamptz
-LANGUAGE sql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
-    SELECT coalesce(min(to_timestamp(right(inhrelid::regclass::text, 7), 'YYYY_MM')), date_trunc('month', now()))
-      FROM pg_inherits WHERE inhparent = 'events'::regclass
+LANGUAGE sql STABLE SET search_path = :schema, pg_temp SET timezone = 'UTC' AS $$
+    SELECT coalesce(min(to_timestamp(right(c.relname, 7), 'YYYY_MM')), date_trunc('month', now()))
+      FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = 'events'::regclass
 $$;
 
 -- Months whose events have been dropped, or will be for certain: appended before the first of their tables goes, so that
@@ -52,31 +52,43 @@ CREATE TABLE retired_months (
 CREATE INDEX retired_months_by_position ON retired_months (last_pos);
 CREATE UNIQUE INDEX retired_months_under_way ON retired_months (month) WHERE finished_at IS NULL;
 
--- Range partitions alone are months: a projection's table is partitioned by generation first. A month on its way out gets none
--- anew.
+-- Of a projection's tables, the generations that are partitioned by month.
+CREATE OR REPLACE FUNCTION monthly_tables() RETURNS SETOF regclass
+LANGUAGE sql STABLE SET search_path = :schema, pg_temp AS $$
+    SELECT unnest(ARRAY['events', 'event_log', 'webhook_deliveries', 'webhook_attempts']::regclass[])
+    UNION ALL
+    SELECT g.partrelid::regclass
+      FROM projections p
+     CROSS JOIN LATERAL unnest(p.tables) AS t (name)
+      JOIN pg_inherits i ON i.inhparent = t.name::regclass
+      JOIN pg_partitioned_table g ON g.partrelid = i.inhrelid AND g.partstrat = 'r'
+$$;
+
+-- A month on its way out gets no partition anew.
 CREATE OR REPLACE FUNCTION make_partitions(first timestamptz, last timestamptz) RETURNS integer
-LANGUAGE plpgsql SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SET search_path = :schema, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
-    parent    regclass;
-    month     timestamptz;
-    partition text;
-    made      integer := 0;
+    parent      regclass;
+    parent_name text;
+    month       timestamptz;
+    partition   text;
+    made        integer := 0;
 BEGIN
     LOCK TABLE partitions_lock IN EXCLUSIVE MODE;
-    FOR parent, month IN
-        SELECT p.partrelid::regclass, m
-          FROM pg_partitioned_table p
-          JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = current_schema()::regnamespace,
+    FOR parent, parent_name, month IN
+        SELECT p.parent, c.relname, m
+          FROM monthly_tables() AS p (parent)
+          JOIN pg_class c ON c.oid = p.parent,
                generate_series(date_trunc('month', first), date_trunc('month', last), interval '1 month') AS m
-         WHERE p.partstrat = 'r'
          ORDER BY m, c.relname
     LOOP
-        partition := format('%s_%s', parent, to_char(month, 'YYYY_MM'));
+        partition := format('%s_%s', parent_name, to_char(month, 'YYYY_MM'));
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;
         -- In this order: what is missing because it is on its way out was noted before it went.
         CONTINUE WHEN EXISTS (SELECT FROM retired_months r WHERE r.finished_at IS NULL
                                                       AND to_char(r.month, 'YYYY_MM') = right(partition, 7));
-        EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
+        EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH (%s)',
+                       partition, parent, storage_parameters(parent_name));
         IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = parent AND tgname = 'append_only') THEN
             PERFORM make_append_only(partition::regclass);
         END IF;
@@ -88,23 +100,23 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION partitions_ahead() RETURNS integer
-LANGUAGE sql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+LANGUAGE sql STABLE SET search_path = :schema, pg_temp SET timezone = 'UTC' AS $$
     SELECT coalesce(min(ahead), 0)::integer
-      FROM (SELECT p.partrelid,
-                   (SELECT count(*)
+      FROM (SELECT (SELECT count(*)
                       FROM generate_series(date_trunc('month', now()) + interval '1 month',
                                            date_trunc('month', now()) + interval '10 years',
                                            interval '1 month') AS m
-                     WHERE to_regclass(format('%s_%s', p.partrelid::regclass, to_char(m, 'YYYY_MM'))) IS NOT NULL
+                     WHERE EXISTS (SELECT FROM pg_inherits i JOIN pg_class leaf ON leaf.oid = i.inhrelid
+                                    WHERE i.inhparent = c.oid
+                                      AND leaf.relname = format('%s_%s', c.relname, to_char(m, 'YYYY_MM')))
                    ) AS ahead
-              FROM pg_partitioned_table p
-              JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = current_schema()::regnamespace
-             WHERE p.partstrat = 'r') AS counted
+              FROM monthly_tables() AS p (parent)
+              JOIN pg_class c ON c.oid = p.parent) AS counted
 $$;
 
 -- Made apart and attached, because CREATE TABLE … PARTITION OF would lock the parent against its readers.
 CREATE FUNCTION make_generation(projection text, generation integer) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
     parent text;
     part   text;
@@ -123,7 +135,7 @@ END $$;
 -- For migrations: `tables` are there already, each partitioned BY LIST (generation). One that has a `created_at` is partitioned
 -- by month inside each generation.
 CREATE FUNCTION add_projection(projection text, VARIADIC tables text[]) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 BEGIN
     INSERT INTO consumers (name) VALUES (projection), (projection || '_rebuild');
     INSERT INTO projections (name, tables) VALUES (projection, add_projection.tables);
@@ -132,7 +144,7 @@ END $$;
 
 -- The generation being built: a new one, or the one that was begun before. It drops nothing, and so waits for no reader.
 CREATE FUNCTION begin_rebuild(projection text, OUT generation integer, OUT resumed boolean)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
 BEGIN
     PERFORM FROM consumers WHERE name = projection || '_rebuild' FOR UPDATE;
     SELECT building INTO generation FROM projections WHERE name = projection;
@@ -152,7 +164,7 @@ END $$;
 -- Puts what was built in place of what serves: false while that is ahead of it, or when nothing is being built. It waits for
 -- both cursors, so for a batch under way at most; its later statements' snapshots are younger than the locks.
 CREATE FUNCTION finish_rebuild(projection text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
 DECLARE
     builder text := projection || '_rebuild';
     served  bigint;
@@ -178,7 +190,7 @@ END $$;
 
 -- Gives up what is being built; whether there was anything. drop_generations() drops it.
 CREATE FUNCTION abandon_rebuild(projection text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
 DECLARE
     builder text := projection || '_rebuild';
 BEGIN
@@ -195,7 +207,7 @@ END $$;
 -- Drops the generations that neither serve nor are being built; returns how many tables that were. Whoever reads the parent is
 -- waited for briefly, because everybody else waits behind; then it fails as a lock that cannot be had, and is tried again later.
 CREATE FUNCTION drop_generations(projection text) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '200ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
     part    text;
     dropped integer := 0;
@@ -221,7 +233,7 @@ END $$;
 -- condition on `done` is as in sequence_events(). In plpgsql, which keeps its plans: planning the months' partitions anew took
 -- 60 ms of each call.
 CREATE FUNCTION as_of(consumer_name text) RETURNS timestamptz
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = :schema, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     log       sequencer%ROWTYPE;
     unapplied timestamptz;

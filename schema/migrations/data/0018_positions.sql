@@ -8,7 +8,7 @@ CREATE INDEX event_log_by_tenant ON event_log (tenant_id, pos);
 -- waits for the partition's writers and holds up its writers alone. Of deliveries only what makes one pending is refused: a
 -- worker's statement is about many endpoints' and many months' at once, and must not fail for one of them. Who is refused
 -- before the month is noted may wait (see is_transient); afterwards it does not open any more.
-CREATE FUNCTION refuse_retiring() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION refuse_retiring() RETURNS trigger LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
     noted boolean;
 BEGIN
@@ -26,7 +26,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION seal_partition(leaf regclass) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = leaf AND tgname = 'retiring') THEN
         EXECUTE format('CREATE TRIGGER retiring BEFORE INSERT OR UPDATE ON %s '
@@ -37,7 +37,7 @@ END $$;
 
 -- Disabled and not dropped, which would wait for readers and hold them up.
 CREATE FUNCTION unseal_partition(leaf regclass) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 BEGIN
     EXECUTE format('ALTER TABLE %s DISABLE TRIGGER retiring', leaf);
 END $$;
@@ -48,11 +48,11 @@ END $$;
 CREATE TABLE retention_lock ();
 
 -- Partitions that are sealed although their month is not on its way out: a run is at it, or ended in between.
-CREATE FUNCTION left_sealed() RETURNS SETOF regclass LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+CREATE FUNCTION left_sealed() RETURNS SETOF regclass LANGUAGE sql STABLE SET search_path = :schema, pg_temp AS $$
     SELECT c.oid::regclass
       FROM pg_trigger t
-      JOIN pg_class c ON c.oid = t.tgrelid AND c.relnamespace = current_schema()::regnamespace
-     WHERE t.tgname = 'retiring' AND t.tgenabled <> 'D'
+      JOIN pg_class c ON c.oid = t.tgrelid
+     WHERE t.tgname = 'retiring' AND t.tgfoid = 'refuse_retiring()'::regprocedure AND t.tgenabled <> 'D'
        AND NOT EXISTS (SELECT FROM retired_months m
                         WHERE m.finished_at IS NULL AND right(c.relname, 7) = to_char(m.month, 'YYYY_MM'))
      ORDER BY c.relname
@@ -61,7 +61,7 @@ $$;
 -- For workers: opens what a run that was killed left sealed; returns how many. While a run is at it, or writers are in the way,
 -- none. Under the book's lock: a run that has lost its own finds its month either sealed until it is noted, or open.
 CREATE FUNCTION open_what_was_left_sealed() RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
     leaf   regclass;
     opened integer := 0;
@@ -82,7 +82,7 @@ END $$;
 
 -- Frees what a partition holds and leaves it in its place. The owner alone may, within one transaction.
 CREATE FUNCTION empty_partition(leaf regclass) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
     append_only boolean := EXISTS (SELECT FROM pg_trigger WHERE tgrelid = leaf AND tgname = 'append_only');
 BEGIN
@@ -98,7 +98,7 @@ END $$;
 -- The consumers that retention waits for, and how far each has come. The one for rebuilding a projection is always there,
 -- and counts while a rebuild is under way.
 CREATE FUNCTION consumers_that_hold(OUT consumer text, OUT pos bigint) RETURNS SETOF record
-LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE sql STABLE SET search_path = :schema, pg_temp AS $$
     SELECT c.name, coalesce((SELECT k.pos FROM cursors k WHERE k.consumer = c.name ORDER BY k.tick DESC LIMIT 1), 0)
       FROM consumers c
      WHERE NOT EXISTS (SELECT FROM projections p WHERE c.name = p.name || '_rebuild' AND p.building IS NULL)
@@ -107,7 +107,7 @@ $$;
 -- What is built anew has what the log has. Figures of months whose events are gone could not be counted again, nor lines of
 -- such months written; so that would put less in the place of more. SHARE: a month is noted before or after this, never
 -- meanwhile, and whoever notes it afterwards finds the rebuild.
-CREATE FUNCTION refuse_lossy_rebuild() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION refuse_lossy_rebuild() RETURNS trigger LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
     gone text;
 BEGIN

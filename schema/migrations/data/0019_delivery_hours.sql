@@ -100,7 +100,7 @@ END $$;
 -- Folds the next attempts, `batch_limit` or, for the sake of whole transactions, some more; returns how many, null while another
 -- session is at it. `recounting`: every hour anew from all attempts that are there, whatever the limit.
 CREATE FUNCTION fold_attempts(batch_limit integer, recounting boolean) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
 DECLARE
     was      attempt_folds%ROWTYPE;
     own      xid8 := pg_current_xact_id_if_assigned();
@@ -177,7 +177,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION fold_attempts(batch_limit integer DEFAULT 10000) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
 BEGIN
     IF batch_limit IS NULL OR batch_limit < 1 THEN
         RAISE EXCEPTION 'batch_limit must be at least 1' USING ERRCODE = 'invalid_parameter_value';
@@ -199,7 +199,7 @@ END $$;
 
 -- Up to when what has been recorded of attempts is in: the end of the first that is not, or now.
 CREATE FUNCTION attempts_as_of() RETURNS timestamptz
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = :schema, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     was      attempt_folds%ROWTYPE;
     unfolded timestamptz;
