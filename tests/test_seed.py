@@ -176,7 +176,7 @@ async def test_the_wallets_payment_methods_are_reusable_everywhere(database: Dat
         card = await shop.card()
         for merchant in (shop, await shop.another(), live):
             sold = await merchant.checkout.subscribe(merchant.contact(), (await merchant.plan()).id, card)
-            await merchant.engine.cashier.settled()
+            await merchant.engine.charges.settled()
             assert (await merchant.subscription(sold.id)).status == "active"
         charged = [*shop.gateway.orders.values(), *live.gateway.orders.values()]
         assert [order.token for order in charged] == 3 * [GOOD_CARD]

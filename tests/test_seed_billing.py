@@ -167,27 +167,27 @@ async def test_every_meaningful_change_writes_a_row_to_events(shop: Business) ->
     (paid,) = await shop.payments()
     told = await shop.types()
     assert told == FIRST_CHARGE
-    desk = shop.desk
+    subscriptions = shop.subscriptions
     for change, expected in (
-        (lambda: desk.cancel(sub, at_period_end=True), ["subscription_updated"]),
-        (lambda: desk.keep(sub), ["subscription_updated"]),
-        (lambda: desk.limit(sub, 12), ["subscription_updated"]),
-        (lambda: desk.change_plan(sub, dearer.id), ["subscription_plan_changed"]),
+        (lambda: subscriptions.cancel(sub, at_period_end=True), ["subscription_updated"]),
+        (lambda: subscriptions.keep(sub), ["subscription_updated"]),
+        (lambda: subscriptions.limit(sub, 12), ["subscription_updated"]),
+        (lambda: subscriptions.change_plan(sub, dearer.id), ["subscription_plan_changed"]),
         (lambda: replace_card(shop, sub), ["subscription_updated"]),
-        (lambda: desk.pause(sub), ["subscription_paused"]),
-        (lambda: desk.resume(sub), ["subscription_resumed"]),
-        (lambda: desk.refund(paid.id, 100), ["subscription_payment_refunded"]),
+        (lambda: subscriptions.pause(sub), ["subscription_paused"]),
+        (lambda: subscriptions.resume(sub), ["subscription_resumed"]),
+        (lambda: subscriptions.refund(paid.id, 100), ["subscription_payment_refunded"]),
         (lambda: shop.after(days=31), ["invoice_created", "subscription_payment_success"]),
-        (lambda: desk.cancel(sub), ["subscription_cancelled"]),
+        (lambda: subscriptions.cancel(sub), ["subscription_cancelled"]),
     ):
         await change()
-        await shop.engine.cashier.settled()
+        await shop.engine.charges.settled()
         before, told = told, await shop.types()
         assert told[len(before) :] == expected
 
 
 async def replace_card(shop: Business, sub: UUID) -> None:
-    await shop.desk.replace_payment_method(sub, await shop.card())
+    await shop.subscriptions.replace_payment_method(sub, await shop.card())
 
 
 async def test_a_change_and_its_event_are_written_together_or_not_at_all(shop: Business) -> None:

@@ -1,10 +1,10 @@
-"""What the billing engine reads and writes, across tenants, in batches.
+"""The billing engine's reads and writes, across tenants, in batches.
 
-    lock_…()  ──►  cases()  ──►  (decisions, elsewhere and pure)  ──►  write()
+    lock_…()  ──►  cases()  ──►  (pure decisions elsewhere)  ──►  write()
 
-The subscription's row is the one lock: whoever changes anything of a subscription holds it. `cases` is a statement of
-its own, because its snapshot must be younger than the locks: what another worker has just committed for a subscription
-is seen, so a charge under way is never overlooked.
+The subscription's row is the one lock: every change of a subscription is made under it. `cases` is a statement of its own
+because its snapshot must be newer than the locks. It then sees what another worker has just committed for a
+subscription, so a charge in flight is never missed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,28 +38,28 @@ _SQL = load("books")
 
 Key: TypeAlias = tuple[UUID, UUID]
 """(tenant, id)."""
-Whose: TypeAlias = Sequence[UUID] | None
-"""These tenants', or everybody's."""
+TenantFilter: TypeAlias = Sequence[UUID] | None
+"""Limits to these tenants; None means all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A subscription and what concerns it."""
+    """A subscription with its related rows."""
 
     subscription: Subscription
     plan: Plan
     blacklisted: bool
-    """Its customer is."""
+    """Whether its customer is blacklisted."""
     promo_code: PromoCode | None
     settings: StoreSettings | None
     attempt: PaymentAttempt | None
-    """In flight."""
+    """The attempt in flight."""
     invoice: Invoice | None
-    """That the attempt is for, or else the one that is owed."""
+    """The invoice of the attempt, else the one that is owed."""
     schedule: DunningSchedule | None
-    """Of the invoice."""
+    """The dunning schedule of the invoice."""
     charge: PaymentAttempt | None
-    """That the attempt refunds."""
+    """The charge that the attempt refunds."""
 
     @property
     def payday_aware(self) -> bool:
@@ -72,7 +72,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What an event is going to say."""
+    """An event to record."""
 
     tenant_id: UUID
     type: str
@@ -81,7 +81,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class NewInvoice:
-    """With what follows only if it is new: its first charge and its event."""
+    """A new invoice, with the first charge and the event that are written only if the invoice is new."""
 
     invoice: Invoice
     attempt: PaymentAttempt
@@ -90,7 +90,7 @@ class NewInvoice:
 
 @dataclass(slots=True)
 class Changes:
-    """What one transaction writes. Facts are told in their order, and then those of new invoices."""
+    """What one transaction writes. Events are recorded in order, then those of new invoices."""
 
     new_subscriptions: list[Subscription] = field(default_factory=list)
     subscriptions: list[Subscription] = field(default_factory=list)
@@ -112,26 +112,26 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """An attempt without an answer, and what to ask again with."""
+    """An attempt without an answer, with what is needed to ask again."""
 
     attempt: PaymentAttempt
     payment_method_id: UUID | None
 
 
 async def lock_due(
-    tx: Connection, status: Status, now: datetime, limit: int, whose: Whose = None
+    tx: Connection, status: Status, now: datetime, limit: int, tenants: TenantFilter = None
 ) -> list[Key]:
-    return _keys(await tx.fetch(_SQL["lock_due"], status, now, limit, whose))
+    return _keys(await tx.fetch(_SQL["lock_due"], status, now, limit, tenants))
 
 
 async def lock_recovering(
-    tx: Connection, state: DunningState, now: datetime, limit: int, whose: Whose = None
+    tx: Connection, state: DunningState, now: datetime, limit: int, tenants: TenantFilter = None
 ) -> list[Key]:
-    return _keys(await tx.fetch(_SQL["lock_recovering"], state, now, limit, whose))
+    return _keys(await tx.fetch(_SQL["lock_recovering"], state, now, limit, tenants))
 
 
 async def lock_of_attempts(tx: Connection, attempts: Sequence[PaymentAttempt]) -> list[Key]:
-    """Each subscription once, of however many of its attempts there are answers."""
+    """Locks each subscription once, however many of its attempts are answered."""
     found = await tx.fetch(
         _SQL["lock_of_attempts"], [a.tenant_id for a in attempts], [a.id for a in attempts]
     )
@@ -139,12 +139,12 @@ async def lock_of_attempts(tx: Connection, attempts: Sequence[PaymentAttempt]) -
 
 
 async def lock(tx: Connection, tenant_id: UUID, subscription_id: UUID) -> list[Key]:
-    """One key, or none when there is no such subscription of this tenant."""
+    """Returns the key, or nothing if the tenant has no such subscription."""
     return _keys(await tx.fetch(_SQL["lock"], tenant_id, subscription_id))
 
 
 async def cases(tx: Connection, keys: Sequence[Key]) -> list[Case]:
-    """In the order of the keys."""
+    """Returns the cases in the order of the keys."""
     if not keys:
         return []
     rows = await tx.fetch(_SQL["cases"], *_columns(keys))
@@ -165,9 +165,9 @@ async def cases(tx: Connection, keys: Sequence[Key]) -> list[Case]:
 
 
 async def write(tx: Connection, changes: Changes) -> tuple[list[PaymentAttempt], list[Fact]]:
-    """The attempts that are now in flight, and what there is to tell. A new invoice whose key exists already is left out.
+    """Returns the attempts now in flight and the events to record. A new invoice whose key already exists is skipped.
 
-    Raises Conflict for one whose period overlaps that of another.
+    Raises Conflict for an invoice whose period overlaps another one.
     """
     await _write(tx, "add_subscriptions", changes.new_subscriptions)
     await _write(tx, "save_subscriptions", changes.subscriptions)
@@ -181,7 +181,7 @@ async def write(tx: Connection, changes: Changes) -> tuple[list[PaymentAttempt],
 
 
 async def record(tx: Connection, facts: Sequence[Fact], moments: Sequence[datetime | None]) -> list[UUID]:
-    """Events of these moments, None for now; their ids."""
+    """Records events with these times (None: now) and returns their ids."""
     rows = await tx.fetch(
         _SQL["record_events"],
         [fact.tenant_id for fact in facts],
@@ -193,9 +193,9 @@ async def record(tx: Connection, facts: Sequence[Fact], moments: Sequence[dateti
 
 
 async def take_over(
-    executor: Executor, now: datetime, limit: int, until: datetime, whose: Whose = None
+    executor: Executor, now: datetime, limit: int, until: datetime, tenants: TenantFilter = None
 ) -> list[Overdue]:
-    rows = await executor.fetch(_SQL["take_over"], now, limit, until, whose)
+    rows = await executor.fetch(_SQL["take_over"], now, limit, until, tenants)
     return [Overdue(PaymentAttempt.read(row["attempt"]), row["payment_method_id"]) for row in rows]
 
 
@@ -214,30 +214,30 @@ async def clock(executor: Executor) -> datetime:
 
 
 async def transaction_id(tx: Connection) -> str | None:
-    """None: it has written nothing so far."""
+    """None if it has written nothing yet."""
     transaction: str | None = await tx.fetchval(_SQL["transaction_id"])
     return transaction
 
 
 async def took_effect(executor: Executor, transaction: str) -> bool | None:
-    """None: that is not decided yet, or not known any more."""
+    """None if it is undecided, or too old to be known."""
     fate = await executor.fetchval(_SQL["fate"], transaction)
     return {"committed": True, "aborted": False}.get(fate)
 
 
-async def next_due(executor: Executor, now: datetime, whose: Whose) -> dict[str, datetime]:
-    """When there is something to do next, by the state (of a subscription, a schedule, an attempt) that a scanner is for."""
-    rows = await executor.fetch(_SQL["next_due"], now, whose)
+async def next_due(executor: Executor, now: datetime, tenants: TenantFilter) -> dict[str, datetime]:
+    """Returns when something is due next, by the state (of a subscription, schedule or attempt) that a scanner is for."""
+    rows = await executor.fetch(_SQL["next_due"], now, tenants)
     return {row["scanner"]: row["at"] for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
 class BillingStatus:
-    """Of one mode; counts stop at COUNTED_UP_TO."""
+    """The state of billing in one mode; counts stop at COUNTED_UP_TO."""
 
     renewals_due: int
     renewals_late_by: timedelta | None
-    """Negative: until the next one is due."""
+    """If negative, the time until the next one is due."""
     recoveries_due: int
     recovering: int
     awaiting_card: int
@@ -249,7 +249,7 @@ class BillingStatus:
 
 COUNTED_UP_TO: Final = 100_000
 UNANSWERED_AFTER: Final = timedelta(minutes=10)
-"""A charge has been asked for several times by then."""
+"""By then a charge has been asked for several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +294,7 @@ async def _add_invoices(tx: Connection, new: Sequence[NewInvoice]) -> list[NewIn
         rows = await tx.fetch(_SQL["add_invoices"], as_array(each.invoice for each in new))
     except asyncpg.ExclusionViolationError:
         raise Conflict(
-            "A subscription's periods may not overlap: there is an invoice for a part of this one already."
+            "A subscription's periods must not overlap: another invoice covers part of this period."
         ) from None
     made = {row["id"] for row in rows}
     return [each for each in new if each.invoice.id in made]

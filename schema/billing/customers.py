@@ -1,4 +1,4 @@
-"""A merchant's customers, and the one view that crosses merchants: what a phone's owner pays for."""
+"""A merchant's customers, and the one view across merchants: the subscriptions of a phone number."""
 
 from datetime import datetime
 from uuid import UUID
@@ -17,7 +17,7 @@ class Customers(Repository[Customer]):
     ROW, PREFIX, NAME = Customer, CUSTOMER, "customer"
 
     async def reuse(self, customer: Customer) -> Customer:
-        """The customer who has this e-mail address already, or else this one, who is then added. Safe when two at once do."""
+        """Returns the customer with this e-mail address, adding this one if there is none. Safe under concurrency."""
         row = await self.data.fetchrow(self._sql["reuse"], as_array([customer]))
         assert row is not None
         return Customer.read(row)
@@ -27,12 +27,12 @@ class Customers(Repository[Customer]):
         return None if row is None else Customer.read(row)
 
     async def blacklist(self, customer_id: UUID, reason: str, now: datetime) -> Customer:
-        """Nobody sells to them any more; their subscriptions end when they are due."""
+        """Blocks further sales; the customer's subscriptions end when they are next due."""
         row = await self.data.fetchrow(self._sql["blacklist"], self.tenant_id, customer_id, reason, now)
         return self.found(row, customer_id)
 
 
 async def subscriptions_of_phone(data: Executor, phone: str, after: After, limit: int) -> Page[Subscription]:
-    """Of all merchants in one mode, newest first: for the portal, once the phone has been verified."""
+    """Lists subscriptions with all merchants of one mode, newest first: for the portal, once the phone is verified."""
     rows = await data.fetch(_SUBSCRIPTIONS["of_phone"], phone, after.created_at, after.id, limit + 1)
     return page([Subscription.read(row) for row in rows], limit)

@@ -1,4 +1,4 @@
-"""What there is between a merchant and its customers: checkouts, subscriptions, invoices, payments, and their recovery."""
+"""Checkout sessions, subscriptions, invoices, payment attempts and dunning schedules of one tenant."""
 
 from datetime import datetime
 from uuid import UUID
@@ -51,7 +51,7 @@ class Payments(Repository[PaymentAttempt]):
         return page(self.read(rows), limit)
 
     async def reserve_refund(self, charge_id: UUID, amount: int) -> PaymentAttempt | None:
-        """The charge, with so much more of it refunded; None when that is not left of it."""
+        """Returns the charge with this much more refunded; None when less is left."""
         row = await self.data.fetchrow(self._sql["reserve_refund"], self.tenant_id, charge_id, amount)
         return None if row is None else PaymentAttempt.read(row)
 
@@ -80,6 +80,6 @@ class CheckoutSessions(Repository[CheckoutSession]):
 
 
 async def expire_checkouts(data: Executor, now: datetime, limit: int) -> int:
-    """How many open ones have run out of time; across tenants."""
+    """Expires open sessions whose time is over, across tenants, and returns how many."""
     expired: int = await data.fetchval(_CHECKOUTS["expire"], now, limit)
     return expired

@@ -1,4 +1,4 @@
-"""What all repositories share: bound to one tenant in one mode, they read single rows and keyset pages."""
+"""The base of all repositories: bound to one tenant in one mode, it reads single rows and keyset pages."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,13 +16,13 @@ R = TypeVar("R", bound=Keyed)
 
 
 class Repository(Generic[R]):
-    """`data` is a connection or pool of the mode's own role. There is no way to ask without the tenant."""
+    """`data` logs in as the mode's role. There is no query without the tenant."""
 
     ROW: ClassVar[type[Any]]
     """R, a class of rows.py."""
     PREFIX: ClassVar[str]
     NAME: ClassVar[str]
-    """For people, as in "There is no plan …"."""
+    """The noun for messages, as in "There is no plan …"."""
 
     def __init__(self, data: Executor, tenant_id: UUID) -> None:
         self.data = data

@@ -1,5 +1,5 @@
-"""Rows of the business tables: each class has its table's columns, in their order, so that a row is read and written
-whole. A test holds the two together.
+"""Rows of the business tables. Each class has its table's columns in their order, so that a row is read and written whole. A
+test compares the two.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ class Interval(StrEnum):
 
 
 class Status(StrEnum):
-    """Of a subscription. service/billing/lifecycle.py says what leads from one to the other."""
+    """Status of a subscription; service/billing/lifecycle.py has the transitions."""
 
     INCOMPLETE = "incomplete"
     INCOMPLETE_EXPIRED = "incomplete_expired"
@@ -51,7 +51,7 @@ class InvoiceStatus(StrEnum):
 
 
 class Rail(StrEnum):
-    """Ways to charge, in the order in which they are tried."""
+    """Ways to charge, in the order in which they are used."""
 
     CARD = "card"
     USSD = "ussd"
@@ -86,8 +86,7 @@ class CheckoutStatus(StrEnum):
 
 
 class Row:
-    """Dataclasses below have `tenant_id` first. `WORDS` names the columns that are one of an enumeration, `KOBO` those that
-    are amounts."""
+    """Dataclasses below begin with `tenant_id`. `WORDS` names the columns that hold an enumeration, `KOBO` the amounts."""
 
     __slots__ = ()
     TABLE: ClassVar[str]
@@ -102,16 +101,16 @@ class Row:
         return cls(**values)
 
     def values(self) -> tuple[Any, ...]:
-        """As one value of the table's type. Raises TypeError for an amount that is no whole number: the driver would cut
-        it off without a word."""
+        """Returns one value of the table's type. Raises TypeError for an amount that is not an int, which the driver would
+        truncate silently."""
         for name in self.KOBO:
             if type(amount := getattr(self, name)) is not int and amount is not None:
-                raise TypeError(f"{self.TABLE}.{name} is a whole number of kobo, not {amount!r}")
+                raise TypeError(f"{self.TABLE}.{name} must be a whole number of kobo, not {amount!r}")
         return tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]  # all are dataclasses
 
 
 def as_array(rows: Iterable[Row]) -> Sequence[tuple[Any, ...]]:
-    """The argument of a statement that takes `$1::plans[]`."""
+    """Returns the argument of a statement that takes `$1::plans[]`."""
     return [row.values() for row in rows]
 
 

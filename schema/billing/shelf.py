@@ -1,4 +1,4 @@
-"""What a merchant sells: plans, promo codes, and links that lead to a plan's checkout; and how its billing is set."""
+"""Plans, promo codes and payment links of a merchant, and its billing settings."""
 
 from datetime import datetime
 from uuid import UUID
@@ -22,12 +22,12 @@ class Plans(Repository[Plan]):
         await self.data.execute(self._sql["add"], as_array([plan]))
 
     async def archive(self, plan_id: UUID, now: datetime) -> Plan:
-        """Nobody can subscribe to it any more; who has, stays."""
+        """Ends new subscriptions to the plan; existing ones continue."""
         row = await self.data.fetchrow(self._sql["archive"], self.tenant_id, plan_id, now)
         return self.found(row, plan_id)
 
     async def delete(self, plan_id: UUID) -> None:
-        """Raises Conflict when it is in use: what was sold by it has to be explained for ever."""
+        """Raises Conflict when the plan is in use: its subscriptions and invoices refer to it."""
         try:
             deleted = await self.data.fetchval(self._sql["delete"], self.tenant_id, plan_id)
         except asyncpg.ForeignKeyViolationError as error:
@@ -39,23 +39,23 @@ class Plans(Repository[Plan]):
 
 
 def check_on_sale(plan: Plan) -> None:
-    """Raises Conflict for one that is archived."""
+    """Raises Conflict for an archived plan."""
     if not plan.active:
-        raise Conflict(f"Plan {format_id(PLAN, plan.id)} is archived: nobody can subscribe to it any more.")
+        raise Conflict(f"Plan {format_id(PLAN, plan.id)} is archived: no new subscription is possible.")
 
 
 class PromoCodes(Repository[PromoCode]):
     ROW, PREFIX, NAME = PromoCode, PROMO, "promo code"
 
     async def add(self, promo: PromoCode) -> None:
-        """Raises Conflict when the tenant has such a code."""
+        """Raises Conflict when the tenant already has the code."""
         try:
             await self.data.execute(self._sql["add"], as_array([promo]))
         except asyncpg.UniqueViolationError:
-            raise Conflict(f"There is a promo code {promo.code} already.") from None
+            raise Conflict(f"Promo code {promo.code} already exists.") from None
 
     async def redeem(self, code: str, now: datetime) -> PromoCode:
-        """Counts it, within the caller's transaction. Raises InvalidInput for one that cannot be used."""
+        """Counts a use within the caller's transaction. Raises InvalidInput for a code that cannot be used."""
         row = await self.data.fetchrow(self._sql["redeem"], self.tenant_id, code, now)
         if row is None:
             known = await self.data.fetchrow(self._sql["by_code"], self.tenant_id, code)
@@ -68,15 +68,15 @@ class PaymentLinks(Repository[PaymentLink]):
     ROW, PREFIX, NAME = PaymentLink, LINK, "payment link"
 
     async def add(self, link: PaymentLink) -> None:
-        """Raises Conflict when the tenant has such a slug."""
+        """Raises Conflict when the tenant already has the slug."""
         try:
             await self.data.execute(self._sql["add"], as_array([link]))
         except asyncpg.UniqueViolationError:
-            raise Conflict(f"There is a payment link {link.slug!r} already.") from None
+            raise Conflict(f"Payment link {link.slug!r} already exists.") from None
 
     async def by_slug(self, slug: str) -> PaymentLink:
-        """Raises NotFound, for one that is switched off too."""
-        printable = slug.isprintable()  # nor can the database take another
+        """Raises NotFound, also for a disabled link."""
+        printable = slug.isprintable()  # PostgreSQL cannot store any other
         row = await self.data.fetchrow(self._sql["by_slug"], self.tenant_id, slug) if printable else None
         if row is None or not row["active"]:
             raise NotFound(f"There is no payment link {slug!r} of this tenant in this mode.")
@@ -84,7 +84,7 @@ class PaymentLinks(Repository[PaymentLink]):
 
 
 async def store_settings(data: Executor, tenant_id: UUID) -> StoreSettings | None:
-    """None where nothing was ever set: then the defaults of the table hold."""
+    """Returns None if nothing was set; then the table's defaults apply."""
     row = await data.fetchrow(_SETTINGS["get"], tenant_id)
     return None if row is None else StoreSettings.read(row)
 

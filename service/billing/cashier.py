@@ -1,17 +1,17 @@
-"""Charges and refunds: asks the gateway, and settles what it answers.
+"""Makes charges and refunds: asks the gateway and settles the answers.
 
       begun (committed, in flight, leased) ──► gateway ──► answered ──► settled, in batches as answers come
                                                   │
-                                                  └─ no answer: the lease runs out, take_over() asks again
+                                                  └─ no answer: the lease expires, take_over() asks again
 
-A process may die at any arrow: the attempt is in the table before the gateway is asked, the gateway knows its reference,
-and settling an attempt that is no longer in flight does nothing. Nothing is charged twice and nothing that was charged
-is forgotten. A slow answer holds a place, and nothing else.
+A process may die at any arrow. The attempt is in the table before the gateway is asked, the gateway knows its reference, and
+settling an attempt that is no longer in flight does nothing. So nothing is charged twice and no charge is forgotten. A
+slow answer occupies one slot and nothing else.
 
-A gateway that is away gives no answers, but soon, so places would not keep the scanners from beginning everything that is
-due; and for what is in flight nothing else can be done. So after SILENT_AFTER attempts in a row without an answer there is
-no room but for TRIES every TRY_AFTER_S, until one is answered. Several, because what is due longest may be one merchant's
-trouble, and others wait behind it.
+A gateway that is down fails quickly, so slots alone would not keep the scanners from beginning everything that is due, and
+an attempt in flight can only be asked for again. After SILENT_AFTER attempts in a row without an answer, only TRIES attempts
+are begun every TRY_AFTER_S until one is answered. It is several, because the longest due attempts may all belong to one
+merchant with a problem of its own.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ TRIES: Final = 10
 _BATCH: Final = 200
 
 Tokens = Callable[[Sequence[UUID]], Awaitable[Mapping[UUID, Token]]]
-"""What the gateway needs for saved payment methods, by their ids; those that were removed are left out."""
+"""Returns the gateway's tokens of saved payment methods by id, without removed ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Answer:
     outcome: Outcome
 
 
-class Cashier:
-    """One mode's. `run` settles; without it nothing that was submitted ends."""
+class ChargeProcessor:
+    """Charges of one mode. Only `run` settles what was submitted."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Cashier:
         self._answer_within_s = answer_within_s
         self._try_after_s = try_after_s
         self._silent: set[UUID] = set()
-        """Attempts that were asked for in vain since the last answer."""
+        """Attempts without an answer since the last answer."""
         self._try_at = 0.0
         self._asking: set[asyncio.Task[None]] = set()
         self._answers: list[Answer] = []
@@ -79,20 +79,20 @@ class Cashier:
         self._idle = asyncio.Event()
         self._idle.set()
         self.turn = asyncio.Lock()
-        """Of whoever submits as much as there is room for: two who look at once would take the same room twice."""
+        """Held by a scanner from reading the number of free slots until it has submitted, or two would use the same slots."""
         self.on_settled: Callable[[int], None] = lambda _count: None
 
     @property
     def room(self) -> int:
-        """For what scanners begin. Who stands before a person and cannot wait (`follow_up`) is not asked for it."""
+        """Returns the slots free for scanners. A charge that a person waits for (`follow_up`) does not need one."""
         free = max(0, self._places - len(self._asking) - len(self._answers))
         if len(self._silent) < SILENT_AFTER:
             return free
         return min(free, TRIES) if asyncio.get_running_loop().time() >= self._try_at else 0
 
     async def submit(self, begun: Sequence[Overdue]) -> None:
-        """Attempts that are in flight by what has been committed. Raises what a database in trouble raises, having asked
-        nobody: then their leases run out. So does that of one whose payment method cannot be opened."""
+        """Asks the gateway for attempts that are committed as in flight. Raises the database's errors before any is asked;
+        then their leases expire. So does the lease of an attempt whose payment method cannot be unsealed."""
         wanted = {
             each.payment_method_id
             for each in begun
@@ -110,21 +110,21 @@ class Cashier:
             task.add_done_callback(self._asked)
 
     async def follow_up(self, begun: Sequence[Overdue]) -> None:
-        """As `submit`, for whoever has made a change that is committed, and has to tell of that and not of trouble since."""
+        """Like `submit`, but logs errors: the caller's change is committed and must be reported as done."""
         try:
             await self.submit(begun)
         except Exception as error:
             if not is_transient(error):
                 raise
-            _logger.warning("%d attempts are asked for when their leases run out: %r", len(begun), error)
+            _logger.warning("%d attempts will be asked for when their leases expire: %r", len(begun), error)
 
     async def settled(self) -> None:
-        """Once nothing is asked and nothing waits to be written."""
+        """Returns when no attempt is under way and every answer is written."""
         await self._idle.wait()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`, and then until what was asked has been answered, or has taken too long, and is written. What is not
-        written when it is cancelled, is when it runs again."""
+        """Settles until `stop`, then until every attempt under way is answered or timed out, and written. Answers left
+        unwritten by a cancellation are written by the next run."""
         stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self._news.set())
         try:
@@ -138,7 +138,7 @@ class Cashier:
             stopping.cancel()
 
     async def _open(self, ids: Sequence[UUID], sealed: set[UUID | None]) -> dict[UUID, Token]:
-        """One that cannot be opened (sealed with another key) is put into `sealed`, and is in nobody's way."""
+        """Adds to `sealed` a method that another key has sealed, so that it does not affect the others."""
         if not ids:
             return {}
         try:
@@ -147,7 +147,7 @@ class Cashier:
             if not is_of_the_batch(error):
                 raise
             if len(ids) == 1:
-                _logger.error("%s cannot be opened: %r", format_id(PAYMENT_METHOD, ids[0]), error)  # noqa: TRY400  it says all
+                _logger.error("%s cannot be unsealed: %r", format_id(PAYMENT_METHOD, ids[0]), error)  # noqa: TRY400  the message says it all
                 sealed.add(ids[0])
                 return {}
         half = len(ids) // 2
@@ -158,9 +158,9 @@ class Cashier:
         try:
             async with asyncio.timeout(self._answer_within_s):
                 outcome = await self._outcome(begun, token)
-        except Exception as error:  # noqa: BLE001  whatever it is, money may have moved: ask again later
+        except Exception as error:  # noqa: BLE001  after any error money may have moved: ask again later
             _logger.warning(
-                "%s has no answer and is asked for again later: %r", format_id(PAYMENT, attempt.id), error
+                "%s has no answer and will be asked for again: %r", format_id(PAYMENT, attempt.id), error
             )
             self._silent.add(attempt.id)
             self._try_at = asyncio.get_running_loop().time() + self._try_after_s
@@ -169,10 +169,10 @@ class Cashier:
         self._answers.append(Answer(attempt, outcome))
 
     async def _outcome(self, begun: Overdue, token: Token | None) -> Outcome:
-        """Without the gateway only where it cannot have been asked before. A card that is not in the wallet any more may have
-        been there when somebody asked and did not get to write the answer, so the gateway has to say what came of it."""
+        """Answers without the gateway only if it cannot have been asked before. A card removed from the wallet may have been
+        charged by a process that died before it wrote the answer, so the gateway must be asked."""
         attempt = begun.attempt
-        if attempt.amount == 0:  # a promo code took all of it
+        if attempt.amount == 0:  # a promo code covers the whole amount
             return Outcome()
         order = Order(
             reference=format_id(PAYMENT, attempt.id),
@@ -208,8 +208,8 @@ class Cashier:
         self._rest()
 
     async def _settle(self, batch: Sequence[Answer]) -> None:
-        """A batch that fails is halved until the answer that fails stands alone; it stays in flight and is asked for again
-        when its lease has run out, so that the others do not wait for it."""
+        """Halves a failing batch until the failing answer is alone. That attempt stays in flight and is asked for again when
+        its lease has expired, so that the others do not wait for it."""
         try:
             count = await self._ledger.transact(lambda unit: _write(unit, batch))
         except Exception as error:
@@ -219,7 +219,7 @@ class Cashier:
                 await self._settle(batch[half:])
             elif is_transient(error):
                 _logger.warning(
-                    "%d answers could not be written and are asked for again: %r", len(batch), error
+                    "%d answers could not be written and will be asked for again: %r", len(batch), error
                 )
             else:
                 _logger.exception(
@@ -234,7 +234,9 @@ async def _write(unit: Unit, batch: Sequence[Answer]) -> int:
     outcomes = {answer.attempt.id: answer.outcome for answer in batch}
     changes, settled = Changes(), 0
     for case in await books.cases(unit.tx, unit.locked):
-        if case.attempt is not None and case.attempt.id in outcomes:  # else another worker has settled it
+        if (
+            case.attempt is not None and case.attempt.id in outcomes
+        ):  # otherwise another worker has settled it
             changes.add(settle(case, outcomes[case.attempt.id], unit.now))
             settled += 1
     await unit.write(changes)
@@ -242,11 +244,11 @@ async def _write(unit: Unit, batch: Sequence[Answer]) -> int:
 
 
 async def settle_by_hand(ledger: Ledger, attempt: PaymentAttempt, outcome: Outcome) -> None:
-    """For one that the gateway never answers for, by what it says elsewhere. Raises Conflict when it is not in flight."""
+    """Settles an attempt that the gateway never answers, by an outcome known otherwise. Raises Conflict unless in flight."""
     if not await ledger.transact(lambda unit: _write(unit, [Answer(attempt, outcome)])):
         raise Conflict(f"Payment {format_id(PAYMENT, attempt.id)} is not in flight: it is {attempt.state}.")
 
 
 def _goes_by_it(begun: Overdue) -> bool:
-    """Whether the payment method is needed: a refund goes by its charge, and nothing is charged for nothing."""
+    """Returns whether a payment method is needed: not for a refund, which names its charge, nor for an amount of zero."""
     return begun.attempt.kind is PaymentKind.CHARGE and begun.attempt.amount > 0

@@ -1,11 +1,11 @@
-"""How a subscription begins.
+"""Begins subscriptions.
 
-    payment link ──► checkout session ──► complete(): customer (new, or known by e-mail) + subscription, in one transaction
+    payment link ──► checkout session ──► complete(): customer (new, or found by e-mail) + subscription, in one transaction
                                              │
-                                             ├─ the plan has a trial:  incomplete ──start_trial──► trialing
-                                             └─ it has none:           incomplete, first invoice, first charge; paid: active
+                                             ├─ plan with a trial:  incomplete ──start_trial──► trialing
+                                             └─ without:            incomplete, first invoice, first charge; paid: active
 
-A first charge that fails leaves the subscription incomplete; Desk.collect tries again, until the window is over.
+If the first charge fails, the subscription stays incomplete. SubscriptionActions.collect retries until the window is over.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from schema.errors import Conflict, InvalidInput
 from schema.ids import CHECKOUT, CUSTOMER, format_id, new_id
 from schema.phones import normalise_phone
 from service.billing import facts
-from service.billing.cashier import Cashier
+from service.billing.cashier import ChargeProcessor
 from service.billing.invoicing import next_invoice
 from service.billing.ledger import Ledger, Unit, Work
 from service.billing.lifecycle import Action, transition
@@ -40,25 +40,25 @@ from service.billing.renewing import moved
 
 SESSION_FOR: Final = timedelta(hours=24)
 COMPLETE_WITHIN: Final = timedelta(hours=23)
-"""For which an incomplete subscription waits for its first payment."""
+"""How long an incomplete subscription waits for its first payment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contact:
     name: str
     email: str
-    """By which the tenant's customer is known again."""
+    """Identifies a customer of the tenant."""
     phone: str | None = None
 
 
 class Checkout:
-    def __init__(self, ledger: Ledger, cashier: Cashier, tenant_id: UUID) -> None:
+    def __init__(self, ledger: Ledger, charges: ChargeProcessor, tenant_id: UUID) -> None:
         self._ledger = ledger
-        self._cashier = cashier
+        self._cashier = charges
         self._tenant_id = tenant_id
 
     async def open(self, slug: str, promo: str | None = None) -> CheckoutSession:
-        """From a payment link. Raises NotFound; InvalidInput for a promo code that cannot be used, which is counted here."""
+        """Opens a session from a payment link and counts a use of the promo code. Raises NotFound, InvalidInput."""
 
         async def work(unit: Unit) -> CheckoutSession:
             link = await PaymentLinks(unit.tx, self._tenant_id).by_slug(slug)
@@ -84,9 +84,9 @@ class Checkout:
     async def complete(
         self, session_id: UUID, contact: Contact, payment_method_id: UUID | None
     ) -> Subscription:
-        """The subscription as it is before its first charge is answered.
+        """Returns the subscription before its first charge is answered.
 
-        That the payment method is the payer's is for the caller to know: the wallet is not the merchant's to look into.
+        The caller must know that the payment method is the payer's: a merchant has no access to the wallet.
         Raises Conflict for a session that is over and for a blacklisted customer, InvalidInput, NotFound.
         """
 
@@ -108,7 +108,7 @@ class Checkout:
     async def subscribe(
         self, contact: Contact, plan_id: UUID, payment_method_id: UUID | None, promo: str | None = None
     ) -> Subscription:
-        """Without a session: as an API does. Raises as `complete`."""
+        """Subscribes without a session, for an API. Raises the errors of `complete`."""
 
         async def work(unit: Unit) -> tuple[Subscription, list[Overdue]]:
             plan = await self._plan_on_sale(unit, plan_id)
@@ -130,7 +130,7 @@ class Checkout:
 
     async def _redeem(self, unit: Unit, code: str, plan: Plan) -> PromoCode:
         code = code.strip().upper()
-        if not code.isprintable():  # nor can the database take it
+        if not code.isprintable():  # PostgreSQL cannot store it either
             raise InvalidInput(f"The promo code {code!r} does not exist.")
         promo = await PromoCodes(unit.tx, self._tenant_id).redeem(code, unit.now)
         if promo.currency is not None and promo.currency != price(plan).currency:
@@ -176,7 +176,7 @@ class Checkout:
 
 
 def begin(case: Case, unit: Unit) -> Changes:
-    """A trial where the plan has one, or else the first charge."""
+    """Starts the plan's trial, or makes the first charge."""
     made = case.subscription
     created = facts.of_subscription("subscription_created", made, case.plan)
     if not case.plan.trial_days:
@@ -221,4 +221,4 @@ def _check_open(session: CheckoutSession, unit: Unit) -> None:
     if session.status is CheckoutStatus.OPEN and session.expires_at > unit.now:
         return
     state = "completed" if session.status is CheckoutStatus.COMPLETED else "expired"
-    raise Conflict(f"Checkout session {format_id(CHECKOUT, session.id)} is {state}: open another one.")
+    raise Conflict(f"Checkout session {format_id(CHECKOUT, session.id)} is {state}: open a new one.")

@@ -1,4 +1,4 @@
-"""What time it is for the billing engine: the database's time, which all workers share, or a simulation's."""
+"""The clock of the billing engine: the database's time, which all workers share, or a simulation's."""
 
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -12,7 +12,7 @@ _TICK: Final = timedelta(microseconds=1)
 class Clock(Protocol):
     async def now(self, executor: Executor) -> datetime: ...
     def moment(self) -> datetime | None:
-        """Of the next event; None for the moment at which it is recorded."""
+        """Returns the time of the next event; None means the time of recording."""
 
 
 class DatabaseClock:
@@ -26,8 +26,8 @@ class DatabaseClock:
 class VirtualClock:
     """Stands still until it is advanced.
 
-    With `history`, events are of its moments, each a microsecond after the one before, so that lists keep their order;
-    their months need partitions. Without, they are recorded as of now.
+    With `history`, events carry this clock's times, each a microsecond after the previous one to keep lists in order;
+    their months need partitions. Without, events carry the time of recording.
     """
 
     def __init__(self, start: datetime, *, history: bool) -> None:
@@ -35,10 +35,10 @@ class VirtualClock:
         self._history = history
 
     def advance(self, to: datetime) -> None:
-        """Never back."""
+        """Moves the clock forward, never back."""
         self.time = max(self.time, to)
 
-    async def now(self, executor: Executor) -> datetime:  # noqa: ARG002  the protocol's
+    async def now(self, executor: Executor) -> datetime:  # noqa: ARG002  part of the protocol
         return self.time
 
     def moment(self) -> datetime | None:

@@ -1,7 +1,7 @@
-"""What is done to a subscription that exists, by its merchant or its customer. Every action is one transaction with its
-event; a charge or refund that follows is made by the cashier afterwards.
+"""Changes existing subscriptions, for a merchant or a customer. Each action is one transaction with its event; a charge or
+refund that follows is made afterwards by the charges.
 
-While money is under way for a subscription nothing else is done to it: for that moment, the answer is Conflict.
+While a charge or refund of a subscription is in flight, every other action on it raises Conflict.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from schema.billing.shelf import Plans, check_on_sale
 from schema.errors import Conflict, InvalidInput, NotFound
 from schema.ids import CUSTOMER, PAYMENT, PLAN, SUBSCRIPTION, format_id, new_id
 from service.billing import facts
-from service.billing.cashier import Cashier
+from service.billing.cashier import ChargeProcessor
 from service.billing.invoicing import LEASE, another_charge, first_rail
 from service.billing.ledger import Ledger, Unit
 from service.billing.lifecycle import ENDED, Action, IllegalAction, transition
@@ -38,22 +38,22 @@ from service.billing.renewing import act, moved
 Decide: TypeAlias = Callable[[Case, datetime], Changes]
 
 
-class Desk:
-    def __init__(self, ledger: Ledger, cashier: Cashier, tenant_id: UUID) -> None:
+class SubscriptionActions:
+    def __init__(self, ledger: Ledger, charges: ChargeProcessor, tenant_id: UUID) -> None:
         self._ledger = ledger
-        self._cashier = cashier
+        self._cashier = charges
         self._tenant_id = tenant_id
 
     async def pause(self, subscription_id: UUID) -> Subscription:
-        """Nothing is charged until it is resumed. Raises IllegalAction unless it is active."""
+        """Stops charging until it is resumed. Raises IllegalAction unless the subscription is active."""
         return await self._change(subscription_id, lambda case, now: act(case, Action.PAUSE, now))
 
     async def resume(self, subscription_id: UUID) -> Subscription:
-        """What is left of the paid period is used up; if none is, the next one is charged now, and the pause never is."""
+        """Continues the paid period. If it is over, the next period is charged now. The pause itself is never charged."""
         return await self._change(subscription_id, _resume)
 
     async def cancel(self, subscription_id: UUID, *, at_period_end: bool = False) -> Subscription:
-        """At once, with what is owed void; or when the period that is paid, or the trial, is over."""
+        """Cancels immediately and voids what is owed, or at the end of the paid period or trial."""
         if at_period_end:
             return await self._change(subscription_id, _cancel_later)
         return await self._change(
@@ -61,15 +61,18 @@ class Desk:
         )
 
     async def keep(self, subscription_id: UUID) -> Subscription:
-        """Takes back a cancellation at the period's end. Raises Conflict when there is none."""
+        """Withdraws a cancellation at the period's end. Raises Conflict when there is none."""
         return await self._change(subscription_id, _keep)
 
     async def limit(self, subscription_id: UUID, max_cycles: int | None) -> Subscription:
-        """How many periods there are in all; None: no limit. Raises InvalidInput for fewer than are paid or owed already."""
+        """Sets the total number of periods; None removes the limit. Raises InvalidInput for fewer than are paid or owed."""
         return await self._change(subscription_id, lambda case, now: _limit(case, max_cycles, now))
 
     async def change_plan(self, subscription_id: UUID, plan_id: UUID) -> Subscription:
-        """From the next invoice on, without proration; the limit of cycles stays the subscription's own. Raises Conflict unless it is trialing or active."""
+        """Changes the plan from the next invoice on, without proration. The subscription keeps its limit of periods.
+
+        Raises Conflict unless the subscription is trialing or active.
+        """
 
         async def work(unit: Unit) -> Subscription:
             case = await self._lock(unit, subscription_id)
@@ -79,15 +82,19 @@ class Desk:
         return await self._ledger.transact(work)
 
     async def replace_payment_method(self, subscription_id: UUID, payment_method_id: UUID) -> Subscription:
-        """Recovery that waited for another card goes on at once, with the card. That it is the payer's is for the caller to
-        know."""
+        """Replaces the payment method. Recovery that waits for a card continues immediately.
+
+        The caller must know that the payment method is the payer's.
+        """
         return await self._change(
             subscription_id, lambda case, now: _replace_payment_method(case, payment_method_id, now)
         )
 
     async def collect(self, subscription_id: UUID) -> None:
-        """Charges what is owed now, at the customer's wish: the first invoice of one that is incomplete, or the last of one
-        that is unpaid. Raises Conflict when nothing of that kind is owed, or the customer is blacklisted."""
+        """Charges what is owed now: the first invoice of an incomplete subscription, or the last one of an unpaid one.
+
+        Raises Conflict when nothing of that kind is owed, or the customer is blacklisted.
+        """
 
         async def work(unit: Unit) -> list[Overdue]:
             case = await self._lock(unit, subscription_id)
@@ -97,7 +104,7 @@ class Desk:
         await self._cashier.follow_up(await self._ledger.transact(work))
 
     async def refund(self, payment_id: UUID, amount: int | None = None) -> UUID:
-        """Of a charge, a part or (None) all that is left; the refund's id. Raises Conflict when less than that is left."""
+        """Refunds part of a charge, or (None) all that is left; returns the refund's id. Raises Conflict if less is left."""
         if amount is not None:
             check_amount(amount, "A refund")
 
@@ -105,7 +112,7 @@ class Desk:
             payments = Payments(unit.tx, self._tenant_id)
             charge = await payments.get(payment_id)
             case = await self._lock(unit, charge.subscription_id)
-            charge = await payments.get(payment_id)  # as it is under the lock
+            charge = await payments.get(payment_id)  # re-read under the lock
             wanted = charge.amount - charge.refunded if amount is None else amount
             reserved = await payments.reserve_refund(charge.id, wanted) if wanted else None
             if reserved is None:
@@ -133,7 +140,7 @@ class Desk:
             raise NotFound(f"There is no subscription {shown} of this tenant in this mode.")
         if found[0].attempt is not None:
             raise Conflict(
-                f"A {found[0].attempt.kind} of subscription {shown} is under way: try again in a moment."
+                f"A {found[0].attempt.kind} of subscription {shown} is in flight: try again shortly."
             )
         return found[0]
 
@@ -155,13 +162,13 @@ def _resume(case: Case, now: datetime) -> Changes:
 def _cancel_later(case: Case, now: datetime) -> Changes:
     _require(case, "cancel at the period's end", Status.TRIALING, Status.ACTIVE)
     if case.subscription.cancel_at_period_end:
-        raise Conflict("The subscription is cancelled at its period's end already.")
+        raise Conflict("The subscription is already set to be cancelled at its period's end.")
     return _updated(case, "cancellation_scheduled", now, cancel_at_period_end=True)
 
 
 def _keep(case: Case, now: datetime) -> Changes:
     if not case.subscription.cancel_at_period_end or case.subscription.status in ENDED:
-        raise Conflict("The subscription has no cancellation to take back.")
+        raise Conflict("The subscription has no cancellation to withdraw.")
     return _updated(case, "cancellation_withdrawn", now, cancel_at_period_end=False)
 
 
@@ -171,7 +178,7 @@ def _limit(case: Case, max_cycles: int | None, now: datetime) -> Changes:
     least = max(1, case.subscription.cycles + (case.invoice is not None))
     if max_cycles is not None and check_whole(max_cycles, "max_cycles", 1, MOST_CYCLES) < least:
         raise InvalidInput(
-            f"max_cycles is at least {least}, for so many periods are paid or owed, not {max_cycles}."
+            f"max_cycles must be at least {least}, the number of periods paid or owed, not {max_cycles}."
         )
     return _updated(case, "limit", now, max_cycles=max_cycles)
 
@@ -203,7 +210,7 @@ def _change_plan(case: Case, plan: Plan, now: datetime) -> Changes:
     _require(case, "change the plan of", Status.TRIALING, Status.ACTIVE)
     before = case.subscription
     if plan.id == before.plan_id:
-        raise Conflict(f"The subscription has plan {format_id(PLAN, plan.id)} already.")
+        raise Conflict(f"The subscription already has plan {format_id(PLAN, plan.id)}.")
     check_on_sale(plan)
     after = replace(before, plan_id=plan.id, updated_at=now)
     if before.status is Status.ACTIVE and plan.interval is not case.plan.interval:
@@ -226,7 +233,7 @@ def _require(case: Case, what: str, *statuses: Status) -> None:
     if case.subscription.status not in statuses:
         possible = " or ".join(statuses)
         raise IllegalAction(
-            f"It is not possible to {what} a subscription that is {case.subscription.status}: it has to be {possible}."
+            f"It is not possible to {what} a subscription that is {case.subscription.status}: it must be {possible}."
         )
 
 
@@ -248,6 +255,6 @@ def _refund(charge: PaymentAttempt, amount: int, now: datetime) -> PaymentAttemp
 def _not_refundable(charge: PaymentAttempt, wanted: int) -> str:
     shown = format_id(PAYMENT, charge.id)
     if charge.kind is PaymentKind.REFUND or charge.state is not PaymentState.SUCCEEDED:
-        return f"Payment {shown} is no charge that succeeded: there is nothing to refund."
+        return f"Payment {shown} is not a successful charge: there is nothing to refund."
     left = charge.amount - charge.refunded
-    return f"Of payment {shown} {left} kobo can still be refunded, not {wanted or 'more'}."
+    return f"{left} kobo of payment {shown} can still be refunded, not {wanted or 'more'}."

@@ -1,19 +1,19 @@
-"""What to do about an invoice whose charge failed: a pure decision, from the schedule's memory and the clock.
+"""Decides what to do about an invoice whose charge failed, from the schedule's memory and the clock. Pure.
 
     failure                          decision
     ───────────────────────────────  ────────────────────────────────────────────────────────────────────────
     (no charge is left)              exhaust
-    (the shop gave the rail up)      switch_rail
-    expired_card, stolen_card        request_card_update; nothing is charged until there is another card
-    card_not_supported               switch_rail at once
-    insufficient_funds               retry_payday, where the shop waits for payday and it is not payday already
-    do_not_honor, again              switch_rail
+    (merchant dropped the rail)      switch_rail
+    expired_card, stolen_card        request_card_update; no charge until the card is replaced
+    card_not_supported               switch_rail immediately
+    insufficient_funds               retry_payday, if the merchant waits for payday and today is not a payday
+    do_not_honor, second time        switch_rail
     everything else                  retry
 
-Waits before the 1st, 2nd, … recovery charge are 0h, 24h, 72h, 120h and 168h, each from the failure before it. Paydays
-are the 28th and the 1st to the 3rd, and who waits for the next one waits for the 28th, 09:00 UTC. Rails are tried in
-the order card, ussd, transfer, virtual_account, direct_debit, as far as the shop has them. Each decision either uses up
-one of five charges or waits once for a card, so every schedule ends.
+The 1st, 2nd, … recovery charge is made 0h, 24h, 72h, 120h and 168h after the previous failure. Paydays are the 28th and the
+1st to the 3rd; a charge that waits for payday is made on the 28th, 09:00 UTC. Rails are used in the order card, ussd,
+transfer, virtual_account, direct_debit, as far as the merchant offers them. Each decision either uses up one of five
+charges or waits once for a card, so every schedule ends.
 """
 
 from collections.abc import Sequence
@@ -44,27 +44,27 @@ class DunningAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the schedule remembers, and the failure that has just been added to it."""
+    """The schedule's state, including the latest failure."""
 
     charges: int
-    """Made by recovery so far; the charge that failed first is not one of them."""
+    """Recovery charges made so far, without the renewal that failed first."""
     failure: FailureCode
     rail: Rail
-    """Of the charge that failed."""
+    """Rail of the failed charge."""
     payday_aware: bool
     rails: Sequence[Rail]
-    """That the shop has."""
+    """Rails that the merchant offers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     action: DunningAction
     rail: Rail
-    """For the next charge."""
+    """Rail of the next charge."""
     at: datetime | None
-    """Of the next charge, or until when the card can be replaced; None when it is over."""
+    """Time of the next charge, or the deadline to replace the card; None when recovery is over."""
     reason: str
-    """A sentence for people."""
+    """The reason as a sentence for people."""
 
 
 def decide(memory: Memory, now: datetime) -> Decision:
@@ -95,13 +95,13 @@ def decide(memory: Memory, now: datetime) -> Decision:
 
 
 def give_up_on_card(charges: int, rail: Rail, failure: str) -> Decision:
-    """Nobody replaced the card in time."""
+    """Returns the decision when the card was not replaced in time."""
     days, so_many = CARD_PATIENCE.days, f"{charges} recovery charge{'' if charges == 1 else 's'}"
     return Decision(
         DunningAction.EXHAUST,
         rail,
         None,
-        f"{failure}: no other card was given within {days} days, after {so_many}.",
+        f"{failure}: the card was not replaced within {days} days, after {so_many}.",
     )
 
 
@@ -110,7 +110,7 @@ def is_payday(moment: datetime) -> bool:
 
 
 def next_payday(now: datetime) -> datetime:
-    """The first 28th, 09:00 UTC, that lies ahead."""
+    """Returns the next 28th at 09:00 UTC."""
     this_month = now.replace(day=PAYDAY, hour=_PAYDAY_HOUR, minute=0, second=0, microsecond=0)
     if this_month > now:
         return this_month
@@ -118,13 +118,13 @@ def next_payday(now: datetime) -> datetime:
 
 
 def next_rail(current: Rail, rails: Sequence[Rail]) -> Rail | None:
-    """The one after it in the order of the rails, of those that the shop has."""
+    """Returns the next rail in order that the merchant offers."""
     order = list(Rail)
     return next((rail for rail in order[order.index(current) + 1 :] if rail in rails), None)
 
 
 def _refused_for_good(memory: Memory) -> bool:
-    """Whether the same rail will not work however often it is tried."""
+    """Returns whether a further charge over the same rail cannot succeed."""
     again = memory.charges > 0
     return memory.failure is FailureCode.CARD_NOT_SUPPORTED or (
         memory.failure is FailureCode.DO_NOT_HONOR and again

@@ -1,4 +1,4 @@
-"""Puts the billing engine's parts of one mode together, and starts nothing."""
+"""Composes the billing engine of one mode. It starts nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,20 +11,20 @@ from uuid import UUID
 
 from schema import wallet
 from schema.billing import books
-from schema.billing.books import Whose
+from schema.billing.books import TenantFilter
 from schema.billing.dealings import expire_checkouts
 from schema.database import Database
 from schema.modes import Mode
 from schema.polling import sleep_unless, through_outages
 from schema.secret_box import SecretBox
-from service.billing.cashier import Cashier
+from service.billing.cashier import ChargeProcessor
 from service.billing.checkout import Checkout
 from service.billing.clock import DatabaseClock
-from service.billing.desk import Desk
+from service.billing.desk import SubscriptionActions
 from service.billing.gateway import Gateway
 from service.billing.ledger import Ledger
 from service.billing.scanning import BATCH, Scanner, scanners
-from service.billing.shelf import Shelf
+from service.billing.shelf import MerchantCatalog
 from service.supervisor import Part
 
 _EXPIRE_EVERY_S: Final = 60.0
@@ -33,7 +33,7 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class CheckoutExpiry:
-    """Closes checkout sessions that nobody completed."""
+    """Closes checkout sessions that were not completed in time."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -44,7 +44,7 @@ class CheckoutExpiry:
                 await sleep_unless(stop, _EXPIRE_EVERY_S)
 
     async def step(self) -> int:
-        """How many it closed."""
+        """Returns how many sessions it closed."""
         now = await self._ledger.clock.now(self._ledger.pool)
         return await expire_checkouts(self._ledger.pool, now, _EXPIRE_AT_ONCE)
 
@@ -53,15 +53,15 @@ class CheckoutExpiry:
 class Engine:
     mode: Mode
     ledger: Ledger
-    cashier: Cashier
+    charges: ChargeProcessor
     scanners: Sequence[Scanner]
     expiry: CheckoutExpiry
-    whose: Whose
+    tenants: TenantFilter
 
     def stages(self) -> list[list[Part]]:
-        """For a Supervisor, in the order of starting: scanners stop first, then what is under way is settled."""
+        """Returns the parts for a Supervisor in starting order: scanners stop first, then attempts in flight are settled."""
         return [
-            [Part(f"cashier {self.mode}", self.cashier)],
+            [Part(f"charges {self.mode}", self.charges)],
             [
                 Part(f"checkout expiry {self.mode}", self.expiry),
                 *(Part(f"{scanner.name} {self.mode}", scanner) for scanner in self.scanners),
@@ -69,23 +69,25 @@ class Engine:
         ]
 
     async def scan(self, stop: asyncio.Event | None = None) -> datetime | None:
-        """Until nothing is due any more and all of it is settled, or until `stop`; while `settling`. When there is something
-        to do next, as far as that is known."""
+        """Scans until nothing is due and everything is settled, or until `stop`. Needs `settling`.
+
+        Returns when something is due next, as far as that is known.
+        """
         while stop is None or not stop.is_set():
             now = await self.ledger.clock.now(self.ledger.pool)
-            due = await books.next_due(self.ledger.pool, now, self.whose)
+            due = await books.next_due(self.ledger.pool, now, self.tenants)
             ripe = [scanner for scanner in self.scanners if due.get(scanner.state, _NEVER) <= now]
             found = [await scanner.step() for scanner in ripe]
-            await self.cashier.settled()
+            await self.charges.settled()
             if not any(found):
                 return min(due.values(), default=None)
         return None
 
     @asynccontextmanager
     async def settling(self) -> AsyncIterator[None]:
-        """The cashier at work; at the end, what is under way is settled."""
+        """Runs the charges; on exit, settles the attempts in flight."""
         stop = asyncio.Event()
-        task = asyncio.create_task(self.cashier.run(stop))
+        task = asyncio.create_task(self.charges.run(stop))
         try:
             yield
             stop.set()
@@ -94,14 +96,14 @@ class Engine:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def shelf(self, tenant_id: UUID) -> Shelf:
-        return Shelf(self.ledger, tenant_id)
+    def catalog(self, tenant_id: UUID) -> MerchantCatalog:
+        return MerchantCatalog(self.ledger, tenant_id)
 
     def checkout(self, tenant_id: UUID) -> Checkout:
-        return Checkout(self.ledger, self.cashier, tenant_id)
+        return Checkout(self.ledger, self.charges, tenant_id)
 
-    def desk(self, tenant_id: UUID) -> Desk:
-        return Desk(self.ledger, self.cashier, tenant_id)
+    def subscriptions(self, tenant_id: UUID) -> SubscriptionActions:
+        return SubscriptionActions(self.ledger, self.charges, tenant_id)
 
 
 def engine(
@@ -110,19 +112,19 @@ def engine(
     gateway: Gateway,
     ledger: Ledger | None = None,
     *,
-    whose: Whose = None,
+    tenants: TenantFilter = None,
     batch: int = BATCH,
 ) -> Engine:
-    """By the database's clock unless `ledger` goes by another one. `whose` None: the scanners look at all tenants."""
+    """Uses the database's clock unless `ledger` has another one. With `tenants` None the scanners look at all tenants."""
     ledger = ledger or Ledger(database.data(mode), DatabaseClock())
-    cashier = Cashier(ledger, gateway, partial(_tokens, database, SecretBox(database.key)))
+    charges = ChargeProcessor(ledger, gateway, partial(_tokens, database, SecretBox(database.key)))
     return Engine(
         mode,
         ledger,
-        cashier,
-        scanners(ledger, cashier, whose=whose, batch=batch),
+        charges,
+        scanners(ledger, charges, tenants=tenants, batch=batch),
         CheckoutExpiry(ledger),
-        whose,
+        tenants,
     )
 
 

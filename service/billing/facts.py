@@ -1,6 +1,4 @@
-"""What events say. Ids and amounts that a receiver needs, in the form of the catalog (schema/event_catalog.py), which has
-a JSON Schema for each.
-"""
+"""Builds the `data` of events: the ids and amounts that a receiver needs, as the catalog (schema/event_catalog) describes them."""
 
 from datetime import datetime
 from typing import Any
@@ -86,7 +84,7 @@ def payment_recovered(attempt: PaymentAttempt, subscription: Subscription, failu
 def payment_failed(
     attempt: PaymentAttempt, subscription: Subscription, failure: FailureCode, decision: Decision | None
 ) -> Fact:
-    """`decision` is None where nothing follows by itself: the first charge of a subscription."""
+    """`decision` is None for the first charge of a subscription, which no recovery follows."""
     return _of_payment(
         "subscription_payment_failed",
         attempt,
@@ -107,7 +105,7 @@ def payment_refunded(refund: PaymentAttempt, charge: PaymentAttempt, subscriptio
             "refundId": format_id(PAYMENT, refund.id),
             "paymentId": format_id(PAYMENT, charge.id),
             "invoiceId": format_id(INVOICE, charge.invoice_id),
-            **_whose(subscription),
+            **_ids_of(subscription),
             "amount": refund.amount,
             "refundedAmount": charge.refunded,
             "paidAmount": charge.amount,
@@ -125,7 +123,7 @@ def action_required(
         "subscription_payment_action_required",
         {
             "invoiceId": invoice_id(invoice),
-            **_whose(subscription),
+            **_ids_of(subscription),
             "amount": invoice.amount,
             "currency": invoice.currency,
             "failureCode": failure,
@@ -142,7 +140,7 @@ def _of_payment(event: str, attempt: PaymentAttempt, subscription: Subscription,
         {
             "paymentId": format_id(PAYMENT, attempt.id),
             "invoiceId": format_id(INVOICE, attempt.invoice_id),
-            **_whose(subscription),
+            **_ids_of(subscription),
             "amount": attempt.amount,
             "currency": attempt.currency,
             "rail": attempt.rail,
@@ -152,7 +150,7 @@ def _of_payment(event: str, attempt: PaymentAttempt, subscription: Subscription,
     )
 
 
-def _whose(subscription: Subscription) -> dict[str, str]:
+def _ids_of(subscription: Subscription) -> dict[str, str]:
     return {
         "subscriptionId": format_id(SUBSCRIPTION, subscription.id),
         "customerId": format_id(CUSTOMER, subscription.customer_id),

@@ -1,4 +1,4 @@
-"""Why a charge failed, in the words that recovery decides by, whatever the gateway calls it."""
+"""The failure codes that recovery decides by, and how gateways' codes map to them."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -24,7 +24,7 @@ RESPONSE_CODES: Final[Mapping[FailureCode, str]] = {
     FailureCode.PROCESSOR_ERROR: "96",
     FailureCode.TIMEOUT: "68",
 }
-"""The issuer's response code (ISO 8583, field 39) that people know each by."""
+"""The issuer's response code of each (ISO 8583, field 39)."""
 
 _OTHER_NAMES: Final[Mapping[str, FailureCode]] = {
     "5": FailureCode.DO_NOT_HONOR,
@@ -38,7 +38,7 @@ _OTHER_NAMES: Final[Mapping[str, FailureCode]] = {
     "issuer_unavailable": FailureCode.PROCESSOR_ERROR,
     "card_expired": FailureCode.EXPIRED_CARD,
     "33": FailureCode.EXPIRED_CARD,
-    "61": FailureCode.INSUFFICIENT_FUNDS,  # over the limit: the same remedy, a later day
+    "61": FailureCode.INSUFFICIENT_FUNDS,  # over the limit: also retried on a later day
 }
 _KNOWN: Final[Mapping[str, FailureCode]] = {
     **{code.value: code for code in FailureCode},
@@ -48,5 +48,5 @@ _KNOWN: Final[Mapping[str, FailureCode]] = {
 
 
 def classify(reported: str) -> FailureCode:
-    """A response code or a gateway's word. What nobody knows is a refusal without a reason, which is what 05 means."""
+    """Classifies a response code or a gateway's word. An unknown one is a refusal without a reason, as code 05 is."""
     return _KNOWN.get(reported.strip().lower(), FailureCode.DO_NOT_HONOR)

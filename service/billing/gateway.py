@@ -1,9 +1,9 @@
-"""What moves money, as the billing engine sees it. A real gateway implements `Gateway`; what ships is the scenario gateway
-(scenario_gateway.py), which moves none.
+"""The gateway that moves money, as the billing engine sees it. A real gateway implements `Gateway`; the scenario gateway
+(scenario_gateway.py) ships with duro and moves none.
 
-The reference is the payment attempt's id, and it is what makes a charge single: a gateway that is asked twice with one
-reference answers twice and charges once. So an answer that was lost (a killed process, a cut connection) is asked for
-again, and that is all there is to crash safety on this side.
+The reference is the payment attempt's id and makes a charge unique: a gateway that is asked twice with one reference
+answers twice and charges once. So after a lost answer (a killed process, a cut connection) the engine asks again with the
+same reference. That is all that crash safety needs on this side.
 """
 
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from schema.billing.rows import Rail
 
 
 class GatewayUnavailable(Exception):
-    """There is no answer. Whether money moved is not known until the gateway is asked again by the same reference."""
+    """No answer. Whether money moved is unknown until the gateway is asked again with the same reference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One movement of money. `amount` is in the currency's smallest unit, more than 0."""
+    """One movement of money. `amount` is in minor units, more than 0."""
 
     reference: str
     """`pay_…`"""
@@ -27,18 +27,18 @@ class Order:
     currency: str
     rail: Rail
     token: str | None = field(repr=False)
-    """What the gateway gave for the saved payment method; None: the payer is reached by the rail alone. An order over the
-    card rail without one is about a card that was removed: it charges nothing (card_not_supported), unless the reference
-    has been charged already, which is then the answer."""
+    """The gateway's token of the saved payment method; None if the rail alone identifies the payer. A card order without a
+    token is for a removed card: the gateway charges nothing (card_not_supported), unless it has charged the reference
+    before; then that is its answer."""
     number: int
-    """Which charge of its invoice this is, from 1."""
+    """The number of the charge for its invoice, from 1."""
     at: datetime
-    """The moment of the order, by the clock that the engine goes by."""
+    """The time of the order, by the engine's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`failure` None: the money moved. Otherwise the issuer's code or the gateway's word, see failures.py."""
+    """`failure` is None if the money moved, else the issuer's code or the gateway's word: see failures.py."""
 
     failure: str | None = None
 
@@ -48,12 +48,12 @@ class Outcome:
 
 
 class Gateway(Protocol):
-    """An outcome is final. What leaves it open whether money moved, an issuer's time-out for one, is no outcome but
-    GatewayUnavailable: a failure is followed by another charge, under another reference.
+    """An outcome is final. When it is unknown whether money moved, such as after an issuer's timeout, raise
+    GatewayUnavailable instead: after a failure, another charge is made under another reference.
     """
 
     async def charge(self, order: Order) -> Outcome:
         """Raises GatewayUnavailable."""
 
     async def refund(self, order: Order, of: str) -> Outcome:
-        """Gives back a part of the charge that `of` is the reference of, or all. Raises GatewayUnavailable."""
+        """Refunds all or part of the charge with the reference `of`. Raises GatewayUnavailable."""

@@ -1,4 +1,4 @@
-"""The invoice of a subscription's next period, with its first charge: pure."""
+"""Makes the invoice of a subscription's next period, with its first charge. Pure."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -21,11 +21,11 @@ from service.billing.periods import boundary
 from service.billing.prices import discount, price
 
 LEASE: Final = timedelta(minutes=2)
-"""For which whoever begins a charge answers for it: longer than a gateway may take to answer."""
+"""The lease of a charge in flight: longer than a gateway may take to answer."""
 
 
 def next_period(case: Case, now: datetime) -> tuple[datetime, datetime]:
-    """What is paid for next: from now for one that has not begun, else from where the present period ends."""
+    """Returns the next period to pay: from now if none has begun, else from the end of the current one."""
     subscription, interval = case.subscription, case.plan.interval
     if subscription.status is Status.ACTIVE:
         number = subscription.period + 1
@@ -59,7 +59,7 @@ def next_invoice(case: Case, now: datetime) -> NewInvoice:
 
 
 def another_charge(invoice: Invoice, case: Case, rail: Rail, now: datetime) -> tuple[Invoice, PaymentAttempt]:
-    """Of an invoice that is owed."""
+    """Returns the next charge of an owed invoice."""
     counted = replace(invoice, attempts=invoice.attempts + 1)
     return counted, charge(counted, case, rail, now)
 
@@ -87,5 +87,5 @@ def charge(invoice: Invoice, case: Case, rail: Rail, now: datetime) -> PaymentAt
 
 
 def first_rail(case: Case) -> Rail:
-    """The first of those that the shop has, in the rails' own order."""
+    """Returns the first rail, in the order of the rails, that the merchant offers."""
     return next(rail for rail in Rail if rail in case.rails)

@@ -1,14 +1,14 @@
-"""A transaction of the billing product: what changes and the events about it commit together, or neither does.
+"""A transaction of the billing engine: a change and its events commit together, or neither does.
 
     async def work(unit): keys = await books.lock_due(unit.tx, …); …; await unit.write(changes)
     await ledger.transact(work)
 
-An outage of the moment (a deadlock, a cut connection) has the work done again from the start, a few times. But not when
-the answer to its COMMIT was lost: to subscribe twice is to charge twice. Then the server is asked what became of it:
+After a transient error (a deadlock, a cut connection) the work is repeated from the start, a few times. It is not repeated
+when the answer to its COMMIT was lost: to subscribe twice is to charge twice. Then the server is asked for the outcome:
 
     COMMIT ── no answer ──► committed ──► the result, as if the answer had come
-                    │  └──► aborted ────► the work is done again
-                    └─────► nobody says within a while ──► CommitInDoubt, and nothing is done again here
+                    │  └──► aborted ────► the work is repeated
+                    └─────► unknown for too long ──► CommitInDoubt; nothing is repeated here
 """
 
 import asyncio
@@ -36,31 +36,31 @@ from service.billing.clock import Clock
 T = TypeVar("T")
 TRIES: Final = 4
 ASK_FOR_S: Final = 15.0
-"""What became of a COMMIT: longer than a session whose client is gone can stay in a transaction."""
+"""How long to ask for a COMMIT's outcome: longer than a session can stay in a transaction after its client is gone."""
 
 
 class CommitInDoubt(ConnectionError):
-    """Nobody could be asked whether the transaction took effect. Not for whoever would do something twice to repeat; who
-    begins with looking at what there is, as a scanner does, may go on."""
+    """It is unknown whether the transaction took effect. A caller that would repeat an effect must not continue; one that
+    reads the state first, as a scanner does, may."""
 
 
 @dataclass(slots=True)
 class Unit:
-    """A transaction under way. All that is written in it is of one moment."""
+    """An open transaction. Everything written in it carries one time."""
 
     tx: Connection
     now: datetime
     moment: Callable[[], datetime | None]
     """See Clock."""
     locked: Sequence[Key] = ()
-    """The subscriptions that the work is about, for whoever has to name the one that it fails for."""
+    """The subscriptions that the work has locked, to name the one that it fails for."""
     done: int = 0
-    """For how many of them there was something to do."""
+    """How many of them had something to do."""
     recorded: list[tuple[UUID, Fact]] = field(default_factory=list)
-    """Events, by id, in their order."""
+    """Ids of the events, in order."""
 
     async def write(self, changes: Changes) -> list[PaymentAttempt]:
-        """The attempts that are in flight once this has been committed."""
+        """The attempts that are in flight once this is committed."""
         begun, told = await books.write(self.tx, changes)
         await self.record(told)
         return begun
@@ -75,7 +75,7 @@ Work: TypeAlias = Callable[[Unit], Awaitable[T]]
 
 
 class Ledger:
-    """One mode's transactions."""
+    """Transactions of one mode."""
 
     def __init__(self, pool: Pool, clock: Clock) -> None:
         self.pool = pool
@@ -116,15 +116,15 @@ class Ledger:
             async with asyncio.timeout(ASK_FOR_S):
                 return bool(await asking(books.took_effect, self.pool, transaction))
         except TimeoutError:
-            raise CommitInDoubt("The connection was lost while a transaction was committed.") from lost
+            raise CommitInDoubt("The connection was lost during COMMIT and the outcome is unknown.") from lost
 
     async def committing(self, unit: Unit) -> None:
-        """For whoever wants to see what a transaction is about to commit."""
+        """Called before a transaction commits; for subclasses."""
 
     def committed(self, unit: Unit) -> None:
-        """For whoever wants to know of each transaction, right after it."""
+        """Called after each committed transaction; for subclasses."""
 
 
 def _may_be_repeated(error: BaseException) -> bool:
-    """What ran out of time would again, unless there is less to do."""
+    """A statement that timed out would do so again with the same amount of work."""
     return is_transient(error) and not is_of_the_batch(error) and not isinstance(error, CommitInDoubt)

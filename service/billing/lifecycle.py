@@ -1,4 +1,4 @@
-"""A subscription's life, as a table: what may be done in which state, where it leads, and the event that tells of it.
+"""The life of a subscription as a table: the actions of each state, where each leads, and its event.
 
     incomplete ──start_trial──► trialing ──┐
         │  └────────activate─────────┐     │ activate
@@ -9,10 +9,10 @@
                      expired ◄──────┘ └─┼──────────► past_due ◄┘
                                         │               │ exhaust_dunning
                                         └── unpaid ◄────┘
-    canceled ◄──cancel── whatever has not ended
+    canceled ◄──cancel── every state that has not ended
 
-The change and its event are one transaction (see books.py). Periods move without a change of state: a renewal that is
-paid is told by the payment's event.
+A change and its event are one transaction (see books.py). A paid renewal moves the period without a change of state; the
+payment's event reports it.
 """
 
 from collections.abc import Mapping
@@ -70,11 +70,11 @@ ENDED: Final = frozenset({Status.INCOMPLETE_EXPIRED, Status.CANCELED, Status.EXP
 
 
 class IllegalAction(Conflict):
-    """The action does not exist in the subscription's state; nothing was changed."""
+    """The subscription's state does not allow the action; nothing was changed."""
 
 
 def transition(status: Status, action: Action) -> Transition:
-    """Raises IllegalAction, naming what is possible instead."""
+    """Returns the transition. Raises IllegalAction, which names the possible actions."""
     found = TRANSITIONS.get((status, action))
     if found is None:
         raise IllegalAction(_refusal(status, action))

@@ -1,5 +1,5 @@
-"""Where a subscription's periods end. Counted from the anchor, never from the last end: a subscription of the 31st of
-January ends on the 28th of February and then on the 31st of March. All moments are UTC.
+"""Computes where a subscription's periods end, in UTC, always counted from the anchor. Counting from the previous end would
+drift: a subscription of 31 January renews on 28 February and then on 31 March.
 """
 
 from calendar import monthrange
@@ -23,14 +23,14 @@ _MONTHS: Final[Mapping[Interval, int]] = {
 
 
 def boundary(anchor: datetime, interval: Interval, number: int) -> datetime:
-    """The start of the number-th period from the anchor, and the end of the one before; 0 is the anchor itself."""
+    """Returns the start of period `number` after the anchor, which is the end of the one before; 0 is the anchor."""
     if interval in _STEPS:
         return anchor + number * _STEPS[interval]
     return _months_after(anchor, number * _MONTHS[interval])
 
 
 def _months_after(moment: datetime, months: int) -> datetime:
-    """On the same day of the month, or on the last one where the month is shorter."""
+    """Keeps the day of the month, or takes the last day of a shorter month."""
     year, month = divmod(moment.year * 12 + moment.month - 1 + months, 12)
     day = min(moment.day, monthrange(year, month + 1)[1])
     return moment.replace(year=year, month=month + 1, day=day)

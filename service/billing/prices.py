@@ -1,5 +1,4 @@
-"""What is charged. Amounts are whole numbers of a currency's smallest unit: an exchange rate rounds half up, what a
-percentage takes off is rounded down."""
+"""Computes prices in whole minor units. A conversion rounds half up; a percentage discount is rounded down."""
 
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
@@ -17,7 +16,7 @@ class Money:
 
 
 def price(plan: Plan) -> Money:
-    """What a period costs, in the currency that is charged: by the plan's own exchange rate where it has one."""
+    """Returns the price of a period in the charged currency, by the plan's exchange rate if it has one."""
     if plan.charge_currency is None or plan.fx_rate is None:
         return Money(plan.amount, plan.currency)
     return Money(converted(plan.amount, plan.fx_rate), plan.charge_currency)
@@ -28,8 +27,8 @@ def converted(amount: int, rate: Decimal) -> int:
 
 
 def discount(promo: PromoCode | None, full: Money) -> int:
-    """What the code takes off: never more than there is, and nothing in another currency. Whether it has expired was asked when
-    it was redeemed: who subscribed with it, on trial perhaps, keeps it for the first invoice.
+    """Returns the discount of a promo code: at most the price, and zero for another currency. Expiry was checked when the
+    code was redeemed: a subscription, such as one on trial, keeps it for its first invoice.
     """
     if promo is None:
         return 0

@@ -1,10 +1,10 @@
-"""What a dunning schedule that is due does: pure.
+"""Decides what a due dunning schedule does. Pure.
 
     waiting          charges, over the rail that was decided when the last charge failed
-    awaiting_card    gives up: nobody replaced the card in time
+    awaiting_card    ends recovery: the card was not replaced in time
 
-A schedule in flight is never due. Who has become blacklisted meanwhile is not charged. A rail that the shop has given up
-meanwhile is passed over.
+A schedule with a charge in flight is never due. A customer blacklisted since is not charged. A rail that the merchant has
+dropped since is skipped.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ from service.billing.settling import give_up_waiting
 
 
 def recover(case: Case, now: datetime) -> Changes:
-    """Nothing, when the schedule is not due after all: another worker has been there."""
+    """Returns no change when the schedule is not due any more, because another worker has processed it."""
     schedule, invoice = case.schedule, case.invoice
     if schedule is None or invoice is None or case.attempt is not None or schedule.in_flight:
         return Changes()

@@ -1,10 +1,10 @@
-"""What becomes of a subscription whose period is over: pure.
+"""Decides what happens to a subscription whose period is over. Pure.
 
 incomplete                         expire_incomplete; what it owes is void
 cancel_at_period_end               cancel
 its customer is blacklisted        cancel
-max_cycles are paid (active)       reach_limit
-else                               the next period's invoice and a charge for it; the period moves when that is paid
+max_cycles periods are paid        reach_limit
+else                               the next period's invoice and a charge for it; the period moves when it is paid
 """
 
 from dataclasses import replace
@@ -29,13 +29,13 @@ def renew(case: Case, now: datetime) -> Changes:
     if subscription.status is Status.ACTIVE and subscription.cycles == subscription.max_cycles:
         return act(case, Action.REACH_LIMIT, now)
     changes = Changes(new_invoices=[next_invoice(case, now)])
-    if subscription.promo_code_id is not None:  # it is for one invoice
+    if subscription.promo_code_id is not None:  # a promo code is for one invoice
         changes.subscriptions.append(replace(subscription, promo_code_id=None, updated_at=now))
     return changes
 
 
 def act(case: Case, action: Action, now: datetime, **more: Any) -> Changes:
-    """An action of the lifecycle and what follows from it; `more` is told by its event. Raises IllegalAction."""
+    """Applies an action of the lifecycle; `more` is added to its event's data. Raises IllegalAction."""
     move = transition(case.subscription.status, action)
     after = moved(case.subscription, action, now)
     changes = Changes(subscriptions=[after])
@@ -58,7 +58,7 @@ def moved(subscription: Subscription, action: Action, now: datetime) -> Subscrip
 
 
 def settle_nothing_more(case: Case, now: datetime) -> Changes:
-    """What an ended subscription still owes is asked for no more."""
+    """Voids what an ended subscription owes."""
     changes = Changes()
     if case.invoice is not None and case.invoice.status is not InvoiceStatus.PAID:
         changes.invoices.append(replace(case.invoice, status=InvoiceStatus.VOID))

@@ -1,15 +1,15 @@
-"""The scanners: each looks for what is due, by index, begins it in one transaction, and has the cashier do the rest.
+"""The scanners: each finds what is due by an index, begins it in one transaction, and submits the charges to the charges.
 
-      ┌─► is there room? ── no ──► wait
+      ┌─► slots free? ── no ──► wait
       │        │
       │   lock what is due (SKIP LOCKED) ── nothing ──► wait
       │        │
-      │   read it, decide, write            one transaction; for whoever comes second nothing is due any more
+      │   read it, decide, write            one transaction; a second scanner finds nothing due
       │        │
-      └── cashier.submit(what is in flight now)
+      └── charges.submit(attempts now in flight)
 
-Any number of processes may run them. A batch that fails is done again one by one; the subscription that fails alone is
-held (`held_until`, `fault`) for a while and shown by `duro billing status`, so that it is in nobody's way.
+Any number of processes may run them. A batch that fails is repeated one by one. A subscription that fails alone is held for
+a while (`held_until`, `fault`) and shown by `duro billing status`, so that it does not block the others.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from schema.billing import books
-from schema.billing.books import Case, Changes, Overdue, Whose
+from schema.billing.books import Case, Changes, Overdue, TenantFilter
 from schema.billing.rows import DunningState, PaymentState, Status
 from schema.database import is_of_the_batch
 from schema.ids import SUBSCRIPTION, format_id
 from schema.polling import sleep_unless, through_outages
-from service.billing.cashier import Cashier
+from service.billing.cashier import ChargeProcessor
 from service.billing.invoicing import LEASE
 from service.billing.ledger import Ledger, Unit
 from service.billing.recovering import recover
@@ -37,36 +37,36 @@ _FIRST_POLL_S: Final = 0.2
 _LAST_POLL_S: Final = 5.0
 
 Begin: TypeAlias = Callable[[Unit, int], Awaitable[list[Overdue]]]
-"""Takes up to so many that are due. `unit.locked` names the ones that it took."""
+"""Processes up to the given number of due ones. `unit.locked` names those that it locked."""
 
 
-def renewals(status: Status, whose: Whose = None) -> Begin:
+def renewals(status: Status, tenants: TenantFilter = None) -> Begin:
     async def begin(unit: Unit, limit: int) -> list[Overdue]:
-        unit.locked = await books.lock_due(unit.tx, status, unit.now, limit, whose)
+        unit.locked = await books.lock_due(unit.tx, status, unit.now, limit, tenants)
         return await _decide(unit, lambda case: _renew_if_due(case, status, unit.now))
 
     return begin
 
 
-def recoveries(state: DunningState, whose: Whose = None) -> Begin:
+def recoveries(state: DunningState, tenants: TenantFilter = None) -> Begin:
     async def begin(unit: Unit, limit: int) -> list[Overdue]:
-        unit.locked = await books.lock_recovering(unit.tx, state, unit.now, limit, whose)
+        unit.locked = await books.lock_recovering(unit.tx, state, unit.now, limit, tenants)
         return await _decide(unit, lambda case: recover(case, unit.now))
 
     return begin
 
 
-def unanswered(whose: Whose = None) -> Begin:
-    """What somebody else began and does not answer for any more."""
+def unanswered(tenants: TenantFilter = None) -> Begin:
+    """Takes over attempts whose lease has expired."""
 
     async def begin(unit: Unit, limit: int) -> list[Overdue]:
-        return await books.take_over(unit.tx, unit.now, limit, unit.now + LEASE, whose)
+        return await books.take_over(unit.tx, unit.now, limit, unit.now + LEASE, tenants)
 
     return begin
 
 
 def _renew_if_due(case: Case, status: Status, now: datetime) -> Changes:
-    """The locks may be younger than the look that found it due."""
+    """Checks again that it is due: it may have changed between the look and the lock."""
     subscription = case.subscription
     if subscription.status is not status or subscription.current_period_end > now or case.attempt is not None:
         return Changes()
@@ -82,24 +82,31 @@ async def _decide(unit: Unit, decide: Callable[[Case], Changes]) -> list[Overdue
         changes.add(decided)
     begun = await unit.write(changes)
     if len(begun) < len(changes.new_invoices) + len(changes.new_attempts):
-        raise InvoiceExists("a period that is not paid has its invoice already")
+        raise InvoiceExists("an unpaid period already has an invoice")
     methods = {case.subscription.id: case.subscription.payment_method_id for case in found}
     return [Overdue(attempt, methods[attempt.subscription_id]) for attempt in begun]
 
 
 class InvoiceExists(Exception):
-    """A period that is not paid has its invoice already, and nobody is charging it: the rows contradict each other."""
+    """An unpaid period already has an invoice without a charge in flight: the rows contradict each other."""
 
 
 class Scanner:
     def __init__(
-        self, name: str, state: str, ledger: Ledger, cashier: Cashier, begin: Begin, *, batch: int = BATCH
+        self,
+        name: str,
+        state: str,
+        ledger: Ledger,
+        charges: ChargeProcessor,
+        begin: Begin,
+        *,
+        batch: int = BATCH,
     ) -> None:
-        """`state` is the one that it is for: of a subscription, a dunning schedule, or an attempt."""
+        """`state` is the state of a subscription, dunning schedule or attempt that this scanner is for."""
         self.name = name
         self.state = state
         self._ledger = ledger
-        self._cashier = cashier
+        self._cashier = charges
         self._begin = begin
         self._batch = batch
 
@@ -125,7 +132,7 @@ class Scanner:
         except Exception as error:
             if not is_of_the_batch(error):
                 raise
-            _logger.warning("%s: a batch failed, and is done one by one: %r", self.name, error)
+            _logger.warning("%s: a batch failed and is repeated one by one: %r", self.name, error)
         found = 0
         for _ in range(limit):
             found += (one := await self._take_one())
@@ -169,14 +176,16 @@ class Scanner:
         await books.hold(self._ledger.pool, unit.locked, unit.now + HOLD, fault)
 
 
-def scanners(ledger: Ledger, cashier: Cashier, *, whose: Whose = None, batch: int = BATCH) -> list[Scanner]:
-    """All of one mode's, in the order in which a simulation asks them. `whose` None: all tenants'."""
+def scanners(
+    ledger: Ledger, charges: ChargeProcessor, *, tenants: TenantFilter = None, batch: int = BATCH
+) -> list[Scanner]:
+    """Returns the scanners of one mode, in the order in which a simulation runs them. `tenants` None means all tenants."""
     each: list[tuple[str, str, Begin]] = [
-        ("unanswered charges", PaymentState.IN_FLIGHT, unanswered(whose)),
-        ("renewals", Status.ACTIVE, renewals(Status.ACTIVE, whose)),
-        ("trials", Status.TRIALING, renewals(Status.TRIALING, whose)),
-        ("incomplete", Status.INCOMPLETE, renewals(Status.INCOMPLETE, whose)),
-        ("recoveries", DunningState.WAITING, recoveries(DunningState.WAITING, whose)),
-        ("cards awaited", DunningState.AWAITING_CARD, recoveries(DunningState.AWAITING_CARD, whose)),
+        ("unanswered charges", PaymentState.IN_FLIGHT, unanswered(tenants)),
+        ("renewals", Status.ACTIVE, renewals(Status.ACTIVE, tenants)),
+        ("trials", Status.TRIALING, renewals(Status.TRIALING, tenants)),
+        ("incomplete", Status.INCOMPLETE, renewals(Status.INCOMPLETE, tenants)),
+        ("recoveries", DunningState.WAITING, recoveries(DunningState.WAITING, tenants)),
+        ("cards awaited", DunningState.AWAITING_CARD, recoveries(DunningState.AWAITING_CARD, tenants)),
     ]
-    return [Scanner(name, state, ledger, cashier, begin, batch=batch) for name, state, begin in each]
+    return [Scanner(name, state, ledger, charges, begin, batch=batch) for name, state, begin in each]

@@ -1,10 +1,9 @@
-"""A gateway that answers by scenario. No money moves: what it is given decides what it says, always the same.
+"""A gateway that answers by scenario and moves no money. The same order always gets the same answer.
 
-A saved payment method's token is either a test card's number, with an answer of its own (TEST_CARDS), or a payer that is
-made up from a seed: `sim:<seed>:<month of expiry>`, as in sim:4711:2027-03. A payer's cards run out, funds are low before
-payday for those who live from one to the next, some accounts are empty for months, issuers have moods and switches fail,
-by rates that are believable and moments that follow from the seed. The same order gets the same answer, so there is
-nothing to remember.
+A saved payment method's token is either a test card's number, with an answer of its own (TEST_CARDS), or a payer made up
+from a seed: `sim:<seed>:<month of expiry>`, as in sim:4711:2027-03. Such a payer's card expires, funds are low before payday,
+some accounts are empty for months, issuers refuse at times and processors fail, at believable rates and at times that follow
+from the seed. So nothing needs to be stored.
 """
 
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from service.billing.failures import FailureCode
 from service.billing.gateway import Order, Outcome
 
 OK: Final = "ok"
-OK_SECOND: Final = "ok on the second try"
+OK_SECOND: Final = "ok on the second attempt"
 
 TEST_CARDS: Final[Mapping[str, str]] = {
     "4084084084084081": OK,
@@ -32,14 +31,14 @@ TEST_CARDS: Final[Mapping[str, str]] = {
     "4000000000000259": FailureCode.TIMEOUT,
     "4000000000009987": OK_SECOND,
 }
-"""Number: what charging the card comes to, whatever the amount. Any other number works, and whoever has one of these pays
-over every other rail.
+"""Card number to the result of a charge, whatever the amount. A charge to any other number succeeds, and so does one over any
+other rail.
 """
 
 _PAYER: Final = "sim:"
 
-# How often, of all charges or payers. What comes of them together: 9 to 11 in a hundred renewals fail at first, more
-# than half of them for want of funds; recovery brings back most of them, but not those of accounts that stay empty.
+# Shares of all charges or payers. Together, 9 to 11 in 100 renewals fail at first, more than half of them for
+# insufficient funds. Recovery collects most of these, but not from accounts that stay empty.
 _LIVES_FROM_PAY_TO_PAY: Final = 0.22
 _LOW_BEFORE_PAYDAY: Final = 0.22
 _LOW_AT_PAYDAY: Final = 0.03
@@ -58,13 +57,13 @@ class ScenarioGateway:
     async def charge(self, order: Order) -> Outcome:
         return Outcome(failure_of(order))
 
-    async def refund(self, order: Order, of: str) -> Outcome:  # noqa: ARG002  the protocol's
+    async def refund(self, order: Order, of: str) -> Outcome:  # noqa: ARG002  part of the protocol
         return Outcome()
 
 
 def failure_of(order: Order) -> FailureCode | None:
     if order.rail is Rail.CARD and order.token is None:
-        return FailureCode.CARD_NOT_SUPPORTED  # it was removed
+        return FailureCode.CARD_NOT_SUPPORTED  # the card was removed
     token = order.token or f"{_PAYER}{order.reference}"
     if not token.startswith(_PAYER):
         return _of_card(token, order)
@@ -108,13 +107,13 @@ def _how_often_low(seed: str, at: datetime) -> float:
 
 
 def _by_hand(seed: str, order: Order) -> FailureCode | None:
-    """Over every other rail the payer has to do something, or the account may be empty."""
+    """On the other rails the payer has to act, or the account may be empty."""
     if _chance(seed, order.rail, f"{order.at:%Y-%m-%d}", str(order.number)) < _PAYS_BY_HAND:
         return None
     return FailureCode.TIMEOUT if order.rail is not Rail.DIRECT_DEBIT else FailureCode.INSUFFICIENT_FUNDS
 
 
 def _chance(*words: str) -> float:
-    """From 0 to 1, the same for the same words."""
+    """Returns a number from 0 to 1, the same for the same words."""
     digest = blake2b("/".join(words).encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64

@@ -1,13 +1,13 @@
-"""What follows from the gateway's answer: pure. The attempt ends, and with it, in one transaction,
+"""Applies the gateway's answer. Pure. In one transaction the attempt ends, and:
 
-    a charge worked     the invoice is paid; incomplete and trialing are activated, active moves to the next period,
+    a charge succeeded  the invoice is paid; incomplete and trialing become active, active moves to the next period,
                         past_due and unpaid recover
-    a charge failed     incomplete waits for another try; trialing and active become past_due and a dunning schedule
-                        begins; past_due goes on by what dunning decides, which may be: unpaid
-    a refund            is told, or given back to what can still be refunded
+    a charge failed     incomplete waits for another charge; trialing and active become past_due and a dunning schedule
+                        begins; past_due follows dunning's decision, which may be unpaid
+    a refund            succeeded: an event is recorded; failed: the amount can be refunded again
 
-A renewal's period is the invoice's. A subscription that recovers after its invoice's period is over begins a new one at
-once, and is not charged for the time in between; nor is one whose first invoice is paid as late as that.
+A renewal's period is the invoice's. A subscription that recovers after its invoice's period has ended begins a new period
+immediately and is not charged for the time in between. The same holds for a first invoice that is paid so late.
 """
 
 from dataclasses import replace
@@ -37,7 +37,7 @@ from service.billing.renewing import moved
 
 
 def settle(case: Case, outcome: Outcome, now: datetime) -> Changes:
-    """Of the attempt in flight, which the case has."""
+    """Settles the case's attempt in flight."""
     assert case.attempt is not None
     assert case.invoice is not None
     failure = None if outcome.failure is None else classify(outcome.failure)
@@ -59,7 +59,7 @@ def settle(case: Case, outcome: Outcome, now: datetime) -> Changes:
 
 
 def give_up_waiting(case: Case, now: datetime) -> Changes:
-    """Of a schedule whose card was not replaced in time."""
+    """Ends a schedule whose card was not replaced in time."""
     assert case.schedule is not None
     assert case.invoice is not None
     schedule = case.schedule
@@ -102,7 +102,7 @@ def _paid(case: Case, invoice: Invoice, ended: PaymentAttempt, now: datetime) ->
 
 def _advanced(case: Case, invoice: Invoice, now: datetime) -> Subscription:
     before = case.subscription
-    if before.status in ENDED or before.status is Status.PAUSED:  # it was paid all the same
+    if before.status in ENDED or before.status is Status.PAUSED:  # it was paid nevertheless
         return before
     paid = replace(
         before,
@@ -117,10 +117,12 @@ def _advanced(case: Case, invoice: Invoice, now: datetime) -> Subscription:
         return replace(paid, period=before.period + 1)
     first = before.status in {Status.INCOMPLETE, Status.TRIALING}
     after = moved(paid, Action.ACTIVATE if first else Action.RECOVER, now)
-    if invoice.period_end <= now and before.status is not Status.TRIALING:  # a trial's end is caught up
+    if (
+        invoice.period_end <= now and before.status is not Status.TRIALING
+    ):  # the trial has ended in the meantime
         end = boundary(now, case.plan.interval, 1)
         return replace(after, anchor=now, period=0, current_period_start=now, current_period_end=end)
-    if before.cycles == 0:  # also of a trial whose first charge had failed
+    if before.cycles == 0:  # also after a trial whose first charge had failed
         return replace(after, anchor=invoice.period_start, period=0)
     return replace(after, period=before.period + 1)
 

@@ -98,7 +98,7 @@ async def _run(app: App, database: Database, modes: Sequence[Mode], *, once: boo
     supervisors = []
     for mode in modes:
         made = engine(database, mode, ScenarioGateway())
-        made.cashier.on_settled = lambda count, mode=mode: settled.update({mode.value: count})  # type: ignore[misc]  # mypy cannot infer a lambda's default
+        made.charges.on_settled = lambda count, mode=mode: settled.update({mode.value: count})  # type: ignore[misc]  # mypy cannot infer a lambda's default
         if once:
             async with made.settling():
                 await made.scan(stop)

@@ -4,7 +4,7 @@
         │  sign up, cancel, pause, change the plan,             │
         │  give another card, ask for a refund, …               ▼
         ▼                                              every hour: the scanners, until nothing is due
-      Checkout, Desk  ──► transactions and their events ◄──────┘
+      Checkout, SubscriptionActions  ──► transactions and their events ◄──────┘
                               │
       reactions ◄─────────────┘   as a merchant's server would learn of it: by the event
         └──► agenda

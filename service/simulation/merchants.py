@@ -59,11 +59,13 @@ async def enrol(database: Database, trade: Trade) -> UUID:
 
 
 async def open_store(engine: Engine, tenant_id: UUID, trade: Trade, now: datetime) -> Store:
-    shelf = engine.shelf(tenant_id)
-    await shelf.set_up(payday_aware=trade.payday_aware, rails=list(Rail))
-    plans = [await shelf.create_plan(new) for new in trade.plans]
+    catalog = engine.catalog(tenant_id)
+    await catalog.set_up(payday_aware=trade.payday_aware, rails=list(Rail))
+    plans = [await catalog.create_plan(new) for new in trade.plans]
     links = [f"plan-{number}" for number, _ in enumerate(plans, start=1)]
     for plan, slug in zip(plans, links, strict=True):
-        await shelf.create_link(plan.id, slug)
-    await shelf.create_promo_code(NewPromoCode(PROMO, percent_off=20, expires_at=now + timedelta(days=3650)))
+        await catalog.create_link(plan.id, slug)
+    await catalog.create_promo_code(
+        NewPromoCode(PROMO, percent_off=20, expires_at=now + timedelta(days=3650))
+    )
     return Store(tenant_id, engine.mode, plans, links, trade.signups_per_day[engine.mode])

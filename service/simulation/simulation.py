@@ -127,7 +127,7 @@ class Simulation:
                 except (Conflict, InvalidInput):
                     self.tally.refused += 1
         for engine in self._engines.values():
-            await engine.cashier.settled()
+            await engine.charges.settled()
 
     def _plan_next_signup(self, store: Store) -> None:
         if store.signups_per_day > 0:
@@ -152,29 +152,29 @@ class Simulation:
     async def _act(self, customer: Customer, subscription_id: UUID, intention: Intention) -> None:
         """Raises Conflict when it is not possible any more."""
         store = customer.store
-        desk = self._engines[store.mode].desk(store.tenant_id)
+        subscriptions = self._engines[store.mode].subscriptions(store.tenant_id)
         match intention.act:
             case Act.CANCEL | Act.CANCEL_LATER:
-                await desk.cancel(subscription_id, at_period_end=intention.act is Act.CANCEL_LATER)
+                await subscriptions.cancel(subscription_id, at_period_end=intention.act is Act.CANCEL_LATER)
             case Act.KEEP:
-                await desk.keep(subscription_id)
+                await subscriptions.keep(subscription_id)
             case Act.PAUSE:
-                await desk.pause(subscription_id)
+                await subscriptions.pause(subscription_id)
             case Act.RESUME:
-                await desk.resume(subscription_id)
+                await subscriptions.resume(subscription_id)
             case Act.CHANGE_PLAN:
-                await desk.change_plan(subscription_id, customer.rng.choice(store.plans).id)
+                await subscriptions.change_plan(subscription_id, customer.rng.choice(store.plans).id)
             case Act.LIMIT:
-                await desk.limit(subscription_id, customer.rng.randint(24, 60))
+                await subscriptions.limit(subscription_id, customer.rng.randint(24, 60))
             case Act.NEW_CARD:
-                await desk.replace_payment_method(subscription_id, await self._card_of(customer))
+                await subscriptions.replace_payment_method(subscription_id, await self._card_of(customer))
             case Act.PAY_WITH_NEW_CARD:
-                await desk.replace_payment_method(subscription_id, await self._card_of(customer))
-                await desk.collect(subscription_id)
+                await subscriptions.replace_payment_method(subscription_id, await self._card_of(customer))
+                await subscriptions.collect(subscription_id)
             case Act.REFUND | Act.REFUND_PART:
                 assert intention.payment_id
                 part = customer.rng.randint(100, 40_000) if intention.act is Act.REFUND_PART else None
-                await desk.refund(parse_id(PAYMENT, intention.payment_id), part)
+                await subscriptions.refund(parse_id(PAYMENT, intention.payment_id), part)
 
     def _react(self, fact: Fact, now: datetime) -> None:
         subscription_id = parse_id(SUBSCRIPTION, fact.data["subscriptionId"])

@@ -149,9 +149,9 @@ async def stage(
     database: Database, cast: Cast, show: Show, stop: asyncio.Event | None = None
 ) -> AsyncIterator[Simulation]:
     """The merchants' stores are set up, as far as `stop` lets them; nothing has happened yet."""
-    whose = [tenant_id for tenant_id, _ in cast.merchants]
+    tenants = [tenant_id for tenant_id, _ in cast.merchants]
     engines: dict[Mode, Engine] = {
-        mode: engine(database, mode, ScenarioGateway(), ledger, whose=whose)
+        mode: engine(database, mode, ScenarioGateway(), ledger, tenants=tenants)
         for mode, ledger in cast.ledgers.items()
     }
     stores: list[Store] = []

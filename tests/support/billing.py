@@ -23,7 +23,7 @@ from schema.modes import Mode
 from schema.pages import After
 from schema.secret_box import SecretBox
 from schema.wallet import NewMethod
-from service.billing.cashier import Cashier
+from service.billing.cashier import ChargeProcessor
 from service.billing.checkout import Contact
 from service.billing.clock import VirtualClock
 from service.billing.engine import Engine, engine
@@ -122,19 +122,19 @@ class Business:
         return self.database.data(self.engine.mode)
 
     @property
-    def desk(self) -> Any:
-        return self.engine.desk(self.tenant)
+    def subscriptions(self) -> Any:
+        return self.engine.subscriptions(self.tenant)
 
     @property
-    def shelf(self) -> Any:
-        return self.engine.shelf(self.tenant)
+    def catalog(self) -> Any:
+        return self.engine.catalog(self.tenant)
 
     @property
     def checkout(self) -> Any:
         return self.engine.checkout(self.tenant)
 
     async def plan(self, amount: int = 500_000, interval: str = Interval.MONTH, **more: Any) -> Plan:
-        return await self.shelf.create_plan(NewPlan(f"Plan {next(_numbers)}", amount, interval, **more))
+        return await self.catalog.create_plan(NewPlan(f"Plan {next(_numbers)}", amount, interval, **more))
 
     async def card(self, number: str = GOOD_CARD, phone: str | None = None) -> UUID:
         """A saved card of somebody's, in the wallet."""
@@ -155,7 +155,7 @@ class Business:
         return made.id
 
     async def settled(self) -> None:
-        await self.engine.cashier.settled()
+        await self.engine.charges.settled()
 
     def contact(self) -> Contact:
         number = next(_numbers)
@@ -246,7 +246,7 @@ async def idle_business(
     start: datetime = START,
     gateway: CountingGateway | None = None,
 ) -> Business:
-    """Whose cashier is not at work: what the gateway answers is not written."""
+    """TenantFilter charges is not at work: what the gateway answers is not written."""
     tenant, _keys = await tenants.create(database.core, "Ikeja Fitness Club")
     clock, gateway = VirtualClock(start, history=False), gateway or CountingGateway()
     made = engine(database, mode, gateway, Ledger(database.data(mode), clock))
@@ -262,7 +262,7 @@ async def business(
     gateway: CountingGateway | None = None,
 ) -> AsyncIterator[Business]:
     made = await idle_business(database, mode=mode, start=start, gateway=gateway)
-    async with at_work(made.engine.cashier):
+    async with at_work(made.engine.charges):
         yield made
 
 
@@ -270,14 +270,14 @@ async def business(
 async def colleague(of: Business) -> AsyncIterator[Business]:
     """Another worker for the same books and the same gateway."""
     made = engine(of.database, of.engine.mode, of.gateway, of.engine.ledger)
-    async with at_work(made.cashier):
+    async with at_work(made.charges):
         yield replace(of, engine=made)
 
 
 @asynccontextmanager
-async def at_work(cashier: Cashier) -> AsyncIterator[None]:
+async def at_work(charges: ChargeProcessor) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    settling = asyncio.create_task(cashier.run(stop))
+    settling = asyncio.create_task(charges.run(stop))
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from tests.support.billing import Business
 from tests.support.lifecycle import Runs, stress_lifecycle
 
 SCANNERS = ("unanswered charges", "renewals", "trials", "incomplete", "recoveries", "cards awaited")
-PARTS = ("cashier", "checkout expiry", *SCANNERS)
+PARTS = ("charges", "checkout expiry", *SCANNERS)
 
 
 def part(shop: Business, name: str) -> Runs:
@@ -35,7 +35,7 @@ async def test_every_part_keeps_the_lifecycle_s_contract(shop: Business, name: s
 
 
 async def test_the_cashier_keeps_it_too(idle_shop: Business) -> None:
-    await stress_lifecycle(part(idle_shop, "cashier"))
+    await stress_lifecycle(part(idle_shop, "charges"))
 
 
 async def test_a_whole_engine_keeps_it_and_leaves_no_task_behind(
@@ -52,23 +52,23 @@ async def test_a_whole_engine_keeps_it_and_leaves_no_task_behind(
 async def test_answers_outlive_a_cashier_that_is_cancelled_while_it_writes_them(
     idle_shop: Business, owner: asyncpg.Connection
 ) -> None:
-    cashier = idle_shop.engine.cashier
+    charges = idle_shop.engine.charges
     before = asyncio.all_tasks()
     made = await idle_shop.checkout.subscribe(
         idle_shop.contact(), (await idle_shop.plan()).id, await idle_shop.card()
     )
     async with owner.transaction():
         await owner.execute("SELECT FROM subscriptions FOR UPDATE")
-        writing = asyncio.create_task(cashier.run(asyncio.Event()))
+        writing = asyncio.create_task(charges.run(asyncio.Event()))
         await until(owner, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
         writing.cancel()
         await asyncio.wait([writing])
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
     stop = asyncio.Event()
-    writing = asyncio.create_task(cashier.run(stop))
+    writing = asyncio.create_task(charges.run(stop))
     async with asyncio.timeout(10):
-        await cashier.settled()
+        await charges.settled()
     stop.set()
     await writing
     assert (await idle_shop.subscription(made.id)).status == "active"

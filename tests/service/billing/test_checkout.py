@@ -22,7 +22,7 @@ ADA = Contact("Ada Obi", "Ada.Obi@Example.com ", "+2348031234567")
 async def session(shop: Business, promo: str | None = None, **plan: Any) -> CheckoutSession:
     """Of a link to a new plan."""
     slug = f"plan-{new_id().hex}"
-    await shop.shelf.create_link((await shop.plan(**plan)).id, slug)
+    await shop.catalog.create_link((await shop.plan(**plan)).id, slug)
     opened: CheckoutSession = await shop.checkout.open(slug, promo)
     return opened
 
@@ -46,7 +46,7 @@ async def test_a_session_becomes_a_subscription_once(shop: Business) -> None:
     assert (await shop.subscription(made.id)).status == "active"
     done = await shown(shop, opened.id)
     assert (done.status, done.subscription_id, done.completed_at) == ("completed", made.id, START)
-    async with shop.refusing(Conflict, "is completed: open another one"):
+    async with shop.refusing(Conflict, "is completed: open a new one"):
         await shop.checkout.complete(opened.id, ADA, await shop.card())
     assert len(shop.gateway.charged) == 1
 
@@ -69,7 +69,7 @@ async def test_a_session_ends_after_24_hours(shop: Business) -> None:
     assert await shop.engine.expiry.step() == 0
     shop.clock.advance(START + timedelta(hours=24))
     for swept in (False, True):
-        async with shop.refusing(Conflict, "is expired: open another one"):
+        async with shop.refusing(Conflict, "is expired: open a new one"):
             await shop.checkout.complete(opened.id, ADA, None)
         if not swept:
             assert await shop.engine.expiry.step() == 1
@@ -85,8 +85,8 @@ async def test_a_session_that_cannot_be_completed_stays_open(shop: Business) -> 
         await shop.checkout.complete(new_id(), ADA, None)
     async with shop.refusing(NotFound, "There is no checkout session chk_"):
         await (await shop.another()).checkout.complete(opened.id, ADA, None)
-    await shop.shelf.archive_plan(opened.plan_id)
-    async with shop.refusing(Conflict, "is archived: nobody can subscribe to it any more"):
+    await shop.catalog.archive_plan(opened.plan_id)
+    async with shop.refusing(Conflict, "is archived: no new subscription is possible"):
         await shop.checkout.complete(opened.id, ADA, None)
 
 
@@ -98,7 +98,7 @@ async def test_only_a_link_leads_to_a_checkout(shop: Business) -> None:
     link = await shop.pool.fetchval("SELECT slug FROM payment_links WHERE id = $1", opened.payment_link_id)
     async with shop.refusing(NotFound, "There is no payment link"):
         await (await shop.another()).checkout.open(link)
-    await shop.shelf.archive_plan(opened.plan_id)
+    await shop.catalog.archive_plan(opened.plan_id)
     async with shop.refusing(Conflict, "is archived"):
         await shop.checkout.open(link)
 
@@ -109,7 +109,7 @@ async def test_only_a_link_leads_to_a_checkout(shop: Business) -> None:
 async def test_a_code_is_counted_when_the_checkout_opens_and_no_more_often_than_it_may(
     shop: Business,
 ) -> None:
-    promo = await shop.shelf.create_promo_code(NewPromoCode("TWICE", percent_off=50, max_redemptions=2))
+    promo = await shop.catalog.create_promo_code(NewPromoCode("TWICE", percent_off=50, max_redemptions=2))
     first = await session(shop, " twice ")
     await shop.subscribe(promo="TWICE")
     plan = await shop.plan()
@@ -124,8 +124,8 @@ async def test_a_code_is_counted_when_the_checkout_opens_and_no_more_often_than_
 
 async def test_a_code_that_is_over_or_in_another_currency_is_refused_and_not_counted(shop: Business) -> None:
     dollars = NewPromoCode("DOLLARS", amount_off=500, currency="USD")
-    await shop.shelf.create_promo_code(dollars)
-    await shop.shelf.create_promo_code(
+    await shop.catalog.create_promo_code(dollars)
+    await shop.catalog.create_promo_code(
         NewPromoCode("OVER", percent_off=50, expires_at=START + timedelta(days=1))
     )
     plan = await shop.plan()
@@ -164,7 +164,7 @@ async def test_who_is_blacklisted_is_sold_nothing(shop: Business) -> None:
     opened, plan = await session(shop), await shop.plan()
     made = await shop.checkout.subscribe(ADA, plan.id, await shop.card())
     await shop.settled()
-    await shop.shelf.blacklist(made.customer_id, "chargebacks")
+    await shop.catalog.blacklist(made.customer_id, "chargebacks")
     said = f"Customer {format_id(CUSTOMER, made.customer_id)} is blacklisted and cannot subscribe."
     async with shop.refusing(Conflict, said):
         await shop.checkout.subscribe(ADA, plan.id, None)
@@ -175,9 +175,9 @@ async def test_who_is_blacklisted_is_sold_nothing(shop: Business) -> None:
 async def test_a_contact_that_is_none_is_refused(shop: Business) -> None:
     plan = await shop.plan()
     for contact, why in (
-        (Contact("", "a@example.com"), "A customer's name has 1 to 200 printable characters"),
-        (Contact("A" * 201, "a@example.com"), "A customer's name has"),
-        (Contact("A\x00", "a@example.com"), "A customer's name has"),
+        (Contact("", "a@example.com"), "A customer's name must have 1 to 200 printable characters"),
+        (Contact("A" * 201, "a@example.com"), "A customer's name must have"),
+        (Contact("A\x00", "a@example.com"), "A customer's name must have"),
         (Contact("Ada", "a@@example.com"), "is not an e-mail address"),
         (Contact("Ada", "a@example.com\x00"), "is not an e-mail address"),
         (Contact("Ada", f"{'a' * 250}@example.com"), "is not an e-mail address"),
@@ -194,8 +194,8 @@ async def test_a_contact_that_is_none_is_refused(shop: Business) -> None:
 
 
 async def test_a_checkout_that_nobody_completes_gives_its_promo_code_back(shop: Business) -> None:
-    await shop.shelf.create_promo_code(NewPromoCode("ONCE", percent_off=50, max_redemptions=1))
-    await shop.shelf.create_link((await shop.plan()).id, "gold")
+    await shop.catalog.create_promo_code(NewPromoCode("ONCE", percent_off=50, max_redemptions=1))
+    await shop.catalog.create_link((await shop.plan()).id, "gold")
     await shop.checkout.open("gold", "ONCE")
     async with shop.refusing(InvalidInput, "has expired or is used up"):
         await shop.checkout.open("gold", "ONCE")

@@ -108,7 +108,7 @@ async def test_what_works_on_a_later_try_is_recovered_and_the_period_is_the_invo
 async def test_want_of_funds_waits_for_payday_where_the_shop_does(shop: Business) -> None:
     """And where it does not, or it is payday already, for as long as everything else."""
     hurried = await shop.another()
-    await hurried.shelf.set_up(payday_aware=False, rails=list(Rail))
+    await hurried.catalog.set_up(payday_aware=False, rails=list(Rail))
     shop.gateway.answers = lambda order: Outcome("51") if order.at < PAYDAY else None
     on_payday = await owing(shop)
     patient = await shop.subscribe(await shop.plan(trial_days=7))
@@ -144,12 +144,12 @@ async def test_what_will_not_work_by_card_goes_over_the_next_rail_at_once(
 
 async def test_rails_are_tried_as_far_as_the_shop_has_them(shop: Business) -> None:
     """One that it gives up while recovery is under way is passed over."""
-    await shop.shelf.set_up(payday_aware=True, rails=[Rail.DIRECT_DEBIT, Rail.CARD, Rail.TRANSFER])
+    await shop.catalog.set_up(payday_aware=True, rails=[Rail.DIRECT_DEBIT, Rail.CARD, Rail.TRANSFER])
     answering(shop, "57", "96", "96", "57")
     sub = await owing(shop)
     assert [rail for _, rail in await charges(shop)] == ["card", "transfer"]
     assert (await memory(shop, sub)).rail == "transfer"
-    await shop.shelf.set_up(payday_aware=True, rails=[Rail.CARD, Rail.DIRECT_DEBIT])
+    await shop.catalog.set_up(payday_aware=True, rails=[Rail.CARD, Rail.DIRECT_DEBIT])
     await shop.until(DUE + 30 * DAY)
     made = await charges(shop)
     assert [rail for _, rail in made] == ["card", "transfer", "direct_debit", "direct_debit"]
@@ -171,7 +171,7 @@ async def test_another_card_is_asked_for_and_once_it_is_given_it_is_charged(
     assert (await shop.types())[3:] == [*PAST_DUE, "subscription_payment_action_required"]
     await shop.until(DUE + 6 * DAY)
     assert len(await shop.payments()) == 1, "the same card would fail again"
-    await shop.desk.replace_payment_method(sub, await shop.card())
+    await shop.subscriptions.replace_payment_method(sub, await shop.card())
     await shop.scan()
     assert (await status(shop, sub), (await memory(shop, sub)).state) == ("active", "recovered")
     assert (await shop.types())[6:] == ["subscription_updated", *RECOVERED]
@@ -185,13 +185,13 @@ async def test_a_card_that_is_not_given_within_seven_days_leaves_it_unpaid(shop:
     await shop.until(DUE + 7 * DAY)
     assert await status(shop, sub) == "unpaid"
     schedule = await memory(shop, sub)
-    said = "stolen_card: no other card was given within 7 days, after 0 recovery charges."
+    said = "stolen_card: the card was not replaced within 7 days, after 0 recovery charges."
     assert (schedule.state, schedule.last_reason) == ("exhausted", said)
     await shop.until(DUE + 20 * DAY)
-    await shop.desk.replace_payment_method(sub, await shop.card())
+    await shop.subscriptions.replace_payment_method(sub, await shop.card())
     await shop.scan()
     assert len(await shop.payments()) == 1, "by itself nothing is charged"
-    await shop.desk.collect(sub)
+    await shop.subscriptions.collect(sub)
     await shop.settled()
     assert (await status(shop, sub), (await memory(shop, sub)).state) == ("active", "recovered")
     (invoice,) = await shop.invoices(sub)
@@ -202,7 +202,7 @@ async def test_a_card_that_is_not_given_within_seven_days_leaves_it_unpaid(shop:
 async def test_a_card_that_is_as_bad_as_the_first_is_asked_for_again_and_it_ends(shop: Business) -> None:
     sub = await owing(shop, EXPIRED_CARD)
     for charge in range(1, 6):
-        await shop.desk.replace_payment_method(sub, await shop.card(EXPIRED_CARD))
+        await shop.subscriptions.replace_payment_method(sub, await shop.card(EXPIRED_CARD))
         await shop.scan()
         assert (await memory(shop, sub)).attempts == charge
     assert await status(shop, sub) == "unpaid"
@@ -212,12 +212,12 @@ async def test_a_collection_that_fails_leaves_it_unpaid_and_is_told(shop: Busine
     answering(shop, *["96"] * 6, "51")
     sub = await owing(shop)
     await shop.until(DUE + 30 * DAY)
-    await shop.desk.collect(sub)
+    await shop.subscriptions.collect(sub)
     await shop.settled()
     assert await status(shop, sub) == "unpaid"
     _, failed = (await shop.events())[-1]
     assert (failed["failureCode"], failed["nextAction"], failed["attempt"]) == ("insufficient_funds", None, 7)
-    await shop.desk.collect(sub)
+    await shop.subscriptions.collect(sub)
     await shop.settled()
     recovered = (await shop.events("subscription_payment_recovered"))[0][1]
     assert recovered["failureCode"] == "insufficient_funds", "of the charge before"
@@ -278,7 +278,7 @@ async def test_a_refund_under_way_puts_recovery_off_and_keeps_nobody_busy(shop: 
     await shop.until(START + DAY)
     (paid, *_) = await shop.payments()
     with shop.gateway.silent():
-        await shop.desk.refund(paid.id, 100)
+        await shop.subscriptions.refund(paid.id, 100)
         shop.clock.advance(START + 3 * DAY)
         assert [await scanner.step() for scanner in shop.engine.scanners] == [1, 0, 0, 0, 0, 0]
     await shop.settled()
@@ -290,7 +290,7 @@ async def test_what_was_set_up_for_an_invoice_holds_to_its_end(shop: Business) -
     """Whether it waits for payday is on its row, whatever the shop decides meanwhile."""
     answering(shop, "96", "96", "51", "51")
     sub = await owing(shop)
-    await shop.shelf.set_up(payday_aware=False, rails=list(Rail))
+    await shop.catalog.set_up(payday_aware=False, rails=list(Rail))
     await shop.until(DUE + DAY)
     schedule = await memory(shop, sub)
     assert (schedule.payday_aware, schedule.last_action) == (True, "retry_payday")
@@ -300,7 +300,7 @@ async def test_what_was_set_up_for_an_invoice_holds_to_its_end(shop: Business) -
 
 async def test_who_cancels_owes_nothing_more(shop: Business) -> None:
     sub = await owing(shop, EXPIRED_CARD)
-    await shop.desk.cancel(sub)
+    await shop.subscriptions.cancel(sub)
     (invoice,), schedule = await shop.invoices(sub), await memory(shop, sub)
     assert (invoice.status, schedule.state, schedule.next_attempt_at) == ("void", "cancelled", None)
     await shop.until(DUE + 60 * DAY)

@@ -211,7 +211,7 @@ def test_reasons(memory: Memory, reason: str) -> None:
 def test_whoever_gives_no_card_is_told_how_long_it_was_waited_for(charges: int, so_many: str) -> None:
     given_up = give_up_on_card(charges, Rail.CARD, EXPIRED)
     assert (given_up.action, given_up.rail, given_up.at) == (EXHAUST, Rail.CARD, None)
-    assert given_up.reason == f"expired_card: no other card was given within 7 days, after {so_many}."
+    assert given_up.reason == f"expired_card: the card was not replaced within 7 days, after {so_many}."
 
 
 # The whole way

@@ -55,7 +55,7 @@ async def workers(url: str, key: bytes, gateway: BusyGateway, count: int) -> Asy
 
 def only(this: Engine, names: Sequence[str]) -> Supervisor:
     chosen: list[Scanner] = [scanner for scanner in this.scanners if scanner.name in names]
-    return Supervisor([[Part("cashier", this.cashier)], [Part(each.name, each) for each in chosen]])
+    return Supervisor([[Part("charges", this.charges)], [Part(each.name, each) for each in chosen]])
 
 
 async def test_two_renewal_scanners_and_two_dunning_workers_at_once_charge_each_exactly_once(
@@ -75,7 +75,7 @@ async def test_two_renewal_scanners_and_two_dunning_workers_at_once_charge_each_
         ]
         async with asyncio.timeout(PATIENCE_S):
             await gateway.has_charged(DUE)
-            await asyncio.gather(*(this.cashier.settled() for this in engines))
+            await asyncio.gather(*(this.charges.settled() for this in engines))
         took_s = loop.time() - began
         stop.set()
         await asyncio.gather(*running)

@@ -23,11 +23,11 @@ async def test_what_is_no_rate_or_would_be_rounded_is_refused_with_a_sentence(sh
         2,
     ):
         with pytest.raises(InvalidInput, match="exchange rate"):
-            await shop.shelf.create_plan(
+            await shop.catalog.create_plan(
                 NewPlan("Gold", 500_000, "month", charge_currency="USD", fx_rate=rate)
             )
     with pytest.raises(InvalidInput, match="whole number of kobo"):
-        await shop.shelf.create_plan(
+        await shop.catalog.create_plan(
             NewPlan("Gold", 4999.99, "month", charge_currency="USD", fx_rate=Decimal(2))  # type: ignore[arg-type]  # that is the point
         )
     assert await shop.pool.fetchval("SELECT count(*) FROM plans") == 0

@@ -20,7 +20,7 @@ async def test_what_is_due_is_found_done_and_settled(shop: Business) -> None:
     """The parts find it by themselves."""
     for _ in range(3):
         await shop.subscribe()
-    await shop.shelf.create_link((await shop.plan()).id, "gold")
+    await shop.catalog.create_link((await shop.plan()).id, "gold")
     opened = await shop.checkout.open("gold")
     made = engine(shop.database, shop.engine.mode, shop.gateway, shop.engine.ledger)
     left, done, stop = 3, asyncio.Event(), asyncio.Event()
@@ -31,7 +31,7 @@ async def test_what_is_due_is_found_done_and_settled(shop: Business) -> None:
         if left == 0:
             done.set()
 
-    made.cashier.on_settled = settled
+    made.charges.on_settled = settled
     shop.clock.advance(NEXT)
     running = asyncio.create_task(Supervisor(made.stages()).run(stop))
     async with asyncio.timeout(10):

@@ -144,7 +144,7 @@ class World:
                 await self.subscribe(step)
             case "set_up":
                 rails = [rail for place, rail in enumerate(Rail) if step.how & 1 << place] or list(Rail)
-                await self.shop.shelf.set_up(payday_aware=step.which % 2 == 0, rails=rails)
+                await self.shop.catalog.set_up(payday_aware=step.which % 2 == 0, rails=rails)
             case "refund":
                 await self.refund(step)
             case _ if self.subs:
@@ -160,14 +160,14 @@ class World:
             "SELECT count(*) FROM promo_codes WHERE tenant_id = $1 AND code = $2", self.shop.tenant, promo
         ):
             new = NewPromoCode(promo, percent_off=100 if promo == "GIFT" else 50)
-            await self.shop.shelf.create_promo_code(new)
+            await self.shop.catalog.create_promo_code(new)
         made = await self.shop.checkout.subscribe(self.shop.contact(), plan.id, card, promo)
         self.subs.append(made.id)
 
     async def act(self, step: Step, sub: UUID) -> None:
         row = await self.shop.subscription(sub)
         if step.action == "blacklist":
-            await self.shop.shelf.blacklist(row.customer_id, "chargebacks")
+            await self.shop.catalog.blacklist(row.customer_id, "chargebacks")
             self.blacklisted.add(sub)
             return
         possible = await self.possible(step, row)
@@ -201,18 +201,18 @@ class World:
         return there and not await self.under_way(row.id)
 
     async def do(self, step: Step, sub: UUID) -> None:
-        desk = self.shop.desk
+        subscriptions = self.shop.subscriptions
         match step.action:
             case "cancel_later":
-                await desk.cancel(sub, at_period_end=True)
+                await subscriptions.cancel(sub, at_period_end=True)
             case "change_plan":
-                await desk.change_plan(sub, (await self.plan(step.how)).id)
+                await subscriptions.change_plan(sub, (await self.plan(step.how)).id)
             case "replace_card":
-                await desk.replace_payment_method(sub, self.cards[CARDS[step.how % len(CARDS)]])
+                await subscriptions.replace_payment_method(sub, self.cards[CARDS[step.how % len(CARDS)]])
             case "limit":
-                await desk.limit(sub, step.how)
+                await subscriptions.limit(sub, step.how)
             case action:
-                await getattr(desk, action)(sub)
+                await getattr(subscriptions, action)(sub)
 
     async def refund(self, step: Step) -> None:
         charges = [payment for payment in await self.shop.payments() if payment.kind == "charge"]
@@ -223,7 +223,7 @@ class World:
         left = charge.amount - charge.refunded if charge.state == "succeeded" else 0
         possible = 0 < (amount or left) <= left and not await self.under_way(charge.subscription_id)
         event(f"refund: {'done' if possible else 'refused'}")
-        await self.hold(self.shop.desk.refund(charge.id, amount), possible=possible)
+        await self.hold(self.shop.subscriptions.refund(charge.id, amount), possible=possible)
 
     async def heal(self) -> None:
         """Whatever was under way gets its answer."""

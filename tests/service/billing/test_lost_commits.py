@@ -31,7 +31,7 @@ async def far(shop: Business, proxy: TcpProxy, db_url: str, key: bytes) -> Async
             shop.gateway,
             Ledger(database.data(shop.engine.mode), shop.clock),
         )
-        async with at_work(made.cashier):
+        async with at_work(made.charges):
             yield replace(shop, engine=made)
 
 
@@ -42,7 +42,7 @@ async def test_who_subscribes_does_so_once(
     plan, card = await shop.plan(), await shop.card()
     proxy.cut_at(b"COMMIT", where)
     made = await far.checkout.subscribe(shop.contact(), plan.id, card)
-    await far.engine.cashier.settled()
+    await far.engine.charges.settled()
     assert proxy.was_cut.is_set()
     assert (await shop.subscription(made.id)).status == "active"
     assert list(shop.gateway.charged.values()) == [1]
@@ -60,7 +60,7 @@ async def test_who_pauses_is_not_told_that_it_is_paused_already(
 ) -> None:
     sub = await shop.subscribe()
     proxy.cut_at(b"COMMIT", where)
-    assert (await far.desk.pause(sub)).status == "paused"
+    assert (await far.subscriptions.pause(sub)).status == "paused"
     assert (await shop.types()).count("subscription_paused") == 1
 
 
@@ -71,8 +71,8 @@ async def test_who_refunds_a_part_gives_it_back_once(
     await shop.subscribe()
     (charge,) = await shop.payments()
     proxy.cut_at(b"COMMIT", where)
-    await far.desk.refund(charge.id, 100)
-    await far.engine.cashier.settled()
+    await far.subscriptions.refund(charge.id, 100)
+    await far.engine.charges.settled()
     assert (await shop.payments())[0].refunded == 100
     assert sum(shop.gateway.refunded.values()) == 100
 
@@ -85,14 +85,14 @@ async def test_what_a_scanner_began_is_charged_at_once_and_not_when_its_lease_ha
     shop.clock.advance((await shop.subscription(sub)).current_period_end)
     proxy.cut_at(b"COMMIT", where)
     assert await far.step("renewals") == 1
-    await far.engine.cashier.settled()
+    await far.engine.charges.settled()
     assert (await shop.subscription(sub)).cycles == 2
 
 
 @either_way
 async def test_an_answer_is_written_once(shop: Business, far: Business, proxy: TcpProxy, where: Cut) -> None:
     settled: list[int] = []
-    far.engine.cashier.on_settled = settled.append
+    far.engine.charges.on_settled = settled.append
     sub = await shop.subscribe()
     shop.clock.advance((await shop.subscription(sub)).current_period_end)
 
@@ -101,7 +101,7 @@ async def test_an_answer_is_written_once(shop: Business, far: Business, proxy: T
 
     shop.gateway.answers = cut
     assert await far.step("renewals") == 1
-    await far.engine.cashier.settled()
+    await far.engine.charges.settled()
     assert settled == [1]
     assert (await shop.subscription(sub)).cycles == 2
 

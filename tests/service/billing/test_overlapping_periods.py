@@ -24,5 +24,5 @@ async def test_an_overlapping_period_is_refused_in_one_sentence_and_changes_noth
         attempt = replace(new.attempt, invoice_id=invoice.id)
         await unit.write(Changes(new_invoices=[NewInvoice(invoice, attempt, new.fact)]))
 
-    async with shop.refusing(Conflict, "periods may not overlap"):
+    async with shop.refusing(Conflict, "periods must not overlap"):
         await shop.engine.ledger.transact(invoice_early)

@@ -1,4 +1,4 @@
-"""The cashier's places: a gateway is asked for so many at once and no more, whoever looks for work, and who finds no place
+"""The gateway's slots: a gateway is asked for so many at once and no more, whoever looks for work, and who finds no place
 free does not ask the database either.
 """
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from service.billing.cashier import Cashier
+from service.billing.cashier import ChargeProcessor
 from service.billing.gateway import Outcome
 from service.billing.scanning import Scanner, scanners
 from tests.support.billing import Business, at_work
@@ -16,11 +16,11 @@ from tests.support.gateways import HeldGateway
 PLACES = 5
 
 
-def small(shop: Business) -> tuple[Cashier, dict[str, Scanner]]:
+def small(shop: Business) -> tuple[ChargeProcessor, dict[str, Scanner]]:
     """A worker with few places."""
     ledger = shop.engine.ledger
-    cashier = Cashier(ledger, shop.gateway, shop.engine.cashier._tokens, places=PLACES)
-    return cashier, {scanner.name: scanner for scanner in scanners(ledger, cashier)}
+    charges = ChargeProcessor(ledger, shop.gateway, shop.engine.charges._tokens, places=PLACES)
+    return charges, {scanner.name: scanner for scanner in scanners(ledger, charges)}
 
 
 async def much_due(shop: Business) -> None:
@@ -30,7 +30,7 @@ async def much_due(shop: Business) -> None:
     shop.gateway.answers = lambda order: Outcome("processor_error") if order.number == 1 else None
     shop.clock.advance(shop.clock.time + timedelta(weeks=1))
     await shop.step("renewals")
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     assert {(await shop.subscription(sub)).status for sub in failing} == {"past_due"}
     shop.gateway.answers = lambda _order: None
     for _ in range(PLACES + 1):
@@ -44,28 +44,28 @@ async def test_scanners_at_once_take_no_more_than_there_are_places(
 ) -> None:
     shop, gateway = held
     await much_due(shop)
-    cashier, named = small(shop)
+    charges, named = small(shop)
     gateway.hold()
     before = gateway.charged.total()
     found = await asyncio.gather(*(scanner.step() for scanner in named.values()))
     assert sum(found) == PLACES
-    assert cashier.room == 0
+    assert charges.room == 0
     await gateway.has_been_asked(before + PLACES)
-    async with at_work(cashier):
+    async with at_work(charges):
         gateway.let_go()
-        await cashier.settled()
-    assert cashier.room == PLACES
+        await charges.settled()
+    assert charges.room == PLACES
 
 
 async def test_all_of_much_is_charged_over_few_places(held: tuple[Business, HeldGateway]) -> None:
     shop, gateway = held
     await much_due(shop)
-    cashier, named = small(shop)
+    charges, named = small(shop)
     before, stop = gateway.charged.total(), asyncio.Event()
-    async with at_work(cashier):
+    async with at_work(charges):
         running = [asyncio.create_task(scanner.run(stop)) for scanner in named.values()]
         await gateway.has_been_asked(before + 3 * (PLACES + 1))
-        await cashier.settled()
+        await charges.settled()
         stop.set()
         await asyncio.gather(*running)
     assert await shop.step("recoveries") + await shop.step("renewals") + await shop.step("trials") == 0
@@ -76,7 +76,7 @@ async def test_a_scanner_without_a_place_asks_nobody_and_waits(
 ) -> None:
     shop, gateway = held
     await much_due(shop)
-    cashier, named = small(shop)
+    charges, named = small(shop)
     gateway.hold()
     assert await named["trials"].step() == PLACES
     looks = 0
@@ -104,9 +104,9 @@ async def test_a_scanner_without_a_place_asks_nobody_and_waits(
     await asyncio.gather(*running)
     assert looks == 0
     assert len(taken) <= 3 * len(named)
-    async with at_work(cashier):
+    async with at_work(charges):
         gateway.let_go()
-        await cashier.settled()
+        await charges.settled()
 
 
 async def test_a_scanner_does_not_look_again_and_again_at_what_waits_for_a_refund(
@@ -119,13 +119,13 @@ async def test_a_scanner_does_not_look_again_and_again_at_what_waits_for_a_refun
     gateway.answers = lambda order: Outcome("processor_error") if order.number == 1 else None
     shop.clock.advance(shop.clock.time + timedelta(weeks=1))
     await shop.step("renewals")
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     gateway.answers = lambda _order: None
     gateway.hold()
-    await shop.desk.refund(charge.id)
+    await shop.subscriptions.refund(charge.id)
     assert await shop.step("recoveries") == 0
     gateway.let_go()
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     assert await shop.step("recoveries") == 1
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     assert (await shop.subscription(sub)).status == "active"

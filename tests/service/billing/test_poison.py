@@ -60,7 +60,7 @@ async def test_a_recovery_that_is_refused_is_held_and_does_not_stop_the_others(
     shop.gateway.answers = lambda order: Outcome("processor_error") if order.number == 1 else None
     shop.clock.advance(shop.clock.time + timedelta(weeks=1))
     await shop.step("renewals")
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     poison = f"NEW.subscription_id = '{subs[0]}'"
     async with refusing(owner, "INSERT ON payment_attempts", poison):
         await shop.scan()

@@ -61,7 +61,7 @@ async def test_a_first_charge_that_failed_is_tried_again_at_the_customer_s_wish(
     assert await state(shop, sub) == ("incomplete", 0)
     await shop.until(START + timedelta(hours=22))
     assert len(await shop.payments()) == 1
-    await shop.desk.collect(sub)
+    await shop.subscriptions.collect(sub)
     await shop.settled()
     assert await state(shop, sub) == ("active", 1)
     assert await periods(shop, sub) == [(START, boundary(START, Interval.MONTH, 1))]
@@ -98,7 +98,7 @@ async def test_each_interval_is_renewed_when_it_is_over_and_not_a_second_before(
         assert await state(shop, sub) == ("active", 2)
         assert await periods(shop, sub) == [(start, end), (end, boundary(start, interval, 2))]
         assert (await shop.types())[-2:] == PAID
-        await shop.desk.cancel(sub)
+        await shop.subscriptions.cancel(sub)
 
 
 async def test_the_31st_comes_back_after_a_shorter_month(shop: Business) -> None:
@@ -179,9 +179,9 @@ async def test_a_cancellation_at_the_period_s_end_lets_it_run_until_then(shop: B
     active, kept = await shop.subscribe(), await shop.subscribe()
     trial = await shop.subscribe(await shop.plan(trial_days=14))
     for sub in (active, kept, trial):
-        await shop.desk.cancel(sub, at_period_end=True)
+        await shop.subscriptions.cancel(sub, at_period_end=True)
         assert await told(shop, "change") == "cancellation_scheduled"
-    await shop.desk.keep(kept)
+    await shop.subscriptions.keep(kept)
     assert await told(shop, "change") == "cancellation_withdrawn"
     await shop.until(START + 14 * DAY - SECOND)
     assert await state(shop, trial) == ("trialing", 0)
@@ -197,8 +197,8 @@ async def test_a_cancellation_at_the_period_s_end_lets_it_run_until_then(shop: B
 async def test_a_subscription_with_a_last_cycle_expires_when_that_is_used_up(shop: Business) -> None:
     plan = await shop.plan(interval=Interval.WEEK, max_cycles=3)
     sub, longer, endless = [await shop.subscribe(plan) for _ in range(3)]
-    await shop.desk.limit(longer, 4)
-    await shop.desk.limit(endless, None)
+    await shop.subscriptions.limit(longer, 4)
+    await shop.subscriptions.limit(endless, None)
     await shop.until(START + 21 * DAY - SECOND)
     assert await state(shop, sub) == ("active", 3)
     await shop.until(START + 35 * DAY)
@@ -216,7 +216,7 @@ async def test_who_is_blacklisted_is_charged_no_more_and_it_ends_when_it_is_due(
     assert await state(shop, late) == ("past_due", 0)
     charged = len(shop.gateway.charged)
     for sub in (active, trial, late):
-        await shop.shelf.blacklist((await shop.subscription(sub)).customer_id, "chargebacks")
+        await shop.catalog.blacklist((await shop.subscription(sub)).customer_id, "chargebacks")
     await shop.until(START + 60 * DAY)
     assert [await state(shop, sub) for sub in (active, trial, late)] == [
         ("canceled", 1),
@@ -238,9 +238,9 @@ async def test_who_is_blacklisted_is_charged_no_more_and_it_ends_when_it_is_due(
 async def test_who_resumes_before_the_period_is_over_uses_up_what_is_left(shop: Business) -> None:
     sub = await shop.subscribe()
     end = (await shop.subscription(sub)).current_period_end
-    await shop.desk.pause(sub)
+    await shop.subscriptions.pause(sub)
     await shop.until(end - 5 * DAY)
-    await shop.desk.resume(sub)
+    await shop.subscriptions.resume(sub)
     await shop.until(end - SECOND)
     assert await state(shop, sub) == ("active", 1)
     await shop.until(end)
@@ -249,12 +249,12 @@ async def test_who_resumes_before_the_period_is_over_uses_up_what_is_left(shop: 
 
 async def test_who_resumes_later_is_charged_from_then_and_never_for_the_pause(shop: Business) -> None:
     sub = await shop.subscribe()
-    await shop.desk.pause(sub)
+    await shop.subscriptions.pause(sub)
     await shop.until(START + 200 * DAY)
     assert await state(shop, sub) == ("paused", 1)
     assert len(shop.gateway.charged) == 1
     resumed = shop.clock.time
-    await shop.desk.resume(sub)
+    await shop.subscriptions.resume(sub)
     await shop.scan()
     assert await state(shop, sub) == ("active", 2)
     assert (await periods(shop, sub))[1:] == [(resumed, boundary(resumed, Interval.MONTH, 1))]
@@ -275,9 +275,9 @@ async def test_another_plan_is_charged_from_the_next_invoice_on(shop: Business) 
         await shop.subscribe(monthly),
         await shop.subscribe(weekly),
     )
-    await shop.desk.change_plan(same, dearer.id)
-    await shop.desk.change_plan(other, weekly.id)
-    await shop.desk.change_plan(trial, monthly.id)
+    await shop.subscriptions.change_plan(same, dearer.id)
+    await shop.subscriptions.change_plan(other, weekly.id)
+    await shop.subscriptions.change_plan(trial, monthly.id)
     assert len(shop.gateway.charged) == 2, "there is no proration"
     end = boundary(START, Interval.MONTH, 1)
     await shop.until(end + 10 * DAY)
@@ -302,7 +302,7 @@ async def test_a_promo_code_is_for_the_first_invoice_and_no_other(
     shop: Business, code: NewPromoCode, amounts: list[int]
 ) -> None:
     """What it takes off whole is paid without asking anybody. A trial's first invoice is the one after it."""
-    await shop.shelf.create_promo_code(code)
+    await shop.catalog.create_promo_code(code)
     sub = await shop.subscribe(promo=code.code.lower())
     trial = await shop.subscribe(await shop.plan(trial_days=7), promo=code.code)
     await shop.until(START + 40 * DAY)
@@ -362,7 +362,7 @@ async def test_a_promo_code_that_expires_during_the_trial_is_kept_for_the_first_
     shop: Business,
 ) -> None:
     expires = START + timedelta(days=3)
-    await shop.shelf.create_promo_code(NewPromoCode("EARLY", percent_off=50, expires_at=expires))
+    await shop.catalog.create_promo_code(NewPromoCode("EARLY", percent_off=50, expires_at=expires))
     sub = await shop.subscribe(await shop.plan(500_000, trial_days=7), promo="EARLY")
     await shop.after(days=7)
     assert [(each.amount, each.discount) for each in await shop.invoices(sub)] == [(250_000, 250_000)]

@@ -33,11 +33,11 @@ async def due(shop: Business, count: int) -> list[UUID]:
 
 
 async def past_due(shop: Business, count: int) -> list[UUID]:
-    """Whose first recovery charge is due."""
+    """TenantFilter first recovery charge is due."""
     subs = await due(shop, count)
     shop.gateway.answers = lambda order: Outcome("processor_error") if order.number == 1 else None
     assert await shop.step("renewals") == count
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     return subs
 
 
@@ -127,12 +127,12 @@ async def test_a_period_that_has_its_invoice_already_is_held_and_not_charged_aga
     )
     asked = shop.gateway.charged.total()
     assert await shop.step("renewals") == 1
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     assert shop.gateway.charged.total() == asked
     (held,) = await books.held(shop.pool, shop.clock.time, 10)
     assert (held.id, held.fault) == (
         subs[1],
-        "renewals: InvoiceExists: a period that is not paid has its invoice already",
+        "renewals: InvoiceExists: an unpaid period already has an invoice",
     )
     assert before.cycles == (await shop.subscription(subs[1])).cycles == 2
 

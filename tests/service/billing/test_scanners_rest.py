@@ -16,8 +16,8 @@ async def test_a_recovery_is_not_due_while_a_refund_is_under_way(shop: Business)
     shop.gateway.answers = lambda _order: Outcome(FailureCode.INSUFFICIENT_FUNDS)
     await shop.after(days=31)
     shop.gateway.answers = silent
-    await shop.desk.refund(paid.id)
-    await shop.engine.cashier.settled()
+    await shop.subscriptions.refund(paid.id)
+    await shop.engine.charges.settled()
     schedule = await shop.schedule(sub)
     assert schedule
     assert schedule.next_attempt_at

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from schema.billing.rows import PaymentState
-from service.billing.cashier import Cashier
+from service.billing.cashier import ChargeProcessor
 from service.billing.invoicing import LEASE
 from tests.support.billing import Business
 
@@ -42,12 +42,12 @@ async def test_a_method_that_cannot_be_opened_holds_nobody_up_and_is_charged_whe
     subs = await all_due(shop)
     token = await reseal(shop, subs[0], SEALED_WITH_ANOTHER_KEY)
     assert await shop.step("renewals") == 5
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     assert await states(shop, subs) == ["in_flight", *["succeeded"] * 4]
     await reseal(shop, subs[0], token)
     shop.clock.advance(shop.clock.time + LEASE)
     assert await shop.step("unanswered charges") == 1
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     assert await states(shop, subs) == ["succeeded"] * 5
 
 
@@ -56,16 +56,16 @@ async def test_a_method_that_cannot_be_opened_holds_nobody_up_who_is_taken_over_
 ) -> None:
     subs = await all_due(shop)
     with monkeypatch.context() as dying:
-        dying.setattr(Cashier, "submit", forget)
+        dying.setattr(ChargeProcessor, "submit", forget)
         assert await shop.step("renewals") == 5
     await reseal(shop, subs[0], SEALED_WITH_ANOTHER_KEY)
     shop.clock.advance(shop.clock.time + LEASE)
     assert await shop.step("unanswered charges") == 5
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     assert await states(shop, subs) == ["in_flight", *["succeeded"] * 4]
 
 
-async def forget(_cashier: Cashier, _begun: object) -> None:
+async def forget(_cashier: ChargeProcessor, _begun: object) -> None:
     """As a process that dies after the commit."""
 
 
@@ -77,11 +77,11 @@ async def test_who_subscribes_while_the_wallet_cannot_be_read_is_subscribed_and_
 
     plan, card = await shop.plan(), await shop.card()
     with monkeypatch.context() as outage:
-        outage.setattr(shop.engine.cashier, "_tokens", no_connection)
+        outage.setattr(shop.engine.charges, "_tokens", no_connection)
         made = await shop.checkout.subscribe(shop.contact(), plan.id, card)
     shop.clock.advance(shop.clock.time + LEASE)
     assert await shop.step("unanswered charges") == 1
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     assert (await shop.subscription(made.id)).status == "active"
 
 
@@ -90,6 +90,6 @@ async def test_a_refund_does_not_wait_for_a_method_that_cannot_be_opened(shop: B
     sub = await shop.subscribe()
     (paid,) = await shop.payments()
     await reseal(shop, sub, SEALED_WITH_ANOTHER_KEY)
-    await shop.desk.refund(paid.id)
-    await shop.engine.cashier.settled()
+    await shop.subscriptions.refund(paid.id)
+    await shop.engine.charges.settled()
     assert shop.gateway.refunded.total() == paid.amount

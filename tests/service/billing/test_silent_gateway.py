@@ -10,7 +10,7 @@ from schema.billing import books
 from schema.database import Database
 from schema.errors import Conflict
 from schema.ids import PAYMENT, format_id
-from service.billing.cashier import SILENT_AFTER, TRIES, Cashier, settle_by_hand
+from service.billing.cashier import SILENT_AFTER, TRIES, ChargeProcessor, settle_by_hand
 from service.billing.gateway import GatewayUnavailable, Order, Outcome
 from service.billing.invoicing import LEASE
 from service.billing.scanning import BATCH, Scanner, scanners
@@ -28,25 +28,25 @@ def away(_order: Order) -> None:
     raise GatewayUnavailable
 
 
-def worker(shop: Business, *, try_after_s: float = NEVER_S) -> tuple[Cashier, list[Scanner]]:
+def worker(shop: Business, *, try_after_s: float = NEVER_S) -> tuple[ChargeProcessor, list[Scanner]]:
     """An impatient one."""
     ledger = shop.engine.ledger
-    cashier = Cashier(
+    charges = ChargeProcessor(
         ledger,
         shop.gateway,
-        shop.engine.cashier._tokens,
+        shop.engine.charges._tokens,
         answer_within_s=ANSWER_WITHIN_S,
         try_after_s=try_after_s,
     )
-    return cashier, scanners(ledger, cashier)
+    return charges, scanners(ledger, charges)
 
 
-async def all_step(these: Iterable[Scanner], cashier: Cashier) -> list[int]:
+async def all_step(these: Iterable[Scanner], charges: ChargeProcessor) -> list[int]:
     """One after the other; what each found."""
     found = []
     for scanner in these:
         found.append(await scanner.step())
-        await cashier.settled()
+        await charges.settled()
     return found
 
 
@@ -82,15 +82,15 @@ async def test_an_answer_that_never_comes_is_waited_for_for_a_while_and_asked_fo
     async with business(database, gateway=gateway) as shop:
         sub = await shop.subscribe()
         shop.clock.advance((await shop.subscription(sub)).current_period_end)
-        cashier, these = worker(shop)
-        async with at_work(cashier):
+        charges, these = worker(shop)
+        async with at_work(charges):
             gateway.hold()
-            assert sum(await all_step(these, cashier)) == 1
+            assert sum(await all_step(these, charges)) == 1
             assert await in_flight(shop) == 1
             gateway.let_go()
-            assert sum(await all_step(these, cashier)) == 0, "its lease has not run out"
+            assert sum(await all_step(these, charges)) == 0, "its lease has not run out"
             shop.clock.advance(shop.clock.time + LEASE)
-            assert sum(await all_step(these, cashier)) == 1
+            assert sum(await all_step(these, charges)) == 1
         assert (await shop.subscription(sub)).cycles == 2
         assert sorted(gateway.charged.values()) == [1, 2]
         await reckon([shop.pool], gateway.known)
@@ -100,9 +100,9 @@ async def test_while_a_gateway_is_away_not_everything_that_is_due_is_begun(shop:
     """Nothing can be done for a subscription whose charge is under way, not even cancelling it."""
     await add_due(shop.database, shop.pool, shop.tenant, 1000, shop.clock.time, [GOOD_CARD])
     shop.gateway.answers = away
-    cashier, these = worker(shop)
-    async with at_work(cashier):
-        while any(await all_step(these, cashier)):
+    charges, these = worker(shop)
+    async with at_work(charges):
+        while any(await all_step(these, charges)):
             pass
         assert SILENT_AFTER <= await in_flight(shop) <= BATCH + SILENT_AFTER
 
@@ -112,14 +112,14 @@ async def test_a_few_are_tried_whether_the_gateway_is_back_and_then_all_goes_on(
 ) -> None:
     await add_due(shop.database, shop.pool, shop.tenant, 800, shop.clock.time, [GOOD_CARD])
     shop.gateway.answers = away
-    cashier, these = worker(shop, try_after_s=0)
-    async with at_work(cashier):
-        await all_step(these, cashier)
-        assert await all_step(these, cashier) == [0, TRIES, TRIES, 0, TRIES, 0]
+    charges, these = worker(shop, try_after_s=0)
+    async with at_work(charges):
+        await all_step(these, charges)
+        assert await all_step(these, charges) == [0, TRIES, TRIES, 0, TRIES, 0]
         shop.gateway.answers = lambda _order: None
         shop.clock.advance(shop.clock.time + LEASE)
-        assert (await all_step(these, cashier))[0] == TRIES
-        while any(await all_step(these, cashier)):
+        assert (await all_step(these, charges))[0] == TRIES
+        while any(await all_step(these, charges)):
             pass
     account = await reckon([shop.pool], shop.gateway.known)
     assert account.charges == 800
@@ -135,9 +135,9 @@ async def test_a_gateway_that_answers_now_and_then_is_not_taken_for_away(shop: B
         return None if asked % 5 == 0 else away(_order)
 
     shop.gateway.answers = every_fifth
-    cashier, these = worker(shop)
-    async with at_work(cashier):
-        while any(await all_step(these, cashier)):
+    charges, these = worker(shop)
+    async with at_work(charges):
+        while any(await all_step(these, charges)):
             pass
         assert await in_flight(shop) == 400 * 4 // 5
 
@@ -149,7 +149,7 @@ async def test_one_order_that_never_has_an_answer_is_not_a_gateway_that_is_away(
     await shop.at((await shop.subscription(sub)).current_period_end)
     for _ in range(SILENT_AFTER + 1):
         await shop.after(seconds=LEASE.total_seconds())
-    assert shop.engine.cashier.room > TRIES
+    assert shop.engine.charges.room > TRIES
     (unanswered,) = await books.unanswered(shop.pool, shop.clock.time, 10)
     assert unanswered.subscription_id == sub
     assert (await books.status(shop.pool, shop.clock.time)).unanswered == 1

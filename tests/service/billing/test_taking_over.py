@@ -29,8 +29,8 @@ async def test_both_answers_come_and_one_is_written(held: tuple[Business, HeldGa
         assert await other.step(UNANSWERED) == 1
         await gateway.has_been_asked(3)
         gateway.let_go()
-        await shop.engine.cashier.settled()
-        await other.engine.cashier.settled()
+        await shop.engine.charges.settled()
+        await other.engine.charges.settled()
     await paid_once(shop, gateway, sub)
 
 
@@ -43,7 +43,7 @@ async def test_a_worker_that_takes_over_from_itself_writes_one_of_two_answers_th
     assert await shop.step(UNANSWERED) == 1
     await gateway.has_been_asked(3)
     gateway.let_go()
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     await paid_once(shop, gateway, sub)
 
 
@@ -67,13 +67,13 @@ async def test_an_answer_that_comes_too_late_does_not_touch_the_charge_that_is_u
     later(shop)
     async with colleague(shop) as other:
         assert await other.step(UNANSWERED) == 1
-        await other.engine.cashier.settled()
+        await other.engine.charges.settled()
     assert (await shop.subscription(sub)).status is Status.PAST_DUE
     gateway.hold()
     assert await shop.step("recoveries") == 1
     await gateway.has_been_asked(4)
     gateway.let_go()
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     assert (await shop.subscription(sub)).cycles == 2
     assert [payment.state for payment in await shop.payments()] == ["succeeded", "failed", "succeeded"]
     assert await shop.types() == [
@@ -100,7 +100,7 @@ async def test_a_charge_that_worked_is_not_lost_with_a_card_that_is_removed_befo
     gateway.hold_no_more()
     async with colleague(shop) as other:
         assert await other.step(UNANSWERED) == 1
-        await other.engine.cashier.settled()
+        await other.engine.charges.settled()
     await paid_once(shop, gateway, sub)
 
 
@@ -112,7 +112,7 @@ async def test_a_charge_of_a_removed_card_that_was_never_made_is_refused(
     await remove_card(shop, sub)
     await begin_renewal(shop, gateway, sub)
     gateway.let_go()
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     renewal = (await shop.payments())[-1]
     assert (renewal.state, renewal.failure_code) == ("failed", "card_not_supported")
 
@@ -121,8 +121,8 @@ async def test_a_refund_needs_no_card(shop: Business) -> None:
     sub = await shop.subscribe()
     await remove_card(shop, sub)
     charge = (await shop.payments())[-1]
-    await shop.desk.refund(charge.id)
-    await shop.engine.cashier.settled()
+    await shop.subscriptions.refund(charge.id)
+    await shop.engine.charges.settled()
     assert (await shop.types())[-1] == "subscription_payment_refunded"
     assert shop.gateway.refunded == {format_id(PAYMENT, charge.id): charge.amount}
 
@@ -140,8 +140,8 @@ async def test_an_answer_to_what_is_settled_already_does_nothing(shop: Business)
     before, told = await shop.subscription(sub), await shop.types()
     shop.gateway.answered.clear()
     shop.gateway.answers = lambda _order: Outcome("stolen_card")
-    await shop.engine.cashier.submit([Overdue(settled, before.payment_method_id)])
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.submit([Overdue(settled, before.payment_method_id)])
+    await shop.engine.charges.settled()
     assert (await shop.payments(), await shop.subscription(sub), await shop.types()) == (
         [settled],
         before,

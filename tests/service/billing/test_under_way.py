@@ -18,23 +18,23 @@ from tests.support.gateways import HeldGateway, renewing
 
 
 async def another_card(shop: Business, sub: UUID) -> object:
-    return await shop.desk.replace_payment_method(sub, await shop.card())
+    return await shop.subscriptions.replace_payment_method(sub, await shop.card())
 
 
 async def another_plan(shop: Business, sub: UUID) -> object:
-    return await shop.desk.change_plan(sub, (await shop.plan()).id)
+    return await shop.subscriptions.change_plan(sub, (await shop.plan()).id)
 
 
 async def refund(shop: Business, sub: UUID) -> object:
     (charge, *_) = [payment for payment in await shop.payments() if payment.subscription_id == sub]
-    return await shop.desk.refund(charge.id, 100)
+    return await shop.subscriptions.refund(charge.id, 100)
 
 
 ACTIONS: list[tuple[str, Callable[[Business, UUID], Awaitable[object]]]] = [
-    ("pause", lambda shop, sub: shop.desk.pause(sub)),
-    ("cancel", lambda shop, sub: shop.desk.cancel(sub)),
-    ("cancel later", lambda shop, sub: shop.desk.cancel(sub, at_period_end=True)),
-    ("limit", lambda shop, sub: shop.desk.limit(sub, 7)),
+    ("pause", lambda shop, sub: shop.subscriptions.pause(sub)),
+    ("cancel", lambda shop, sub: shop.subscriptions.cancel(sub)),
+    ("cancel later", lambda shop, sub: shop.subscriptions.cancel(sub, at_period_end=True)),
+    ("limit", lambda shop, sub: shop.subscriptions.limit(sub, 7)),
     ("another card", another_card),
     ("another plan", another_plan),
     ("refund", refund),
@@ -48,11 +48,11 @@ async def test_while_money_is_under_way_nothing_else_is_done_and_afterwards_it_i
     shop, gateway = held
     sub = await renewing(shop, gateway)
     before, told = await shop.subscription(sub), len(await shop.types())
-    with pytest.raises(Conflict, match="under way: try again in a moment"):
+    with pytest.raises(Conflict, match="in flight: try again shortly"):
         await action(shop, sub)
     assert (await shop.subscription(sub), len(await shop.types())) == (before, told)
     gateway.let_go()
-    await shop.engine.cashier.settled()
+    await shop.engine.charges.settled()
     assert (await shop.subscription(sub)).cycles == 2
     await action(shop, sub)
     assert len(await shop.types()) > told
@@ -67,8 +67,8 @@ async def test_an_action_that_waits_for_a_scanner_finds_the_charge_that_it_began
     await scanning.execute("BEGIN")
     unit = Unit(scanning, shop.clock.time, shop.clock.moment)
     assert len(await renewals(Status.ACTIVE)(unit, 10)) == 1
-    cancelling = asyncio.create_task(shop.desk.cancel(sub))
+    cancelling = asyncio.create_task(shop.subscriptions.cancel(sub))
     await until(owner, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
     await scanning.execute("COMMIT")
-    with pytest.raises(Conflict, match="under way"):
+    with pytest.raises(Conflict, match="in flight"):
         await cancelling
