@@ -23,7 +23,7 @@ INTERRUPTED: Final = 130
 
 SECTIONS: Final = {
     "Run": {
-        "up": "Everything on this machine: database, migrations, API and workers.",
+        "up": "Run everything on this machine: database, migrations and workers.",
         "demo": "A show of the main job: events in, verified webhooks out.",
         "bench": "How fast it is on this machine, against what.",
         "work": "One worker.",
@@ -31,7 +31,7 @@ SECTIONS: Final = {
         "config": "The settings, their values and defaults.",
     },
     "Manage": {
-        "tenant": "Tenants and their API keys.",
+        "tenant": "Create and list tenants.",
         "endpoint": "Where a tenant's webhooks go.",
         "event": "Record events and look at them.",
         "activity": "What happened, one readable line per event.",

@@ -16,13 +16,15 @@ from service.shapes import page_shape, tenant_shape
 
 @group("tenant")
 def tenant() -> None:
-    """Tenants and their API keys. A tenant is one business: its events, endpoints and deliveries."""
+    """Create and list tenants. A tenant is one business: its events, endpoints and deliveries."""
 
 
 @command(tenant, "create")
 @click.argument("name")
 def create(app: App, name: str) -> None:
-    """Create a tenant, with one API key for each mode. The keys are shown this once.
+    """Create a tenant. Prints its id and one secret key per mode, which cannot be shown again.
+
+    No command needs the keys yet: this version has no HTTP API.
 
     \b
     Example:

@@ -32,7 +32,7 @@ from service.telemetry.exposition import Telemetry
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 def up(app: App, port: int | None, workers: int) -> None:
-    """Run everything on this machine: database, migrations, API and workers.
+    """Run everything on this machine: database, migrations and workers.
 
     With DURO_DATABASE_URL that database is used; otherwise an embedded PostgreSQL 16 in the data directory. Prints
     where things are once they are ready, and stays until Ctrl-C or SIGTERM, which lets attempts under way end.
@@ -53,9 +53,9 @@ async def _up(app: App, settings: Settings, base: Backbone, workers: int) -> Non
     async with worker(settings, base.url, base.key) as first:
         own = Supervisor(first.stages(), first.failures)
         http = HttpServer(first, Telemetry(first), stop)
-        api = await http.bind(settings.host, settings.port)
+        url = await http.bind(settings.host, settings.port)
         with _listeners(settings, workers - 1) as sockets:
-            urls = [api, *(url_at(settings.host, sock.getsockname()[1]) for sock in sockets)]
+            urls = [url, *(url_at(settings.host, sock.getsockname()[1]) for sock in sockets)]
             await first.register()
             others = [
                 Part(f"worker process {number}", ChildWorker(_environment(base), sock))
@@ -65,7 +65,7 @@ async def _up(app: App, settings: Settings, base: Backbone, workers: int) -> Non
             whole = Supervisor([[Part("http", http)], [Part("worker", own), *others]], first.failures)
             running = asyncio.create_task(whole.run(stop))
             app.result(
-                {"api": api, "database_url": base.url, "workers": urls},
+                {"api": url, "database_url": base.url, "workers": urls},
                 lambda out: _show(out, urls, settings, base),
             )
             await running
@@ -93,8 +93,7 @@ def _show(out: Console, urls: Sequence[str], settings: Settings, base: Backbone)
         f"embedded PostgreSQL 16 in {settings.data_dir}" if base.embedded else "the one in DURO_DATABASE_URL"
     )
     out.print(f"duro is up with {len(urls)} worker{'s' if len(urls) > 1 else ''}.")
-    out.print(f"  API       {urls[0]}  (/healthz, /readyz, /metrics)")
-    for number, url in enumerate(urls[1:], start=2):
-        out.print(f"  Worker {number}  {url}  (the same)")
+    for number, url in enumerate(urls, start=1):
+        out.print(f"  Worker {number}  {url}  (/healthz, /readyz, /metrics)")
     out.print(f"  Database  {where}")
     out.print("Next: duro tenant create NAME, then duro endpoint create --help. Ctrl-C stops.")

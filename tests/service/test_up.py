@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -104,7 +105,10 @@ async def test_to_people_it_shows_no_password(db_url: str, key: bytes) -> None:
         assert password
         assert password not in shown + up.stderr
     assert shown.startswith("duro is up with 1 worker.\n")
-    assert "http://127.0.0.1:" in shown
+    assert re.search(
+        r"^  Worker 1  http://127\.0\.0\.1:\d+  \(/healthz, /readyz, /metrics\)$", shown, re.MULTILINE
+    )
+    assert "API" not in shown, "there is none yet"
 
 
 async def test_it_migrates_a_database_that_is_empty(cluster: Cluster, key: bytes) -> None:
