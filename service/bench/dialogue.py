@@ -8,11 +8,11 @@ Whoever asked may have given up by then, and tells by the number that an answer 
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
-_LONGEST_LINE: Final = 1 << 20
+from service.child_process import stdin_reader
 
 
 def say(answer: Any) -> None:
@@ -22,10 +22,7 @@ def say(answer: Any) -> None:
 
 async def answer_questions(answer: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
     """Until standard input ends, which also cuts off an answer that is being made."""
-    questions = asyncio.StreamReader(limit=_LONGEST_LINE)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(questions), sys.stdin
-    )
+    questions = await stdin_reader()
     coming = asyncio.ensure_future(questions.readline())
     while line := await coming:
         coming = asyncio.ensure_future(questions.readline())

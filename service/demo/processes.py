@@ -1,7 +1,6 @@
 """The two processes beside the demo: the receiver, and a worker as anyone would run it."""
 
 import asyncio
-import os
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,12 +13,11 @@ import orjson
 from schema.durations import format_duration
 from schema.errors import Unavailable
 from service.backbone import Backbone
-from service.demo.child import Child, child
+from service.child_process import ChildProcess, child_process
 from service.demo.merchants import EGRESS_ALLOW, Merchant
 from service.demo.receipts import Receipt
 from service.demo.receiver import HOST, Script
 from service.demo.verification import Expectation
-from service.settings import PREFIX
 
 ATTEMPT_TIMEOUT: Final = timedelta(seconds=2)
 RETRY_SCHEDULE: Final = "200ms,500ms,1s,2s,2s,4s,4s,8s,8s,16s"
@@ -29,12 +27,12 @@ _RECEIVER_STARTS_WITHIN_S: Final = 30.0
 @dataclass(frozen=True, slots=True)
 class ReceiverProcess:
     url: str
-    process: Child
+    process: ChildProcess
 
     async def expect(self, merchants: Sequence[Merchant]) -> None:
         known = {e.path: Expectation(e.secret, e.headers) for m in merchants for e in m.endpoints}
         hold_s = ATTEMPT_TIMEOUT.total_seconds() + 0.5
-        await self.process.tell(Script(hold_s, known).line())
+        await self.process.write(Script(hold_s, known).line())
 
 
 @asynccontextmanager
@@ -47,7 +45,7 @@ async def receiver_process(on_receipt: Callable[[Receipt], None]) -> AsyncIterat
         else:
             listening.set_result(orjson.loads(line)["port"])
 
-    async with child("service.demo.receiver", (), _clean_environment(), on_line) as process:
+    async with child_process("receiver", ("-m", "service.demo.receiver"), on_line=on_line) as process:
         await asyncio.wait(
             [listening, process.ended], timeout=_RECEIVER_STARTS_WITHIN_S, return_when=asyncio.FIRST_COMPLETED
         )
@@ -59,20 +57,14 @@ async def receiver_process(on_receipt: Callable[[Receipt], None]) -> AsyncIterat
 
 
 @asynccontextmanager
-async def worker_process(base: Backbone) -> AsyncIterator[Child]:
+async def worker_process(base: Backbone) -> AsyncIterator[ChildProcess]:
     environment = {
-        **_clean_environment(),
         "DURO_DATABASE_URL": base.url,
         "DURO_SECRET_KEY": b64encode(base.key).decode(),
         "DURO_EGRESS_ALLOW": EGRESS_ALLOW,
         "DURO_RETRY_SCHEDULE": RETRY_SCHEDULE,
         "DURO_ATTEMPT_TIMEOUT": format_duration(ATTEMPT_TIMEOUT),
     }
-    arguments = ("work", "--until-stdin-closes")
-    async with child("service.cli", arguments, environment, lambda _line: None) as process:
+    arguments = ("-m", "service.cli", "work", "--until-stdin-closes")
+    async with child_process("worker", arguments, environment, lambda _line: None) as process:
         yield process
-
-
-def _clean_environment() -> dict[str, str]:
-    """Without the user's own settings, so that the demo is the same for everyone."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

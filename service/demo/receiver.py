@@ -19,13 +19,13 @@ import orjson
 import uvloop
 from aiohttp import web
 
+from service.child_process import stdin_reader
 from service.demo.faults import Fault, fault_for
 from service.demo.receipts import OK, REFUSED, Receipt, data_digest
 from service.demo.verification import Expectation, Refused, verify
 
 HOST: Final = "127.0.0.1"
 _LARGEST_BODY: Final = 512 * 1024
-_LONGEST_LINE: Final = 1 << 20
 _REPORT_EVERY_S: Final = 0.02
 
 
@@ -115,10 +115,7 @@ async def _serve() -> None:
     await web.TCPSite(runner, HOST, 0).start()
     _write(orjson.dumps({"port": runner.addresses[0][1]}) + b"\n")
 
-    commands = asyncio.StreamReader(limit=_LONGEST_LINE)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(commands), sys.stdin
-    )
+    commands = await stdin_reader()
     reporting = asyncio.create_task(_report(receiver))
     while line := await commands.readline():
         receiver.follow(Script.read(line))

@@ -10,9 +10,9 @@ from typing import Any, Final
 from schema.database import Database
 from schema.modes import Mode
 from service.backbone import Backbone
+from service.child_process import ChildProcess
 from service.demo.auditing import examine, log_ends
 from service.demo.board import Board
-from service.demo.child import Child
 from service.demo.merchants import Merchant, enrol, retire
 from service.demo.processes import ReceiverProcess, receiver_process, worker_process
 from service.demo.producers import Shop, left_open, say
@@ -70,7 +70,7 @@ class Show:
     board: Board
     merchants: Sequence[Merchant]
     receiver: ReceiverProcess
-    worker: Child
+    worker: ChildProcess
     began_at: dict[Mode, int]
     """Where each mode's log ended before."""
     patience_s: float

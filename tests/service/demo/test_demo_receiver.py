@@ -75,7 +75,7 @@ async def receiver() -> AsyncIterator[Running]:
             PATH: Expectation(SECRET, {}),
             OTHER_PATH: Expectation(OTHER_SECRET, {"X-Shop": "bodija"}),
         }
-        await process.process.tell(Script(0.3, expectations).line())
+        await process.process.write(Script(0.3, expectations).line())
         running = Running(process, session, receipts)
         await until_it_knows_its_script(running)
         yield running
