@@ -30,7 +30,9 @@ def listener(host: str, port: int) -> socket.socket:
 
 def cannot_listen(host: str, port: int, error: OSError) -> Unavailable:
     if error.errno == errno.EADDRINUSE:
-        reason = "is taken: end what uses it, or choose another with --port (0 takes a free one)"
+        reason = (
+            "is in use: stop the program that uses it, or choose another with --port (0 takes a free one)"
+        )
     else:
         reason = f"cannot be used ({error.strerror}): choose another with --port or DURO_HOST"
     return Unavailable(f"Port {port} on {host} {reason}.")

@@ -28,7 +28,7 @@ async def locate_event(database: Database, event_id: UUID) -> Located:
     located = await _locate(database, events.tenant_of, event_id)
     if located is None:
         raise NotFound(
-            f"There is no event {format_id(EVENT, event_id)} in either mode; duro event list shows a tenant's."
+            f"There is no event {format_id(EVENT, event_id)} in either mode: duro event list lists them."
         )
     return located
 
@@ -38,8 +38,8 @@ async def locate_delivery(database: Database, delivery_id: UUID) -> Located:
     located = await _locate(database, delivery_history.tenant_of, delivery_id)
     if located is None:
         raise NotFound(
-            f"There is no delivery {format_id(DELIVERY, delivery_id)} in either mode; "
-            "duro delivery list shows a tenant's."
+            f"There is no delivery {format_id(DELIVERY, delivery_id)} in either mode: "
+            "duro delivery list lists them."
         )
     return located
 

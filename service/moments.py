@@ -29,5 +29,5 @@ def _ago(text: str) -> timedelta:
         return parse_duration(text, maximum=_LONGEST_AGO)
     except InvalidInput as error:
         raise InvalidInput(
-            f"{text!r} is neither how long ago, such as 24h, nor a time such as 2026-06-28T09:00:00Z ({error})"
+            f"{text!r} is neither a duration such as 24h nor a time such as 2026-06-28T09:00:00Z ({error})"
         ) from None

@@ -17,7 +17,7 @@ from schema.events import ShownEvent
 from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
 from schema.polling import Pace
 
-MESSAGE: Final = "A test event: whoever reads this has received and, hopefully, verified it."
+MESSAGE: Final = "A test event. Verify its signature like that of any other event."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ async def first_attempt(
 def _being_sent(event: ShownEvent, attempt_timeout: timedelta) -> str:
     delivery = format_id(DELIVERY, event.deliveries[0].id)
     return (
-        f"Delivery {delivery} is being sent and has no answer yet: an attempt may take "
+        f"Delivery {delivery} is in flight and has no answer yet: an attempt may take up to "
         f"{format_duration(attempt_timeout)} (DURO_ATTEMPT_TIMEOUT). Then see duro delivery show {delivery}."
     )
 
@@ -74,17 +74,14 @@ def _how_far(event: ShownEvent, within_s: float) -> str:
     shown = format_id(EVENT, event.id)
     if event.pos is None:
         return (
-            f"No worker took event {shown} up within {within_s:g} s: start one with duro up or duro work, "
-            "and it is delivered."
+            f"No worker processed event {shown} within {within_s:g} s: start one with duro up or duro work. "
+            "The event is then delivered."
         )
     if not event.deliveries:
-        return (
-            f"Event {shown} is in the log and was not fanned out within {within_s:g} s: "
-            "see how far behind that is with duro consumers status."
-        )
+        return f"Event {shown} was not fanned out within {within_s:g} s: check the lag with duro consumers status."
     delivery = format_id(DELIVERY, event.deliveries[0].id)
     return (
-        f"Delivery {delivery} had no attempt within {within_s:g} s, for others wait before it or the endpoint has been "
+        f"Delivery {delivery} had no attempt within {within_s:g} s, because others wait before it or the endpoint is "
         f"failing: see duro endpoint show {format_id(ENDPOINT, event.deliveries[0].endpoint_id)}, and later "
         f"duro delivery show {delivery}."
     )

@@ -95,7 +95,7 @@ class Receiver:
         except OSError as error:
             await self._runner.cleanup()
             taken = error.errno == errno.EADDRINUSE
-            reason = "is taken" if taken else f"cannot be used ({error.strerror})"
+            reason = "is in use" if taken else f"cannot be used ({error.strerror})"
             raise Unavailable(
                 f"Port {port} on {HOST} {reason}: choose another with --port (0 takes a free one)."
             ) from None
@@ -142,9 +142,9 @@ class Receiver:
         self, request: web.Request, body: bytes, check: Check | None, attempt: int
     ) -> tuple[web.Response, str | None]:
         if check is not None and not check.valid:
-            return web.Response(status=400, text="the signature is not valid\n"), "refused"
+            return web.Response(status=400, text="Invalid signature.\n"), "refused"
         if attempt <= self._behaviour.fail_first:
-            return web.Response(status=503, text="failing as asked\n"), "failed as asked"
+            return web.Response(status=503, text="failing on request\n"), "failed on request"
         if self._behaviour.forward_to is None:
             return web.Response(status=self._behaviour.status), None
         return await self._forward(self._behaviour.forward_to, request, body)
@@ -165,8 +165,8 @@ class Receiver:
                 }
                 return web.Response(status=answer.status, body=text, headers=passed_on), "forwarded"
         except (ClientError, TimeoutError) as error:
-            reason = str(error) or "it did not answer in time"
-            return web.Response(status=502, text="could not be forwarded\n"), f"not forwarded: {reason}"
+            reason = str(error) or "timed out waiting for an answer"
+            return web.Response(status=502, text="Forwarding failed.\n"), f"not forwarded: {reason}"
 
 
 async def _body(request: web.Request) -> bytes:

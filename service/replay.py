@@ -91,11 +91,9 @@ async def unfinished(database: Database, replay_id: UUID) -> Job:
         if replay is None:
             continue
         if replay.finished_at is not None:
-            raise Conflict(
-                f"Replay {shown} was finished at {iso_millis(replay.finished_at)}: begin another one."
-            )
+            raise Conflict(f"Replay {shown} finished at {iso_millis(replay.finished_at)}: start a new one.")
         return Job(mode, replay)
-    raise NotFound(f"There is no replay {shown} in either mode; duro delivery replays shows a tenant's.")
+    raise NotFound(f"There is no replay {shown} in either mode: duro delivery replays lists them.")
 
 
 async def carry_on(database: Database, job: Job) -> AsyncIterator[Replay]:
@@ -137,11 +135,9 @@ async def obstacles(database: Database, mode: Mode, endpoint_id: UUID | None) ->
 async def _check(data: Pool, span: Times | Positions) -> None:
     match span:
         case Times(since, until) if since >= (until or await replays.now(data)):
-            raise InvalidInput(
-                "Nothing lies in that time: --since must be before --until, which is now when left out."
-            )
+            raise InvalidInput("The time range is empty: --since must be before --until (default: now).")
         case Positions(after, int(until)) if after >= until:
-            raise InvalidInput("Nothing lies in between: --since-pos must be less than --until-pos.")
+            raise InvalidInput("The range is empty: --since-pos must be less than --until-pos.")
 
 
 def _require_enabled(endpoint: Endpoint) -> None:

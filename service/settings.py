@@ -102,15 +102,17 @@ def _default_data_dir() -> Path:
 class Settings:
     database_url: str | None = _setting(
         None,
-        "PostgreSQL 16 or newer, as the database's owner; unset: the embedded one in DURO_DATA_DIR.",
+        "URL of a PostgreSQL 16 or newer, as the database's owner. Unset: the embedded one in DURO_DATA_DIR.",
         parse=_database_url,
         secret=True,
     )
-    data_dir: Path = _setting(_default_data_dir, "Where the embedded database and its keys live.", parse=Path)
+    data_dir: Path = _setting(
+        _default_data_dir, "Directory of the embedded database and its keys.", parse=Path
+    )
     secret_key: bytes | None = _setting(
         None,
-        "32 bytes as base64 or hex: seals endpoint secrets and yields the roles' passwords. "
-        "Set it with DURO_DATABASE_URL; unset: secret.key in DURO_DATA_DIR, made if missing.",
+        "32 bytes as base64 or hex. Encrypts endpoint secrets and derives the passwords of duro's roles. "
+        "Set it with DURO_DATABASE_URL. Unset: secret.key in DURO_DATA_DIR, created if missing.",
         parse=parse_secret_key,
         secret=True,
     )
@@ -118,7 +120,7 @@ class Settings:
     port: int = _setting(8400, "Port of the HTTP server; 0 takes a free one.", parse=_integer(0, 65535))
     egress_allow: tuple[Network, ...] = _setting(
         (),
-        "Networks, as CIDRs, that endpoints may be in although they are private; plain http is possible only there.",
+        "CIDRs of private networks that endpoints may use. Plain http is allowed only there.",
         parse=parse_cidrs,
         show=_list,
     )
@@ -130,7 +132,7 @@ class Settings:
     )
     retry_schedule: tuple[timedelta, ...] = _setting(
         DEFAULT_DELAYS,
-        "Waits before the retries, each ±10 %; after the last the delivery has failed.",
+        "Delays before the retries, each ±10 %. After the last retry the delivery is failed.",
         parse=_schedule,
         show=lambda delays: ",".join(map(format_duration, delays)),
     )
@@ -142,19 +144,19 @@ class Settings:
     )
     connect_timeout: timedelta = _setting(
         timedelta(seconds=5),
-        "How much of it a TCP connect may take.",
+        "Deadline of the TCP connect, within the attempt timeout.",
         parse=_duration(timedelta(milliseconds=50), timedelta(seconds=60)),
         show=format_duration,
     )
     egress_proxy: EgressProxy | None = _setting(
         None,
-        "http://[user:password@]host:port of a proxy that everything is sent through, by CONNECT to the checked address.",
+        "http://[user:password@]host:port of a proxy for all webhooks, by CONNECT to the checked address.",
         parse=parse_egress_proxy,
         secret=True,
     )
     disable_after: timedelta = _setting(
         timedelta(days=5),
-        "How long an endpoint may fail without a success; then it is disabled, after warnings at 50, 70 and 90 %.",
+        "An endpoint without a success for this long is disabled, after warnings at 50, 70 and 90 %.",
         parse=_duration(timedelta(seconds=1), timedelta(days=365)),
         show=format_duration,
     )
@@ -166,17 +168,17 @@ class Settings:
     )
     max_in_flight: int = _setting(
         2000,
-        "Attempts that one worker has under way in one mode, as far as the system's limit of open files allows.",
+        "In-flight limit of one worker in one mode. The system's limit of open files may lower it.",
         parse=_integer(1, 100_000),
     )
     max_in_flight_per_tenant: int = _setting(
         500,
-        "The same for one tenant, so that its endpoints together cannot either.",
+        "In-flight limit of one tenant, so that its endpoints cannot take every slot.",
         parse=_integer(1, 100_000),
     )
     max_in_flight_per_endpoint: int = _setting(
         100,
-        "The same for one endpoint, so that a slow one cannot take every place.",
+        "In-flight limit of one endpoint, so that a slow one cannot take every slot.",
         parse=_integer(1, 100_000),
     )
     header_prefix: str = _setting(
@@ -202,7 +204,7 @@ class Settings:
                 near = get_close_matches(
                     name.removeprefix(PREFIX), [n.removeprefix(PREFIX) for n in known], 1
                 )
-                hint = f"did you mean {PREFIX}{near[0]}?" if near else "duro config lists those there are."
+                hint = f"did you mean {PREFIX}{near[0]}?" if near else "duro config lists the settings."
                 raise InvalidInput(f"{name} is not a setting: {hint}")
             if text:
                 values[known[name].name] = _parsed(name, text, known[name].metadata["parse"])

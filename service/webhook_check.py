@@ -1,4 +1,4 @@
-"""Whether a webhook that was received is genuine, said for each of its two signatures."""
+"""Checks each of the two signatures of a received webhook."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Check:
     def fault(self) -> str | None:
         """The first, for one line."""
         if not self.findings:
-            return "it carries no signature; give all its headers."
+            return "it has no signature: give all its headers."
         return next((f"{f.header}: {f.fault}" for f in self.findings if f.fault is not None), None)
 
 

@@ -103,7 +103,7 @@ class Sink(RawIOBase):
         except OSError as error:
             what = "standard output" if self._name == STDOUT else self._name
             raise Unavailable(
-                f"Writing to {what} failed in the middle ({error.strerror}): the export is not complete."
+                f"Writing to {what} failed ({error.strerror}): the export is not complete. Run it again."
             ) from None
 
 
@@ -121,7 +121,9 @@ def target(path: str, *, overwrite: bool) -> Iterator[Sink]:
     part = final.with_name(f".{secrets.token_hex(8)}.part")
     with _writable(path):
         if final.exists() and not (overwrite and final.is_file()):
-            raise Conflict(f"{path} is there already: name another file, or give --overwrite for a file.")
+            raise Conflict(
+                f"{path} already exists: choose another file, or add --overwrite to replace a file."
+            )
         file = part.open("xb", buffering=0)
     try:
         with file:
@@ -142,4 +144,4 @@ def _writable(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unavailable(f"{path} cannot be written ({error.strerror}): name another file.") from None
+        raise Unavailable(f"{path} cannot be written ({error.strerror}): choose another file.") from None

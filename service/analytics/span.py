@@ -20,7 +20,7 @@ def bounds(column: str, since: datetime | None, until: datetime | None) -> tuple
     A day that a moment is in the middle of belongs to it. Raises InvalidInput when nothing can be between them.
     """
     if since is not None and until is not None and since >= until:
-        raise InvalidInput("--from must be before --to: nothing is between them.")
+        raise InvalidInput("The range is empty: --from must be before --to.")
     if column == "day":
         return since and since.astimezone(UTC).date(), until and _day_after(until)
     return since, until

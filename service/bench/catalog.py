@@ -1,4 +1,4 @@
-"""Which rows there are."""
+"""The rows."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -30,33 +30,35 @@ Measure = Callable[[Ground], Awaitable[list[Finding]]]
 @dataclass(frozen=True, slots=True)
 class Row:
     name: str
-    told: str
+    description: str
     """For --help."""
     measure: Measure
     within_s: float
-    """At full length; then it is given up."""
+    """Limit at full length; a row that takes longer has failed."""
     quick: bool = False
     """Whether `duro bench --quick` measures it without being asked by name."""
 
 
 def _row(
     name: str,
-    told: str,
+    description: str,
     measure: Callable[..., Awaitable[list[Finding]]],
     within_s: float,
     *,
     quick: bool = False,
 ) -> Row:
-    return Row(name, told, partial(measure, row=name), within_s, quick)
+    return Row(name, description, partial(measure, row=name), within_s, quick)
 
 
 def _pipelines() -> list[Row]:
     rows = []
     for tls, fan_out, size in product((False, True), (1, 5), (SMALL, LARGE)):
         name = "pipeline" + "-tls" * tls + "-x5" * (fan_out == 5) + "-8k" * (size == LARGE)
-        told = f"One worker's deliveries/s and CPU: fan-out {fan_out}, {size / 1000:g} KB, http{'s' * tls}."
+        description = (
+            f"One worker's deliveries/s and CPU: fan-out {fan_out}, {size / 1000:g} KB, http{'s' * tls}."
+        )
         measure = partial(pipeline, shape=Shape(fan_out, size, tls))
-        rows.append(_row(name, told, measure, 400, quick=name == "pipeline"))
+        rows.append(_row(name, description, measure, 400, quick=name == "pipeline"))
     return rows
 
 
@@ -74,25 +76,51 @@ def _latencies() -> list[Row]:
 
 
 ROWS: Final = (
-    _row("receiver", "How fast the receiver is alone: never the bottleneck.", receiver_alone, 60, quick=True),
+    _row(
+        "receiver",
+        "Requests/s of the receiver alone: it is never the bottleneck.",
+        receiver_alone,
+        60,
+        quick=True,
+    ),
     *_pipelines(),
     *_latencies(),
-    _row("neighbours", "What others notice of 10 % of endpoints that hang.", neighbours, 600, quick=True),
-    _row("history", "Deliveries/s with a long past (--history-rows) against none.", history, 3600),
     _row(
-        "open-transaction", "Deliveries/s beside a transaction left open.", open_transaction, 300, quick=True
+        "neighbours",
+        "Deliveries/s and p99 of other endpoints while 10 % of endpoints hang.",
+        neighbours,
+        600,
+        quick=True,
     ),
-    _row("producers", "Producers' commits/s with a worker running against none.", producers, 300),
-    _row("memory", "A worker's memory while it drains a million.", memory, 900),
-    _row("workers", "Deliveries/s of two workers against one.", two_workers, 300),
-    _row("recovery", "From SIGKILL of a worker until what it held was settled.", recovery, 200, quick=True),
+    _row("history", "Deliveries/s with many past deliveries (--history-rows), and with none.", history, 3600),
     _row(
-        "projections", "Events/s that a worker's consumers apply, all at once.", projections, 600, quick=True
+        "open-transaction",
+        "Deliveries/s while another transaction stays open.",
+        open_transaction,
+        300,
+        quick=True,
+    ),
+    _row("producers", "Producers' commits/s with a worker, and without.", producers, 300),
+    _row("memory", "Memory of a worker while it sends a million deliveries.", memory, 900),
+    _row("workers", "Deliveries/s of two workers, and of one.", two_workers, 300),
+    _row(
+        "recovery",
+        "Time from SIGKILL of a worker until its deliveries are settled.",
+        recovery,
+        200,
+        quick=True,
     ),
     _row(
-        "rebuild", "Deliveries/s beside a rebuild of a projection against none, and its rate.", rebuild, 900
+        "projections",
+        "Events/s that the consumers of one worker apply together.",
+        projections,
+        600,
+        quick=True,
     ),
-    _row("pages", "Page 500 of a list against page 1.", pages, 200, quick=True),
+    _row(
+        "rebuild", "Deliveries/s during a rebuild of a projection, and the rate of the rebuild.", rebuild, 900
+    ),
+    _row("pages", "Time for page 500 of a list, and for page 1.", pages, 200, quick=True),
 )
 
 
@@ -101,7 +129,7 @@ def chosen(names: Sequence[str], *, quick: bool) -> list[Row]:
     for name in names:
         if not any(fnmatchcase(row.name, name) for row in ROWS):
             near = get_close_matches(name, [row.name for row in ROWS], 1)
-            hint = f"did you mean {near[0]}?" if near else "duro bench --list shows them all."
+            hint = f"did you mean {near[0]}?" if near else "duro bench --list shows all rows."
             raise InvalidInput(f"There is no row {name!r}: {hint}")
     if names:
         return [row for row in ROWS if any(fnmatchcase(row.name, name) for name in names)]

@@ -33,7 +33,7 @@ def keep(file: Path, figures: dict[str, Any]) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise Unavailable(f"{file} could not be written ({error.strerror}): make room for it.") from error
+        raise Unavailable(f"{file} could not be written ({error.strerror}): free disk space.") from error
 
 
 def _replaceable(file: Path) -> bool:

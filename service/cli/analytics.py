@@ -38,14 +38,14 @@ class Exported:
 
 @group("analytics")
 def analytics() -> None:
-    """Figures for analysts: revenue, payments, recovery, movements, MRR and delivery health, as SQL views and as files."""
+    """SQL views for analysts: revenue, payments, recovery, movements, MRR and delivery health."""
 
 
 @command(analytics, "views")
 @click.argument("view", required=False)
 @options.mode
 def views(app: App, view: str | None, mode: Mode) -> None:
-    """List the views that a mode publishes, or what the columns of one mean.
+    """List the views of a mode, or the columns of one view.
 
     \b
     Example:
@@ -61,10 +61,10 @@ def views(app: App, view: str | None, mode: Mode) -> None:
 
 
 @command(analytics, "export")
-@click.option("--view", required=True, metavar="NAME", help="Which view: see duro analytics views.")
+@click.option("--view", required=True, metavar="NAME", help="The view: see duro analytics views.")
 @options.mode
-@click.option("--from", "since", metavar="DAY|TIME|30d", help="From then on.  [default: the beginning]")
-@click.option("--to", "until", metavar="DAY|TIME|30d", help="Before then.  [default: now]")
+@click.option("--from", "since", metavar="DAY|TIME|30d", help="Start of the rows.  [default: the first]")
+@click.option("--to", "until", metavar="DAY|TIME|30d", help="End of the rows, exclusive.  [default: now]")
 @click.option(
     "--format",
     "format_",
@@ -73,9 +73,9 @@ def views(app: App, view: str | None, mode: Mode) -> None:
     show_default=True,
 )
 @click.option(
-    "--output", "-o", default=STDOUT, metavar="FILE", help="Where to.  [default: -, standard output]"
+    "--output", "-o", default=STDOUT, metavar="FILE", help="The output file.  [default: -, standard output]"
 )
-@click.option("--overwrite", is_flag=True, help="Replace the file if there is one.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def export(
     app: App,
     view: str,
@@ -86,10 +86,10 @@ def export(
     output: str,
     overwrite: bool,
 ) -> None:
-    """Write a view into a file, all of it as of one moment.
+    """Write the rows of a view to a file, from one snapshot.
 
-    DAY is 2026-06-01, and is not in it where --to names it; TIME is 2026-06-01T09:00:00Z, and 30d is that long ago. Days in
-    a view are each tenant's own. The file appears when it is complete. Money is whole kobo beside its currency.
+    DAY is 2026-06-01, TIME is 2026-06-01T09:00:00Z, and 30d means 30 days ago; --to is exclusive. Days are in each
+    tenant's time zone. The file appears when it is complete. Money is in minor units (kobo for NGN) beside its currency.
 
     \b
     Example:
@@ -99,9 +99,9 @@ def export(
     interrupt_on_any_signal()
     kind = Format(format_)
     if kind is Format.PARQUET and output == STDOUT and sys.stdout.isatty():
-        raise InvalidInput("Parquet is not for a terminal: give --output FILE.")
+        raise InvalidInput("Parquet cannot be written to a terminal: add --output FILE.")
     if app.json and output == STDOUT:
-        raise click.UsageError("The rows and --json cannot both go to standard output: give --output FILE.")
+        raise click.UsageError("The rows and --json cannot both use standard output: add --output FILE.")
     now = datetime.now(UTC)
     span = _point(since, now), _point(until, now)
     with app.counting("Exporting") as count:
@@ -110,7 +110,9 @@ def export(
         )
     if output != STDOUT:
         result = {"view": view, "mode": mode.value, "file": output, "rows": done.rows, "bytes": done.bytes}
-        app.result(result, lambda out: out.print(f"{done.rows:,} rows in {output}, {done.bytes:,} bytes."))
+        app.result(
+            result, lambda out: out.print(f"{done.rows:,} rows written to {output}, {done.bytes:,} bytes.")
+        )
 
 
 def _point(text: str | None, now: datetime) -> datetime | None:
@@ -147,12 +149,12 @@ async def _export(
 
 @command(analytics, "password")
 @options.mode
-@click.option("--remove", is_flag=True, help="Let nobody log in as the analyst any more.")
+@click.option("--remove", is_flag=True, help="Remove the password, so that nobody can log in.")
 def password(app: App, mode: Mode, remove: bool) -> None:
-    """Give a mode's analyst a new password, and show the URL to log in with, once.
+    """Set a new password for the analyst role of a mode, and print its login URL once.
 
-    The role sees the published views of its mode and nothing else. A statement of its may take 30 s, and five
-    sessions may be open at once: ALTER ROLE changes either. Roles, and so the password, are the whole server's.
+    The role sees the published views of its mode and nothing else. It has five sessions and 30 s per statement;
+    ALTER ROLE changes both. Roles, and so the password, belong to the whole database server.
 
     \b
     Example:
@@ -175,10 +177,10 @@ def password(app: App, mode: Mode, remove: bool) -> None:
 
 def _show_login(out: Console, shown: dict[str, Any]) -> None:
     if shown["url"] is None:
-        out.print(f"Nobody can log in as {shown['role']} any more; sessions that are open stay.")
+        out.print(f"Nobody can log in as {shown['role']} any more. Open sessions stay open.")
         return
     fields(out, {"Role": shown["role"], "URL": shown["url"]})
-    out.print("Keep the URL: its password cannot be shown again.")
+    out.print("Save the URL: its password cannot be shown again.")
 
 
 def _chosen(found: Sequence[View], name: str) -> View:
@@ -191,7 +193,7 @@ def _chosen(found: Sequence[View], name: str) -> View:
     near = get_close_matches(name, names, 1)
     raise NotFound(
         f"There is no view {name!r}: "
-        + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}.")
+        + (f"did you mean {near[0]}?" if near else f"the views are {', '.join(names)}.")
     )
 
 
@@ -205,7 +207,7 @@ def _view_shape(view: View) -> dict[str, Any]:
 
 def _show_views(out: Console, found: Sequence[View]) -> None:
     rows = [(view.name, view.meaning.partition(". ")[0].rstrip(".")) for view in found]
-    table(out, ("View", "What it tells"), rows, none="There are no views.")
+    table(out, ("View", "Content"), rows, none="No views.")
 
 
 def _show_view(out: Console, view: View) -> None:

@@ -1,4 +1,4 @@
-"""What every command shares: its settings, a database, and words for people or JSON for machines."""
+"""What every command shares: its settings, a database, and output for people or as JSON."""
 
 import logging
 import os
@@ -53,7 +53,7 @@ class App:
 
     @contextmanager
     def counting(self, line: str) -> Iterator[Callable[[str], None]]:
-        """For long work: yields what replaces `line` as the work goes on. Silent without a terminal or with --json."""
+        """For long work: yields a function that replaces `line`. Silent without a terminal or with --json."""
         if self.json or not self.err.is_terminal:
             yield lambda _line: None
             return
@@ -103,7 +103,7 @@ def _data_dir_option() -> click.Option:
     return click.Option(
         ["--data-dir"],
         type=click.Path(path_type=Path),
-        help="Where the embedded database and its keys live.  [default: DURO_DATA_DIR]",
+        help="Directory of the embedded database and its keys.  [default: DURO_DATA_DIR]",
     )
 
 

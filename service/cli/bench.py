@@ -1,4 +1,4 @@
-"""`duro bench`: how fast it is, against what, on this machine."""
+"""`duro bench`: measurements on this machine."""
 
 import re
 import time
@@ -26,24 +26,24 @@ _NUMBERS: Final = re.compile("[0-9,]+")
 
 
 class BenchFailed(DuroError):
-    """Something could not be measured. A figure that falls short is no failure."""
+    """A row could not be measured. A value that misses its aim is not a failure."""
 
 
 @command(main, "bench")
 @click.argument("names", nargs=-1, metavar="[NAME]…")
-@click.option("--quick", is_flag=True, help="Shorter measurements; without names the main rows only.")
-@click.option("--list", "listed", is_flag=True, help="Show the rows and stop.")
+@click.option("--quick", is_flag=True, help="Shorter measurements; without names, only the main rows.")
+@click.option("--list", "listed", is_flag=True, help="List the rows.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("bench.json"),
     show_default=True,
-    help="Where the figures go, as JSON, written anew after each row.",
+    help="File for the results as JSON, updated after each row.",
 )
 @click.option(
     "--profile",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also run the main row's worker under cProfile, keep the profile there and show its top lines.",
+    help="Also profile the worker of the main row with cProfile, write the profile here and print its top lines.",
 )
 @click.option(
     "--history-rows",
@@ -54,7 +54,7 @@ class BenchFailed(DuroError):
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Where to put the scratch database, which is removed afterwards.  [default: the temporary directory]",
+    help="Directory for the scratch database, which is removed afterwards.  [default: the temporary directory]",
 )
 def bench(
     app: App,
@@ -69,16 +69,15 @@ def bench(
 ) -> None:
     """Measure duro on this machine, each row as a ratio within one run.
 
-    Without a NAME all rows are measured, which on 2 cores takes about 30 minutes, 12 of them and 20 GB of disk for the
-    row `history`; with --quick it is under 3 minutes. A NAME may be a pattern, as in 'pipeline*'. Everything runs on a
-    scratch PostgreSQL with the embedded server's defaults (fsync on), never on a database of yours, and speaks to
-    127.0.0.1 alone.
+    Without a NAME it measures all rows. On 2 cores this takes about 40 minutes; the row `history` needs 12 of them and
+    20 GB of disk. With --quick it takes under 4 minutes. A NAME may be a pattern, as in 'pipeline*'. Everything runs on a
+    scratch PostgreSQL with the defaults of the embedded server (fsync on), never on your database, and only on 127.0.0.1.
 
-    What is compared is measured in turn and told by its median. A pipeline's figure is the lower of two: the rate of
-    arrivals at the receiver, and the rate from standing start until everything is settled in the database.
+    The two sides of a comparison are measured in turn, and the median counts. The rate of a pipeline is the lower of
+    two: arrivals at the receiver, and the time from the start until every result is in the database.
 
-    The exit status is 0 when all was measured, whether or not the aims were met. What ends it early (Ctrl-C, SIGTERM)
-    leaves the rows measured until then in --out.
+    The exit status is 0 when every row was measured, whether or not the aims were met. If it is stopped early (Ctrl-C,
+    SIGTERM), the rows measured so far are in --out.
 
     \b
     Example:
@@ -104,11 +103,11 @@ def bench(
         raise BenchFailed(f"Not measured: {'; '.join(f'{name}: {why}' for name, why in run.failed.items())}")
 
 
-def _rows_told() -> str:
-    return "\n".join(f"{row.name:<18} {row.told}" for row in ROWS)
+def _row_list() -> str:
+    return "\n".join(f"{row.name:<18} {row.description}" for row in ROWS)
 
 
-bench.help = f"{cleandoc(bench.help or '')}\n\n\b\nRows:\n{_rows_told()}"
+bench.help = f"{cleandoc(bench.help or '')}\n\n\b\nRows:\n{_row_list()}"
 
 
 def _perform(
@@ -140,5 +139,5 @@ def _now_and_then(app: App) -> Watch:
 
 
 def _show_rows(app: App) -> None:
-    value = {"rows": [{"name": row.name, "told": row.told, "quick": row.quick} for row in ROWS]}
-    app.result(value, lambda out: out.print(_rows_told()))
+    value = {"rows": [{"name": row.name, "description": row.description, "quick": row.quick} for row in ROWS]}
+    app.result(value, lambda out: out.print(_row_list()))

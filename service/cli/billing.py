@@ -61,16 +61,16 @@ class Found:
 
 @command(billing, "run")
 @_modes
-@click.option("--once", is_flag=True, help="Do what is due now, and end.")
+@click.option("--once", is_flag=True, help="Process what is due now, then exit.")
 def run(app: App, modes: Sequence[Mode], once: bool) -> None:
     """Run the scanners: renewals, trials, incomplete subscriptions, dunning, and charges without an answer.
 
-    No money moves, in live mode neither: the scenario gateway answers, and what it lets pass is told as paid. Subscriptions
-    of a simulation are billed like all others.
+    No money moves, in live mode either: a scenario gateway answers charges. Subscriptions of a simulation are billed
+    like all others.
 
-    Any number of these can run at once, on any number of hosts: what is due is charged once. Stays until Ctrl-C or
-    SIGTERM, which lets charges under way be answered. A subscription that fails because of a defect is held for an
-    hour and shown by duro billing status; the others go on.
+    Any number of these processes can run, on any number of hosts: what is due is charged once. Ctrl-C or SIGTERM
+    finishes the charges in flight and stops. A subscription that fails because of a defect is held for an hour and
+    shown by duro billing status; the others continue.
 
     \b
     Example:
@@ -105,7 +105,7 @@ async def _run(app: App, database: Database, modes: Sequence[Mode], *, once: boo
         else:
             supervisors.append(Supervisor(made.stages()))
     if supervisors:
-        app.progress(f"Billing in {' and '.join(modes)} mode; Ctrl-C stops")
+        app.progress(f"Billing in mode {' and '.join(modes)}; Ctrl-C stops")
         await asyncio.gather(*(each.run(stop) for each in supervisors))
     return settled
 
@@ -113,7 +113,7 @@ async def _run(app: App, database: Database, modes: Sequence[Mode], *, once: boo
 @command(billing, "status")
 @_modes
 def status(app: App, modes: Sequence[Mode]) -> None:
-    """What is due, under way, in recovery, and held because of a defect.
+    """Show what is due, in flight, in recovery, and held because of a defect.
 
     \b
     Example:
@@ -141,7 +141,7 @@ def status(app: App, modes: Sequence[Mode]) -> None:
 @command(billing, "release")
 @options.mode
 def release(app: App, mode: Mode) -> None:
-    """Let the scanners try the held subscriptions of a mode again, once the defect is mended.
+    """Release the held subscriptions of a mode, once the defect is fixed.
 
     \b
     Example:
@@ -158,22 +158,24 @@ def release(app: App, mode: Mode) -> None:
 @click.argument("payment_id", type=options.Id(PAYMENT))
 @options.tenant
 @options.mode
-@click.option("--succeeded", is_flag=True, help="The money has moved.")
+@click.option("--succeeded", is_flag=True, help="The charge succeeded.")
 @click.option(
-    "--failed", type=click.Choice([code.value for code in FailureCode]), help="It has not, for this reason."
+    "--failed",
+    type=click.Choice([code.value for code in FailureCode]),
+    help="The charge failed, for this reason.",
 )
 def settle(app: App, payment_id: UUID, tenant: UUID, mode: Mode, succeeded: bool, failed: str | None) -> None:
-    """End a charge or refund that the gateway never answers for, by what its own records say.
+    """Settle a charge or refund that the gateway never answers, by the gateway's records.
 
-    All that follows from an answer follows: the invoice is paid and the period moves, or recovery begins. While an answer
-    is awaited nothing else can be done to the subscription.
+    The effect is that of an answer: the invoice is paid and the period moves, or recovery begins. Until then nothing
+    else can be done to the subscription.
 
     \b
     Example:
       duro billing settle pay_… --tenant ten_… --mode live --failed do_not_honor
     """
     if succeeded == (failed is not None):
-        raise InvalidInput("Say either --succeeded or --failed CODE, as the gateway's records have it.")
+        raise InvalidInput("Give either --succeeded or --failed CODE, as the gateway's records say.")
 
     async def run(database: Database) -> None:
         pool = database.data(mode)
@@ -232,8 +234,8 @@ def _show_status(out: Console, found: dict[Mode, Found]) -> None:
                 "Renewals due": f"{status.renewals_due:,}",
                 "Late by": "-" if late is None or late.total_seconds() <= 0 else _seconds(late),
                 "Recoveries due": f"{status.recoveries_due:,}",
-                "In recovery": f"{status.recovering:,}, and {status.awaiting_card:,} wait for another card",
-                "Under way": f"{status.in_flight:,}, of them long without an answer: {status.unanswered:,}",
+                "In recovery": f"{status.recovering:,}, of which {status.awaiting_card:,} wait for another card",
+                "In flight": f"{status.in_flight:,}, of which {status.unanswered:,} without an answer for long",
                 "Held": f"{status.held:,}",
             },
         )

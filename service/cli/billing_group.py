@@ -5,7 +5,7 @@ from service.cli.app import group
 
 @group("billing")
 def billing() -> None:
-    """Subscriptions: renew what is due, recover what failed, or play a whole business through time.
+    """Run the billing engine: renew subscriptions and recover failed charges. Or simulate a business.
 
-    No money moves here: charges are answered by the scenario gateway, by a test card's number or a made-up payer.
+    No money moves: a scenario gateway answers charges, by the number of a test card or a generated payer.
     """

@@ -31,14 +31,16 @@ def _a_number(ctx: click.Context, param: click.Parameter, value: float) -> float
 
 
 @command(billing, "simulate")
-@click.option("--tenants", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Merchants.")
-@click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="Of history.")
+@click.option(
+    "--tenants", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Number of merchants."
+)
+@click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="Days of history.")
 @click.option(
     "--speed",
     type=click.FloatRange(0, 1e9),
     callback=_a_number,
     default=0,
-    help="Simulated seconds per second: 86400 is a day a second.  [default: as fast as it goes]",
+    help="Simulated seconds per second: 86400 is a day per second.  [default: as fast as possible]",
 )
 @click.option(
     "--signups",
@@ -49,16 +51,20 @@ def _a_number(ctx: click.Context, param: click.Parameter, value: float) -> float
     help="New customers per merchant and day, on average; merchants differ.",
 )
 @click.option(
-    "--seed", type=int, default=1, show_default=True, help="The same seed, the same people and intentions."
+    "--seed",
+    type=int,
+    default=1,
+    show_default=True,
+    help="The same seed gives the same people and decisions.",
 )
 def simulate(app: App, tenants: int, days: int, speed: float, signups: float, seed: int) -> None:
-    """Play merchants and customers through time: signups, trials, renewals, failures, recoveries, refunds, plan changes.
+    """Simulate merchants and customers over time: signups, trials, renewals, failures, recoveries, refunds, plan changes.
 
-    Makes new merchants with plans and payment links in both modes, and a history of DAYS that ends now, through the real
-    billing engine: every row and event comes about as in production, only by a virtual clock. Events carry the simulated
-    time; endpoints get them as any others. Ctrl-C ends it in order, with what has been played so far. No money moves.
+    Creates merchants with plans and payment links in both modes, and a history of --days that ends now. The real
+    billing engine writes every row and event, by a virtual clock. Events carry the simulated time and are delivered like
+    all others. Ctrl-C stops it cleanly and keeps what was simulated so far. No money moves.
 
-    What it makes stays: tenants, and subscriptions that duro billing run goes on to bill, by the real clock.
+    The tenants and subscriptions stay. duro billing run bills them by the real clock.
 
     \b
     Example:
@@ -109,7 +115,7 @@ class Lines:
         self._tell = tell
         self._plot = plot
         self._told_at = -1
-        """Events; -1: the set-up is not told yet."""
+        """Events; -1: the set-up is not reported yet."""
 
     def show(self, progress: Progress) -> None:
         if self._told_at < 0 and progress.setting_up == self._plot.tenants:
@@ -152,7 +158,7 @@ def _show(out: Console, story: Story) -> None:
     out.print(grid)
     if story.cut_short:
         out.print(
-            "It was cut short: its subscriptions are due since then, and duro billing run would bill them now."
+            "It was stopped early. Its subscriptions have been due since then, and duro billing run would bill them now."
         )
     if story.tenants:
         out.print(f"Next: duro event list --tenant {format_id(TENANT, story.tenants[0])} --mode live")

@@ -8,9 +8,9 @@ from service.cli.views import table
 
 @command(main, "config")
 def config(app: App) -> None:
-    """Show the settings: what they are here, and their defaults.
+    """Show the settings with their values and defaults.
 
-    Settings are read from the environment, each by the name shown. Secret ones are not printed.
+    Settings are environment variables with the names shown. Secret values are not printed.
 
     \b
     Example:

@@ -31,9 +31,9 @@ _HIGHEST_POS: Final = 2**63 - 1
 
 @command(consumers, "status")
 def status(app: App) -> None:
-    """Show each consumer's position, how far it is behind the log's end, and how many events are dead-lettered.
+    """Show each consumer's position, its lag, and how many events are dead-lettered.
 
-    Committed events that have no position yet, because no worker runs, count as not applied.
+    Committed events without a position, as when no worker runs, count as lag.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def status(app: App) -> None:
 
 
 @command(consumers, "retry-dead")
-@click.option("--consumer", type=click.Choice(CONSUMERS), help="Only this one's.  [default: each one's]")
+@click.option("--consumer", type=click.Choice(CONSUMERS), help="Only this consumer.  [default: all]")
 @click.option("--mode", type=options.ModeChoice(), help="Only in this mode.")
 @click.option(
     "--pos", type=click.IntRange(1, _HIGHEST_POS), help="Only the event at this position; needs --mode."
@@ -73,7 +73,7 @@ def retry_dead(app: App, consumer: str | None, mode: Mode | None, pos: int | Non
       duro consumers retry-dead --consumer activity --mode live --pos 18467
     """
     if pos is not None and mode is None:
-        raise click.UsageError("A position means something in one mode only: give --mode as well.")
+        raise click.UsageError("A position belongs to one mode: add --mode.")
 
     async def run(database: Database) -> _Results:
         results: list[tuple[Mode, RetryResult]] = []

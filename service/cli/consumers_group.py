@@ -5,4 +5,4 @@ from service.cli.app import group
 
 @group("consumers")
 def consumers() -> None:
-    """How far each consumer of the log has come, what one could not apply, and building its results anew."""
+    """Show consumer lag and dead-lettered events, retry them, and rebuild projections."""

@@ -1,4 +1,4 @@
-"""`duro consumers rebuild`: a projection made anew from the log, beside the one that serves."""
+"""`duro consumers rebuild`: rebuilds a projection from the log, beside the current one."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -30,21 +30,21 @@ _LINE_EVERY: Final = 0.05
 
 @command(consumers, "rebuild")
 @click.argument("projection", type=click.Choice([each.name for each in PROJECTIONS]))
-@click.option("--mode", type=options.ModeChoice(), required=True, help="Of this mode.")
+@click.option("--mode", type=options.ModeChoice(), required=True, help="The mode.")
 @click.option(
     "--share",
     type=click.IntRange(1, 100),
     default=round(100 * DEFAULT_SHARE),
     show_default=True,
-    help="Percent of the time that it works; the rest of it the machine is left to deliveries.",
+    help="Percentage of the time in which the rebuild works; deliveries have the rest.",
 )
-@click.option("--give-up", is_flag=True, help="Drop a rebuild that was begun and not finished.")
+@click.option("--give-up", is_flag=True, help="Discard an unfinished rebuild.")
 def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) -> None:
-    """Build a projection anew from the log, beside the one that serves, and put it in its place.
+    """Rebuild a projection from the log, beside the current one, and replace it.
 
-    What serves now goes on serving, and is kept up to date, until the new one has caught up with it; then the two are
-    exchanged in one transaction. Ctrl-C stops it; the same command goes on where it was. Events that cannot be
-    applied are dead-lettered, as always: see duro consumers status.
+    The current projection stays in use and up to date until the new one has caught up; then the two are exchanged in
+    one transaction. Ctrl-C stops the rebuild, and the same command resumes it. Events that cannot be applied are
+    dead-lettered: see duro consumers status.
 
     \b
     Example:
@@ -55,7 +55,9 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
         gave_up = app.with_database(lambda database: _give_up(database, mode, projection))
         app.result(
             {"projection": projection, "mode": mode.value, "gaveUp": gave_up},
-            lambda out: out.print("It is given up." if gave_up else "There was none under way."),
+            lambda out: out.print(
+                "The rebuild is discarded." if gave_up else "There was no unfinished rebuild."
+            ),
         )
         return
     interrupt_on_any_signal()
@@ -78,7 +80,7 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
         raise
     except BaseException:  # signals, the database's end, and a defect, whose traceback follows
         if last is not None and not last.finished:
-            click.echo(f"duro: Stopped at {last.share:.0%}; the same command goes on from there.", err=True)
+            click.echo(f"duro: Stopped at {last.share:.0%}. The same command resumes there.", err=True)
         raise
     assert last is not None
     app.result(_shape(projection, mode, last), lambda out: _show(out, last))
@@ -92,7 +94,7 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
 class _Elsewhere(Conflict):
     def __init__(self) -> None:
         super().__init__(
-            "The rebuild was given up elsewhere: begin anew with the same command if it is wanted."
+            "The rebuild was discarded by another command: start it again with the same command."
         )
 
 
@@ -131,7 +133,7 @@ class _Lines:
 
     def show(self, progress: Progress) -> None:
         if self._told is None:
-            how = f"going on at {progress.share:.0%}" if progress.resumed else "from the beginning"
+            how = f"resuming at {progress.share:.0%}" if progress.resumed else "from the beginning"
             self._tell(f"Rebuilding {self._what}: {progress.total:,} events, {how}")
         elif progress.share < min(1.0, self._told + _LINE_EVERY) or progress.share == self._told:
             return
@@ -141,7 +143,7 @@ class _Lines:
 
 
 def _told(progress: Progress) -> str:
-    told = f"{progress.total - progress.left:,} of {progress.total:,} events, {progress.rate:,.0f} a second"
+    told = f"{progress.total - progress.left:,} of {progress.total:,} events, {progress.rate:,.0f} per second"
     if progress.seconds_left:
         told += f", {format_duration(timedelta(seconds=round(progress.seconds_left)))} left"
     return told + (f", {progress.dead:,} DEAD-LETTERED" if progress.dead else "")
@@ -159,4 +161,6 @@ def _shape(projection: str, mode: Mode, last: Progress) -> dict[str, Any]:
 
 
 def _show(out: Console, last: Progress) -> None:
-    out.print(f"{last.applied:,} events applied, {last.rate:,.0f} a second; what was built serves now.")
+    out.print(
+        f"{last.applied:,} events applied, {last.rate:,.0f} per second. The rebuilt projection is now in use."
+    )

@@ -29,13 +29,13 @@ _ID: Final = options.Id(DELIVERY)
 
 @group("delivery")
 def delivery() -> None:
-    """Look at deliveries, and replay them. A delivery is one event on its way to one endpoint."""
+    """Show and replay deliveries. A delivery is one event for one endpoint."""
 
 
 @command(delivery, "list")
 @options.tenant
 @options.mode
-@click.option("--status", type=click.Choice(STATUSES), help="Only those in this state.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only deliveries in this state.")
 @options.endpoint
 @options.page
 def list_(
@@ -63,7 +63,7 @@ def list_(
 @command(delivery, "show")
 @click.argument("delivery_id", type=_ID)
 def show(app: App, delivery_id: UUID) -> None:
-    """Show one delivery with all its attempts. The id is enough, whatever the mode.
+    """Show one delivery with all its attempts. The id is enough, in either mode.
 
     \b
     Example:
@@ -83,8 +83,8 @@ def show(app: App, delivery_id: UUID) -> None:
 
 @command(delivery, "replay")
 @click.argument("delivery_id", type=_ID, required=False)
-@click.option("--tenant", type=options.tenant_id, help="Which tenant, to replay many.")
-@click.option("--mode", type=options.ModeChoice(), help="Which mode, to replay many.")
+@click.option("--tenant", type=options.tenant_id, help="The tenant, to replay many deliveries.")
+@click.option("--mode", type=options.ModeChoice(), help="The mode, to replay many deliveries.")
 @span
 @options.endpoint
 @click.option(
@@ -92,9 +92,9 @@ def show(app: App, delivery_id: UUID) -> None:
     "statuses",
     type=click.Choice(SETTLED),
     multiple=True,
-    help="Only those in this state; may be repeated.  [default: failed and skipped]",
+    help="Only deliveries in this state; may be repeated.  [default: failed and skipped]",
 )
-@click.option("--resume", "resumed", type=options.Id(REPLAY), help="Go on with a replay that was stopped.")
+@click.option("--resume", "resumed", type=options.Id(REPLAY), help="Resume a replay that was stopped.")
 def replay(
     app: App,
     delivery_id: UUID | None,
@@ -108,11 +108,11 @@ def replay(
     statuses: Sequence[str],
     resumed: UUID | None,
 ) -> None:
-    """Deliver again: one delivery by its id, or all that failed or were skipped since a time or a position.
+    """Replay one delivery by its id, or all that failed or were skipped since a time or a position.
 
-    A replay makes new attempts of the same delivery, with the same event id, by which receivers tell that they have
-    had it. It starts at once if a worker runs, and fresh events go first. Deliveries that wait for a retry are left
-    to it, and those of disabled endpoints as they are. A replay of many can be stopped and resumed at any time.
+    A replay makes new attempts of the same delivery with the same event id, so receivers can ignore duplicates. It
+    starts at once if a worker runs; new events go first. Deliveries that wait for a retry, and deliveries of disabled
+    endpoints, are left out. A replay of many deliveries can be stopped and resumed at any time.
 
     \b
     Example:
@@ -127,11 +127,11 @@ def replay(
     )
     if delivery_id is not None:
         if others or resumed:
-            raise click.UsageError("A delivery's id is enough: leave the other options out.")
+            raise click.UsageError("A delivery's id takes no other options: leave them out.")
         _replay_one(app, delivery_id)
     elif resumed is not None:
         if others:
-            raise click.UsageError("A replay's id is enough to resume it: leave the other options out.")
+            raise click.UsageError("--resume takes no other options: leave them out.")
         _run(app, lambda database: unfinished(database, resumed))
     elif tenant is None or mode is None or events is None:
         raise click.UsageError(
@@ -164,7 +164,7 @@ def _run(app: App, find: Callable[[Database], Awaitable[Job]]) -> None:
 @options.mode
 @options.page
 def replays_(app: App, tenant: UUID, mode: Mode, limit: int, after: After) -> None:
-    """List a tenant's replays and backfills in one mode, newest first, with how far each has come.
+    """List a tenant's replays and backfills in one mode, newest first, with their progress.
 
     \b
     Example:

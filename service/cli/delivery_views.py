@@ -26,7 +26,7 @@ def show_page(out: Console, page: Page[Delivery]) -> None:
         for d in page.items
     ]
     headings = ("Delivery", "Event type", "Endpoint", "Status", "Attempts", "Created")
-    table(out, headings, rows, none="There are no such deliveries.")
+    table(out, headings, rows, none="No deliveries found.")
     more(out, page)
 
 
@@ -46,12 +46,12 @@ def show_delivery(out: Console, located: Located, delivery: ShownDelivery) -> No
     )
     out.print()
     headings = ("Attempt at", "Outcome", "Status", "Took", "Error", "Answer")
-    table(out, headings, map(_attempt, delivery.attempts), none="No attempt has been made.")
+    table(out, headings, map(_attempt, delivery.attempts), none="No attempts yet.")
 
 
 def _status(delivery: ShownDelivery) -> str:
     if delivery.in_flight:
-        return "pending, an attempt is under way"
+        return "pending, an attempt is in flight"
     if delivery.due_at is not None:
         return f"pending, due at {delivery.due_at:%Y-%m-%d %H:%M:%S} UTC"
     return delivery.status
@@ -59,9 +59,7 @@ def _status(delivery: ShownDelivery) -> str:
 
 def _attempt(attempt: ShownAttempt) -> tuple[object, ...]:
     notes = [
-        note
-        for note, applies in (("replay", attempt.replay), ("came too late", not attempt.settled))
-        if applies
+        note for note, applies in (("replay", attempt.replay), ("too late", not attempt.settled)) if applies
     ]
     outcome = f"{attempt.outcome} ({', '.join(notes)})" if notes else attempt.outcome
     took = f"{attempt.total_ms:.0f} ms"

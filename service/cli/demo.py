@@ -19,7 +19,7 @@ _MOST_EVENTS: Final = 100_000
 
 
 class DemoFailed(DuroError):
-    """The main job was not done; the report says what is missing."""
+    """Some events were not delivered; the report says which."""
 
 
 @command(main, "demo")
@@ -28,23 +28,23 @@ class DemoFailed(DuroError):
     type=click.IntRange(LEAST_EVENTS, _MOST_EVENTS),
     default=3000,
     show_default=True,
-    help="How many to commit, or a few more, at up to 300 a second.",
+    help="Minimum number of events to commit, at up to 300 per second.",
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="Keep the embedded database there.  [default: a temporary directory, removed afterwards]",
+    help="Keep the embedded database in this directory.  [default: a temporary directory, removed afterwards]",
 )
 def demo(app: App, events: int, data_dir: Path | None) -> None:
-    """Show the main job: committed events become signed webhooks, none lost, none invented.
+    """Demonstrate the main job: every committed event becomes a verified webhook, and no other event does.
 
-    Two merchants' business is played on the billing engine, by a clock that runs ahead, in transactions some of which are
-    slow or rolled back, and one is left open throughout. A receiver in a process of its own verifies every webhook
-    with code that is not duro's, and fails some on purpose. Exit status 0 only if every committed event arrived
-    verified at every endpoint that should get it, and no rolled-back one did.
+    Plays the business of two merchants on the billing engine. Some transactions are slow, some roll back, and one
+    stays open. A receiver in a separate process verifies every webhook with independent code, and fails some on
+    purpose. The exit status is 0 only if every committed event arrived, verified, at every subscribed endpoint, and
+    no rolled-back event did.
 
-    With DURO_DATABASE_URL that database is used, otherwise an embedded PostgreSQL 16. In a database that stays, so do
-    two tenants, their endpoints disabled; other workers on it must have DURO_EGRESS_ALLOW=127.0.0.0/8.
+    Uses the database in DURO_DATABASE_URL, or else an embedded PostgreSQL 16. In your own database two tenants with
+    disabled endpoints remain; other workers on it must have DURO_EGRESS_ALLOW=127.0.0.0/8.
 
     \b
     Example:

@@ -30,7 +30,7 @@ _LONGEST_GRACE: Final = timedelta(days=30)
 _secret_stdin = click.option(
     "--secret-stdin",
     is_flag=True,
-    help="Read the signing secret (whsec_…) from standard input; else one is made.",
+    help="Read the signing secret (whsec_…) from standard input instead of generating one.",
 )
 
 
@@ -53,14 +53,14 @@ def _wishes(function: F) -> F:
         click.option(
             "--rate-limit",
             type=_RateLimit(),
-            help="At most so many deliveries per second, of all workers together; the rest waits.",
+            help="Maximum deliveries per second, over all workers. Deliveries over the limit wait.",
         ),
-        click.option("--description", help="A note for people, at most 500 characters."),
+        click.option("--description", help="A note, at most 500 characters."),
         click.option(
             "--headers-file",
             type=FILE,
-            help="Custom headers from a file (- is standard input), one Name: value a line; "
-            "a value given here is in no process list.",
+            help="Custom headers from a file (- is standard input), one Name: value per line. "
+            "The values do not appear in process lists.",
         ),
         click.option(
             "--header",
@@ -74,7 +74,7 @@ def _wishes(function: F) -> F:
             "event_types",
             multiple=True,
             metavar="TYPE",
-            help="Deliver this event type, or 'subscription_*' for all that begin so; may be repeated.",
+            help="Deliver this event type, or a pattern such as 'subscription_*'; may be repeated.",
         ),
     ):
         function = option(function)
@@ -85,7 +85,9 @@ def _wishes(function: F) -> F:
 @options.tenant
 @options.mode
 @click.option(
-    "--url", required=True, help="https, on port 443 or 8443; more is possible inside DURO_EGRESS_ALLOW."
+    "--url",
+    required=True,
+    help="https on port 443 or 8443. Networks in DURO_EGRESS_ALLOW may use http and other ports.",
 )
 @_wishes
 @_secret_stdin
@@ -102,10 +104,10 @@ def create(
     *,
     secret_stdin: bool,
 ) -> None:
-    """Create an endpoint and its signing secret, which is shown this once.
+    """Create an endpoint and its signing secret, which is shown once.
 
-    Without --event it gets events of every type. The URL must be one that may be delivered to: not this machine's
-    network, unless DURO_EGRESS_ALLOW lists it.
+    Without --event the endpoint receives every event type. The URL must lead to a public address, or to a network in
+    DURO_EGRESS_ALLOW.
 
     \b
     Example:
@@ -121,7 +123,7 @@ def create(
 
 @command(endpoint, "update")
 @click.argument("endpoint_id", type=ID)
-@click.option("--url", help="Where it moves to; retries of old deliveries go there too.")
+@click.option("--url", help="The new URL. Retries of earlier deliveries use it too.")
 @_wishes
 @click.option("--all-events", is_flag=True, help="Deliver events of every type.")
 @click.option("--no-headers", is_flag=True, help="Send no custom headers.")
@@ -138,16 +140,16 @@ def update(
     all_events: bool,
     no_headers: bool,
 ) -> None:
-    """Change an endpoint. What is not named stays; event types and headers are replaced as a whole.
+    """Change an endpoint. Options that are not given stay; event types and headers are replaced as a whole.
 
     \b
     Example:
       duro endpoint update we_… --url https://shop.example/v2/webhooks --event invoice_created
     """
     if all_events and event_types:
-        raise click.UsageError("--all-events and --event exclude each other: leave one out.")
+        raise click.UsageError("--all-events and --event exclude each other: use one of them.")
     if no_headers and (headers or headers_file):
-        raise click.UsageError("--no-headers and new headers exclude each other: leave one out.")
+        raise click.UsageError("--no-headers and new headers exclude each other: use one of them.")
     wish = Wish(
         url,
         description,
@@ -157,7 +159,7 @@ def update(
     )
     if wish == Wish():
         raise click.UsageError(
-            "There is nothing to change: give --url, --event, --all-events, --header, --headers-file, --no-headers, "
+            "Nothing to change: give --url, --event, --all-events, --header, --headers-file, --no-headers, "
             "--description or --rate-limit."
         )
     show_changed(app, administer(app, lambda admin: admin.update(endpoint_id, wish)))
@@ -199,10 +201,10 @@ def show(app: App, endpoint_id: UUID) -> None:
 )
 @_secret_stdin
 def rotate_secret(app: App, endpoint_id: UUID, grace: timedelta | None, *, secret_stdin: bool) -> None:
-    """Give an endpoint a new signing secret, which is shown this once.
+    """Give an endpoint a new signing secret, which is shown once.
 
-    Until the old one's grace period ends every webhook carries a signature of each, so the receiver can change over
-    at any time. With --grace 0s the old one ends at once: right when it has leaked.
+    During the grace period every webhook carries one signature per secret, so the receiver can switch at any time.
+    With --grace 0s the old secret stops signing at once. Use that when it has leaked.
 
     \b
     Example:
@@ -222,7 +224,7 @@ def _headers(given: Sequence[str], file: str | None, secret_stdin: bool = False)
     """From NAME=VALUE, or `Name: value` lines. Messages repeat no value."""
     if file == STDIN and secret_stdin:
         raise click.UsageError(
-            "--headers-file - and --secret-stdin both want standard input: use a file for one."
+            "--headers-file - and --secret-stdin both read standard input: use a file for one of them."
         )
     headers = parse_headers(read_text(file).splitlines()) if file else {}
     for text in given:

@@ -20,7 +20,7 @@ ID: Final = options.Id(ENDPOINT)
 
 @group("endpoint")
 def endpoint() -> None:
-    """Where a tenant's webhooks go. An endpoint belongs to one mode."""
+    """Create and manage webhook endpoints. An endpoint is a URL of a tenant, in one mode."""
 
 
 def administer(app: App, work: Callable[[EndpointAdmin], Coroutine[Any, Any, T]]) -> T:

@@ -1,4 +1,4 @@
-"""`duro endpoint test | backfill`: sending an endpoint something on request."""
+"""`duro endpoint test | backfill`: deliveries on request."""
 
 from datetime import timedelta
 from typing import Final
@@ -31,14 +31,14 @@ _MORE_THAN_AN_ATTEMPT: Final = timedelta(seconds=5)
 @click.option(
     "--timeout",
     type=options.Duration(timedelta(seconds=1), timedelta(minutes=10)),
-    help="How long to wait for its first attempt.  [default: 30s, or DURO_ATTEMPT_TIMEOUT and 5s if that is more]",
+    help="How long to wait for the first attempt.  [default: 30s, or DURO_ATTEMPT_TIMEOUT + 5s if that is longer]",
 )
-@click.option("--no-wait", is_flag=True, help="Only record it.")
+@click.option("--no-wait", is_flag=True, help="Record the event without waiting.")
 def test(app: App, endpoint_id: UUID, timeout: timedelta | None, *, no_wait: bool) -> None:
-    """Send an endpoint a test event, and show what it answers. The exit status is 1 when the answer is not a 2xx.
+    """Send a test event to an endpoint and show the answer. The exit status is 1 when the answer is not 2xx.
 
-    The event is a webhook_test, recorded in the log and delivered by a worker like any other, but to this endpoint
-    alone, whatever event types it asks for. If it fails it is retried like any other.
+    The event is a webhook_test. A worker delivers it like any other event, but to this endpoint only, whatever event
+    types the endpoint receives. A failed test is retried like any other delivery.
 
     \b
     Example:
@@ -49,7 +49,7 @@ def test(app: App, endpoint_id: UUID, timeout: timedelta | None, *, no_wait: boo
         probe = await send_test(database, endpoint_id)
         if no_wait:
             return probe, None
-        app.progress(f"Event {format_id(EVENT, probe.event_id)} is recorded; waiting for a worker to send it")
+        app.progress(f"Event {format_id(EVENT, probe.event_id)} is recorded; waiting for a worker")
         data = database.data(probe.endpoint.mode)
         longest = app.settings.attempt_timeout
         patience = timeout or longer_than(longest)
@@ -68,7 +68,7 @@ def test(app: App, endpoint_id: UUID, timeout: timedelta | None, *, no_wait: boo
 
 
 def longer_than(attempt: timedelta) -> timedelta:
-    """How long to wait where nobody says: for an endpoint that answers late, if at all."""
+    """The default wait: longer than one attempt."""
     return max(_PATIENCE, attempt + _MORE_THAN_AN_ATTEMPT)
 
 
@@ -80,12 +80,10 @@ def _failure(delivery: ShownDelivery) -> str:
     shown = format_id(DELIVERY, delivery.id)
     if not delivery.attempts:
         return (
-            f"The test was not sent, for the endpoint has just been disabled: see duro delivery show {shown}."
+            f"The test was not sent because the endpoint was just disabled: see duro delivery show {shown}."
         )
-    next_one = " It will be tried again." if delivery.due_at is not None else ""
-    return (
-        f"The test did not arrive: see above what the endpoint did, or duro delivery show {shown}.{next_one}"
-    )
+    next_one = " It will be retried." if delivery.due_at is not None else ""
+    return f"The test was not delivered: see the error above, or duro delivery show {shown}.{next_one}"
 
 
 def _show_tested(out: Console, probe: Probe, delivery: ShownDelivery | None) -> None:
@@ -118,9 +116,9 @@ def backfill(
     since_pos: int | None,
     until_pos: int | None,
 ) -> None:
-    """Deliver past events to a new endpoint: those of the types it asks for that it has no delivery for.
+    """Deliver past events to a new endpoint: events of its types for which it has no delivery.
 
-    Fresh events go first. It can be stopped and resumed at any time, and run again: no event is delivered twice for it.
+    New events go first. A backfill can be stopped, resumed and repeated at any time; it delivers no event twice.
 
     \b
     Example:
@@ -129,6 +127,8 @@ def backfill(
     """
     events = read_span(since, until, since_pos, until_pos)
     if events is None:
-        raise click.UsageError("Say which events: --since or --since-pos; --since-pos 0 is all there are.")
+        raise click.UsageError(
+            "Choose the events with --since or --since-pos; --since-pos 0 means all events."
+        )
     job = run_job(app, lambda database: begin_backfill(database, endpoint_id, events))
     app.result(replay_shape(job.mode, job.replay), lambda out: show_job(out, job))

@@ -1,7 +1,7 @@
-"""`duro endpoint enable | disable | pause | resume`: whether an endpoint gets anything.
+"""`duro endpoint enable | disable | pause | resume`.
 
-disabled   its deliveries are skipped; an event in the log tells of it
-paused     its deliveries wait, as they are
+disabled   its deliveries are skipped; an event is recorded
+paused     its deliveries wait
 """
 
 from collections.abc import Iterator
@@ -36,9 +36,9 @@ _EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @command(endpoint, "enable")
 @click.argument("endpoint_id", type=ID)
-@click.option("--replay", "at_once", is_flag=True, help="Replay at once what was skipped.")
+@click.option("--replay", "at_once", is_flag=True, help="Also replay the deliveries that were skipped.")
 def enable(app: App, endpoint_id: UUID, *, at_once: bool) -> None:
-    """Deliver to an endpoint again. Tells how many deliveries were skipped meanwhile, and how to replay them.
+    """Re-enable an endpoint. Prints how many deliveries were skipped, and how to replay them.
 
     \b
     Example:
@@ -95,7 +95,9 @@ def _telling_what_is(owed: _Owed) -> Iterator[None]:
     except BaseException:
         if owed.endpoint is not None:
             line = _replay_line(owed.endpoint, owed.since)
-            click.echo(f"duro: Once the endpoint is enabled, this replays what was skipped: {line}", err=True)
+            click.echo(
+                f"duro: Once the endpoint is enabled, replay the skipped deliveries with: {line}", err=True
+            )
         raise
 
 
@@ -118,7 +120,7 @@ def _show_enabled(out: Console, enabled: Endpoint, skipped: Skipped, job: Job | 
     if job is not None:
         show_job(out, job)
     elif skipped.since is None:
-        out.print("Nothing was skipped while it was disabled.")
+        out.print("No deliveries were skipped while it was disabled.")
     else:
         least = "At least " if skipped.more else ""
         out.print(f"{least}{skipped.count:,} deliveries were skipped while it was disabled. To replay them:")
@@ -135,10 +137,13 @@ def _replay_line(endpoint: Endpoint, since: datetime) -> str:
 @command(endpoint, "disable")
 @click.argument("endpoint_id", type=ID)
 @click.option(
-    "--reason", default="disabled by an operator", show_default=True, help="Why; told in the event about it."
+    "--reason",
+    default="disabled by an operator",
+    show_default=True,
+    help="The reason, recorded in the event.",
 )
 def disable(app: App, endpoint_id: UUID, reason: str) -> None:
-    """Stop delivering to an endpoint. Its deliveries are kept as skipped, and can be replayed.
+    """Stop delivering to an endpoint. New deliveries are skipped, and can be replayed.
 
     \b
     Example:
@@ -150,9 +155,9 @@ def disable(app: App, endpoint_id: UUID, reason: str) -> None:
 @command(endpoint, "pause")
 @click.argument("endpoint_id", type=ID)
 def pause(app: App, endpoint_id: UUID) -> None:
-    """Let an endpoint's deliveries wait, first attempts and retries. Attempts under way end as they do.
+    """Pause an endpoint: first attempts and retries wait. Attempts in flight are finished.
 
-    Nothing is skipped: all of it is delivered once the endpoint is resumed.
+    Nothing is skipped: everything is delivered after duro endpoint resume.
 
     \b
     Example:
@@ -164,7 +169,7 @@ def pause(app: App, endpoint_id: UUID) -> None:
 @command(endpoint, "resume")
 @click.argument("endpoint_id", type=ID)
 def resume(app: App, endpoint_id: UUID) -> None:
-    """Deliver to a paused endpoint again, what has waited as well.
+    """Resume a paused endpoint. The deliveries that waited are sent.
 
     \b
     Example:

@@ -15,19 +15,19 @@ from service.shapes import endpoint_state
 _STATES: Final = {
     State.HEALTHY: "enabled",
     State.FAILING: "enabled, failing",
-    State.OPEN: "enabled, breaker open",
-    State.HALF_OPEN: "enabled, breaker half-open",
+    State.OPEN: "enabled, circuit breaker open",
+    State.HALF_OPEN: "enabled, circuit breaker half-open",
 }
 
 
 def show_created(out: Console, endpoint_id: str, secret: str) -> None:
     fields(out, {"Endpoint": endpoint_id, "Secret": secret})
-    out.print("Give the secret to the receiver: it cannot be shown again.")
+    out.print("Save the secret in the receiver: it cannot be shown again.")
 
 
 def show_rotated(out: Console, endpoint_id: str, secret: str, until: datetime) -> None:
-    fields(out, {"Endpoint": endpoint_id, "Secret": secret, "Old one signs until": until})
-    out.print("Give the secret to the receiver: it cannot be shown again.")
+    fields(out, {"Endpoint": endpoint_id, "Secret": secret, "Old secret signs until": until})
+    out.print("Save the secret in the receiver: it cannot be shown again.")
 
 
 def show_endpoint(out: Console, endpoint: Endpoint) -> None:
@@ -41,7 +41,7 @@ def show_endpoint(out: Console, endpoint: Endpoint) -> None:
             "Description": endpoint.description,
             "Event types": _event_types(endpoint),
             "Custom headers": "yes, not shown" if endpoint.sealed_headers else "none",
-            "Secrets that sign": endpoint.secrets,
+            "Active secrets": endpoint.secrets,
             "State": _state(endpoint),
             **_health(endpoint),
             "Rate limit": _rate_limit(endpoint),
@@ -53,7 +53,7 @@ def show_endpoint(out: Console, endpoint: Endpoint) -> None:
 
 def show_page(out: Console, page: Page[Endpoint]) -> None:
     rows = [(format_id(ENDPOINT, e.id), _state(e), _event_types(e), e.url) for e in page.items]
-    none = "There are no endpoints: duro endpoint create --help."
+    none = "No endpoints. Create one: duro endpoint create --help."
     table(out, ("Endpoint", "State", "Event types", "URL"), rows, none)
     more(out, page)
 
@@ -70,7 +70,7 @@ def _health(endpoint: Endpoint) -> dict[str, object]:
         "Failing since": health.failing_since,
         "Last error": health.last_error,
         "Breaker open until": health.open_until,
-        "Disabled from": health.disables_at,
+        "Will be disabled at": health.disables_at,
     }
 
 

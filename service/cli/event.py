@@ -28,26 +28,29 @@ _LONGEST_IN_TABLE: Final = 60
 
 @group("event")
 def event() -> None:
-    """Record events and look at them. Producers record theirs in SQL, in their own transactions."""
+    """Record and show events. Producers use record_event() in SQL, in their own transactions."""
 
 
 @command(event, "record")
 @options.tenant
 @options.mode
 @click.option(
-    "--type", "type_", required=True, metavar="TYPE", help="As duro event types has it: invoice_created, …"
+    "--type",
+    "type_",
+    required=True,
+    metavar="TYPE",
+    help="An event type, such as invoice_created: see duro event types.",
 )
 @click.option(
     "--data",
     required=True,
     metavar="JSON|@FILE|-",
-    help="A JSON object, a file that holds one, or standard input.",
+    help="A JSON object, from the argument, a file or standard input.",
 )
 def record(app: App, tenant: UUID, mode: Mode, type_: str, data: str) -> None:
     """Record an event, as a producer does with record_event() in SQL.
 
-    It is delivered to each of the tenant's endpoints in this mode that asked for its type. The data has at
-    most 256 KiB.
+    It is delivered to each endpoint of the tenant in this mode that receives its type. The data has at most 256 KiB.
 
     \b
     Example:
@@ -92,7 +95,7 @@ def list_(app: App, tenant: UUID, mode: Mode, type_: str | None, limit: int, aft
 @command(event, "show")
 @click.argument("event_id", type=options.Id(EVENT))
 def show(app: App, event_id: UUID) -> None:
-    """Show one event with its position in the log and its deliveries. The id is enough, whatever the mode.
+    """Show one event with its position in the log and its deliveries. The id is enough, in either mode.
 
     \b
     Example:
@@ -112,9 +115,9 @@ def show(app: App, event_id: UUID) -> None:
 @command(event, "types")
 @click.argument("type_", metavar="[TYPE]", required=False)
 def types(app: App, type_: str | None) -> None:
-    """List the types of events, or show what the data of one holds: its JSON Schema (draft 2020-12) and an example.
+    """List the event types, or show the JSON Schema (draft 2020-12) and an example of one type's data.
 
-    The schemas describe what duro itself records; record_event() takes any JSON object.
+    The schemas describe what duro itself records; record_event() accepts any JSON object.
 
     \b
     Example:
@@ -132,7 +135,7 @@ def _look_up(name: str) -> EventType:
     known = catalog()
     validate_patterns([name], known)  # its sentence names near misses
     if name not in known:
-        raise InvalidInput(f"{name!r} is a pattern: give one type, as duro event types lists them.")
+        raise InvalidInput(f"{name!r} is a pattern: give one type, see duro event types.")
     return known[name]
 
 
@@ -151,7 +154,7 @@ def _read_data(argument: str) -> str:
 
 def _show_page(out: Console, page: Page[Event]) -> None:
     rows = [(format_id(EVENT, e.id), e.type, e.created_at, _shortened(e.data)) for e in page.items]
-    table(out, ("Event", "Type", "Created", "Data"), rows, none="There are no such events.")
+    table(out, ("Event", "Type", "Created", "Data"), rows, none="No events found.")
     more(out, page)
 
 
@@ -172,7 +175,7 @@ def _show_event(out: Console, located: Located, event: ShownEvent) -> None:
         (format_id(DELIVERY, d.id), format_id(ENDPOINT, d.endpoint_id), d.status, d.attempts)
         for d in event.deliveries
     ]
-    table(out, ("Delivery", "Endpoint", "Status", "Attempts"), rows, none="It has no deliveries.")
+    table(out, ("Delivery", "Endpoint", "Status", "Attempts"), rows, none="No deliveries.")
 
 
 def _show_types(out: Console) -> None:

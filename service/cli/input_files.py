@@ -1,4 +1,4 @@
-"""What a command reads from files and standard input: bounded, and with a sentence for whatever goes wrong."""
+"""Files and standard input that commands read: bounded, with one sentence for each error."""
 
 import sys
 from collections.abc import Iterable
@@ -24,9 +24,11 @@ def read_bytes(path: str) -> bytes:
             with Path(path).open("rb") as file:
                 content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read ({error.strerror}): give a file that can.") from None
+        raise InvalidInput(
+            f"{path} cannot be read ({error.strerror}): check the path and its permissions."
+        ) from None
     if len(content) > MOST_BYTES:
-        raise InvalidInput(f"{_shown(path)} has more than {MOST_BYTES // 1024**2} MiB: give a smaller file.")
+        raise InvalidInput(f"{_shown(path)} is larger than {MOST_BYTES // 1024**2} MiB: give a smaller file.")
     return content
 
 
@@ -47,7 +49,7 @@ def read_secret() -> str:
 
 
 def read_secrets(path: str) -> list[str]:
-    """One a line, as during a rotation. They are checked by whoever uses them."""
+    """One per line, as during a rotation. The caller checks them."""
     secrets = read_text(path).split()
     if not 1 <= len(secrets) <= _MOST_SECRETS:
         raise InvalidInput(
@@ -71,7 +73,7 @@ def parse_headers(lines: Iterable[str]) -> dict[str, str]:
 
 def add_header(headers: dict[str, str], name: str, value: str) -> None:
     if name.lower() in map(str.lower, headers):
-        raise InvalidInput(f"The header {name!a} is given twice: leave one of them out.")
+        raise InvalidInput(f"The header {name!a} is given twice: remove one of them.")
     headers[name] = value
 
 

@@ -46,32 +46,38 @@ class _Printer:
     type=click.IntRange(0, 65535),
     default=8500,
     show_default=True,
-    help="On 127.0.0.1; 0 takes a free one.",
+    help="Port on 127.0.0.1; 0 takes a free one.",
 )
 @click.option(
     "--secret-file",
     type=FILE,
-    help="The endpoint's secret (whsec_…), - for standard input; several, one a line.",
+    help="File with the endpoint's secrets (whsec_…), one per line; - is standard input.",
 )
-@click.option("--forward-to", metavar="URL", help="Post what is valid on to this URL, and answer as it does.")
 @click.option(
-    "--status", type=click.IntRange(200, 599), default=200, show_default=True, help="What to answer."
+    "--forward-to", metavar="URL", help="Forward valid webhooks to this URL, and answer as it does."
+)
+@click.option(
+    "--status",
+    type=click.IntRange(200, 599),
+    default=200,
+    show_default=True,
+    help="The status to answer with.",
 )
 @click.option(
     "--fail-first",
     type=click.IntRange(0, 1000),
     default=0,
     metavar="N",
-    help="Answer 503 to the first N attempts of each event, to see retries.",
+    help="Answer 503 to the first N attempts of each event, to test retries.",
 )
 def listen(
     app: App, port: int, secret_file: str | None, forward_to: str | None, status: int, fail_first: int
 ) -> None:
     """Receive webhooks on this machine, verify both signatures, and print each.
 
-    What does not verify is answered 400 and not forwarded. Without a secret nothing is verified. For duro to
-    deliver here, DURO_EGRESS_ALLOW must list 127.0.0.0/8 where it runs. Ctrl-C ends it; with --json the
-    first line is {"url": …}, then comes one for each webhook, then {"received": …, "verified": …}.
+    Invalid webhooks are answered with 400 and not forwarded. Without a secret nothing is verified. For workers to
+    deliver here, their DURO_EGRESS_ALLOW must contain 127.0.0.0/8. Ctrl-C stops it. With --json the first line is
+    {"url": …}, followed by one line per webhook and {"received": …, "verified": …}.
 
     \b
     Example:
@@ -95,7 +101,7 @@ def listen(
 async def _listen(app: App, port: int, receiver: Receiver) -> None:
     stop = stop_on_signals()
     url = await receiver.listen(port)
-    app.result({"url": url}, lambda out: out.print(f"Listening on {url}  (Ctrl-C ends)"))
+    app.result({"url": url}, lambda out: out.print(f"Listening on {url}  (Ctrl-C stops)"))
     await stop.wait()
     await receiver.close()
 

@@ -10,10 +10,10 @@ from service.cli.app import App, command, database_errors, main
 
 @command(main, "migrate")
 def migrate(app: App) -> None:
-    """Bring the database up to this version.
+    """Migrate the database to this version.
 
-    Forward only, each file in one transaction. It is safe to run again, and from several hosts at once: the others
-    wait. Without DURO_DATABASE_URL it is the embedded database, which every command migrates by itself.
+    Forward only, each file in one transaction. It is safe to run again, and from several hosts at once: they wait
+    for each other. Without DURO_DATABASE_URL this is the embedded database, which every command migrates by itself.
 
     DURO_DATABASE_URL must log in as the database's owner, who has CREATEROLE. Each run also repairs what a restored
     dump has lost, and prints it: the roles duro_…, their rights, and who owns duro's tables and functions.

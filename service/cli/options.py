@@ -64,18 +64,18 @@ class _Cursor(click.ParamType[After]):
         return value if isinstance(value, After) else After.read(value)
 
 
-PAGE_HELP: Final = f"How many at most, up to {MOST}."
+PAGE_HELP: Final = f"Maximum number of results, up to {MOST}."
 
 tenant_id = Id(TENANT)
-tenant = click.option("--tenant", type=tenant_id, required=True, help="Which tenant.")
-mode = click.option("--mode", type=ModeChoice(), required=True, help="Which mode; the two share nothing.")
-endpoint = click.option("--endpoint", type=Id(ENDPOINT), help="Only this endpoint's.")
+tenant = click.option("--tenant", type=tenant_id, required=True, help="The tenant.")
+mode = click.option("--mode", type=ModeChoice(), required=True, help="The mode.")
+endpoint = click.option("--endpoint", type=Id(ENDPOINT), help="Only this endpoint.")
 
 
 def page(function: F) -> F:
     """Gives the command `limit: int` and `after: After`."""
     after = click.option(
-        "--cursor", "after", type=_Cursor(), default=After(), help="The nextCursor of the page before."
+        "--cursor", "after", type=_Cursor(), default=After(), help="The nextCursor of the previous page."
     )
     limit = click.option("--limit", type=_Limit(), default=DEFAULT_LIMIT, show_default=True, help=PAGE_HELP)
     return limit(after(function))

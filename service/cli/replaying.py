@@ -27,7 +27,9 @@ def span(function: F) -> F:
     """Gives a command `since`, `until`, `since_pos` and `until_pos`, for `read_span`."""
     position = click.IntRange(0, _HIGHEST_POS)
     for option in (
-        click.option("--until-pos", type=position, help="… and up to this one.  [default: the log's end]"),
+        click.option(
+            "--until-pos", type=position, help="… up to this position.  [default: the end of the log]"
+        ),
         click.option("--since-pos", type=position, help="Events after this position; 0 for all."),
         click.option("--until", metavar="1h|TIME", help="… and older than this.  [default: now]"),
         click.option("--since", metavar="24h|TIME", help="Events younger than this."),
@@ -42,7 +44,7 @@ def read_span(
     """None when neither beginning is given. Raises UsageError, and InvalidInput for a time that is none."""
     by_time, by_position = (since, until) != (None, None), (since_pos, until_pos) != (None, None)
     if by_time and by_position:
-        raise click.UsageError("Times and positions exclude each other: give one kind.")
+        raise click.UsageError("Times and positions exclude each other: use one kind.")
     if since is not None:
         now = datetime.now(UTC)
         return Times(parse_moment(since, now), None if until is None else parse_moment(until, now))
@@ -50,7 +52,7 @@ def read_span(
 
 
 def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
-    """Takes the job to its end. One that is stopped before, by whatever, says how it goes on."""
+    """Runs the job to its end. If anything stops it before, prints the command that resumes it."""
     interrupt_on_any_signal()
     begun: Job | None = None
 
@@ -73,10 +75,10 @@ def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
     except DuroError as error:
         if begun is None:
             raise
-        raise type(error)(f"{error} Then go on with: {_resume(begun)}") from None
+        raise type(error)(f"{error} Then resume with: {_resume(begun)}") from None
     except BaseException:  # Ctrl-C and other signals, and a defect, whose traceback follows
         if begun is not None:
-            click.echo(f"duro: Stopped; this goes on: {_resume(begun)}", err=True)
+            click.echo(f"duro: Stopped. Resume with: {_resume(begun)}", err=True)
         raise
 
 
@@ -93,20 +95,17 @@ class _Pace:
 
     def line(self, replay: Replay) -> str:
         rate = (replay.seen - self._before) / max(time.monotonic() - self._began, 0.001)
-        return (
-            f"Replaying: {replay.replayed:,} of {replay.seen:,} looked at, {rate:,.0f} a second, "
-            f"{replay.progress:.0%} of the way"
-        )
+        return f"Replaying: {replay.replayed:,} of {replay.seen:,} examined, {rate:,.0f} per second, {replay.progress:.0%} done"
 
 
 def show_job(out: Console, job: Job) -> None:
     replay = job.replay
     if replay.kind is Kind.BACKFILL:
-        out.print(f"{replay.replayed:,} deliveries made for {replay.seen:,} events.")
+        out.print(f"{replay.replayed:,} deliveries created for {replay.seen:,} events.")
     else:
         out.print(f"{replay.replayed:,} of {replay.seen:,} deliveries replayed.")
     if replay.left_out:
-        out.print(f"{replay.left_out:,} were left as they are: their endpoints are disabled.")
+        out.print(f"{replay.left_out:,} were left out because their endpoints are disabled.")
 
 
 def show_page(out: Console, page: Page[Replay]) -> None:
@@ -122,10 +121,10 @@ def show_page(out: Console, page: Page[Replay]) -> None:
         )
         for r in page.items
     ]
-    headings = ("Replay", "Kind", "State", "Replayed", "Looked at", "Events", "Started")
-    table(out, headings, rows, none="There are no replays.")
+    headings = ("Replay", "Kind", "State", "Replayed", "Examined", "Events", "Started")
+    table(out, headings, rows, none="No replays.")
     if any(r.finished_at is None for r in page.items):
-        out.print("One that nobody works on goes on with: duro delivery replay --resume rpl_…")
+        out.print("To resume one that was stopped: duro delivery replay --resume rpl_…")
     more(out, page)
 
 

@@ -24,11 +24,12 @@ _UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 @group("retention")
 def retention() -> None:
-    """Drop old months: events, deliveries, attempts and the activity feed.
+    """Delete old months of events, deliveries, attempts and the activity feed.
 
-    Age alone drops nothing. A month of events stays while one of its events has no position, a consumer has not applied
-    them all or has dead-lettered one, a delivery is pending, an attempt is not in the hourly figures yet, or an unfinished
-    replay can come to it; what is kept is told with its reasons. Hourly figures are kept for ever. What no option names is kept, too.
+    Age alone deletes nothing. A month of events is kept while one of its events has no position, a consumer has not
+    applied them all or has dead-lettered one, a delivery is pending, an attempt is not in the hourly rollups yet, or an
+    unfinished replay can reach it. The output lists what is kept and why. Hourly rollups are always kept, and so is
+    everything without an option.
     """
 
 
@@ -36,18 +37,16 @@ def _ages(function: F) -> F:
     """Gives the command `mode` and its four ages."""
     for decorate in (
         click.option("--mode", type=options.ModeChoice(), help="Only in this mode."),
-        click.option("--activity", type=_AGE, help="Keep lines of the activity feed for so long."),
-        click.option(
-            "--attempts", type=_AGE, help="Keep attempts for so long, at most as long as deliveries."
-        ),
+        click.option("--activity", type=_AGE, help="Keep entries of the activity feed this long."),
+        click.option("--attempts", type=_AGE, help="Keep attempts this long, at most as long as deliveries."),
         click.option(
             "--deliveries",
             type=_AGE,
-            help="Keep deliveries for so long, at most as long as events. A later backfill of a month whose deliveries "
-            "went sends all of its events again.",
+            help="Keep deliveries this long, at most as long as events. A later backfill of a month without deliveries "
+            "sends all its events again.",
         ),
         click.option(
-            "--events", type=_AGE, help="Keep events for so long, counted from the end of their month."
+            "--events", type=_AGE, help="Keep events this long, counted from the end of their month."
         ),
     ):
         function = decorate(function)
@@ -57,7 +56,7 @@ def _ages(function: F) -> F:
 @command(retention, "plan")
 @_ages
 def plan(app: App, mode: Mode | None, **ages: timedelta | None) -> None:
-    """Show what a run would drop, what it would keep, and why. Changes nothing.
+    """Show what a run would delete, what it would keep, and why. Changes nothing.
 
     \b
     Example:
@@ -70,10 +69,10 @@ def plan(app: App, mode: Mode | None, **ages: timedelta | None) -> None:
 @_ages
 @click.option("--dry-run", is_flag=True, help="The same as duro retention plan.")
 def run(app: App, mode: Mode | None, dry_run: bool, **ages: timedelta | None) -> None:
-    """Drop what is old enough and what nobody needs. Look at duro retention plan first: it cannot be undone.
+    """Delete what is old enough and no longer needed. This cannot be undone: run duro retention plan first.
 
-    Producers and workers go on meanwhile. It may be ended anywhere, and the next run finishes what it began. Whoever
-    follows the log from a position before what was dropped is told so.
+    Producers and workers continue meanwhile. A run can be stopped at any time, and the next run completes it. A reader
+    that continues from a position before the deleted events gets an error that says so.
 
     \b
     Example:
@@ -134,7 +133,7 @@ def _show(out: Console, outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
         )
         for outcome in outcomes
     ]
-    table(out, ("Mode", "Month", "What", "Size", "Fate"), rows, none="No month is old enough.")
+    table(out, ("Mode", "Month", "What", "Size", "Action"), rows, none="No month is old enough.")
     if outcomes:
         freed = _told(_freed(outcomes))
         out.print(f"{freed} would be freed: duro retention run does it." if dry_run else f"{freed} freed.")

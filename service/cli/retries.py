@@ -15,13 +15,13 @@ from service.cli.views import fields
 
 @group("retries")
 def retries() -> None:
-    """Pause and resume what is not fresh: all retries, replays and backfills of a mode. First attempts go on."""
+    """Pause and resume all retries, replays and backfills of a mode. First attempts continue."""
 
 
 @command(retries, "pause")
 @options.mode
 def pause(app: App, mode: Mode) -> None:
-    """Let all retries, replays and backfills of a mode wait, in every worker. Attempts under way end as they do.
+    """Pause all retries, replays and backfills of a mode, in every worker. Attempts in flight are finished.
 
     \b
     Example:
@@ -30,7 +30,7 @@ def pause(app: App, mode: Mode) -> None:
 
     async def run(database: Database) -> Retries:
         if not await switches.pause_retries(database.data(mode)):
-            raise Conflict(f"Retries are paused in mode {mode} already.")
+            raise Conflict(f"Retries are already paused in mode {mode}.")
         return await switches.retries(database.data(mode))
 
     _tell(app, mode, app.with_database(run))
@@ -39,7 +39,7 @@ def pause(app: App, mode: Mode) -> None:
 @command(retries, "resume")
 @options.mode
 def resume(app: App, mode: Mode) -> None:
-    """Let them go again; what has come due meanwhile goes first.
+    """Resume retries, replays and backfills of a mode. The ones that are due go first.
 
     \b
     Example:
@@ -57,7 +57,7 @@ def resume(app: App, mode: Mode) -> None:
 @command(retries, "status")
 @options.mode
 def status(app: App, mode: Mode) -> None:
-    """Show whether retries go in a mode, and how many deliveries wait for one.
+    """Show whether retries are paused in a mode, and how many deliveries wait for one.
 
     \b
     Example:
@@ -79,5 +79,5 @@ def _tell(app: App, mode: Mode, found: Retries) -> None:
 
 def _show(out: Console, mode: Mode, found: Retries) -> None:
     more = " or more" if found.waiting == MOST_COUNTED else ""
-    state = f"paused since {iso_millis(found.paused_at)}" if found.paused_at else "going"
-    fields(out, {"Mode": mode, "Retries": state, "Waiting for one": f"{found.waiting:,}{more}"})
+    state = f"paused since {iso_millis(found.paused_at)}" if found.paused_at else "running"
+    fields(out, {"Mode": mode, "Retries": state, "Deliveries waiting": f"{found.waiting:,}{more}"})

@@ -1,12 +1,12 @@
-"""The root of `duro`: which commands there are, and how each ends.
+"""The root of `duro`: its commands, and their exit statuses.
 
-    status 0     it worked
-           1     it failed              one line on stderr that says what to do
-           2     it was used wrongly    one line on stderr that says what to do
+    status 0     success
+           1     failure        one line on stderr that says what to do
+           2     wrong usage    one line on stderr that says what to do
            130   Ctrl-C
 
-A command's module is imported when it is called, so that `duro --help` answers at once. Only an exception that
-is a defect of ours keeps its traceback.
+The module of a command is imported when the command is called, so that `duro --help` answers at once. Only an
+unexpected exception, a bug, keeps its traceback.
 """
 
 import sys
@@ -24,27 +24,27 @@ INTERRUPTED: Final = 130
 SECTIONS: Final = {
     "Run": {
         "up": "Run everything on this machine: database, migrations and workers.",
-        "demo": "A show of the main job: events in, verified webhooks out.",
-        "bench": "How fast it is on this machine, against what.",
-        "work": "One worker.",
-        "migrate": "Bring the database up to this version.",
-        "config": "The settings, their values and defaults.",
+        "demo": "Demonstrate the main job: events in, verified webhooks out.",
+        "bench": "Measure performance on this machine.",
+        "work": "Run one worker.",
+        "migrate": "Migrate the database to this version.",
+        "config": "Show the settings with their values and defaults.",
     },
     "Manage": {
         "tenant": "Create and list tenants.",
-        "endpoint": "Where a tenant's webhooks go.",
-        "event": "Record events and look at them.",
-        "activity": "What happened, one readable line per event.",
-        "delivery": "Look at deliveries, and replay them.",
+        "endpoint": "Create and manage webhook endpoints.",
+        "event": "Record and show events.",
+        "activity": "Show the activity feed: one readable entry per event.",
+        "delivery": "Show and replay deliveries.",
         "retries": "Pause and resume all retries of a mode.",
-        "billing": "Renew and recover subscriptions, or simulate a business.",
-        "analytics": "Figures for analysts, as SQL views and as files.",
-        "consumers": "How far the log has been worked off, and which events are dead-lettered.",
-        "retention": "Drop old months that nobody needs any more.",
+        "billing": "Run the billing engine, or simulate a business.",
+        "analytics": "Publish and export SQL views for analysts.",
+        "consumers": "Show consumer lag and dead-lettered events; rebuild projections.",
+        "retention": "Delete old months of data.",
     },
     "Receive": {
-        "listen": "A local receiver that verifies webhooks and prints them.",
-        "verify": "Check the signature of a webhook kept in a file.",
+        "listen": "Receive, verify and print webhooks on this machine.",
+        "verify": "Check the signature of a webhook saved in a file.",
     },
 }
 
@@ -65,7 +65,7 @@ class Root(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
             near = get_close_matches(args[0], self.list_commands(ctx), 1)
-            hint = f"did you mean {near[0]}?" if near else "duro --help lists those there are."
+            hint = f"did you mean {near[0]}?" if near else "duro --help lists the commands."
             raise click.UsageError(f"There is no command {args[0]!r}: {hint}")
         return super().resolve_command(ctx, args)
 
@@ -101,16 +101,16 @@ def _usage_sentence(error: click.ClickException) -> str:
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None or context.parent is None:
         return sentence
-    return f"{sentence} ({context.command_path} --help shows how it is used)"
+    return f"{sentence} (see {context.command_path} --help)"
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="duro-webhooks", prog_name="duro")
 def main() -> None:
-    """Self-hosted webhook delivery that needs one Postgres and loses nothing.
+    """Self-hosted webhook delivery on PostgreSQL.
 
-    Every command takes --json and prints its result on stdout; all else goes to stderr. The exit status is
-    0, 1 when it failed and 2 when it was used wrongly.
+    Every command takes --json and prints its result on stdout; everything else goes to stderr. The exit status is
+    0 on success, 1 on failure and 2 for wrong usage.
 
     \b
     Example:

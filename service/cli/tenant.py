@@ -53,7 +53,7 @@ def list_(app: App, limit: int, after: After) -> None:
 
 def _show_created(out: Console, tenant_id: str, keys: dict[Mode, str]) -> None:
     fields(out, {"Tenant": tenant_id, **{f"Key for {mode}": key for mode, key in keys.items()}})
-    out.print("Keep the keys: they cannot be shown again.")
+    out.print("Save the keys: they cannot be shown again.")
 
 
 def _show_page(out: Console, page: Page[Tenant]) -> None:

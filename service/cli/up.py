@@ -28,14 +28,16 @@ from service.telemetry.exposition import Telemetry
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help="HTTP port; 0 takes a free one. Further workers take the ports after it.  [default: DURO_PORT, 8400]",
+    help="HTTP port of the first worker; 0 takes free ports. The others use the ports after it.  [default: DURO_PORT, 8400]",
 )
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of worker processes."
+)
 def up(app: App, port: int | None, workers: int) -> None:
     """Run everything on this machine: database, migrations and workers.
 
-    With DURO_DATABASE_URL that database is used; otherwise an embedded PostgreSQL 16 in the data directory. Prints
-    where things are once they are ready, and stays until Ctrl-C or SIGTERM, which lets attempts under way end.
+    Uses the database in DURO_DATABASE_URL, or else an embedded PostgreSQL 16 in the data directory. Prints the
+    addresses once everything is ready. Ctrl-C or SIGTERM finishes the attempts in flight and stops.
 
     \b
     Example:
@@ -76,7 +78,9 @@ def _listeners(settings: Settings, count: int) -> Iterator[Sequence[socket.socke
     """Sockets for the further workers: on the ports after the first one's, or on free ones. Raises DuroError."""
     first = settings.port
     if first + count > 65535:
-        raise InvalidInput(f"With {count + 1} workers the port can be {65535 - count} at most.")
+        raise InvalidInput(
+            f"With {count + 1} workers the port can be at most {65535 - count}: choose a lower --port."
+        )
     with ExitStack() as opened:
         yield [
             opened.enter_context(listener(settings.host, first and first + number))
@@ -89,9 +93,7 @@ def _environment(base: Backbone) -> dict[str, str]:
 
 
 def _show(out: Console, urls: Sequence[str], settings: Settings, base: Backbone) -> None:
-    where = (
-        f"embedded PostgreSQL 16 in {settings.data_dir}" if base.embedded else "the one in DURO_DATABASE_URL"
-    )
+    where = f"embedded PostgreSQL 16 in {settings.data_dir}" if base.embedded else "DURO_DATABASE_URL"
     out.print(f"duro is up with {len(urls)} worker{'s' if len(urls) > 1 else ''}.")
     for number, url in enumerate(urls, start=1):
         out.print(f"  Worker {number}  {url}  (/healthz, /readyz, /metrics)")

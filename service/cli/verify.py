@@ -33,18 +33,18 @@ class _Tolerance(click.ParamType[float | None]):
     "--secret-file",
     type=FILE,
     required=True,
-    help="The endpoint's secret (whsec_…); during a rotation one a line.",
+    help="File with the endpoint's secrets (whsec_…), one per line.",
 )
-@click.option("--body", type=FILE, required=True, help="The exact bytes of the body, as received.")
-@click.option("--headers", type=FILE, help="The request's headers, one Name: value a line.")
-@click.option("--signature", metavar="t=…,v1=…", help="Instead: the value of Duro-Signature alone.")
+@click.option("--body", type=FILE, required=True, help="File with the exact bytes of the body, as received.")
+@click.option("--headers", type=FILE, help="File with the request's headers, one Name: value per line.")
+@click.option("--signature", metavar="t=…,v1=…", help="The value of Duro-Signature, instead of --headers.")
 @click.option(
     "--tolerance",
     type=_Tolerance(),
     default="5m",
     show_default=True,
     metavar=f"DURATION|{_ANY}",
-    help=f"How far the signature's time may be from this machine's; {_ANY} for an old one.",
+    help=f"Maximum difference between the signature's time and this machine's clock; {_ANY} to accept any time.",
 )
 def verify(
     app: App,
@@ -54,10 +54,9 @@ def verify(
     signature: str | None,
     tolerance: float | None,
 ) -> None:
-    """Check the signature of a webhook kept in a file, for support cases. Exit status 1 when it is not valid.
+    """Check the signature of a webhook saved in a file, for support cases. Exit status 1 when it is not valid.
 
-    Of the two signatures a webhook carries, those found in the headers are checked. A file may be - for standard
-    input.
+    Every signature found in the headers is checked. One of the files may be - for standard input.
 
     \b
     Example:
@@ -65,9 +64,9 @@ def verify(
       duro verify --secret-file secret.txt --body body.json --signature 't=1782637200,v1=5257a8…'
     """
     if (headers is None) == (signature is None):
-        raise click.UsageError("Give the headers' file with --headers, or one value with --signature.")
+        raise click.UsageError("Give either --headers FILE or --signature VALUE.")
     if [secret_file, body, headers].count(STDIN) > 1:
-        raise click.UsageError("Only one of the files can be standard input.")
+        raise click.UsageError("Only one of the files can be standard input: save the others in files.")
     prefix = app.settings.header_prefix
     given = (
         {f"{prefix}-Signature": signature}
@@ -99,4 +98,4 @@ def _shape(check: Check) -> dict[str, object]:
 
 def _show(out: Console, check: Check) -> None:
     rows = [(f.header, "valid" if f.fault is None else "not valid") for f in check.findings]
-    table(out, ("Signature", "Verdict"), rows, none="There is no signature in these headers.")
+    table(out, ("Signature", "Verdict"), rows, none="No signature in these headers.")

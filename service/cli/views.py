@@ -1,4 +1,4 @@
-"""How results look to people: calm tables. What strangers wrote cannot move the cursor or colour the terminal."""
+"""Tables for people. Text from outside cannot move the cursor or colour the terminal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ from schema.timestamps import iso_millis
 
 
 def table(out: Console, headings: Sequence[str], rows: Iterable[Sequence[object]], none: str) -> None:
-    """`none` is what to say when there are no rows."""
+    """`none` is printed when there are no rows."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
         grid.add_column(heading, overflow="fold", no_wrap=not grid.columns)  # the first is what gets copied
@@ -35,7 +35,7 @@ def fields(out: Console, values: Mapping[str, object]) -> None:
 
 def more(out: Console, page: Page[Any]) -> None:
     if page.next_cursor is not None:
-        out.print(f"There is more: --cursor {page.next_cursor}", style="dim", soft_wrap=True)
+        out.print(f"Next page: --cursor {page.next_cursor}", style="dim", soft_wrap=True)
 
 
 def visible(value: object) -> str:

@@ -19,7 +19,9 @@ from service.telemetry.exposition import Telemetry
 
 @command(main, "work")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), help="Also serve /healthz, /readyz and /metrics there."
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Serve /healthz, /readyz and /metrics on this port; 0 takes a free one.",
 )
 @click.option(
     "--until-stdin-closes", is_flag=True, hidden=True, help="For a parent process: stop when it is gone."
@@ -30,8 +32,8 @@ from service.telemetry.exposition import Telemetry
 def work(app: App, port: int | None, *, until_stdin_closes: bool, http_fd: int | None) -> None:
     """Run one worker: sequence events, fan them out, deliver them.
 
-    All workers are equal: run as many as you like, on as many hosts; each needs the database and the secret key.
-    A database of your own must be migrated (duro migrate). Stays until Ctrl-C or SIGTERM, which lets attempts under way end.
+    All workers are equal: run any number, on any number of hosts. Each needs the database and the secret key.
+    Migrate your own database first (duro migrate). Ctrl-C or SIGTERM finishes the attempts in flight and stops.
 
     \b
     Example:
@@ -61,7 +63,7 @@ async def _work(
         ready["worker"] = this.presence.worker_id
         running = asyncio.create_task(supervisor.run(stop))
         if not until_stdin_closes:
-            app.result(ready, lambda out: out.print(f"Worker {ready['worker']} is at work. Ctrl-C stops it."))
+            app.result(ready, lambda out: out.print(f"Worker {ready['worker']} is running. Ctrl-C stops it."))
         await running
 
 

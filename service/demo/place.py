@@ -36,7 +36,7 @@ def place(settings: Settings, data_dir: Path | None) -> Iterator[Place]:
     if settings.database_url is not None:
         if data_dir is not None:
             raise InvalidInput(
-                "--data-dir is for the embedded database: leave it out, or unset DURO_DATABASE_URL."
+                "--data-dir is for the embedded database: remove it, or unset DURO_DATABASE_URL."
             )
         yield Place(settings, "the database in DURO_DATABASE_URL", lasting=True)
     elif data_dir is not None:
@@ -51,7 +51,7 @@ def _temporary(settings: Settings) -> Iterator[Place]:
     if os.geteuid() == 0:
         top.chmod(0o711)  # the server's own user passes through
     data_dir = top / "data"
-    found = Place(replace(settings, data_dir=data_dir), "a throw-away embedded PostgreSQL 16", lasting=False)
+    found = Place(replace(settings, data_dir=data_dir), "a temporary embedded PostgreSQL 16", lasting=False)
     try:
         yield found
     finally:

@@ -36,8 +36,10 @@ def show(outcome: Outcome, look: str, out: Console) -> None:
         _show_problem(problem, out)
     for name, lines in outcome.logs.items():
         if lines:
-            out.print(f"\nThe {name}'s last lines:", *(f"  {line}" for line in lines), sep="\n", markup=False)
-    out.print("\nTo look at one of them:", f"  {look}{_LOOK}", sep="\n", markup=False)
+            out.print(
+                f"\nLast lines of the {name}:", *(f"  {line}" for line in lines), sep="\n", markup=False
+            )
+    out.print("\nTo examine one of them:", f"  {look}{_LOOK}", sep="\n", markup=False)
 
 
 def _table(outcome: Outcome) -> Table:

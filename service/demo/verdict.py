@@ -142,14 +142,14 @@ def _wrong(receipts: Iterable[Receipt], evidence: Evidence) -> dict[Pair, str]:
 
 def _otherwise(receipt: Receipt, evidence: Evidence) -> str | None:
     if receipt.event_id in evidence.rolled_back:
-        return "its transaction was rolled back"
+        return "its transaction rolled back"
     event = evidence.committed.get(receipt.event_id)
     if event is None:
-        return "nobody committed it"
+        return "it was never committed"
     if receipt.path not in event.recipients:
-        return "that endpoint should not get it"
+        return "the endpoint is not subscribed to it"
     if (receipt.event_type, receipt.data_digest) != (event.type, event.data_digest):
-        return "its content is not what was committed"
+        return "its content differs from what was committed"
     return None
 
 

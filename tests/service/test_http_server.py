@@ -141,7 +141,7 @@ async def test_a_port_that_is_taken_is_one_sentence(far_worker: Worker) -> None:
         with pytest.raises(Unavailable) as refused:
             await server.bind("127.0.0.1", port)
     assert str(refused.value) == (
-        f"Port {port} on 127.0.0.1 is taken: end what uses it, or choose another with --port (0 takes a free one)."
+        f"Port {port} on 127.0.0.1 is in use: stop the program that uses it, or choose another with --port (0 takes a free one)."
     )
 
 

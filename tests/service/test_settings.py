@@ -122,7 +122,7 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
     [
         ("DURO_DATABASE_URI", "did you mean DURO_DATABASE_URL?"),
         ("DURO_RETRY_SCHEDUL", "did you mean DURO_RETRY_SCHEDULE?"),
-        ("DURO_XYZZY", "duro config lists those there are."),
+        ("DURO_XYZZY", "duro config lists the settings."),
     ],
 )
 def test_an_unknown_setting_is_an_error_with_a_suggestion(name: str, hint: str) -> None:

@@ -148,9 +148,9 @@ async def test_a_port_that_a_further_worker_needs_is_asked_for_before_anything_s
     first = free_ports(2)
     with socket.create_server(("127.0.0.1", first + 1)):
         status, line = await fails("--port", str(first), "--workers", "2", env=settings(db_url, key))
-    assert (status, f"Port {first + 1} on 127.0.0.1 is taken" in line) == (1, True)
+    assert (status, f"Port {first + 1} on 127.0.0.1 is in use" in line) == (1, True)
     status, line = await fails("--port", "65535", "--workers", "3", env=settings(db_url, key))
-    assert (status, line) == (2, "duro: With 3 workers the port can be 65533 at most.")
+    assert (status, line) == (2, "duro: With 3 workers the port can be at most 65533: choose a lower --port.")
     assert await workers(database) == 0
 
 

@@ -91,9 +91,7 @@ async def rebuild(ground: Ground, row: str) -> list[Finding]:
             async with _rebuilding(here, share=None) as at_work:
                 with_it.append(await drain(here, await deliveries_for(ground, MAIN), note="beside a rebuild"))
                 if not at_work.running:
-                    raise Unavailable(
-                        "The rebuild was over before the deliveries were: it takes a longer log."
-                    )
+                    raise Unavailable("The rebuild finished before the deliveries: it needs a longer log.")
                 beside_rate = (await _position(here) - beside) / (time.monotonic() - began)
         before, began = await _position(here), time.monotonic()
         async with _rebuilding(here, share=100) as alone:

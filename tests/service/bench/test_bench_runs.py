@@ -155,7 +155,7 @@ def test_a_name_that_is_none_is_answered_with_the_nearest() -> None:
 async def test_the_command_refuses_what_cannot_work_before_it_starts_anything(tmp_path: Path) -> None:
     duro = Duro({})
     for arguments, sentence in (
-        (["wxyz"], "There is no row 'wxyz': duro bench --list shows them all."),
+        (["wxyz"], "There is no row 'wxyz': duro bench --list shows all rows."),
         (["pages", "--out", str(tmp_path / "none" / "x.json")], "choose another file with --out"),
         (["pages", "--profile", str(tmp_path / "none" / "x")], "choose another file with --profile"),
     ):
@@ -168,7 +168,7 @@ async def test_the_command_refuses_what_cannot_work_before_it_starts_anything(tm
 async def test_the_list_tells_each_row() -> None:
     outcome = await Duro({})("bench", "--list")
     assert outcome.status == 0
-    assert all(row.name in outcome.stdout and row.told in outcome.stdout for row in ROWS)
+    assert all(row.name in outcome.stdout and row.description in outcome.stdout for row in ROWS)
 
 
 def test_a_file_of_figures_is_replaced_whole_and_one_that_cannot_be_written_is_left(own_tmp: Path) -> None:

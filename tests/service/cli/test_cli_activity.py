@@ -156,7 +156,7 @@ async def test_an_empty_feed_shows_as_of(duro: Duro, ten: str) -> None:
         (("--subject", ULID), "is not the id of a subject"),
         (("--customer", f"sub_{ULID}"), "is not an id of the form cus_"),
         (("--type", "invoice_crated"), "did you mean invoice_created"),
-        (("--from", "yesterday"), "is neither how long ago"),
+        (("--from", "yesterday"), "is neither a duration"),
         (("--until", "2026-06-28T09:00:00"), "has no time zone"),
         (("--cursor", "x"), "The cursor is not one that a list returned"),
     ],

@@ -117,12 +117,12 @@ def nested(depth: int) -> str:
         (["event", "list", *OF_THE_TENANT, "--cursor", "nonsense"], "not one that a list returned"),
         # deliveries
         (["delivery", "list", *OF_THE_TENANT, "--status", "lost"], "'lost' is not one of"),
-        (["delivery", "replay", *OF_THE_TENANT, "--since", "yesterday"], "neither how long ago"),
+        (["delivery", "replay", *OF_THE_TENANT, "--since", "yesterday"], "neither a duration"),
         (["delivery", "replay", *OF_THE_TENANT, "--since", "2026-06-28"], "has no time zone"),
         (["delivery", "replay", *OF_THE_TENANT, "--since", "1h", "--until", "2h"], "--since must be before"),
         (["delivery", "replay", *OF_THE_TENANT, "--since", "2199-01-01T00:00Z"], "--since must be before"),
         (["delivery", "replay", *OF_THE_TENANT, "--since", "99999d"], "too long"),
-        (["delivery", "replay", A_DELIVERY, "--mode", "test"], "id is enough"),
+        (["delivery", "replay", A_DELIVERY, "--mode", "test"], "takes no other options"),
     ],
 )
 async def test_bad_input_is_refused_and_leaves_nothing(

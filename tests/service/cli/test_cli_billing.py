@@ -113,7 +113,7 @@ async def test_a_charge_without_an_answer_is_shown_and_ended_by_hand(duro: Duro,
 
 async def test_a_run_keeps_out_of_a_simulation(duro: Duro, db_url: str, key: bytes) -> None:
     async with Database.open(db_url, key, name=SIMULATING):
-        assert "duro billing simulate is at work" in (await duro.process("billing", "run", "--once")).refusal
+        assert "duro billing simulate runs" in (await duro.process("billing", "run", "--once")).refusal
 
 
 async def test_a_simulation_says_what_came_about(duro: Duro, database: Database) -> None:

@@ -74,7 +74,7 @@ async def test_a_test_that_fails_shows_the_answer_and_is_status_1(
     told = await duro("endpoint", "test", endpoint)
     assert told.status == 1
     assert "http_status" in told.stdout
-    assert "It will be tried again." in told.stderr
+    assert "It will be retried." in told.stderr
     assert "Traceback" not in told.stderr
 
 
@@ -99,7 +99,8 @@ async def test_a_test_that_is_being_sent_says_how_long_that_may_take(
     assert receiver.requests
     enough.set()
     assert (
-        "is being sent and has no answer yet: an attempt may take 15s (DURO_ATTEMPT_TIMEOUT)" in told.stderr
+        "is in flight and has no answer yet: an attempt may take up to 15s (DURO_ATTEMPT_TIMEOUT)"
+        in told.stderr
     )
     assert told.status == 1
 

@@ -58,7 +58,7 @@ async def test_one_type_is_shown_with_its_schema_and_an_example(name: str) -> No
         ("refund", "the known ones are invoice_created, "),
         ("", "'' is not an event type"),
         ("invoices_*", "'invoices_*' matches no event type; did you mean invoice_*"),
-        ("invoice_*", "'invoice_*' is a pattern: give one type, as duro event types lists them."),
+        ("invoice_*", "'invoice_*' is a pattern: give one type, see duro event types."),
     ],
 )
 @pytest.mark.parametrize("form", [[], ["--json"]])

@@ -82,7 +82,7 @@ async def test_a_delivery_is_listed_and_shown_from_its_id_alone(
     assert (shown["endpointId"], shown["eventId"]) == (endpoint, listed["eventId"])
     event = await duro.json("event", "show", shown["eventId"])
     assert [delivery["id"] for delivery in event["deliveries"]] == [listed["id"]]
-    assert "No attempt has been made" in (await duro("delivery", "show", shown["id"])).stdout
+    assert "No attempts yet" in (await duro("delivery", "show", shown["id"])).stdout
 
 
 async def test_an_endpoint_of_the_other_mode_is_refused_and_not_found_empty(

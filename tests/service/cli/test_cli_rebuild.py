@@ -54,7 +54,7 @@ async def test_it_tells_how_far_it_is_and_how_fast(duro: Duro, data: Pool) -> No
     outcome = await duro("consumers", "rebuild", "activity", "--mode", "test", "--share", "100")
     assert f"Rebuilding activity in test: {EVENTS:,} events, from the beginning" in outcome.stderr
     assert f"100%: {EVENTS:,} of {EVENTS:,} events, " in outcome.stderr
-    assert "a second" in outcome.stderr
+    assert "per second" in outcome.stderr
     assert f"{EVENTS:,} events applied" in outcome.stdout
     assert await lines(data) == {2: EVENTS}
 
@@ -73,7 +73,7 @@ async def test_one_that_is_given_up_elsewhere_says_so(
         await projections.abandon_rebuild(data, "activity")
         _, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
     assert process.returncode == 1
-    assert err.splitlines()[-1].startswith("duro: The rebuild was given up elsewhere")
+    assert err.splitlines()[-1].startswith("duro: The rebuild was discarded")
     assert "goes on from there" not in err
 
 
@@ -83,7 +83,7 @@ async def test_one_that_is_given_up_leaves_what_serves(duro: Duro, data: Pool) -
     assert given_up["gaveUp"]
     assert await projections.generations(data, "activity") == Generations(1, None)
     again = await duro("consumers", "rebuild", "activity", "--mode", "test", "--give-up")
-    assert "none under way" in again.stdout
+    assert "no unfinished rebuild" in again.stdout
     assert await lines(data) == {1: EVENTS}
 
 
@@ -107,7 +107,7 @@ async def test_ended_in_the_middle_it_goes_on_where_it_was(
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130
-        assert "the same command goes on from there" in err
+        assert "The same command resumes there" in err
     built = (await lines(data))[2]
     assert await projections.generations(data, "activity") == Generations(1, 2)
     told = await duro.json("consumers", "rebuild", "activity", "--mode", "test", "--share", "100")

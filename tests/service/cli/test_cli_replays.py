@@ -97,7 +97,7 @@ async def test_a_backfill_brings_a_new_endpoint_the_past_events_of_its_types(
     assert (await duro.json("endpoint", "backfill", endpoint, "--since", "1h"))["replayed"] == 0
     await fan_out(database)
     told = await duro("endpoint", "backfill", format_id(ENDPOINT, everything), "--since-pos", "0")
-    assert "0 deliveries made for 5 events" in told.stdout
+    assert "0 deliveries created for 5 events" in told.stdout
     late = format_id(ENDPOINT, await add_endpoint(database, tenant, URL))
     backfilled = await duro.json("endpoint", "backfill", late, "--since-pos", "0")
     assert (backfilled["kind"], backfilled["replayed"], backfilled["seen"]) == ("backfill", 4, 5)
@@ -157,7 +157,7 @@ async def test_a_replay_killed_in_mid_step_is_shown_unfinished_and_goes_on_witho
     resumed = await duro.json("delivery", "replay", "--resume", job["id"])
     assert (resumed["id"], resumed["replayed"], resumed["seen"]) == (job["id"], MANY, MANY)
     assert await statuses(database) == {"failed": STEP, "pending": MANY - STEP}
-    assert "begin another one" in (await duro("delivery", "replay", "--resume", job["id"])).refusal
+    assert "start a new one" in (await duro("delivery", "replay", "--resume", job["id"])).refusal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -175,7 +175,7 @@ async def test_a_signal_says_how_to_go_on(
         stdout, stderr = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
     assert (process.returncode, stdout) == (130, "")
     assert "Traceback" not in stderr
-    told = re.search(r"duro: Stopped; this goes on: duro (delivery replay --resume rpl_\w+)$", stderr.strip())
+    told = re.search(r"duro: Stopped. Resume with: duro (delivery replay --resume rpl_\w+)$", stderr.strip())
     assert told, stderr
     assert (await duro.json(*told[1].split()))["replayed"] == MANY
     assert await statuses(database) == {"pending": MANY}
@@ -192,7 +192,9 @@ async def test_a_job_that_cannot_go_on_says_how_it_will(
         _, stderr = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
     assert process.returncode == 1
     assert "Traceback" not in stderr
-    assert re.search(r"went away in the middle .* go on with: duro delivery replay --resume rpl_\w+$", stderr)
+    assert re.search(
+        r"went away in the middle .* resume with: duro delivery replay --resume rpl_\w+$", stderr
+    )
 
 
 async def test_a_job_that_a_statement_fails_says_how_it_goes_on_beside_the_traceback(
@@ -204,7 +206,7 @@ async def test_a_job_that_a_statement_fails_says_how_it_goes_on_beside_the_trace
     told = await duro.process("delivery", "replay", "--tenant", ten, "--mode", "test", "--since", "1h")
     assert told.status == 1
     assert re.search(
-        r"^duro: Stopped; this goes on: duro delivery replay --resume rpl_\w+$", told.stderr, re.MULTILINE
+        r"^duro: Stopped. Resume with: duro delivery replay --resume rpl_\w+$", told.stderr, re.MULTILINE
     )
     assert "not_today" in told.stderr
 
@@ -253,7 +255,7 @@ async def test_a_replay_says_what_it_waits_for(
         (["--since", "1h", "--until", "9999-12-31T23:59:59.999999Z"], "between 1970 and 2200"),
         (["--since-pos", "-1"], "-1"),
         (["--since-pos", str(2**63)], str(2**63)),
-        (["--resume", "rpl_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"], "leave the other options out"),
+        (["--resume", "rpl_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"], "takes no other options: leave them out"),
     ],
 )
 async def test_a_span_that_means_nothing_is_refused_before_there_is_a_job(

@@ -150,7 +150,7 @@ async def test_enabling_that_fails_half_way_says_how_to_replay_the_rest(
     await owner.execute(f"GRANT SELECT, INSERT ON sandbox.{revoked} TO duro_sandbox")
     assert await seen_by_workers(database, endpoint) == (False, None)
     command = re.search(
-        r"this replays what was skipped: duro (delivery replay .*)$", told.stderr, re.MULTILINE
+        r"replay the skipped deliveries with: duro (delivery replay .*)$", told.stderr, re.MULTILINE
     )
     assert command, told.stderr
     assert (await duro.json(*shlex.split(command[1])))["replayed"] == 5
@@ -182,7 +182,9 @@ async def test_enabling_that_is_interrupted_says_how_to_replay_the_rest(
             process.kill()
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    command = re.search(r"this replays what was skipped: duro (delivery replay .*)$", stderr, re.MULTILINE)
+    command = re.search(
+        r"replay the skipped deliveries with: duro (delivery replay .*)$", stderr, re.MULTILINE
+    )
     assert command, stderr
     assert (await duro.json(*shlex.split(command[1])))["replayed"] == 5
 
@@ -190,7 +192,7 @@ async def test_enabling_that_is_interrupted_says_how_to_replay_the_rest(
 @pytest.mark.parametrize("form", [[], ["--replay"]])
 async def test_enabling_when_nothing_was_skipped_says_so(form: list[str], duro: Duro, endpoint: str) -> None:
     await duro.json("endpoint", "disable", endpoint)
-    assert "Nothing was skipped" in (await duro("endpoint", "enable", endpoint, *form)).stdout
+    assert "No deliveries were skipped" in (await duro("endpoint", "enable", endpoint, *form)).stdout
     assert "enabled already" in (await duro("endpoint", "enable", endpoint, "--replay")).refusal
 
 
@@ -207,7 +209,7 @@ async def test_retries_of_a_mode_are_paused_and_resumed(
     paused = await duro.json("retries", "pause", "--mode", "test")
     assert paused["pausedAt"] is not None
     assert await duro.json("retries", "status", "--mode", "test") == paused
-    assert "test already" in (await duro("retries", "pause", "--mode", "test")).refusal
+    assert "already paused in mode test" in (await duro("retries", "pause", "--mode", "test")).refusal
     assert (await duro.json("retries", "status", "--mode", "live"))["pausedAt"] is None
     assert (await duro.json("consumers", "status"))["retriesPausedIn"] == ["test"]
     assert "duro retries resume --mode test" in (await duro("consumers", "status")).stdout

@@ -115,7 +115,7 @@ async def test_an_old_case_is_checked_with_any_tolerance(case: Case) -> None:
 async def test_headers_without_a_signature_are_not_valid(case: Case) -> None:
     (case.keep().path / "headers").write_text("Content-Type: application/json\n")
     outcome = await duro(*case.arguments)
-    assert (outcome.status, "carries no signature" in outcome.stderr) == (1, True)
+    assert (outcome.status, "has no signature" in outcome.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

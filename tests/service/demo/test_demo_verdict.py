@@ -97,10 +97,10 @@ def test_a_delivery_whose_every_attempt_was_answered_with_an_error_is_lost() -> 
     [
         (receipt("evt_9"), "rolled back"),
         (receipt("evt_9", answer="server_error"), "rolled back"),
-        (receipt("evt_7"), "nobody committed it"),
-        (receipt("evt_2", LEDGER), "should not get it"),
-        (receipt("evt_2", data_digest="other"), "not what was committed"),
-        (receipt("evt_2", event_type="subscription_created"), "not what was committed"),
+        (receipt("evt_7"), "it was never committed"),
+        (receipt("evt_2", LEDGER), "is not subscribed to it"),
+        (receipt("evt_2", data_digest="other"), "differs from what was committed"),
+        (receipt("evt_2", event_type="subscription_created"), "differs from what was committed"),
         (receipt("evt_2", body_digest="other"), "differ between attempts"),
     ],
 )
