@@ -65,7 +65,7 @@ async def drop_generations(pool: Pool, projection: str) -> int:
 
 
 async def as_of(connection: Executor, consumer: str) -> datetime:
-    """Everything committed before is in. Now, when the consumer has applied all there is."""
+    """No committed event before this time is missing, except dead-lettered ones. Now, when nothing is missing."""
     moment: datetime = await connection.fetchval(_SQL["as_of"], consumer)
     return moment
 

@@ -229,31 +229,69 @@ BEGIN
     RETURN dropped;
 END $$;
 
--- Up to when a consumer's work is complete: the moment of the first committed event that it has not applied, or now. A
--- condition on `done` is as in sequence_events(). In plpgsql, which keeps its plans: planning the months' partitions anew took
--- 60 ms of each call.
+-- No committed event before this time is missing from what the consumer has made of the log, except dead-lettered ones: the
+-- earliest created_at of all events that are missing, or now. Neither positions nor xids follow created_at: a transaction may
+-- take its xid first and record last, and imports date back. So all that is missing is looked at, up to a million events with a
+-- position and a million without (0.4 s each on two busy cores; 0.4 ms when ten are missing). If there are more with a position,
+-- it is the beginning of the first month that has one; if there are more without, of the log's first month: too early, never too
+-- late. After a restore no xid says what is missing, so it is the log's first month until the events have been sequenced.
+-- `newly_finished` and the condition on restore_floor are those of sequence_events(). In plpgsql, which keeps its plans: planning
+-- the months' partitions anew took 60 ms of each call.
 CREATE FUNCTION as_of(consumer_name text) RETURNS timestamptz
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = :schema, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = :schema, pg_temp SET timezone = 'UTC'
+SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    log       sequencer%ROWTYPE;
-    unapplied timestamptz;
+    most        CONSTANT integer := 1000000;
+    log         sequencer%ROWTYPE;
+    first_pos   bigint;
+    sequenced   timestamptz;
+    unsequenced timestamptz;
+    counted     integer;
+    month       timestamptz;
 BEGIN
-    SELECT l.created_at INTO unapplied
+    SELECT * INTO log FROM sequencer ORDER BY tick DESC LIMIT 1;
+    IF log.system_identifier <> (SELECT system_identifier FROM pg_control_system())
+       OR pg_snapshot_xmax(log.done) > pg_snapshot_xmax(pg_current_snapshot()) THEN
+        RETURN first_month();
+    END IF;
+
+    WITH newly_finished (first_xid, end_xid) AS (
+        SELECT ran, ((ran::text)::numeric + 1)::text::xid8
+          FROM pg_snapshot_xip(log.done) AS ran
+         WHERE pg_visible_in_snapshot(ran, pg_current_snapshot())
+        UNION ALL
+        SELECT pg_snapshot_xmax(log.done), pg_snapshot_xmax(pg_current_snapshot())
+    ), missing AS (
+        SELECT e.created_at
+          FROM newly_finished AS f,
+               LATERAL (SELECT e.created_at
+                          FROM events e
+                         WHERE e.xid >= f.first_xid AND e.xid < f.end_xid
+                           AND (e.seq > log.restore_floor
+                                OR NOT EXISTS (SELECT FROM event_log l
+                                                WHERE l.event_id = e.id AND l.created_at = e.created_at))) AS e
+         LIMIT most
+    )
+    SELECT min(created_at), count(*) INTO unsequenced, counted FROM missing;
+    IF counted = most THEN
+        RETURN first_month();
+    END IF;
+
+    SELECT l.pos INTO first_pos
       FROM event_log l
      WHERE l.pos > coalesce((SELECT pos FROM cursors WHERE consumer = consumer_name ORDER BY tick DESC LIMIT 1), 0)
      ORDER BY l.pos LIMIT 1;
-    IF NOT FOUND THEN
-        SELECT * INTO log FROM sequencer ORDER BY tick DESC LIMIT 1;
-        IF pg_snapshot_xmax(log.done) > pg_snapshot_xmax(pg_current_snapshot()) THEN
-            RETURN log.sequenced_at;  -- restored, and not sequenced anew yet
-        END IF;
-        SELECT e.created_at INTO unapplied
-          FROM events e
-         WHERE e.xid >= pg_snapshot_xmin(log.done) AND e.xid < pg_snapshot_xmax(pg_current_snapshot())
-           AND NOT pg_visible_in_snapshot(e.xid, log.done)
-           AND (e.seq > log.restore_floor
-                OR NOT EXISTS (SELECT FROM event_log l WHERE l.event_id = e.id AND l.created_at = e.created_at))
-         ORDER BY e.xid LIMIT 1;
+    SELECT min(l.created_at) INTO sequenced FROM event_log l WHERE l.pos >= first_pos AND l.pos < first_pos + most;
+    IF log.last_pos >= first_pos + most THEN
+        FOR month IN
+            SELECT generate_series(first_month(), sequenced, interval '1 month')
+        LOOP
+            IF EXISTS (SELECT FROM event_log l
+                        WHERE l.pos >= first_pos AND l.created_at >= month AND l.created_at < month + interval '1 month') THEN
+                sequenced := month;
+                EXIT;
+            END IF;
+        END LOOP;
     END IF;
-    RETURN coalesce(unapplied, now());
+    RETURN coalesce(least(sequenced, unsequenced), now());
 END $$;

@@ -305,7 +305,7 @@ BEGIN
         ('rail', 'how the money was moved, null where the events tell none'),
         ('failure_code', 'why a charge failed, null where the events tell none; in recovery: the failure that it began with'),
         ('currency', 'of all amounts of the row (ISO 4217), null where the events tell none'),
-        ('as_of', 'everything committed before this moment is in, except dead-lettered events'),
+        ('as_of', 'no committed event before this time is missing, except dead-lettered events'),
         ('events', 'how many'),
         ('unpriced', 'events among them that tell no amount with a currency: their money is in no sum'),
         ('amount', 'what the events tell in all, in kobo (the currency''s smallest unit)'),
