@@ -12,7 +12,7 @@ from schema.ids import new_id
 from schema.migrate import migrations
 from schema.modes import Mode
 from schema.roles import ANALYST_ROLES, CORE_ROLE, LOGIN_ROLES, PRODUCER_ROLES
-from tests.support.catalog import SCHEMAS, describe, functions, granted_to_public, relations
+from tests.support.catalog import SCHEMAS, columns, describe, functions, granted_to_public, relations
 from tests.support.connections import LIVE, SANDBOX, Connect
 
 REFUSED = asyncpg.InsufficientPrivilegeError
@@ -334,3 +334,25 @@ async def test_functions_that_run_as_their_owner_write_their_search_path_out(
         )
         == []
     ), "A backslash in a body means another thing to a caller with standard_conforming_strings off."
+
+
+async def test_all_that_is_ours_is_in_three_schemas(owner: asyncpg.Connection) -> None:
+    everything = await relations(owner, *SCHEMAS, "public")
+    assert {relation["schema"] for relation in everything} == {"core", "sandbox", "live"}
+
+
+async def test_rows_of_a_mode_carry_their_tenant_and_no_mode(owner: asyncpg.Connection) -> None:
+    """The schema says the mode, so that no query can forget to. For the billing tables see test_billing_tenancy.py."""
+    rows = await columns(owner, "sandbox", "live")
+    assert [row["table"] for row in rows if row["name"] == "mode"] == []
+    carrying = {(row["schema"], row["table"]) for row in rows if row["name"] == "tenant_id" and row["given"]}
+    tables = ("events", "event_log", "webhook_deliveries", "webhook_attempts")
+    assert carrying >= {(mode.schema, table) for mode in Mode for table in tables}
+
+
+async def test_each_pool_logs_in_as_the_role_of_its_schema(database: Database) -> None:
+    pools = {"core": database.core, **{mode.schema: database.data(mode) for mode in Mode}}
+    for schema, pool in pools.items():
+        row = await pool.fetchrow("SELECT current_user, current_schemas(false) AS path")
+        assert row["current_user"] == f"duro_{schema}"
+        assert row["path"] == [schema]

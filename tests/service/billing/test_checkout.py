@@ -9,12 +9,14 @@ from schema.billing.customers import Customers
 from schema.billing.dealings import CheckoutSessions
 from schema.billing.rows import CheckoutSession
 from schema.billing.shelf import PromoCodes
+from schema.database import Database
 from schema.errors import Conflict, InvalidInput, NotFound
 from schema.ids import CUSTOMER, format_id, new_id
+from schema.modes import Mode
 from schema.pages import After
 from service.billing.checkout import SESSION_FOR, Contact
 from service.billing.shelf import NewPromoCode
-from tests.support.billing import START, Business
+from tests.support.billing import GOOD_CARD, START, Business, business
 
 ADA = Contact("Ada Obi", "Ada.Obi@Example.com ", "+2348031234567")
 
@@ -204,3 +206,14 @@ async def test_a_checkout_that_nobody_completes_gives_its_promo_code_back(shop: 
     assert await shop.engine.expiry.step() == 0
     again = await shop.checkout.open("gold", "ONCE")
     assert again.promo_code_id is not None
+
+
+async def test_a_card_of_the_wallet_pays_at_every_merchant_and_in_both_modes(database: Database) -> None:
+    async with business(database) as shop, business(database, mode=Mode.LIVE) as live:
+        card = await shop.card()
+        for merchant in (shop, await shop.another(), live):
+            sold = await merchant.checkout.subscribe(merchant.contact(), (await merchant.plan()).id, card)
+            await merchant.engine.charges.settled()
+            assert (await merchant.subscription(sold.id)).status == "active"
+        charged = [*shop.gateway.orders.values(), *live.gateway.orders.values()]
+        assert [order.token for order in charged] == 3 * [GOOD_CARD]

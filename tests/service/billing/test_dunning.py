@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from schema.billing.rows import DunningSchedule, Interval, Rail
+from schema.billing.rows import DunningSchedule, DunningState, Interval, Rail, Status
+from service.billing.failures import FailureCode
 from service.billing.gateway import Order, Outcome
 from service.billing.periods import boundary
 from tests.support.billing import (
@@ -18,6 +19,7 @@ from tests.support.billing import (
     STOLEN_CARD,
     UNSUPPORTED_CARD,
     Business,
+    business,
     colleague,
 )
 
@@ -325,3 +327,21 @@ async def test_each_failure_tells_what_is_done_about_it_and_when(shop: Business)
     ]
     schedule = await memory(shop, sub)
     assert (schedule.state, schedule.last_reason) == ("recovered", failed[-1]["reason"])
+
+
+async def test_another_engine_goes_on_where_the_schedule_says(shop: Business) -> None:
+    """One that has never heard of the invoice: all that recovery needs to know is in the schedule's row."""
+    sub = await shop.subscribe()
+    shop.gateway.answers = lambda _order: Outcome(FailureCode.INSUFFICIENT_FUNDS)
+    await shop.after(days=31)
+    waiting = await shop.schedule(sub)
+    assert waiting
+    assert waiting.state is DunningState.WAITING
+    assert waiting.next_attempt_at
+    async with business(shop.database) as fresh:
+        fresh.tenant = shop.tenant
+        await fresh.at(waiting.next_attempt_at)
+        after = await fresh.schedule(sub)
+        assert after
+        assert (after.id, after.state, after.attempts) == (waiting.id, "recovered", 1)
+        assert (await fresh.subscription(sub)).status is Status.ACTIVE

@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from schema.billing import books
 from schema.database import Database
 from service.billing import ledger
 from service.billing.engine import engine
-from service.billing.ledger import CommitInDoubt, Ledger
+from service.billing.ledger import CommitInDoubt, Ledger, Unit
+from service.billing.lifecycle import Action
+from service.billing.renewing import act
 from tests.support.billing import Business, at_work
 from tests.support.tcp_proxy import Cut, TcpProxy, proxying
 
@@ -117,3 +120,22 @@ async def test_what_nobody_can_tell_is_in_doubt_and_not_done_again(
         await far.checkout.subscribe(shop.contact(), plan.id, card)
     proxy.come_back()
     assert (await shop.types()).count("subscription_created") == 1
+
+
+async def test_a_change_and_its_event_are_written_together_or_not_at_all(shop: Business) -> None:
+    sub = await shop.subscribe()
+    before = await shop.types()
+
+    class Died(Exception):
+        pass
+
+    async def pause_and_die(unit: Unit) -> None:
+        (case,) = await books.cases(unit.tx, await books.lock(unit.tx, shop.tenant, sub))
+        await unit.write(act(case, Action.PAUSE, unit.now))
+        assert (await unit.tx.fetchval("SELECT status FROM subscriptions")) == "paused"
+        raise Died
+
+    with pytest.raises(Died):
+        await shop.engine.ledger.transact(pause_and_die)
+    assert (await shop.subscription(sub)).status == "active"
+    assert await shop.types() == before

@@ -11,7 +11,9 @@ import pytest
 
 from schema.billing.rows import Interval
 from schema.database import Database
+from schema.ids import SUBSCRIPTION, format_id
 from schema.modes import Mode
+from schema.timestamps import iso_millis
 from service.billing.checkout import COMPLETE_WITHIN
 from service.billing.gateway import Order, Outcome
 from service.billing.periods import boundary
@@ -366,3 +368,26 @@ async def test_a_promo_code_that_expires_during_the_trial_is_kept_for_the_first_
     sub = await shop.subscribe(await shop.plan(500_000, trial_days=7), promo="EARLY")
     await shop.after(days=7)
     assert [(each.amount, each.discount) for each in await shop.invoices(sub)] == [(250_000, 250_000)]
+
+
+# What is written
+
+
+async def test_amounts_are_whole_kobo_from_the_plan_to_the_event(shop: Business) -> None:
+    sub = await shop.subscribe(await shop.plan(500_000))
+    (invoice,) = await shop.invoices(sub)
+    (payment,) = await shop.payments()
+    recorded = [data["amount"] for _, data in await shop.events()]
+    for amount in (invoice.amount, payment.amount, *recorded, *shop.gateway.taken.values()):
+        assert type(amount) is int
+        assert amount == 500_000
+
+
+async def test_an_invoice_s_key_names_its_subscription_and_period(shop: Business) -> None:
+    sub = await shop.subscribe()
+    await shop.after(days=31)
+    invoices = await shop.invoices(sub)
+    assert len(invoices) == 2
+    for invoice in invoices:
+        start = iso_millis(invoice.period_start)
+        assert invoice.idempotency_key == f"renewal_{format_id(SUBSCRIPTION, sub)}_{start}"

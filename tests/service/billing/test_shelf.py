@@ -9,6 +9,7 @@ from schema.billing.rows import MOST_KOBO, Interval, Rail
 from schema.billing.shelf import Plans, PromoCodes, store_settings
 from schema.errors import Conflict, InvalidInput, NotFound
 from schema.ids import new_id
+from schema.pages import After
 from service.billing.prices import Money, price
 from service.billing.shelf import NewPlan, NewPromoCode
 from tests.support.billing import START, Business
@@ -186,3 +187,23 @@ async def test_who_is_blacklisted_and_why_and_since_when_is_known(shop: Business
     shop.clock.advance(START + timedelta(days=1))
     listed = await shop.catalog.blacklist(customer, f"  chargebacks{' ' * 500}")
     assert (listed.blacklist_reason, listed.blacklisted_at) == ("chargebacks", START + timedelta(days=1))
+
+
+# Lists
+
+
+async def test_pages_repeat_no_row_and_hide_none_while_rows_are_added(shop: Business) -> None:
+    """Newest first, and rows of one moment by their ids."""
+    made = [await shop.plan() for _ in range(5)]
+    assert len({plan.created_at for plan in made}) == 1
+    newest_first = sorted(made, key=lambda plan: plan.id, reverse=True)
+    plans, seen, cursor = Plans(shop.pool, shop.tenant), [], None
+    for size in (2, 2, 1):
+        page = await plans.list(After.read(cursor), 2)
+        assert len(page.items) == size
+        seen += [plan.id for plan in page.items]
+        cursor = page.next_cursor
+        shop.clock.advance(shop.clock.time.replace(year=2027))
+        await shop.plan()
+    assert cursor is None
+    assert seen == [plan.id for plan in newest_first]
