@@ -134,8 +134,8 @@ _TROUBLES: Final[tuple[tuple[Test, str, str], ...]] = (
     ),
     (
         _is(asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError),
-        "is not migrated",
-        "run duro migrate",
+        "is not migrated, or duro's roles have lost their rights there ({said})",
+        "run duro migrate with the URL of the database's owner",
     ),
     (
         _is(asyncpg.PostgresConnectionError, asyncpg.InternalClientError),

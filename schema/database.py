@@ -20,6 +20,7 @@ from schema.database_url import parse_database_url
 from schema.errors import InvalidInput, Unavailable
 from schema.modes import Mode
 from schema.queries import load
+from schema.rights.repair import lacking
 from schema.secret_box import derive_role_password
 from schema.session_settings import PINNED
 
@@ -143,11 +144,19 @@ async def fetchval_patiently(pool: Pool, seconds: float, statement: str, *argume
 
 
 async def connect_as_owner(url: str) -> asyncpg.Connection:
-    """For migrations, retention and drills alone. Raises Unavailable with a sentence when it cannot."""
+    """For the few commands that need it: see schema/owner_login.py. Raises Unavailable with a sentence when it cannot."""
     target = target_of(url)
     settings = {**PINNED, "search_path": "pg_catalog, pg_temp"}
     with sentences(target):
-        return await Opener(target, owner_login(target), "duro owner", settings).open()
+        try:
+            return await Opener(target, owner_login(target), "duro owner", settings).open()
+        except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError):
+            if target.user is not None:
+                raise
+            raise Unavailable(
+                "This command needs the login of the database's owner, and DURO_DATABASE_URL names no user: "
+                "write postgresql://owner:password@host:5432/database (duro work needs no user)."
+            ) from None
 
 
 async def connect_to_core(database: Database, name: str, *, silent_for: str = "0") -> asyncpg.Connection:
@@ -217,7 +226,13 @@ async def _check(database: Database) -> None:
     async with database.core.acquire() as connection:
         migrate.check_version(connection)
         rows = await connection.fetch(load("migrations")["applied"])
+        lost = await lacking(connection)
     if missing := migrate.missing({(row["schema"], row["name"]): row["sha256"] for row in rows}):
         raise Unavailable(
             f"The database lacks {len(missing)} migration(s) of this version: run duro migrate."
+        )
+    if lost:
+        raise Unavailable(
+            "The roles of duro lack rights in this database: run duro migrate with the URL of the database's owner, "
+            f"which repairs {lost[0]}{f' and more ({len(lost)} roles and schemas)' if len(lost) > 1 else ''}."
         )

@@ -78,6 +78,10 @@ class DatabaseTarget:
         tls = replace(self.tls, certificate=None, key=None, key_password=None)
         return replace(self, user=user, password=password, passfile=None, tls=tls)
 
+    def without_login(self) -> "DatabaseTarget":
+        """The same place for a process that logs in as duro's own roles."""
+        return replace(self, user=None, password=None, passfile=None)
+
     def url(self) -> str:
         """As libpq reads it, password and all; parse_database_url() gives the same target again."""
         login = quote(self.user, safe="") if self.user else ""

@@ -15,7 +15,7 @@ from schema.errors import Unavailable
 from schema.modes import Mode
 from schema.queries import load
 from schema.rights.repair import apply as give_rights
-from schema.rights.repair import intended_owner, repair, take_over
+from schema.rights.repair import intended_owner, refuse_without_create, repair, take_over
 from schema.roles import ANALYST_ROLES, ensure_roles, refuse_foreign_roles, refuse_missing_rights
 from schema.secret_box import key_check
 
@@ -104,6 +104,7 @@ async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[st
     async with owner.transaction():  # what is refused leaves no claim behind
         intended = await intended_owner(owner)
         taken_over = await take_over(owner, intended)
+        await refuse_without_create(owner, intended)
         await owner.execute(_SQL["prepare"])
         if await owner.fetchval(_SQL["claim_key"], key_check(key)) != key_check(key):
             raise Unavailable(

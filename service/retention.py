@@ -2,15 +2,28 @@
 
 from collections.abc import AsyncIterator, Sequence
 
+import asyncpg
+
 from schema.database import connect_as_owner
 from schema.modes import Mode
+from schema.owner_login import refuse_other_logins
 from schema.retention import Ages
 from schema.retiring import Outcome, Progress, Retiring, only_one
 
 
+async def _log_in(url: str) -> asyncpg.Connection:
+    owner = await connect_as_owner(url)
+    try:
+        await refuse_other_logins(owner, "duro retention")
+    except BaseException:
+        await owner.close()
+        raise
+    return owner
+
+
 async def plan(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) -> AsyncIterator[Outcome]:
     """What `run` would do now. Changes nothing, and may be asked while another runs."""
-    owner = await connect_as_owner(url)
+    owner = await _log_in(url)
     try:
         for mode in modes:
             async for outcome in Retiring(owner, mode, ages, progress=progress).plan():
@@ -21,10 +34,10 @@ async def plan(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) 
 
 async def run(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) -> AsyncIterator[Outcome]:
     """Raises Conflict: another is at work, or somebody is in the way. What it has done so far stays done."""
-    keeper = await connect_as_owner(url)
+    keeper = await _log_in(url)
     try:
         async with only_one(keeper):
-            owner = await connect_as_owner(url)
+            owner = await _log_in(url)
             try:
                 for mode in modes:
                     async for outcome in Retiring(owner, mode, ages, progress=progress).run():

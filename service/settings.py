@@ -102,7 +102,8 @@ def _default_data_dir() -> Path:
 class Settings:
     database_url: str | None = _setting(
         None,
-        "URL of a PostgreSQL 16 or newer, as the database's owner. Unset: the embedded one in DURO_DATA_DIR.",
+        "URL of a PostgreSQL 16 or newer. duro migrate, up, retention and analytics password log in as the user in it, the "
+        "database's owner; all others need no user. Unset: the embedded one in DURO_DATA_DIR.",
         parse=_database_url,
         secret=True,
     )

@@ -7,8 +7,18 @@ SELECT CASE WHEN pg_has_role(datdba, 'USAGE') THEN pg_get_userbyid(datdba) ELSE 
   FROM pg_database
  WHERE datname = current_database();
 
+-- name: owner_of_ours
+-- Who owns our schemas, and whether this login has that role's rights. No row: nothing is migrated.
+SELECT pg_get_userbyid(nspowner)::text AS owner, current_user::text AS login, pg_has_role(nspowner, 'USAGE') AS may
+  FROM pg_namespace
+ WHERE nspname = 'core';
+
+-- name: may_create
+-- Whether this login may create schemas in this database.
+SELECT has_database_privilege(current_database(), 'CREATE');
+
 -- name: objects
--- $1 schema, $2 tables and views, $3 functions, $4 types, $5 roles. The schema and what it has of these, with all partitions;
+-- $1 schema, $2 tables and views, $3 functions, $4 types, $5 roles, $6 whether partitions too. The schema and what it has of these;
 -- with the privileges of these roles, of PUBLIC and of the object's owner, each as {grantee, privilege}. A privilege that
 -- may be passed on ends in *. A restore in another schema's absence leaves what is missing out.
 WITH RECURSIVE schema AS (
@@ -18,7 +28,7 @@ WITH RECURSIVE schema AS (
       FROM pg_class c JOIN schema s ON c.relnamespace = s.oid
      WHERE c.relname = ANY($2::text[]) AND c.relkind IN ('r', 'p', 'v')
     UNION ALL
-    SELECT i.inhrelid, NULL FROM relation r JOIN pg_inherits i ON i.inhparent = r.oid
+    SELECT i.inhrelid, NULL FROM relation r JOIN pg_inherits i ON i.inhparent = r.oid AND $6
 ), found AS (
     SELECT 'SCHEMA' AS kind, format('%I', nspname) AS name, nspname::text AS declared, nspowner AS owner,
            coalesce(nspacl, acldefault('n', nspowner)) AS acl, NULL::oid AS relation

@@ -54,20 +54,26 @@ async def take_over(owner: asyncpg.Connection, intended: IntendedOwner) -> list[
 
 
 def _refusal(intended: IntendedOwner, present: str, *, present_is_superuser: bool) -> str:
-    belongs = (
-        f"Objects of duro's in this database belong to {present}, and {intended.login} may not take them over"
-    )
-    database = (
-        ""
-        if intended.database_owner == intended.owner
-        else f"ALTER DATABASE {quoted(intended.database)} OWNER TO {quoted(intended.owner)}; and "
-    )
+    if present == intended.database_owner:
+        return (
+            f"duro migrate needs the login of the database's owner, {present}: DURO_DATABASE_URL logs in as "
+            f"{intended.login}; to make that the owner, run as a superuser "
+            f"ALTER DATABASE {quoted(intended.database)} OWNER TO {quoted(intended.login)}; "
+            "and then once duro migrate with a superuser's URL."
+        )
+    belongs = f"Objects of duro's belong to {present}, and {intended.login} may not take them over"
     if present_is_superuser:
-        return f"{belongs}: run {database}once duro migrate with a superuser's URL, which hands them over."
-    return (
-        f"{belongs}: run {database}GRANT {quoted(present)} TO {quoted(intended.login)}; "
-        "as a role that may, then duro migrate again."
-    )
+        return f"{belongs}: run once duro migrate with a superuser's URL, which hands them to the database's owner."
+    return f"{belongs}: run as a superuser GRANT {quoted(present)} TO {quoted(intended.login)}; then duro migrate again."
+
+
+async def refuse_without_create(owner: asyncpg.Connection, intended: IntendedOwner) -> None:
+    """Raises Unavailable when this login may not create schemas here."""
+    if not await owner.fetchval(_SQL["may_create"]):
+        raise Unavailable(
+            f"duro migrate needs the login of the database's owner, {intended.database_owner}: "
+            f"DURO_DATABASE_URL logs in as {intended.login}, which may not create schemas here."
+        )
 
 
 async def apply(owner: asyncpg.Connection, schemas: Iterable[str], intended: IntendedOwner) -> list[Repair]:
@@ -107,20 +113,21 @@ async def repair(owner: asyncpg.Connection, intended: IntendedOwner) -> list[str
 
 
 async def lacking(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy) -> list[str]:
-    """What roles of ours lack, in words. Any login may ask."""
-    return [
-        line
+    """Which of our roles lack rights, and where. Any login may ask."""
+    repairs = [
+        repair
         for declared in DECLARED
-        for line in summary(
-            repair
-            for repair in differences(declared, await _found(connection, declared), "")
-            if repair.kind is Kind.GRANT and repair.role in ALL_ROLES
-        )
+        for repair in differences(declared, await _found(connection, declared, partitions=False), "")
+        if repair.kind is Kind.GRANT and repair.role in ALL_ROLES
     ]
+    return sorted({f"the rights of {repair.role} in schema {repair.schema}" for repair in repairs})
 
 
 async def _found(
-    connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy, declared: Declared
+    connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy,
+    declared: Declared,
+    *,
+    partitions: bool = True,
 ) -> list[Found]:
     rows = await connection.fetch(
         _SQL["objects"],
@@ -129,6 +136,7 @@ async def _found(
         list(declared.functions),
         list(declared.types),
         list(ALL_ROLES),
+        partitions,
     )
     return [
         Found(

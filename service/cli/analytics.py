@@ -18,6 +18,7 @@ from schema.analytics import View
 from schema.database import Database, connect_as_owner
 from schema.errors import Conflict, InvalidInput, NotFound
 from schema.modes import Mode
+from schema.owner_login import refuse_other_logins
 from schema.roles import analyst_of, set_analyst_password
 from service.analytics.export import STDOUT, Request, reading, rows, target
 from service.analytics.span import bounds, parse_point
@@ -156,6 +157,8 @@ def password(app: App, mode: Mode, remove: bool) -> None:
     The role sees the published views of its mode and nothing else. It has five sessions and 30 s per statement;
     ALTER ROLE changes both. Roles, and so the password, belong to the whole database server.
 
+    Needs the login of the database's owner in DURO_DATABASE_URL.
+
     \b
     Example:
       duro analytics password --mode live
@@ -166,6 +169,7 @@ def password(app: App, mode: Mode, remove: bool) -> None:
     async def run(database: Database) -> str | None:
         owner = await connect_as_owner(database.url)
         try:
+            await refuse_other_logins(owner, "duro analytics password")
             await set_analyst_password(owner, mode, secret)
         finally:
             await owner.close()

@@ -134,7 +134,7 @@ def database_errors() -> Iterator[None]:
     except asyncpg.InsufficientPrivilegeError as error:
         raise Unavailable(
             f"The database does not let this login do it ({error.message}): "
-            "let DURO_DATABASE_URL name the database's owner, who may also create roles."
+            "run duro migrate with the URL of the database's owner, which repairs the rights of duro's roles."
         ) from None
     except Exception as error:
         if (

@@ -15,8 +15,10 @@ def migrate(app: App) -> None:
     Forward only, each file in one transaction. It is safe to run again, and from several hosts at once: they wait
     for each other. Without DURO_DATABASE_URL this is the embedded database, which every command migrates by itself.
 
-    DURO_DATABASE_URL must log in as the database's owner, who has CREATEROLE. Each run also repairs what a restored
-    dump has lost, and prints it: the roles duro_…, their rights, and who owns duro's tables and functions.
+    Each run also repairs what a restored dump has lost, and prints it: the roles duro_…, their rights, and who owns
+    duro's tables and functions.
+
+    Needs the login of the database's owner in DURO_DATABASE_URL, who has CREATEROLE.
 
     \b
     Example:

@@ -58,6 +58,8 @@ def _ages(function: F) -> F:
 def plan(app: App, mode: Mode | None, **ages: timedelta | None) -> None:
     """Show what a run would delete, what it would keep, and why. Changes nothing.
 
+    Needs the login of the database's owner in DURO_DATABASE_URL.
+
     \b
     Example:
       duro retention plan --events 400d --deliveries 400d --attempts 90d --activity 400d
@@ -73,6 +75,8 @@ def run(app: App, mode: Mode | None, dry_run: bool, **ages: timedelta | None) ->
 
     Producers and workers continue meanwhile. A run can be stopped at any time, and the next run completes it. A reader
     that continues from a position before the deleted events gets an error that says so.
+
+    Needs the login of the database's owner in DURO_DATABASE_URL.
 
     \b
     Example:

@@ -11,6 +11,7 @@ import click
 import uvloop
 from rich.console import Console
 
+from schema.database import target_of
 from schema.errors import InvalidInput
 from service.backbone import Backbone, backbone
 from service.child_worker import ChildWorker
@@ -38,6 +39,8 @@ def up(app: App, port: int | None, workers: int) -> None:
 
     Uses the database in DURO_DATABASE_URL, or else an embedded PostgreSQL 16 in the data directory. Prints the
     addresses once everything is ready. Ctrl-C or SIGTERM finishes the attempts in flight and stops.
+
+    Needs the login of the database's owner in DURO_DATABASE_URL.
 
     \b
     Example:
@@ -89,7 +92,10 @@ def _listeners(settings: Settings, count: int) -> Iterator[Sequence[socket.socke
 
 
 def _environment(base: Backbone) -> dict[str, str]:
-    return {"DURO_DATABASE_URL": base.url, "DURO_SECRET_KEY": b64encode(base.key).decode()}
+    return {
+        "DURO_DATABASE_URL": target_of(base.url).without_login().url(),
+        "DURO_SECRET_KEY": b64encode(base.key).decode(),
+    }
 
 
 def _show(out: Console, urls: Sequence[str], settings: Settings, base: Backbone) -> None:

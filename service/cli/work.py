@@ -33,11 +33,12 @@ def work(app: App, port: int | None, *, until_stdin_closes: bool, http_fd: int |
     """Run one worker: sequence events, fan them out, deliver them.
 
     All workers are equal: run any number, on any number of hosts. Each needs the database and the secret key.
+    DURO_DATABASE_URL needs no user here: a worker logs in as duro's own roles, with passwords that the key yields.
     Migrate your own database first (duro migrate). Ctrl-C or SIGTERM finishes the attempts in flight and stops.
 
     \b
     Example:
-      DURO_DATABASE_URL=postgresql://… DURO_SECRET_KEY=… duro work --port 9400
+      DURO_DATABASE_URL=postgresql://db.example.com/duro DURO_SECRET_KEY=… duro work --port 9400
     """
     with backbone(app.settings, app.progress) as base, database_errors():
         uvloop.run(_work(app, base, port, http_fd, until_stdin_closes))

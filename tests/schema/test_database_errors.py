@@ -46,7 +46,9 @@ async def test_there_is_no_such_database(db_url: str, key: bytes) -> None:
 
 async def test_a_database_that_was_never_migrated(cluster: Cluster) -> None:
     async with cluster.empty_database() as name:
-        assert "is not migrated: run duro migrate" in await refusal(cluster.url(name), cluster.key)
+        said = await refusal(cluster.url(name), cluster.key)
+        assert "is not migrated, or duro's roles have lost their rights there" in said
+        assert said.endswith("run duro migrate with the URL of the database's owner.")
 
 
 async def test_another_secret_key(db_url: str) -> None:
