@@ -19,6 +19,7 @@ from schema.database_target import DatabaseTarget
 from schema.database_url import parse_database_url
 from schema.errors import InvalidInput, Unavailable
 from schema.modes import Mode
+from schema.preconditions import check_server
 from schema.queries import load
 from schema.rights.repair import lacking
 from schema.secret_box import derive_role_password
@@ -223,8 +224,11 @@ async def _keep_as_it_is(_connection: Any) -> None:
 
 
 async def _check(database: Database) -> None:
+    for mode in Mode:
+        async with database.data(mode).acquire() as connection:
+            await check_server(connection)
     async with database.core.acquire() as connection:
-        migrate.check_version(connection)
+        await check_server(connection)
         rows = await connection.fetch(load("migrations")["applied"])
         lost = await lacking(connection)
     if missing := migrate.missing({(row["schema"], row["name"]): row["sha256"] for row in rows}):

@@ -13,13 +13,13 @@ import asyncpg
 
 from schema.errors import Unavailable
 from schema.modes import Mode
+from schema.preconditions import check_server
 from schema.queries import load
 from schema.rights.repair import apply as give_rights
 from schema.rights.repair import intended_owner, refuse_without_create, repair, take_over
 from schema.roles import ANALYST_ROLES, ensure_roles, refuse_foreign_roles, refuse_missing_rights
 from schema.secret_box import key_check
 
-MINIMUM_MAJOR: Final = 16
 LOCK_WITHIN_S = 60.0
 _LOCK_KEY: Final = 0x6475726F  # "duro"
 _SQL = load("migrations")
@@ -66,7 +66,7 @@ async def migrate(
     owner: asyncpg.Connection, key: bytes, progress: Callable[[str], None] = lambda _line: None
 ) -> Migrated:
     """Brings the database up to this version, and repairs its roles, owners and rights. Safe to run again, and at once."""
-    check_version(owner)
+    await check_server(owner)
     await _lock(owner, progress)
     try:
         return await _migrate(owner, key, progress)
@@ -89,15 +89,6 @@ async def _lock(owner: asyncpg.Connection, progress: Callable[[str], None]) -> N
             )
         await owner.execute(_SQL["free_lock"], list(ANALYST_ROLES))
         await asyncio.sleep(0.1)
-
-
-def check_version(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy) -> None:
-    version = connection.get_server_version()
-    if version.major < MINIMUM_MAJOR:
-        raise Unavailable(
-            f"The database is PostgreSQL {version.major}; "
-            f"duro needs PostgreSQL {MINIMUM_MAJOR} or newer: upgrade it or point DURO_DATABASE_URL elsewhere."
-        )
 
 
 async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[str], None]) -> Migrated:

@@ -148,6 +148,10 @@ def database_errors() -> Iterator[None]:
                 f"Another session holds what this needs ({error.message}): try again, "
                 "and if that does not help, see in pg_locks who it is."
             ) from None
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            raise Unavailable(
+                f"The database has become read-only ({error.message}): name the primary in DURO_DATABASE_URL."
+            ) from None
         raise Unavailable(
             f"The database went away in the middle ({str(error) or type(error).__name__}): "
             "see that it runs, and try again."

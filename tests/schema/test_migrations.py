@@ -15,6 +15,7 @@ import pytest
 from schema import migrate
 from schema.database import Database
 from schema.errors import Unavailable
+from schema.preconditions import check_version
 from tests.support.asking import until
 from tests.support.connections import connections
 from tests.support.databases import OWNER, Cluster
@@ -198,11 +199,11 @@ async def test_an_owner_that_may_not_make_roles_is_told_so(
 
 
 async def test_this_postgres_is_new_enough(owner: asyncpg.Connection) -> None:
-    migrate.check_version(owner)
+    check_version(owner)
 
 
 @pytest.mark.parametrize("major", [15, 9])
 def test_an_older_postgres_is_refused_by_its_number(major: int) -> None:
     old = SimpleNamespace(get_server_version=lambda: SimpleNamespace(major=major))
     with pytest.raises(Unavailable, match=f"PostgreSQL {major}; duro needs PostgreSQL 16 or newer"):
-        migrate.check_version(cast(Any, old))
+        check_version(cast(Any, old))

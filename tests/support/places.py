@@ -5,6 +5,7 @@ Not pytest's tmp_path, whose parents are closed to the server's user and closed 
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,3 +45,11 @@ def _memory_serves(for_programs: bool) -> bool:
     if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < PLENTY:
         return False
     return not (for_programs and os.statvfs(MEMORY).f_flag & os.ST_NOEXEC)
+
+
+def free_port() -> int:
+    """On the loopback; nothing listens there yet."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
