@@ -120,7 +120,7 @@ _TROUBLES: Final[tuple[tuple[Test, str, str], ...]] = (
     (
         _either(_is(asyncpg.TooManyConnectionsError), _says("max_client_conn")),
         "has no connection left ({said})",
-        "raise its limit, or end connections",
+        "raise max_connections or the CONNECTION LIMIT, or lower DURO_DATABASE_CONNECTIONS",
     ),
     (
         _is(asyncpg.CannotConnectNowError),

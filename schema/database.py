@@ -15,6 +15,7 @@ import asyncpg
 from schema import migrate
 from schema.connect_errors import sentences
 from schema.connecting import Login, Opener, owner_login
+from schema.connection_budget import ConnectionBudget
 from schema.database_target import DatabaseTarget
 from schema.database_url import parse_database_url
 from schema.errors import InvalidInput, Unavailable
@@ -103,6 +104,7 @@ class Database:
     key: bytes = field(repr=False)
     core: Pool
     _data: dict[Mode, Pool]
+    _background: dict[Mode, Pool]
 
     def __repr__(self) -> str:
         return f"Database({self.target})"
@@ -110,28 +112,54 @@ class Database:
     def data(self, mode: Mode) -> Pool:
         return self._data[mode]
 
+    def background(self, mode: Mode) -> Pool:
+        """For what may wait, so that deliveries never wait for it: the same rights, and connections of its own."""
+        return self._background.get(mode, self._data[mode])
+
+    def pools(self) -> dict[str, list[Pool]]:
+        """All of them, by schema."""
+        found = {mode.schema: [self._data[mode]] for mode in Mode}
+        for mode, pool in self._background.items():
+            found[mode.schema].append(pool)
+        return {"core": [self.core], **found}
+
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, key: bytes, *, name: str = "duro", max_per_role: int = 6, durable: bool = True
+        cls,
+        url: str,
+        key: bytes,
+        *,
+        name: str = "duro",
+        max_per_role: int = 6,
+        budget: ConnectionBudget | None = None,
+        durable: bool = True,
     ) -> AsyncIterator["Database"]:
         """Raises Unavailable when the database cannot be reached, is too old, or is not migrated.
 
         Not `durable`: commits are confirmed before they are on disk. For what can be done again, such as a simulation; a
-        power cut may take the last moments of it, in whole transactions.
+        power cut may take the last moments of it, in whole transactions. `budget`: in place of so many per role.
         """
         target = target_of(url)
+        budget = budget or ConnectionBudget(core=max_per_role, data=max_per_role, background=0)
         async with AsyncExitStack() as opened:
-            pools: dict[str, Pool] = {}
-            for schema in ("core", *(mode.schema for mode in Mode)):
+
+            async def pool(schema: str, most: int) -> Pool:
                 settings = _pinned(schema) | ({} if durable else {"synchronous_commit": "off"})
                 opener = Opener(
                     target, _login(key, schema), name, settings, command_timeout=COMMAND_TIMEOUT_S
                 )
                 with sentences(target, own_role=True):
-                    pools[schema] = await _pool(opener, max_per_role)
-                opened.callback(pools[schema].terminate)
-            database = cls(url, target, key, pools["core"], {mode: pools[mode.schema] for mode in Mode})
+                    made = await _pool(opener, most)
+                opened.callback(made.terminate)
+                return made
+
+            core = await pool("core", budget.core)
+            data = {mode: await pool(mode.schema, budget.data) for mode in Mode}
+            background = {}
+            if budget.background:
+                background = {mode: await pool(mode.schema, budget.background) for mode in Mode}
+            database = cls(url, target, key, core, data, background)
             with sentences(target):
                 await _check(database)
             yield database

@@ -30,6 +30,9 @@ FAILING_AFTER_S: Final = 10.0
 """How long a part may fail before its worker is not ready: longer than a failover's first refusals, a deadlock or a
 restart of the part takes, and as long as a take-over of its work by other workers may take."""
 LOG_EVERY_S: Final = 60.0
+REFUSED_FOR_S: Final = 30.0
+"""How long after the last refusal the database is said to allow too few connections: longer than the longest pause
+between two tries of a part."""
 RUN: Final = "run"
 """The operation of a part that raised outside of every named one."""
 _LONGEST_REASON: Final = 300
@@ -56,6 +59,9 @@ class PartFailures:
         self._streaks: dict[str, _Streak] = {}
         self._logged_at: dict[tuple[str, type[BaseException] | None], float] = {}
         self._raised: tuple[int, str] | None = None
+        self.refused_at: float | None = None
+        """When the database last refused a connection because there were too many."""
+        self.refusal = ""
 
     @property
     def any(self) -> bool:
@@ -74,6 +80,8 @@ class PartFailures:
         streak.failures += 1
         streak.reason = f"{about}: {reason_of(error)}" if about else reason_of(error)
         self.total += 1
+        if isinstance(error, asyncpg.TooManyConnectionsError):
+            self.refused_at, self.refusal = now, reason_of(error)
         # By class only for defects, each of which has a traceback to show: an outage has many faces.
         defect = None if is_transient(error) else type(error)
         logged_at = self._logged_at.get((operation, defect))
@@ -147,7 +155,13 @@ class Failures:
         return self._parts[name]
 
     def reasons(self, after_s: float = FAILING_AFTER_S) -> list[str]:
-        return [sentence for part in self for sentence in part.reasons(after_s)]
+        found = [sentence for part in self for sentence in part.reasons(after_s)]
+        # Parts that share too few connections fail and recover in turns, so that none of them fails for long.
+        refused = [part for part in self if part.refused_at is not None]
+        last = max(refused, key=lambda part: part.refused_at or 0.0, default=None)
+        if last and last.refused_at is not None and self._clock() - last.refused_at < REFUSED_FOR_S:
+            found.append(last.refusal)
+        return found
 
 
 _part: ContextVar[PartFailures | None] = ContextVar("part", default=None)
@@ -191,6 +205,11 @@ def reason_of(error: BaseException) -> str:
 
 def _words(error: BaseException) -> str:
     name = type(error).__name__
+    if isinstance(error, asyncpg.TooManyConnectionsError):
+        return (
+            f"the database refuses more connections ({error.args[0]}): raise max_connections, or the CONNECTION LIMIT "
+            "of the role or the database; or lower DURO_DATABASE_CONNECTIONS or the number of workers"
+        )
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         if state.startswith(_DATA_CLASSES):

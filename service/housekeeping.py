@@ -37,12 +37,12 @@ class Housekeeping:
 
     async def ensure_partitions(self) -> None:
         for mode in Mode:
-            if made := await ensure_partitions(self._database.data(mode)):
+            if made := await ensure_partitions(self._database.background(mode)):
                 _logger.info("made %d partitions for %s", made, mode)
 
     async def open_what_was_left_sealed(self) -> None:
         for mode in Mode:
-            if opened := await open_what_was_left_sealed(self._database.data(mode)):
+            if opened := await open_what_was_left_sealed(self._database.background(mode)):
                 _logger.warning(
                     "opened %d partitions of %s that a duro retention run left sealed", opened, mode
                 )
@@ -51,7 +51,7 @@ class Housekeeping:
         """Of projections, that neither serve nor are being built. Whoever reads one keeps it until the next time."""
         for mode, projection in product(Mode, PROJECTIONS):
             try:
-                dropped = await drop_generations(self._database.data(mode), projection.name)
+                dropped = await drop_generations(self._database.background(mode), projection.name)
             except asyncpg.LockNotAvailableError:
                 continue
             if dropped:

@@ -28,6 +28,7 @@ from delivery.resolver import SystemResolver
 from delivery.retry_policy import RetryPolicy
 from delivery.sending import SendLimits
 from delivery.settler import Settler
+from schema.connection_budget import ConnectionBudget
 from schema.database import Database
 from schema.failures import Failures
 from schema.modes import Mode
@@ -35,16 +36,13 @@ from schema.secret_box import SecretBox
 from service.analyst_watch import AnalystWatch
 from service.descriptors import in_flight, kept_open, raise_limit
 from service.housekeeping import Housekeeping
-from service.projections import PROJECTIONS, projecting
+from service.projections import projecting
 from service.settings import Settings
 from service.supervisor import Part
 
 _IN_HAND: Final = (
     4  # times as many as are under way: what has been answered waits for its batch to be written
 )
-# Fan-out and what sends have what they need whatever the projections and the attempt folder wait for: each of these holds
-# one connection at most.
-_CONNECTIONS: Final = 6 + len(PROJECTIONS) + 1
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,8 @@ async def worker(
 ) -> AsyncIterator[Worker]:
     """Raises Unavailable when the database cannot be used. `clock`: by which its failures are timed."""
     name = f"duro worker {socket.gethostname()}/{os.getpid()}"
-    async with Database.open(url, key, name=name, max_per_role=_CONNECTIONS) as database:
+    budget = ConnectionBudget.of_worker(settings.database_connections)
+    async with Database.open(url, key, name=name, budget=budget) as database:
         resolver = SystemResolver()
         descriptors = raise_limit()
         limits = SendLimits(
@@ -167,7 +166,7 @@ def _mode_parts(
     sender: HttpSender,
     capacity: CapacityLimits,
 ) -> ModeParts:
-    pool = database.data(mode)
+    pool, background = database.data(mode), database.background(mode)
     user_agent = f"{settings.header_prefix}-Webhooks/{version('duro-webhooks')}"
     outbound = Outbound(SecretBox(database.key), settings.header_prefix, user_agent)
     health = HealthBook(lambda: datetime.now(UTC))
@@ -181,7 +180,7 @@ def _mode_parts(
         DispatchLimits(capacity),
     )
     fanout = Consumer(pool, FanOut(dispatcher, lambda: presence.worker_id))
-    projections = projecting(pool, lambda: fanout.behind)
+    projections = projecting(background, lambda: fanout.behind)
 
     def wake() -> None:
         for consumer in (fanout, *projections.values()):
@@ -194,6 +193,6 @@ def _mode_parts(
         projections,
         dispatcher,
         settler,
-        HealthWatch(pool, settings.disable_after),
-        AttemptFolder(pool),
+        HealthWatch(background, settings.disable_after),
+        AttemptFolder(background),
     )

@@ -15,6 +15,7 @@ from typing import Any, Final
 from delivery.egress_guard import Network, parse_cidrs
 from delivery.egress_proxy import EgressProxy, parse_egress_proxy
 from delivery.retry_policy import DEFAULT_DELAYS
+from schema import connection_budget
 from schema.database_url import parse_database_url
 from schema.durations import format_duration, parse_duration, parse_schedule
 from schema.errors import DuroError, InvalidInput
@@ -106,6 +107,11 @@ class Settings:
         "database's owner; all others need no user. Unset: the embedded one in DURO_DATA_DIR.",
         parse=_database_url,
         secret=True,
+    )
+    database_connections: int = _setting(
+        connection_budget.DEFAULT,
+        "Connections to the database that one worker opens at most; fewer make its parts wait for each other.",
+        parse=_integer(connection_budget.LEAST, connection_budget.MOST),
     )
     data_dir: Path = _setting(
         _default_data_dir, "Directory of the embedded database and its keys.", parse=Path

@@ -117,7 +117,9 @@ class FactsReader:
     async def _read(self) -> DatabaseFacts:
         started = monotonic()
         reading_core = asyncio.create_task(CoreFacts.read(self._database.core))
-        reading = {mode: asyncio.create_task(ModeFacts.read(self._database.data(mode))) for mode in Mode}
+        reading = {
+            mode: asyncio.create_task(ModeFacts.read(self._database.background(mode))) for mode in Mode
+        }
         tasks: list[asyncio.Task[Any]] = [reading_core, *reading.values()]
         for task in tasks:
             task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else may ask

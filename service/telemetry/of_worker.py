@@ -8,7 +8,6 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import Metric
 
 from schema.deliveries import Lane
-from schema.modes import Mode
 from service.runtime import ModeParts, Worker
 from service.telemetry.families import counter, gauge, histogram
 from service.telemetry.of_database import lane_name
@@ -150,21 +149,24 @@ def _connections(worker: Worker) -> Iterator[Metric]:
             ["state"],
             [(["in_use"], worker.sender.in_use), (["idle"], worker.sender.idle)],
         )
-    pools = {"core": worker.database.core, **{mode.schema: worker.database.data(mode) for mode in Mode}}
+    pools = worker.database.pools()
     yield gauge(
         "duro_database_connections",
         "Connections of this worker's pools to the database.",
         ["schema", "state"],
         [
             ([schema, state], number)
-            for schema, pool in pools.items()
-            for idle in (pool.get_idle_size(),)
-            for state, number in (("in_use", pool.get_size() - idle), ("idle", idle))
+            for schema, of_schema in pools.items()
+            for idle in (sum(pool.get_idle_size() for pool in of_schema),)
+            for state, number in (
+                ("in_use", sum(pool.get_size() for pool in of_schema) - idle),
+                ("idle", idle),
+            )
         ],
     )
     yield gauge(
         "duro_database_connections_limit",
-        "The most that each of these pools opens.",
+        "The most that these pools open: DURO_DATABASE_CONNECTIONS less the one that shows that the worker lives.",
         ["schema"],
-        [([schema], pool.get_max_size()) for schema, pool in pools.items()],
+        [([schema], sum(pool.get_max_size() for pool in of_schema)) for schema, of_schema in pools.items()],
     )

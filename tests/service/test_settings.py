@@ -29,6 +29,8 @@ def test_without_any_variable_every_default_holds() -> None:
     ("name", "text", "value"),
     [
         ("DATABASE_URL", "postgresql://x/y", "postgresql://x/y"),
+        ("DATABASE_CONNECTIONS", "6", 6),
+        ("DATABASE_CONNECTIONS", "100", 100),
         ("DATA_DIR", "/srv/duro", Path("/srv/duro")),
         ("SECRET_KEY", KEY_TEXT, KEY),
         ("SECRET_KEY", KEY.hex(), KEY),
@@ -56,6 +58,8 @@ def test_each_setting_is_read(name: str, text: str, value: object) -> None:
     ("name", "text"),
     [
         ("SECRET_KEY", "too short"),
+        ("DATABASE_CONNECTIONS", "5"),
+        ("DATABASE_CONNECTIONS", "101"),
         ("PORT", "65536"),
         ("PORT", "-1"),
         ("PORT", "80a"),

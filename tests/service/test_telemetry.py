@@ -12,7 +12,7 @@ from delivery.sending import Outcome
 from schema.database import Database
 from schema.deliveries import Verdict
 from schema.modes import Mode
-from service.projections import CONSUMERS, PROJECTIONS
+from service.projections import CONSUMERS
 from service.runtime import Worker, worker
 from service.settings import Settings
 from service.telemetry.exposition import Telemetry
@@ -247,12 +247,6 @@ async def test_a_sequenced_event_wakes_every_consumer(
     await parts.sequencer.step()
     for consumer in parts.consumers.values():
         assert await consumer.pace.wait(found=True)
-
-
-async def test_a_projection_or_folder_that_waits_takes_no_connection_that_others_have(whole: Worker) -> None:
-    """Each of them holds one at most."""
-    for mode in Mode:
-        assert whole.database.data(mode).get_max_size() == 6 + len(PROJECTIONS) + 1  # the attempt folder
 
 
 async def test_the_process_and_its_version_are_told(whole: Worker) -> None:
