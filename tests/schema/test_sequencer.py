@@ -219,6 +219,7 @@ async def test_a_poll_that_finds_nothing_writes_nothing(
     assert None in drawn
 
 
+@pytest.mark.drill
 async def test_a_great_open_transaction_is_walked_once_and_not_by_every_poll(
     superuser: asyncpg.Connection, producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
 ) -> None:

@@ -4,6 +4,11 @@ The template is migrated by the owner, who is not a superuser, and everybody may
 as in a database that an operator hands us. It keeps the partitions of this
 month and the next: a copy costs a file per relation, and all thirteen months would make it three times as slow.
 A test about partitions brings the others back with ensure_partitions().
+
+A database is not emptied and used again. Foreign keys make that a TRUNCATE of nearly every table, with the
+triggers of append-only ones off: 22 ms of the server's time. A copy takes 20 ms and dropping it 7 ms, and nothing
+of a test can stay behind in it. Copies are not made ahead in the background either: they would run transactions
+and write WAL beside a test that counts these.
 """
 
 import asyncio
@@ -90,8 +95,9 @@ def running_cluster(key: bytes | None = None, *, durable: bool = True) -> Iterat
 
 
 def _attached(data_dir: Path) -> EmbeddedServer:
-    """Tries twice, because a worker's whole share of the tests hangs on it: as root the server's account may get lost
-    in between, when something else is being installed and writes /etc/passwd without its lock.
+    """Tries twice, because a whole process's share of the tests hangs on it.
+
+    As root, the server's account gets lost when a package is being installed that writes /etc/passwd without its lock.
     """
     try:
         return attach(data_dir)
