@@ -3,6 +3,8 @@
 A worker is a row in `workers` that names a session of the database. When the process dies, the server ends the
 session at once; when it freezes, or its host or the network vanishes, nothing is asked in that session any more, and
 the server ends it after `SILENT_FOR`: a timer of the server's, which needs neither a clock nor a network in common.
+A pooler in session mode keeps the session of a client that has gone for the next one. It resets it first, and with
+that goes the mark, an advisory lock: a session without the mark counts as gone.
 Each worker looks every second:
 
       session gone ──seen so for `patience`──► lock the row ──► end what stands still ──► its leases become due ──► forget the row
@@ -117,6 +119,7 @@ class Presence:
             self._guard = await connect_to_core(
                 self._database, f"{self._name} presence", silent_for=SILENT_FOR
             )
+            await workers.mark(self._guard)
         if self._id is None or not await workers.hold(self._guard, self._id):
             self._id = await workers.register(self._guard, self._name)
             _logger.info("registered as worker %d", self._id)

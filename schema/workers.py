@@ -8,6 +8,11 @@ from schema.queries import load
 _SQL = load("workers")
 
 
+async def mark(guard: Connection) -> None:
+    """Before `register` and `hold`. The mark goes with the client, even where a pooler keeps the session for another."""
+    await guard.execute(_SQL["mark"])
+
+
 async def register(guard: Connection, name: str) -> int:
     """`guard` becomes the worker's session."""
     worker_id: int = await guard.fetchval(_SQL["register"], name)

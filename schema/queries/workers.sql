@@ -1,4 +1,8 @@
--- Presence: a worker is alive while the session named in its row exists. See delivery/presence.py.
+-- Presence: a worker is alive while the session named in its row exists and holds the mark. See delivery/presence.py.
+
+-- name: mark
+-- Marks this session as a worker's. The number is random, so that nobody else can be holding that lock.
+SELECT pg_try_advisory_lock_shared(1685418607, (random() * 2147483647)::integer);
 
 -- name: register
 -- $1 name. The session that runs this is the worker's.
@@ -23,18 +27,23 @@ SELECT EXISTS (SELECT FROM workers WHERE id = $1);
 SELECT id FROM workers;
 
 -- name: absent
--- $1 own id. Registered workers whose session is gone. A pid may be another session's by now, its start may not.
+-- $1 own id. Registered workers whose session is gone, or has no mark. A pid may be another session's by now, its
+-- start may not.
 SELECT w.id
   FROM workers w
  WHERE w.id <> $1
-   AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = w.pid AND a.backend_start = w.session_start);
+   AND NOT EXISTS (SELECT FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
+                    WHERE a.pid = w.pid AND a.backend_start = w.session_start
+                      AND l.locktype = 'advisory' AND l.classid = 1685418607 AND l.objsubid = 2);
 
 -- name: lock_absent
 -- $1 id. Its name, and its row is ours until the transaction ends, if the worker is still absent and nobody else is at it.
 SELECT w.name
   FROM workers w
  WHERE w.id = $1
-   AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = w.pid AND a.backend_start = w.session_start)
+   AND NOT EXISTS (SELECT FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
+                    WHERE a.pid = w.pid AND a.backend_start = w.session_start
+                      AND l.locktype = 'advisory' AND l.classid = 1685418607 AND l.objsubid = 2)
    FOR UPDATE SKIP LOCKED;
 
 -- name: end_sessions

@@ -23,8 +23,10 @@ from schema import deliveries
 from schema.database import Database
 from schema.modes import Mode
 from schema.polling import through_outages
+from tests.support.databases import Cluster
 from tests.support.engine import add_endpoint, engine, running
 from tests.support.events import record_many
+from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.support.tcp_proxy import TcpProxy, proxying
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -148,6 +150,32 @@ async def test_a_killed_process_is_noticed_and_its_leases_are_taken_over_within_
             await observer.look()
     assert (await held(database), await held(database, Mode.LIVE)) == (4, 0)
     assert await registered(database) == {observer.worker_id}
+
+
+@needs_pgbouncer
+async def test_a_killed_process_is_noticed_although_a_pooler_keeps_its_session(
+    cluster: Cluster, database: Database, new_worker: NewWorker, lease: Leasing, db_url: str, impatient: None
+) -> None:
+    async with pgbouncer(cluster, "session") as pooler:
+        command = (sys.executable, "-c", LIVING_WORKER, pooler.url(db_url), cluster.key.hex())
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, cwd=REPOSITORY
+        )
+        assert process.stdout is not None
+        victim = int(await process.stdout.readline())
+        observer = await new_worker()
+        await lease(victim, 3)
+        await look_with_patience(observer)
+        assert (observer.taken_over, await held(database)) == (0, 3)
+        session = await database.core.fetchval("SELECT pid FROM workers WHERE id = $1", victim)
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+        async with asyncio.timeout(10):
+            while observer.taken_over < 3:
+                await look_with_patience(observer)
+        assert await registered(database) == {observer.worker_id}
+        assert await database.core.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", session)
 
 
 async def test_the_living_are_left_alone(
