@@ -168,11 +168,18 @@ def _sentence(error: Exception, target: DatabaseTarget, *, own_role: bool) -> st
     if isinstance(error, HostsFailed):
         each = "; ".join(f"{host} {_trouble(cause, target)[0]}" for host, cause in error.failures.items())
         return f"None of the hosts in DURO_DATABASE_URL can be used: {each}."
-    if isinstance(error, asyncpg.InvalidPasswordError | asyncpg.InvalidAuthorizationSpecificationError):
+    if _REFUSES_LOGIN(error):
         trouble, advice = _login_trouble(error, target, own_role=own_role)
     else:
         trouble, advice = _trouble(error, target)
     return f"The database at {target} {trouble}: {advice}."
+
+
+_REFUSES_LOGIN: Final = _either(
+    _is(asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
+    _says("no such user"),  # PgBouncer's words
+    _says("SASL authentication failed"),
+)
 
 
 def _trouble(error: Exception, target: DatabaseTarget) -> tuple[str, str]:
@@ -182,9 +189,7 @@ def _trouble(error: Exception, target: DatabaseTarget) -> tuple[str, str]:
     return f"refuses the session ({_said(error)})", "correct DURO_DATABASE_URL, or the database's settings"
 
 
-def _login_trouble(
-    error: asyncpg.PostgresError, target: DatabaseTarget, *, own_role: bool
-) -> tuple[str, str]:
+def _login_trouble(error: Exception, target: DatabaseTarget, *, own_role: bool) -> tuple[str, str]:
     said = _said(error)
     if "pg_hba.conf" in said:
         advice = "allow this host, user and database there"

@@ -114,7 +114,7 @@ class Opener:
                 await refuse_shared_sessions(connection, self._connect_anywhere, str(self._target), limit)
                 self._is_trusted = True
             await self._set(connection, await fetch_in_one_session(connection, _BACKEND))
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             if refuses_transactions(error):
                 raise shared_sessions(str(self._target)) from None
             raise

@@ -59,9 +59,9 @@ def shared_sessions(where: str) -> Unavailable:
     )
 
 
-def refuses_transactions(error: asyncpg.PostgresError) -> bool:
-    """Whether it is a pooler in statement mode that says so."""
-    return isinstance(error, asyncpg.ProtocolViolationError) and "statement pooling" in str(error)
+def refuses_transactions(error: Exception) -> bool:
+    """Whether it is a pooler in statement mode that says so. It closes the connection, too."""
+    return "statement pooling" in str(error)
 
 
 async def _are_apart(first: asyncpg.Connection, second: asyncpg.Connection) -> bool:
