@@ -1,4 +1,4 @@
-"""What a mode publishes to its analysts. The catalog is the database's: names, types and comments."""
+"""The views that a mode publishes to its analysts, read from the database's catalog: names, types and comments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _SQL = load("analytics")
 class Column:
     name: str
     type: str
-    """As Postgres names it."""
+    """The type's name in PostgreSQL."""
     meaning: str
 
 
@@ -27,7 +27,7 @@ class View:
 
     @property
     def time(self) -> Column | None:
-        """The column that says when: `hour` or `day`."""
+        """The time column: `hour` or `day`."""
         return next((column for column in self.columns if column.name in ("hour", "day")), None)
 
 

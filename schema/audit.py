@@ -1,4 +1,4 @@
-"""Whether the log kept its promises, asked of the database itself. Each function reads one mode."""
+"""Checks of the log's promises by the database itself. Each function reads one mode."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -14,7 +14,7 @@ async def last_position(connection: Executor) -> int:
 
 
 async def positions_missing(connection: Executor, after: int) -> int:
-    """Holes between `after` and the log's end; a dense log has none."""
+    """Counts missing positions between `after` and the log's end; a dense log has none."""
     return int(await connection.fetchval(_SQL["positions_missing"], after))
 
 
@@ -23,7 +23,7 @@ async def without_position(connection: Executor, events: Sequence[UUID]) -> list
 
 
 async def recorded(connection: Executor, events: Sequence[UUID]) -> list[UUID]:
-    """Those of `events` that exist."""
+    """Returns those of `events` that exist."""
     return [row["id"] for row in await connection.fetch(_SQL["recorded"], events)]
 
 

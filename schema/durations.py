@@ -1,4 +1,4 @@
-"""Durations as people write them in settings: `500ms`, `15s`, `1h30m`, `5d`."""
+"""Durations as written in settings: `500ms`, `15s`, `1h30m`, `5d`."""
 
 import re
 from datetime import timedelta
@@ -18,7 +18,7 @@ _DURATION = re.compile("".join(f"(?:([0-9]{{1,15}}){unit})?" for unit in _UNITS)
 def parse_duration(
     text: str, *, minimum: timedelta | None = None, maximum: timedelta | None = None
 ) -> timedelta:
-    """Units from large to small, each at most once. Raises InvalidInput; the bounds are inclusive."""
+    """Reads units from large to small, each at most once. The bounds are inclusive. Raises InvalidInput."""
     match = _DURATION.fullmatch(text)
     if not match or match.lastindex is None:
         raise InvalidInput(
@@ -30,16 +30,16 @@ def parse_duration(
             timedelta(),
         )
     except OverflowError:
-        raise InvalidInput(f"{text!r} is longer than any duration can be; write a shorter one.") from None
+        raise InvalidInput(f"{text!r} is too long to represent; write a shorter duration.") from None
     if minimum is not None and value < minimum:
-        raise InvalidInput(f"{text!r} is too short; the least is {format_duration(minimum)}.")
+        raise InvalidInput(f"{text!r} is too short; the minimum is {format_duration(minimum)}.")
     if maximum is not None and value > maximum:
-        raise InvalidInput(f"{text!r} is too long; the most is {format_duration(maximum)}.")
+        raise InvalidInput(f"{text!r} is too long; the maximum is {format_duration(maximum)}.")
     return value
 
 
 def format_duration(value: timedelta) -> str:
-    """What `parse_duration` reads back as `value`. ValueError if that is negative or finer than a millisecond."""
+    """Writes a duration that `parse_duration` reads back. Raises ValueError if it is negative or below a millisecond."""
     rest = value
     parts = []
     for name, unit in _UNITS.items():
@@ -49,16 +49,14 @@ def format_duration(value: timedelta) -> str:
         if count:
             parts.append(f"{count}{name}")
     if rest:
-        raise ValueError("a duration finer than a millisecond has no text")
+        raise ValueError("a duration below a millisecond has no text")
     return "".join(parts) or "0s"
 
 
 def parse_schedule(
     text: str, *, minimum: timedelta | None = None, maximum: timedelta | None = None
 ) -> tuple[timedelta, ...]:
-    """Durations with commas between them, `1m,5m,2h`; the bounds hold for each. Raises InvalidInput."""
+    """Reads comma-separated durations, `1m,5m,2h`. The bounds apply to each. Raises InvalidInput."""
     if not text.strip():
-        raise InvalidInput(
-            "The schedule is empty; write durations with commas between them, such as 1m,5m,2h."
-        )
+        raise InvalidInput("The schedule is empty; write comma-separated durations, such as 1m,5m,2h.")
     return tuple(parse_duration(part.strip(), minimum=minimum, maximum=maximum) for part in text.split(","))

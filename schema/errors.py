@@ -1,7 +1,6 @@
-"""Errors an operator or integrator can act on. Each message is one sentence that says what to do.
+"""Errors that an operator or integrator can act on. Each message is one sentence that says what to do.
 
-The command line prints the message alone and exits with `exit_status`; anything that is not a
-DuroError is a defect of ours and keeps its traceback.
+The command line prints the message and exits with `exit_status`. Any other exception is a defect and keeps its traceback.
 """
 
 
@@ -10,18 +9,18 @@ class DuroError(Exception):
 
 
 class InvalidInput(DuroError):
-    """What was asked for is malformed; nothing was changed."""
+    """The input is malformed; nothing was changed."""
 
     exit_status = 2
 
 
 class NotFound(DuroError):
-    """The id is well formed but names nothing here."""
+    """The id is well formed but does not exist here."""
 
 
 class Conflict(DuroError):
-    """It cannot be done in the present state."""
+    """The present state does not allow it."""
 
 
 class Unavailable(DuroError):
-    """Something this needs (database, port, directory) cannot be used as it is."""
+    """A resource (database, port, directory) cannot be used."""

@@ -1,7 +1,7 @@
 """ULIDs with a prefix outside (`evt_01HK…`), `uuid` inside.
 
-Each delivery makes two ids and writes one, so they are made here: 0.4 µs and 1 µs, where the library that this
-replaced took 2.6 and 3.2. They are names, not secrets.
+Each delivery makes two ids and writes one, so this is our own code: 0.4 µs and 1 µs, where a library took 2.6 and 3.2. Ids are
+names, not secrets.
 """
 
 import random
@@ -32,23 +32,23 @@ CHECKOUT: Final = "chk"
 PAYMENT_METHOD: Final = "pm"
 IDENTITY: Final = "idn"
 
-_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O and U
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford base 32: no I, L, O and U
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _AS_BASE_32: Final = bytes.maketrans(
     _ALPHABET.encode(), b"0123456789ABCDEFGHIJKLMNOPQRSTUV"
-)  # as int() reads it
+)  # the digits of int(…, 32)
 _ULID: Final = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 def new_id() -> UUID:
-    """48 bits of milliseconds, 80 random ones. The class is the one in which the driver hands out every uuid."""
+    """Makes an id of 48 bits of milliseconds and 80 random bits, in the driver's own class for uuid."""
     made: UUID = pgproto.UUID((time.time_ns() // 1_000_000 << 80 | random.getrandbits(80)).to_bytes(16))
     return made
 
 
 def format_id(prefix: str, value: UUID) -> str:
     number = value.int
-    high, low, p = number >> 60, number & (1 << 60) - 1, _PAIRS  # ten bits are a pair of characters
+    high, low, p = number >> 60, number & (1 << 60) - 1, _PAIRS  # ten bits make two characters
     return (
         f"{prefix}_{p[high >> 60]}{p[high >> 50 & 1023]}{p[high >> 40 & 1023]}{p[high >> 30 & 1023]}"
         f"{p[high >> 20 & 1023]}{p[high >> 10 & 1023]}{p[high & 1023]}{p[low >> 50]}{p[low >> 40 & 1023]}"
@@ -65,6 +65,6 @@ def parse_id(prefix: str, text: str) -> UUID:
 
 
 def read_ulid(ulid: str) -> UUID:
-    """Of what is known to be one, in capitals: `parse_id` takes twice as long, to make sure of that."""
+    """Reads a valid ULID in upper case, unchecked: `parse_id` checks it and takes twice as long."""
     made: UUID = pgproto.UUID(int(ulid.encode().translate(_AS_BASE_32), 32).to_bytes(16))
     return made

@@ -1,4 +1,4 @@
-"""A mode is a schema: `test` lives in `sandbox`, `live` in `live`. No data table has a mode column."""
+"""A mode is a schema: mode `test` is schema `sandbox`, mode `live` is schema `live`. No data table has a mode column."""
 
 from enum import StrEnum
 
@@ -13,5 +13,5 @@ class Mode(StrEnum):
 
     @property
     def role(self) -> str:
-        """The login role whose rights end at this mode's schema."""
+        """The login role that has rights in this mode's schema only."""
         return f"duro_{self.schema}"

@@ -1,15 +1,15 @@
-"""Amounts for people, by whole numbers alone: ₦5,000.00 is 500000 kobo."""
+"""Formats amounts for people, in integers only: ₦5,000.00 is 500000 kobo."""
 
 from typing import Final
 
 _SYMBOLS: Final = {"NGN": "₦", "GHS": "GH₵", "KES": "KSh", "ZAR": "R", "USD": "$", "GBP": "£", "EUR": "€"}
-"""Of the catalog's currencies. Each has a hundred of its smallest unit."""
+"""Symbols of the catalog's currencies. Each has 100 minor units."""
 
 
 def format_money(amount: int, currency: str) -> str:
-    """Of another currency it is not known into what it divides: `5,000 smallest units of XOF`."""
+    """The minor units of other currencies are unknown: `5,000 minor units of XOF`."""
     symbol = _SYMBOLS.get(currency)
     if symbol is None:
-        return f"{amount:,} smallest units of {currency}"
+        return f"{amount:,} minor units of {currency}"
     whole, hundredths = divmod(abs(amount), 100)
     return f"{'-' if amount < 0 else ''}{symbol}{whole:,}.{hundredths:02}"

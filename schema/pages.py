@@ -1,4 +1,4 @@
-"""Keyset pages, newest first: a page starts after the last row of the one before, so page 500 costs what page 1 does."""
+"""Keyset pages, newest first. A page starts after the previous page's last row, so page 500 costs as much as page 1."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
@@ -26,7 +26,7 @@ T = TypeVar("T", bound=Keyed)
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """Where a page begins; both None for the first."""
+    """The key after which a page begins; both None for the first page."""
 
     created_at: datetime | None = None
     id: UUID | None = None
@@ -43,7 +43,7 @@ class After:
                 return cls(created_at.astimezone(UTC), UUID(id_))
         except (ValueError, OverflowError, NotBase64):
             pass
-        raise InvalidInput("The cursor is not one that a list returned; leave it out to start at the top.")
+        raise InvalidInput("Invalid cursor: use a cursor that a list returned, or none to start at the top.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def check_limit(limit: int) -> int:
 
 
 def page(rows: Sequence[T], limit: int) -> Page[T]:
-    """From `limit` + 1 rows asked for: the extra one only tells that there is more."""
+    """Makes a page of `limit` + 1 requested rows: the extra row shows that there is more."""
     items = rows[:limit]
     more = len(rows) > limit
     return Page(items, _cursor(items[-1]) if more else None)

@@ -1,5 +1,5 @@
-"""SQL by name. `queries/log.sql` holds statements, each headed by `-- name: NAME` and a line of prose;
-`load("log")["NAME"]` is the statement with asyncpg's native $1 parameters.
+"""Loads SQL by name: `queries/log.sql` holds statements, each under `-- name: NAME` and a line of description.
+`load("log")["NAME"]` is the statement, with native $1 parameters.
 """
 
 import re

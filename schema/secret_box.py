@@ -1,8 +1,8 @@
-"""Secrets at rest, sealed with the one key from DURO_SECRET_KEY.
+"""Seals secrets at rest with the key from DURO_SECRET_KEY.
 
     sealed = version (1 byte) | nonce (12 random bytes) | AES-256-GCM ciphertext and tag
 
-The context is authenticated with it, so a sealed secret moved to another row does not open there.
+The context is authenticated, so a sealed secret that is moved to another row cannot be opened there.
 """
 
 import base64
@@ -31,27 +31,27 @@ class SecretBox:
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
-            raise ValueError(f"the key is {KEY_BYTES} bytes, see parse_secret_key")
+            raise ValueError(f"the key must have {KEY_BYTES} bytes, see parse_secret_key")
         self._cipher = AESGCM(key)
 
     def __repr__(self) -> str:
         return "SecretBox()"
 
     def seal(self, plaintext: str, context: bytes) -> bytes:
-        """`context` names where the secret belongs, such as its endpoint's id; `open` needs the same."""
+        """Seals a secret. `context` names its owner, such as an endpoint's id; `open` needs the same context."""
         nonce = os.urandom(_NONCE_BYTES)
         return _VERSION + nonce + self._cipher.encrypt(nonce, plaintext.encode(), context)
 
     def open(self, sealed: bytes, context: bytes) -> str:
-        """Raises Unavailable when the key or the context is another one, or a byte was changed."""
+        """Raises Unavailable for another key or context, and when a byte was changed."""
         if sealed[:1] != _VERSION:
             raise Unavailable(
-                "A stored secret has a format this version does not know; run the version that wrote it, or a later one."
+                "A stored secret has a format unknown to this version; run the version that wrote it, or a later one."
             )
         nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
             return self._cipher.decrypt(nonce, ciphertext, context).decode()
-        except (InvalidTag, ValueError):  # ValueError: cut so short that no nonce is left
+        except (InvalidTag, ValueError):  # ValueError: too short for a nonce
             raise Unavailable(
                 "A stored secret cannot be decrypted with this DURO_SECRET_KEY; "
                 "set the key it was stored with, or rotate the secret."
@@ -59,7 +59,7 @@ class SecretBox:
 
 
 def parse_secret_key(text: str) -> bytes:
-    """32 bytes as base64, standard or URL-safe, padded or not, or as 64 hex digits. Raises InvalidInput."""
+    """Reads 32 bytes from base64 (standard or URL-safe, padded or not) or 64 hex digits. Raises InvalidInput."""
     text = text.strip()
     if _HEX_KEY.fullmatch(text):
         return bytes.fromhex(text)
@@ -73,17 +73,17 @@ def parse_secret_key(text: str) -> bytes:
 
 
 def derive_role_password(key: bytes, role: str) -> str:
-    """The same for the same key and role, so a login role's password need not be stored anywhere."""
+    """Derives a login role's password from key and role, so that it is stored nowhere."""
     info = b"duro role password:" + role.encode()
     derived = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(key)
     return base64.urlsafe_b64encode(derived).rstrip(b"=").decode()
 
 
 def derive_code_key(key: bytes) -> bytes:
-    """What one-time codes are hashed with: of a plain digest, a million guesses would find the six digits."""
+    """Derives the key for hashing one-time codes: a plain digest of six digits is found by a million guesses."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"duro one-time code").derive(key)
 
 
 def key_check(key: bytes) -> str:
-    """Tells whether two keys are the same, and nothing else about them."""
+    """Returns a value that shows whether two keys are equal and reveals nothing else about them."""
     return HKDF(algorithm=SHA256(), length=16, salt=None, info=b"duro key check").derive(key).hex()

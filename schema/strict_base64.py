@@ -1,13 +1,13 @@
-"""Base64 with one spelling for each value, for keys and secrets that people paste."""
+"""Base64 with exactly one spelling per value, for keys and secrets that people paste."""
 
 import base64
 import binascii
 
 
 def decode_strict(text: str) -> bytes | None:
-    """None unless `text` is what encoding the result gives back.
+    """Decodes the standard alphabet with padding. Returns None unless encoding the result gives `text` back.
 
-    Standard alphabet and padding; the library alone would let non-zero spare bits pass.
+    The library alone accepts non-zero spare bits.
     """
     try:
         decoded = base64.b64decode(text.encode("ascii"), validate=True)

@@ -24,10 +24,10 @@ class Tenant:
 
 
 async def create(core: Pool, name: str) -> tuple[UUID, dict[Mode, str]]:
-    """The tenant's id and one API key per mode. A key is known to nobody else and cannot be shown again."""
+    """Creates a tenant; returns its id and one API key per mode. Keys are stored as hashes and cannot be shown again."""
     name = name.strip()
     if not 1 <= len(name) <= 200 or not name.isprintable():
-        raise InvalidInput("A tenant's name has 1 to 200 printable characters.")
+        raise InvalidInput("A tenant's name must have 1 to 200 printable characters.")
     tenant_id = new_id()
     keys = {mode: f"sk_{mode.value}_{secrets.token_urlsafe(32)}" for mode in Mode}
     async with core.acquire() as tx, tx.transaction():

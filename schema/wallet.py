@@ -1,18 +1,18 @@
-"""The wallet: a person by phone number, whoever the merchant, and the payment methods that every merchant may charge.
+"""The wallet: a person by phone number, independent of merchants, and the payment methods that every merchant may charge.
 
-A phone is proved by six digits, which whoever asks for them sends over WhatsApp:
+A phone is verified by a six-digit code, which the caller sends over WhatsApp:
 
-    start_challenge ──► open ──► ended      the right code came, or a newer challenge took its place
-                          └────► useless    ten minutes or five tries are over; it stays open until the next one
+    start_challenge ──► open ──► ended      the right code was given, or a newer challenge replaced it
+                          └────► unusable   after ten minutes or five attempts; it stays open until the next one
 
-- A try is counted, and committed, before its code is looked at: whoever dies or is cut off in between has had it, and
-  guesses made at once are no more than guesses made in turn.
-- Wrong, too late, too often, never asked for: the sentence is the same, so that no answer helps to guess. Five
-  challenges an hour are twenty-five guesses among a million.
-- An identity that has methods has one default. Whoever changes its methods locks the identity first; many are locked
+- An attempt is counted and committed before its code is compared. A client that dies in between has used the attempt, and
+  concurrent guesses are no more than sequential ones.
+- A wrong code, a late one, too many attempts and no challenge all give the same sentence, so that no answer helps to
+  guess. Five challenges an hour allow twenty-five guesses among a million.
+- An identity that has methods has one default. A change of methods locks the identity first; several identities are locked
   in the order of their phones.
 
-Tokens are sealed, and authenticated with their method's id. All times are the database's.
+Tokens are sealed and authenticated with their method's id. All times are the database's.
 """
 
 import hmac
@@ -55,17 +55,17 @@ class NewMethod:
     rail: str
     """One of RAILS."""
     token: str = field(repr=False)
-    """The gateway's, by which it charges."""
+    """The gateway's token for charges."""
     brand: str | None = None
     last4: str | None = None
     expires_on: date | None = None
     is_default: bool = False
-    """An identity's first method is its default all the same."""
+    """The first method of an identity becomes its default in any case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """As people may see it."""
+    """A method without its token."""
 
     id: UUID
     rail: str
@@ -86,11 +86,11 @@ class Token:
 
 
 Owned: TypeAlias = tuple[UUID, NewMethod]
-"""An identity and a method of it."""
+"""Ids of an identity and its method."""
 
 
 async def start_challenge(core: Pool, key: bytes, phone: str) -> str:
-    """The code, for whoever sends it; nobody else knows it and it cannot be had again. The code before it is void.
+    """Returns the code to send. It is not stored and cannot be read again; the previous code becomes invalid.
 
     `key` is Database.key. Raises Conflict when MOST_CHALLENGES were started within the hour.
     """
@@ -102,8 +102,8 @@ async def start_challenge(core: Pool, key: bytes, phone: str) -> str:
         assert recent is not None
         if recent["count"] >= MOST_CHALLENGES:
             raise Conflict(
-                f"{MOST_CHALLENGES} codes were asked for within an hour for this phone: "
-                f"use the newest one, or ask again in {recent['minutes']} min."
+                f"{MOST_CHALLENGES} codes were requested for this phone within an hour: "
+                f"use the newest one, or request another in {recent['minutes']} min."
             )
         await tx.execute(_SQL["end_challenge"], phone)
         await tx.execute(
@@ -113,17 +113,16 @@ async def start_challenge(core: Pool, key: bytes, phone: str) -> str:
 
 
 async def verify(core: Pool, key: bytes, phone: str, code: str) -> UUID:
-    """The phone's identity, which is made if it is the first time. Of two that come at once with the right code, one
-    is right.
+    """Returns the phone's identity, creating it the first time. Of two concurrent right answers one succeeds.
 
-    `core` is a pool so that a wrong try stays counted, which no transaction of the caller's can undo. Raises Conflict.
+    `core` is a pool so that no transaction of the caller can undo the count of attempts. Raises Conflict.
     """
     tried = await core.fetchrow(_SQL["count_try"], normalise_phone(phone), MOST_TRIES)
     if tried is not None and hmac.compare_digest(_code_hash(key, tried["id"], code), tried["code_hash"]):
         identity_id: UUID | None = await core.fetchval(_SQL["accept"], tried["id"], new_id())
         if identity_id is not None:
             return identity_id
-    raise Conflict("The code is wrong or no longer valid: check it, or ask for a new one.")
+    raise Conflict("The code is wrong or no longer valid: check it, or request a new one.")
 
 
 def _code_hash(key: bytes, challenge_id: UUID, code: str) -> bytes:
@@ -137,7 +136,7 @@ async def identity_of(core: Executor, phone: str) -> Identity | None:
 
 
 async def save_method(core: Pool, box: SecretBox, identity_id: UUID, new: NewMethod) -> UUID:
-    """The method's id. Raises InvalidInput, NotFound, and Conflict when the identity is not verified."""
+    """Saves a method and returns its id. Raises InvalidInput, NotFound, and Conflict for an unverified identity."""
     _check(new)
     async with core.acquire() as tx, tx.transaction():
         identity = await tx.fetchrow(_SQL["lock_identity"], identity_id)
@@ -151,7 +150,7 @@ async def save_method(core: Pool, box: SecretBox, identity_id: UUID, new: NewMet
 
 
 async def remove_method(core: Pool, identity_id: UUID, method_id: UUID) -> None:
-    """Its token is gone for good. When it was the default, the newest of the others is. Raises NotFound."""
+    """Removes a method and its token. If it was the default, the newest remaining one is. Raises NotFound."""
     async with core.acquire() as tx, tx.transaction():
         await tx.execute(_SQL["lock_identity"], identity_id)
         if await tx.fetchval(_SQL["remove_method"], identity_id, method_id) is None:
@@ -168,10 +167,10 @@ async def list_methods(core: Executor, identity_id: UUID) -> list[Method]:
 
 
 async def open_tokens(core: Executor, box: SecretBox, ids: Sequence[UUID]) -> dict[UUID, Token]:
-    """For one charge or for many at once. What was removed, or never was, is left out.
+    """Returns the tokens of these methods. Removed and unknown ones are left out.
 
-    Raises Unavailable when one of them was sealed with another key or has been changed since; asked for one by one,
-    the others still open.
+    Raises Unavailable when one of them was sealed with another key or was altered; requested one by one, the others can
+    still be unsealed.
     """
     rows = await core.fetch(_SQL["sealed_tokens"], ids)
     return {
@@ -181,14 +180,14 @@ async def open_tokens(core: Executor, box: SecretBox, ids: Sequence[UUID]) -> di
 
 
 async def enrol(core: Pool, box: SecretBox, phone: str, new: NewMethod) -> tuple[UUID, UUID]:
-    """The identity, verified without a code, and its new method. For imports that are trusted."""
+    """Creates an identity verified without a code, and its method. For trusted imports."""
     ((identity_id, method_id),) = await _enrol(core, box, [(phone, new)])
     return identity_id, method_id
 
 
 async def enrol_many(core: Pool, box: SecretBox, entries: Sequence[tuple[str, NewMethod]]) -> list[UUID]:
-    """As `enrol` one after the other, in two statements and all or nothing: the methods' ids in their order. For
-    hundreds at a time; a phone may come again.
+    """Does the same as repeated `enrol`, in two statements, all or nothing; returns the methods' ids in order. For
+    hundreds at a time; a phone may occur repeatedly.
     """
     return [method_id for _identity_id, method_id in await _enrol(core, box, entries)]
 
@@ -209,7 +208,7 @@ async def _enrol(
 
 
 async def _add(tx: Connection, box: SecretBox, owned: Sequence[Owned]) -> list[UUID]:
-    """The identities are locked, the methods checked."""
+    """Expects locked identities and validated methods."""
     ids = [new_id() for _ in owned]
     await tx.execute(
         _SQL["add_methods"],
@@ -226,8 +225,8 @@ async def _add(tx: Connection, box: SecretBox, owned: Sequence[Owned]) -> list[U
 
 
 def _defaults(owned: Sequence[Owned]) -> list[bool | None]:
-    """Whether each is its identity's default, as if they were saved one after the other: the last that asks to be is;
-    where none asks, the first is, if the identity has no other (None).
+    """Returns whether each becomes its identity's default, as if saved in order: the last one marked as default; if none is
+    marked, the first, provided that the identity has no other (None).
     """
     first = {identity_id: place for place, (identity_id, _) in reversed(list(enumerate(owned)))}
     asked = {identity_id: place for place, (identity_id, new) in enumerate(owned) if new.is_default}
@@ -239,14 +238,14 @@ def _defaults(owned: Sequence[Owned]) -> list[bool | None]:
 
 
 def _check(new: NewMethod) -> None:
-    """Raises InvalidInput, which does not repeat what may be in the wrong place."""
+    """Raises InvalidInput, whose text repeats no value: a secret may be in the wrong field."""
     if new.rail not in RAILS:
-        raise InvalidInput(f"A payment method's rail is one of {', '.join(RAILS)}.")
+        raise InvalidInput(f"A payment method's rail must be one of {', '.join(RAILS)}.")
     if not (1 <= len(new.token) <= LONGEST_TOKEN and new.token.isascii() and new.token.isprintable()):
         raise InvalidInput(
             f"A payment method needs the gateway's token: 1 to {LONGEST_TOKEN} printable ASCII characters."
         )
     if new.brand is not None and not (1 <= len(new.brand) <= 40 and new.brand.isprintable()):
-        raise InvalidInput("A payment method's brand has 1 to 40 printable characters, or is left out.")
+        raise InvalidInput("A payment method's brand must have 1 to 40 printable characters, or be left out.")
     if new.last4 is not None and not _LAST4.fullmatch(new.last4):
-        raise InvalidInput("A payment method's last4 is four digits, or is left out.")
+        raise InvalidInput("A payment method's last4 must be four digits, or be left out.")

@@ -1,11 +1,11 @@
-"""The event catalog: what `data` holds, type by type, as a JSON Schema (draft 2020-12), with an example of each.
+"""The event catalog: for each type a JSON Schema (draft 2020-12) of its `data`, and an example.
 
-It describes what duro's own billing engine, endpoint commands and workers record, and receivers may build on it. Nobody
-else is held to it: record_event() takes any object, and a producer in SQL tells what it likes. The database has the
-names and descriptions too (core.event_types); a test keeps both alike.
+It describes what duro's billing engine, endpoint commands and workers record, and receivers may rely on it. Other producers
+are not bound by it: record_event() accepts any object. The database holds the names and descriptions too
+(core.event_types); a test compares them.
 
-Each schema is whole, without a `$ref`, so that it can be handed out alone. A field that may have no value is there
-nonetheless, as null; only what one recorder of several tells is left out by the others.
+Each schema is complete, without `$ref`, so that it can be handed out alone. A field without a value is present as null. A
+field is absent only if some recorders of the type do not provide it.
 """
 
 from collections.abc import Mapping
@@ -22,6 +22,6 @@ __all__ = ["EventType", "catalog"]
 
 @cache
 def catalog() -> Mapping[str, EventType]:
-    """All types by name, in the order in which they are best read."""
+    """Returns all types by name, in reading order."""
     types = (*SUBSCRIPTION_TYPES, *PAYMENT_TYPES, *ENDPOINT_TYPES)
     return MappingProxyType({event_type.name: event_type for event_type in types})

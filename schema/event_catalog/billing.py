@@ -1,4 +1,4 @@
-"""The fields that subscriptions, invoices and payments share."""
+"""Fields shared by subscriptions, invoices and payments."""
 
 from typing import Final
 
@@ -25,7 +25,7 @@ WHOSE: Final[Fields] = {
 INVOICE: Final[Fields] = {"invoiceId": id_of("inv", "The invoice.")}
 
 
-def currency(description: str = "The amount's currency, by its ISO 4217 code.") -> Field:
+def currency(description: str = "The amount's currency as an ISO 4217 code.") -> Field:
     return one_of(_CURRENCIES, description, "NGN")
 
 

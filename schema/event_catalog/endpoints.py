@@ -1,4 +1,4 @@
-"""What becomes of webhook endpoints. Their URLs are not told, for they may hold a token."""
+"""Events about webhook endpoints. They do not contain URLs, which may hold a token."""
 
 from typing import Final
 
@@ -10,12 +10,12 @@ _LONGEST_REASON: Final = 200
 
 _ENDPOINT: Final[Fields] = {"endpointId": id_of("we", "The endpoint.")}
 _FAILING: Final[Fields] = {
-    "failingSince": moment("Since when every attempt has failed.", "2026-06-28T09:00:00.000Z"),
-    "consecutiveFailures": count("How many attempts have failed since then.", 214, least=1),
-    "lastError": or_null(text("What the last one met with; null: that is not known.", "answered 503")),
+    "failingSince": moment("The time since which every attempt has failed.", "2026-06-28T09:00:00.000Z"),
+    "consecutiveFailures": count("The number of attempts failed since then.", 214, least=1),
+    "lastError": or_null(text("The last error; null if unknown.", "answered 503")),
 }
 _REASON: Final = text(
-    "gone: the receiver answered 410. failing: it failed for too long. Anything else is an operator's word.",
+    "gone: the receiver answered 410. failing: it failed for too long. Any other text is an operator's reason.",
     "failing",
     longest=_LONGEST_REASON,
 )
@@ -28,10 +28,10 @@ ENDPOINT_TYPES: Final = (
             **_ENDPOINT,
             **_FAILING,
             "percent": one_of(
-                _WARNED_AT, "How much of the way to being disabled is behind it, in percent.", 50
+                _WARNED_AT, "The share of the time until it is disabled that has passed, in percent.", 50
             ),
             "disablesAt": moment(
-                "From when on a failure disables it, unless an attempt succeeds before.",
+                "The time from which a failure disables it, unless an attempt succeeds before.",
                 "2026-07-03T09:00:00.000Z",
             ),
         },
@@ -46,6 +46,6 @@ ENDPOINT_TYPES: Final = (
     event_type(
         "webhook_test",
         "A test event sent on request.",
-        {**_ENDPOINT, "message": text("For whoever reads it.", "A test event.")},
+        {**_ENDPOINT, "message": text("A message to show.", "A test event.")},
     ),
 )

@@ -1,4 +1,4 @@
-"""One entry of the catalog, made from a table of its fields."""
+"""One entry of the catalog, built from a table of fields."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ class EventType:
     name: str
     description: str
     schema: Mapping[str, Any]
-    """Of `data`. A dict that is ready to be written as JSON, as the example is; neither is to be changed."""
+    """The JSON Schema of `data`, as a dict ready for JSON, like the example. Do not modify either."""
     example: Mapping[str, Any]
 
 
 def event_type(
     name: str, description: str, fields: Fields, *, together: Collection[str] = (), **examples: Any
 ) -> EventType:
-    """`together`: fields that are all there or all left out. `examples`: values that suit this type better than those
-    of its fields.
+    """`together`: fields that are all present or all absent. `examples`: values that suit this type better than those of
+    its fields.
     """
     schema: dict[str, Any] = {
         "$schema": _DRAFT,

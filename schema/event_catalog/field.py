@@ -1,4 +1,4 @@
-"""What a field of `data` may hold, in JSON Schema's words, and what it is in an example."""
+"""A field of `data`: its JSON Schema and its example value."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ A_ULID: Final = "01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"
 ANOTHER_ULID: Final = "01HKC0M2E4Y7N5R8S3W6A1D9FG"
 _ULID: Final = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
 _MOMENT: Final = (
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"  # as iso_millis writes it
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"  # the format of iso_millis
 )
 
 
@@ -31,7 +31,7 @@ def id_of(prefix: str, description: str, ulid: str = A_ULID) -> Field:
 
 
 def money(description: str, example: int) -> Field:
-    whole = f"{description} In kobo, or whatever is the currency's smallest unit."
+    whole = f"{description} In minor units of the currency (kobo for NGN)."
     return Field(whole, {"type": "integer", "minimum": 0}, example)
 
 
@@ -53,7 +53,7 @@ def flag(description: str, *, example: bool) -> Field:
 
 
 def one_of(values: Sequence[str] | Sequence[int], description: str, example: str | int) -> Field:
-    """A closed set."""
+    """A closed set of values."""
     kind = "string" if isinstance(example, str) else "integer"
     return Field(description, {"type": kind, "enum": list(values)}, example)
 

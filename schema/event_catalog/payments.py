@@ -1,4 +1,4 @@
-"""Invoices, and the charges that are to pay them."""
+"""Invoices and the charges for them."""
 
 from typing import Final
 
@@ -28,16 +28,16 @@ from schema.event_catalog.field import (
 _RAILS: Final = ("card", "ussd", "transfer", "virtual_account", "direct_debit")
 _NEXT_ACTIONS: Final = ("exhaust", "request_card_update", "retry", "switch_rail", "retry_payday")
 
-_RAIL: Final[Fields] = {"rail": one_of(_RAILS, "How the money is moved.", "card")}
+_RAIL: Final[Fields] = {"rail": one_of(_RAILS, "The rail of the charge.", "card")}
 _PAYMENT: Final[Fields] = {
     "paymentId": id_of("pay", "The charge."),
     **INVOICE,
     **WHOSE,
-    **amount("What was charged, or was to be."),
+    **amount("The amount charged or attempted."),
     **_RAIL,
-    "attempt": count("Which charge of the invoice this is: 1 is the first.", 1, least=1),
+    "attempt": count("The number of the charge for the invoice, from 1.", 1, least=1),
 }
-_REASON: Final[Fields] = {"reason": text("What happened, in words.", "The account holds too little money.")}
+_REASON: Final[Fields] = {"reason": text("The reason as a sentence.", "The account has insufficient funds.")}
 
 PAYMENT_TYPES: Final = (
     event_type("subscription_payment_success", "A charge for a subscription succeeded.", _PAYMENT),
@@ -47,21 +47,21 @@ PAYMENT_TYPES: Final = (
         {
             **_PAYMENT,
             **failure_code("Why it failed."),
-            "responseCode": or_null(text("The bank's own code for that; null: there is none.", "51")),
+            "responseCode": or_null(text("The bank's code; null if there is none.", "51")),
             "nextAction": or_null(
                 one_of(
                     _NEXT_ACTIONS,
-                    "What is done about it; exhaust: no more is tried; null: nothing by itself.",
+                    "The next step of recovery; exhaust: no further charge; null: no recovery.",
                     "retry_payday",
                 )
             ),
             "nextAttemptAt": or_null(
-                moment("When it is charged again; null: that is not planned.", "2026-06-30T09:00:00.000Z")
+                moment("The time of the next charge; null if none is planned.", "2026-06-30T09:00:00.000Z")
             ),
             "reason": or_null(
                 text(
-                    "Why that is done, in words; null where nothing is.",
-                    "The account holds too little money; recovery waits for payday.",
+                    "The reason for the next step as a sentence; null without one.",
+                    "The account has insufficient funds; recovery waits for payday.",
                 )
             ),
         },
@@ -69,7 +69,7 @@ PAYMENT_TYPES: Final = (
     event_type(
         "subscription_payment_recovered",
         "A failed charge succeeded on a later try.",
-        _PAYMENT | failure_code("Why the charge before had failed."),
+        _PAYMENT | failure_code("The failure of the previous charge."),
         attempt=2,
     ),
     event_type(
@@ -77,13 +77,13 @@ PAYMENT_TYPES: Final = (
         "A charge was refunded.",
         {
             "refundId": id_of("pay", "The refund.", ANOTHER_ULID),
-            "paymentId": id_of("pay", "The charge that it refunds, in whole or in part."),
+            "paymentId": id_of("pay", "The charge that is refunded in whole or in part."),
             **INVOICE,
             **WHOSE,
-            "amount": money("What this refund gives back.", 200_000),
-            "refundedAmount": money("What has been given back of the charge in all.", 350_000),
-            "paidAmount": money("What was charged.", 500_000),
-            "currency": currency("The currency of all three, by its ISO 4217 code."),
+            "amount": money("The amount of this refund.", 200_000),
+            "refundedAmount": money("The total refunded of the charge.", 350_000),
+            "paidAmount": money("The amount of the charge.", 500_000),
+            "currency": currency("The currency of the three amounts as an ISO 4217 code."),
             **_RAIL,
         },
     ),
@@ -93,9 +93,9 @@ PAYMENT_TYPES: Final = (
         {
             **INVOICE,
             **WHOSE,
-            **amount("What is to be charged."),
+            **amount("The amount to charge."),
             **failure_code("Why the card could not be charged.", "expired_card"),
-            "deadline": moment("Until when the card can be updated.", "2026-07-05T09:00:00.000Z"),
+            "deadline": moment("The deadline to update the card.", "2026-07-05T09:00:00.000Z"),
             **_REASON,
         },
         reason="The card has expired.",
@@ -106,12 +106,12 @@ PAYMENT_TYPES: Final = (
         {
             **INVOICE,
             **WHOSE,
-            **amount("What is to be paid, the discount taken off."),
-            "discount": money("What a promo code took off; 0: there was none.", 0),
-            "periodStart": moment("When the period begins that it is for.", PERIOD_START),
-            "periodEnd": moment("When that period ends.", PERIOD_END),
+            **amount("The amount to pay after the discount."),
+            "discount": money("The discount of a promo code; 0 without one.", 0),
+            "periodStart": moment("The start of the invoiced period.", PERIOD_START),
+            "periodEnd": moment("The end of the invoiced period.", PERIOD_END),
             "idempotencyKey": renewal_key(
-                "Made of the subscription and the period's start; no two invoices of a merchant share it.",
+                "Built from the subscription and the period's start; unique per merchant.",
                 PERIOD_START,
             ),
         },

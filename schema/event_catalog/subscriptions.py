@@ -1,4 +1,4 @@
-"""A subscription's life: each event tells the whole subscription as it is then, and what else belongs to the event."""
+"""The life of a subscription: each event contains the whole subscription and the details of the event."""
 
 from typing import Final
 
@@ -47,21 +47,23 @@ _CHANGES: Final = (
     "limit",
 )
 _CANCELLED_FOR: Final = ("requested", "period_end", "fraud", "other")
-_STATUS: Final = "Where the subscription stands now."
+_STATUS: Final = "The current status of the subscription."
 
 _ANY_STATUS: Final[Fields] = {
     **WHOSE,
     "status": one_of(_STATUSES, _STATUS, "active"),
-    **amount("What a period costs."),
-    "interval": one_of(_INTERVALS, "How long a period is; biannual: six months.", "month"),
-    "currentPeriodStart": moment("When the current period began.", PERIOD_START),
-    "currentPeriodEnd": moment("When the current period ends.", PERIOD_END),
-    "cycles": count("How many periods have been paid.", 3),
-    "maxCycles": or_null(count("After how many periods it expires; null: never.", 12, least=1)),
-    "cancelAtPeriodEnd": flag("Whether it is cancelled when the current period ends.", example=False),
-    "paymentMethodId": or_null(id_of("pm", "The payment method that is charged; null: none is known.")),
+    **amount("The price of a period."),
+    "interval": one_of(_INTERVALS, "The length of a period; biannual: six months.", "month"),
+    "currentPeriodStart": moment("The start of the current period.", PERIOD_START),
+    "currentPeriodEnd": moment("The end of the current period.", PERIOD_END),
+    "cycles": count("The number of paid periods.", 3),
+    "maxCycles": or_null(count("The number of periods after which it expires; null: never.", 12, least=1)),
+    "cancelAtPeriodEnd": flag(
+        "Whether it will be cancelled at the end of the current period.", example=False
+    ),
+    "paymentMethodId": or_null(id_of("pm", "The payment method that is charged; null if none is known.")),
 }
-_FAILED_INVOICE: Final = INVOICE | failure_code("Why its last charge failed.")
+_FAILED_INVOICE: Final = INVOICE | failure_code("The failure of its last charge.")
 
 
 def _always(status: str) -> Fields:
@@ -94,10 +96,10 @@ SUBSCRIPTION_TYPES: Final = (
         "A subscription moved to another plan.",
         {
             **_ANY_STATUS,
-            "previousPlanId": id_of("plan", "The plan before."),
-            "previousAmount": money("What a period cost before.", 500_000),
-            "previousCurrency": currency("The previous amount's currency, by its ISO 4217 code."),
-            "previousInterval": one_of(_INTERVALS, "How long a period was before.", "month"),
+            "previousPlanId": id_of("plan", "The previous plan."),
+            "previousAmount": money("The previous price of a period.", 500_000),
+            "previousCurrency": currency("The previous amount's currency as an ISO 4217 code."),
+            "previousInterval": one_of(_INTERVALS, "The previous length of a period.", "month"),
         },
         planId=f"plan_{ANOTHER_ULID}",
         amount=1_500_000,
@@ -120,7 +122,7 @@ SUBSCRIPTION_TYPES: Final = (
         {
             **_always("unpaid"),
             **_FAILED_INVOICE,
-            "reason": text("Why it is not tried again, in words.", "4 charges failed within 14 days."),
+            "reason": text("Why recovery ended, as a sentence.", "4 charges failed within 14 days."),
         },
     ),
     event_type(
@@ -135,7 +137,9 @@ SUBSCRIPTION_TYPES: Final = (
         {
             **_always("canceled"),
             "reason": one_of(
-                _CANCELLED_FOR, "Why; period_end: it was asked for earlier, for then.", "requested"
+                _CANCELLED_FOR,
+                "The reason; period_end: requested earlier for the end of the period.",
+                "requested",
             ),
         },
     ),

@@ -1,14 +1,14 @@
-"""Merchants and their customers, played through time on the real billing engine.
+"""Simulates merchants and their customers through time on the real billing engine.
 
-      agenda (what customers mean to do, and when)            virtual clock
+      agenda (customers' intentions, in time order)           virtual clock
         │  sign up, cancel, pause, change the plan,             │
-        │  give another card, ask for a refund, …               ▼
+        │  replace the card, ask for a refund, …                ▼
         ▼                                              every hour: the scanners, until nothing is due
       Checkout, SubscriptionActions  ──► transactions and their events ◄──────┘
                               │
-      reactions ◄─────────────┘   as a merchant's server would learn of it: by the event
+      reactions ◄─────────────┘   to events, as a merchant's server would react
         └──► agenda
 
-Nothing is written past the engine: each row and each event comes about as it would in production, only the clock is
-another, and so is the gateway, which answers by scenario. The same seed gives the same people and the same intentions.
+Every row and event is written by the engine as in production. Only the clock and the gateway, which answers by scenario, are
+simulated. The same seed gives the same customers and intentions.
 """

@@ -1,4 +1,4 @@
-"""What is going to happen, in order of time."""
+"""The agenda: future actions in time order."""
 
 import heapq
 from datetime import datetime
@@ -17,7 +17,7 @@ class Agenda(Generic[T]):
         heapq.heappush(self._items, (at, next(self._numbers), item))
 
     def take_until(self, moment: datetime) -> tuple[datetime, T] | None:
-        """The next one, of those that come no later; what is added meanwhile is among them."""
+        """Yields the actions due until then, in order, including those added during the iteration."""
         if not self._items or self._items[0][0] > moment:
             return None
         at, _, item = heapq.heappop(self._items)

@@ -1,4 +1,4 @@
-"""The payment methods that simulated customers give: payers made up from a seed in live mode, test cards in test mode."""
+"""Payment methods of simulated customers: seeded payers in live mode, test cards in test mode."""
 
 from datetime import date, datetime, timedelta
 from random import Random

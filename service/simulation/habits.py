@@ -1,9 +1,9 @@
-"""What customers mean to do, and when: pure draws, by rates that are believable for subscriptions in Nigeria.
+"""Draws what customers intend to do and when, at believable rates for subscriptions in Nigeria. Pure.
 
-Of those who stay, one in fourteen months leaves; one in six cancels a trial; two of three give another card when asked;
-one payment in eighty is refunded, most of them in full. How charges fare is the gateway's affair.
+Monthly churn is one in fourteen; one trial in six is cancelled; two of three customers replace a card when asked; one
+payment in eighty is refunded, mostly in full. Whether charges succeed is the gateway's part.
 
-Where customers are `restless`, they do everything so many times as often and as soon: a year's variety in some weeks.
+`restless` customers act that many times as often and as soon: a year's variety in weeks.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ class Intention:
     after: timedelta
     act: Act
     payment_id: str | None = None
-    """`pay_…`, of a refund."""
+    """`pay_…`, for a refund."""
 
 
 LIFETIME_DAYS: Final = 420.0
@@ -41,14 +41,14 @@ _AT_MOST_BY_RESTLESSNESS: Final = 0.6
 
 
 def reactions(rng: Random, type_: str, data: Mapping[str, Any], restless: float = 1.0) -> Iterable[Intention]:
-    """To an event about the customer's subscription."""
+    """Returns the intentions that follow an event of the customer's subscription."""
     for how_often, intention in _inclinations(rng, type_, data):
         if rng.random() < max(how_often, min(how_often * restless, _AT_MOST_BY_RESTLESSNESS)):
             yield replace(intention, after=intention.after / restless)
 
 
 def _inclinations(rng: Random, type_: str, data: Mapping[str, Any]) -> Iterable[tuple[float, Intention]]:
-    """(how often, what), each drawn whether it comes to it or not, so that one outcome does not shift the next."""
+    """Yields (probability, action). Each is drawn even if it is not used, so that one outcome does not shift the next."""
     match type_:
         case "subscription_activated":
             leaving = Act.CANCEL_LATER if rng.random() < 0.7 else Act.CANCEL

@@ -1,4 +1,4 @@
-"""Simulated merchants, set up as real ones are: tenant, settings, plans, payment links, a promo code, in both modes."""
+"""Simulated merchants, set up like real ones in both modes: tenant, settings, plans, payment links, a promo code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ class Store:
     mode: Mode
     plans: Sequence[Plan]
     links: Sequence[str]
-    """Slugs, in the order of the plans."""
+    """Slugs of the payment links, in the order of the plans."""
     signups_per_day: float
 
 
 @dataclass(frozen=True, slots=True)
 class Trade:
-    """Which merchant it is going to be."""
+    """Draws a merchant."""
 
     name: str
     plans: Sequence[NewPlan]
@@ -42,9 +42,9 @@ class Trade:
 
 
 def draw_trade(rng: Random, signups_per_day: float) -> Trade:
-    """Merchants differ in size as they do: few are large. Test mode is for trying things out."""
+    """Draws signups per day: few merchants are large, and test mode sees little traffic."""
     kind = rng.choice(list(TRADES))
-    size = rng.lognormvariate(-0.32, 0.8)  # 1 on average
+    size = rng.lognormvariate(-0.32, 0.8)  # mean 1
     return Trade(
         merchant_name(rng, kind),
         TRADES[kind],

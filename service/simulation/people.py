@@ -1,4 +1,4 @@
-"""Simulated customers: who they are, and the phones that some of them use with more than one merchant."""
+"""Simulated customers, some of whom use one phone number with several merchants."""
 
 from dataclasses import dataclass, field
 from random import Random
@@ -18,7 +18,7 @@ class Customer:
     store: Store
     contact: Contact
     rng: Random = field(repr=False)
-    """Their own, so that what one does shifts nobody else's draws."""
+    """Each customer has a generator, so that one customer's draws do not shift another's."""
 
 
 class Population:
@@ -32,7 +32,7 @@ class Population:
         self.count = 0
 
     def next_customer(self, store: Store) -> Customer:
-        """Mostly somebody new; now and then somebody whom this merchant, or another one, knows already."""
+        """Returns mostly a new customer, sometimes one that this or another merchant already has."""
         self.count += 1
         known = self._contacts.setdefault(store.tenant_id, [])
         if known and self._rng.random() < _COMES_BACK:
@@ -40,7 +40,7 @@ class Population:
         else:
             contact = self._newcomer()
             known.append(contact)
-        return Customer(store, contact, Random(f"{self._seed}/{self.count}"))  # noqa: S311  the same
+        return Customer(store, contact, Random(f"{self._seed}/{self.count}"))  # noqa: S311  a script, not a secret
 
     def _newcomer(self) -> Contact:
         name = person_name(self._rng)

@@ -1,4 +1,4 @@
-"""The simulation's loop: what customers mean to do, in order of time, and every hour what is due."""
+"""The simulation loop: customers' intentions in time order, and every hour the scanners."""
 
 import asyncio
 from collections import Counter
@@ -45,21 +45,21 @@ class Doing:
 
 Item: TypeAlias = SignUp | Doing
 Pause: TypeAlias = Callable[[datetime], Awaitable[None]]
-"""Called after each tick with its moment: shows progress, keeps the pace."""
+"""Called with the time after each tick: shows progress and limits the speed."""
 
 
 @dataclass
 class Tally:
-    """What came about."""
+    """What has happened so far."""
 
     events: Counter[str] = field(default_factory=Counter)
     customers: int = 0
     refused: int = 0
-    """Intentions that were not possible any more when their time came."""
+    """Intentions that were no longer possible at their time."""
 
 
 class Simulation:
-    """Everything is done one after the other, so that the same seed leads to the same story."""
+    """Everything runs sequentially, so that the same seed gives the same history."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Simulation:
             self._plan_next_signup(store)
 
     def observe(self, unit: Unit) -> None:
-        """A transaction that was committed. Customers learn of it by its events, as everybody does."""
+        """Called for each committed transaction. Customers react to its events only."""
         if unit.recorded:
             self._next_due.clear()
         for _, fact in unit.recorded:
@@ -97,7 +97,7 @@ class Simulation:
                 self._react(fact, unit.now)
 
     async def run(self, until: datetime, pause: Pause, stop: asyncio.Event) -> None:
-        """Until then, or until `stop`, which is heeded after each tick."""
+        """Runs until the given time or until `stop`, which is checked after each tick."""
         while self._clock.time < until and not stop.is_set():
             tick = min(until, self._clock.time + TICK)
             while not stop.is_set() and (item := self._agenda.take_until(tick)):
@@ -121,7 +121,7 @@ class Simulation:
                 await self._sign_up(store)
             case Doing(customer, subscription_id, intention):
                 if subscription_id not in self._customers:
-                    return  # it has ended
+                    return  # the subscription has ended
                 try:
                     await self._act(customer, subscription_id, intention)
                 except (Conflict, InvalidInput):
@@ -150,7 +150,7 @@ class Simulation:
         return method
 
     async def _act(self, customer: Customer, subscription_id: UUID, intention: Intention) -> None:
-        """Raises Conflict when it is not possible any more."""
+        """Raises Conflict when it is no longer possible."""
         store = customer.store
         subscriptions = self._engines[store.mode].subscriptions(store.tenant_id)
         match intention.act:

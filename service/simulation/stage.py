@@ -1,4 +1,4 @@
-"""Sets a simulation up on a database, runs it, and says what came of it."""
+"""Sets up a simulation on a database, runs it and reports the result."""
 
 import asyncio
 import time
@@ -27,17 +27,17 @@ from service.simulation.simulation import Simulation
 
 RUNNING: Final = "duro billing run"
 SIMULATING: Final = "duro billing simulate"
-"""Application names of the processes that bill by the real clock, and by another one."""
+"""Application names of the processes that bill by the real clock and by a virtual one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """What is asked for."""
+    """The parameters of a simulation."""
 
     tenants: int
     days: int
     speed: float
-    """Simulated seconds per second; 0: as fast as it goes."""
+    """Simulated seconds per second; 0 means as fast as possible."""
     signups: float
     """Per merchant and day, on average."""
     seed: int
@@ -45,7 +45,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What came about."""
+    """The result of a simulation."""
 
     begins: datetime
     ends: datetime
@@ -64,10 +64,10 @@ class Story:
 @dataclass(frozen=True, slots=True)
 class Progress:
     setting_up: int
-    """Merchants that are there."""
+    """Merchants that are set up."""
     time: datetime
     share: float
-    """Of the time that is to be played, from 0 to 1."""
+    """Share of the simulated time, from 0 to 1."""
     events: int
     customers: int
 
@@ -76,7 +76,7 @@ Show = Callable[[Progress], None]
 
 
 class Observed(Ledger):
-    """A ledger that tells of each transaction."""
+    """A ledger that reports each committed transaction."""
 
     def __init__(self, pool: Pool, clock: VirtualClock) -> None:
         super().__init__(pool, clock)
@@ -87,7 +87,7 @@ class Observed(Ledger):
 
 
 async def play(database: Database, plot: Plot, show: Show, stop: asyncio.Event) -> Story:
-    """`plot.days` of history that end now. Raises Conflict while `duro billing run` is at work on this database, which
+    """Simulates `plot.days` of history that end now. Raises Conflict while `duro billing run` runs on this database, which
     would bill the same subscriptions by the real clock."""
     await refuse_beside_the_real_clock(database)
     ends = await books.clock(database.core)
@@ -133,10 +133,10 @@ async def refuse_beside_the_real_clock(database: Database) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Who plays, by which clock, in the modes that the ledgers are of."""
+    """The participants of a simulation: merchants, ledgers by mode, and the clock."""
 
     merchants: Sequence[tuple[UUID, Trade]]
-    """Tenants that exist."""
+    """Existing tenants."""
     ledgers: Mapping[Mode, Observed]
     clock: VirtualClock
     seed: int
@@ -148,7 +148,7 @@ class Cast:
 async def stage(
     database: Database, cast: Cast, show: Show, stop: asyncio.Event | None = None
 ) -> AsyncIterator[Simulation]:
-    """The merchants' stores are set up, as far as `stop` lets them; nothing has happened yet."""
+    """Sets up the merchants' stores until `stop`; no time passes yet."""
     tenants = [tenant_id for tenant_id, _ in cast.merchants]
     engines: dict[Mode, Engine] = {
         mode: engine(database, mode, ScenarioGateway(), ledger, tenants=tenants)

@@ -1,4 +1,4 @@
-"""What simulated merchants are called and sell."""
+"""Names and products of simulated merchants and customers."""
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal

@@ -172,7 +172,7 @@ def test_only_an_id_of_its_kind_makes_a_subject(id_: object) -> None:
         ("500000", '"NGN"', 500_000, " of ₦5,000.00"),
         ("-1", '"KES"', -1, " of -KSh0.01"),
         ("500000", "null", 500_000, " of ₦5,000.00"),
-        ("5", '"XOF"', 5, " of 5 smallest units of XOF"),
+        ("5", '"XOF"', 5, " of 5 minor units of XOF"),
         ("5", '"naira"', 5, " of 5 (unknown currency)"),
         ("9223372036854775807", '"USD"', 2**63 - 1, " of $92,233,720,368,547,758.07"),
         ("9223372036854775808", '"USD"', None, ""),

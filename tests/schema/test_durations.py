@@ -40,7 +40,7 @@ def test_anything_else_is_refused_in_one_sentence_that_shows_how(text: str) -> N
 
 
 def test_longer_than_time_itself_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="longer than any duration"):
+    with pytest.raises(InvalidInput, match="too long to represent"):
         parse_duration("999999999999d")
 
 
@@ -50,8 +50,8 @@ def test_bounds_count_in(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "reason"), [
-    ("999ms", "'999ms' is too short; the least is 1s."),
-    ("1h1ms", "'1h1ms' is too long; the most is 1h."),
+    ("999ms", "'999ms' is too short; the minimum is 1s."),
+    ("1h1ms", "'1h1ms' is too long; the maximum is 1h."),
 ])  # fmt: skip
 def test_beyond_the_bounds_the_sentence_names_the_bound(text: str, reason: str) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -96,5 +96,5 @@ def test_a_schedule_with_a_hole_is_refused(text: str) -> None:
 
 
 def test_a_schedules_bounds_hold_for_each_delay() -> None:
-    with pytest.raises(InvalidInput, match="'8d' is too long; the most is 7d"):
+    with pytest.raises(InvalidInput, match="'8d' is too long; the maximum is 7d"):
         parse_schedule("1m,8d", maximum=7 * DAY)

@@ -158,7 +158,7 @@ def test_ids_amounts_closed_sets_and_moments_are_told_by_their_names() -> None:
         for key, property_ in event_type.schema["properties"].items():
             pattern = property_.get("pattern", "")
             assert pattern.startswith(f"^{PREFIXES.get(key)}_[0-7]") == key.endswith("Id"), (name, key)
-            assert ("smallest unit" in property_["description"]) == (key in AMOUNTS), (name, key)
+            assert ("minor units" in property_["description"]) == (key in AMOUNTS), (name, key)
             assert ("enum" in property_) <= (key in {*CLOSED, "status", "reason"}), (name, key)
             assert (property_.get("format") == "date-time") == (key in MOMENTS), (name, key)
 

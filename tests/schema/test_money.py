@@ -24,7 +24,7 @@ CURRENCIES = catalog()["invoice_created"].schema["properties"]["currency"]["enum
         (-150, "EUR", "-€1.50"),
         (-1, "NGN", "-₦0.01"),
         (9_223_372_036_854_775_807, "NGN", "₦92,233,720,368,547,758.07"),
-        (5000, "XOF", "5,000 smallest units of XOF"),
+        (5000, "XOF", "5,000 minor units of XOF"),
     ],
 )
 def test_money_is_written_with_its_symbol_and_two_digits(amount: int, currency: str, shown: str) -> None:

@@ -67,7 +67,7 @@ def encoded(text: str) -> str:
     ],
 )
 def test_what_no_list_returned_is_refused(cursor: str) -> None:
-    with pytest.raises(InvalidInput, match="not one that a list returned"):
+    with pytest.raises(InvalidInput, match="use a cursor that a list returned"):
         After.read(cursor)
 
 

@@ -52,7 +52,7 @@ def test_cut_short_it_does_not_open(length: int) -> None:
 
 @pytest.mark.parametrize("sealed", [b"", b"\x00" * 40, b"\x02" * 40])
 def test_a_format_of_another_version_is_called_so(sealed: bytes) -> None:
-    with pytest.raises(Unavailable, match="format this version does not know"):
+    with pytest.raises(Unavailable, match="format unknown to this version"):
         SecretBox(KEY).open(sealed, CONTEXT)
 
 

@@ -101,7 +101,7 @@ async def test_whatever_is_wrong_with_a_code_the_answer_is_the_same(core: Pool) 
         tries.append((wrong, codes[others]))
     errors = [await refused(wallet.verify(core, KEY, phone, code)) for phone, code in tries]
     assert {(type(error), str(error)) for error in errors} == {
-        (Conflict, "The code is wrong or no longer valid: check it, or ask for a new one.")
+        (Conflict, "The code is wrong or no longer valid: check it, or request a new one.")
     }
     assert {(error.__cause__, error.__context__) for error in errors} == {(None, None)}
 
@@ -168,7 +168,7 @@ async def test_there_are_five_codes_an_hour_for_a_phone(core: Pool, phone: str) 
     for _ in range(MOST_CHALLENGES):
         await grow_older(core, phone, timedelta(minutes=1))
         codes.append(await wallet.start_challenge(core, KEY, phone))
-    with pytest.raises(Conflict, match=r"use the newest one, or ask again in 5[56] min\."):
+    with pytest.raises(Conflict, match=r"use the newest one, or request another in 5[56] min\."):
         await wallet.start_challenge(core, KEY, phone)
     await wallet.start_challenge(core, KEY, new_phone())
     assert await wallet.verify(core, KEY, phone, codes[-1])
@@ -207,5 +207,5 @@ async def test_what_is_no_phone_is_refused(core: Pool) -> None:
         wallet.identity_of(core, "08031234567"),
         wallet.enrol(core, BOX, "08031234567", card()),
     ):
-        with pytest.raises(InvalidInput, match="no phone number"):
+        with pytest.raises(InvalidInput, match="Invalid phone number"):
             await action

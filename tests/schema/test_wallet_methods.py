@@ -65,14 +65,14 @@ async def test_they_belong_to_a_verified_identity(core: Pool, phone: str) -> Non
     [
         (
             NewMethod("cash", "AUTH_x"),
-            "rail is one of card, ussd, transfer, virtual_account, direct_debit",
+            "rail must be one of card, ussd, transfer, virtual_account, direct_debit",
         ),
         (NewMethod("card", ""), "gateway's token"),
         (NewMethod("card", "x" * 1001), "gateway's token"),
         (NewMethod("card", "AUTH_\n"), "gateway's token"),
         (NewMethod("card", "AUTH_\ud800"), "gateway's token"),
-        (NewMethod("card", "AUTH_x", ""), "brand has 1 to 40"),
-        (NewMethod("card", "AUTH_x", "visa\0"), "brand has 1 to 40"),
+        (NewMethod("card", "AUTH_x", ""), "brand must have 1 to 40"),
+        (NewMethod("card", "AUTH_x", "visa\0"), "brand must have 1 to 40"),
         (NewMethod("card", "AUTH_x", last4="4084084084084081"), "four digits"),
         (NewMethod("card", "AUTH_x", last4="408"), "four digits"),
         (NewMethod("card", "AUTH_x", last4="408\u0661"), "four digits"),

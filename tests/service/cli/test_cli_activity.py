@@ -158,7 +158,7 @@ async def test_an_empty_feed_shows_as_of(duro: Duro, ten: str) -> None:
         (("--type", "invoice_crated"), "did you mean invoice_created"),
         (("--from", "yesterday"), "is neither a duration"),
         (("--until", "2026-06-28T09:00:00"), "has no time zone"),
-        (("--cursor", "x"), "The cursor is not one that a list returned"),
+        (("--cursor", "x"), "Invalid cursor"),
     ],
 )
 async def test_bad_input_gets_one_sentence(

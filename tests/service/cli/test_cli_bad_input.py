@@ -114,7 +114,7 @@ def nested(depth: int) -> str:
         (["event", "list", *OF_THE_TENANT, "--limit", "0"], "limit must be from 1 to 100"),
         (["event", "list", *OF_THE_TENANT, "--limit", "101"], "limit must be from 1 to 100"),
         (["event", "list", *OF_THE_TENANT, "--limit", "ten"], "not a valid integer"),
-        (["event", "list", *OF_THE_TENANT, "--cursor", "nonsense"], "not one that a list returned"),
+        (["event", "list", *OF_THE_TENANT, "--cursor", "nonsense"], "use a cursor that a list returned"),
         # deliveries
         (["delivery", "list", *OF_THE_TENANT, "--status", "lost"], "'lost' is not one of"),
         (["delivery", "replay", *OF_THE_TENANT, "--since", "yesterday"], "neither a duration"),

@@ -82,7 +82,7 @@ async def test_running_it_stays_until_a_signal_and_keeps_simulations_out(
             assert running.stderr
             assert "Ctrl-C stops" in running.stderr.readline()
             refusal = (await duro.process("billing", "simulate", "--tenants", "1", "--days", "1")).refusal
-            assert f"{RUNNING} is at work" in refusal
+            assert f"{RUNNING} runs" in refusal
             assert await database.core.fetchval("SELECT count(*) FROM tenants") == 1
             running.send_signal(signal.SIGTERM)
             assert running.wait(PATIENCE) == 0

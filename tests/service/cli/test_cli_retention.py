@@ -96,7 +96,7 @@ async def test_what_is_done_is_told_although_the_run_cannot_go_on(
         ((), "Say what is to go and when"),
         (("--events", "400d"), "Deliveries cannot be kept longer than events"),
         (("--events", "400d", "--deliveries", "500d"), "give --deliveries 400d or less"),
-        (("--attempts", "1h"), "'1h' is too short; the least is 1d"),
+        (("--attempts", "1h"), "'1h' is too short; the minimum is 1d"),
         (("--attempts", "soon"), "'soon' is not a duration"),
     ],
 )
