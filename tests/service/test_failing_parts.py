@@ -81,8 +81,7 @@ async def started(
 ) -> AsyncIterator[Running]:
     """It is broken after it has registered and before its parts begin."""
     clock, stop = Clock(), asyncio.Event()
-    # Without TLS, or asyncpg logs an error for each connection whose making is cancelled.
-    async with worker(Settings(), f"{db_url}?sslmode=disable", key, clock) as this:
+    async with worker(Settings(), db_url, key, clock) as this:
         http = HttpServer(this, Telemetry(this), stop)
         url = await http.bind("127.0.0.1", 0)
         await this.register()
