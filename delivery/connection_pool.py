@@ -6,14 +6,15 @@ that those which a quieter time does not need reach the end of theirs.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from delivery.attempt_failed import AttemptFailed
 from delivery.dialling import Dialler
+from delivery.egress_guard import CheckedAddress
 from delivery.equal_timeouts import EqualTimeouts
 from delivery.exchange import Exchange
 from delivery.http1_connection import Connection, Destination
 from delivery.sending import Outcome
-from delivery.special_addresses import Address
 
 
 class ConnectionPool:
@@ -47,17 +48,24 @@ class ConnectionPool:
         self._idling.stop(connection)
         return connection
 
-    async def dial(self, address: Address, destination: Destination, exchange: Exchange) -> Connection:
-        """Raises AttemptFailed, Blocked or TimeoutError."""
+    async def dial(
+        self,
+        addresses: Sequence[CheckedAddress],
+        port: int,
+        server_name: str | None,
+        exchange: Exchange,
+        deadline: float,
+    ) -> Connection:
+        """A new connection to the first of these that can be reached. Raises AttemptFailed, Blocked or TimeoutError."""
         if self._closed:
             raise _closed()
-        _, port, server_name = destination
         connection = await self._dialler.open(
-            lambda: Connection(self, self._limits, destination),
-            address,
+            lambda address: Connection(self, self._limits, (address.text, port, server_name)),
+            addresses,
             port,
             server_name,
             exchange,
+            deadline,
             self._close_idle,
         )
         if self._closed:

@@ -1,6 +1,9 @@
-"""Opens a connection to a checked address, and to no other.
+"""Opens a connection to one of the checked addresses, and to no other.
 
-    address ─► checked again ─► TCP ─► is the peer who was dialled? ─► TLS for the endpoint's own name
+    next address ─► checked again ─► TCP ─► is the peer the one that was dialled? ─► TLS for the endpoint's own name
+         ▲                            │
+         └── refused, unreachable, ◄──┘
+             too slow
 
 Nothing here resolves a name or reads an environment variable.
 """
@@ -8,21 +11,21 @@ Nothing here resolves a name or reads an environment variable.
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from time import monotonic
 from typing import Final
 
-from delivery.attempt_failed import AttemptFailed, os_reason, tls_reason
-from delivery.egress_guard import Blocked, EgressPolicy
+from delivery.attempt_failed import AttemptFailed, tls_reason
+from delivery.egress_guard import Blocked, CheckedAddress, EgressPolicy
 from delivery.egress_proxy import ProxyTunnel
 from delivery.exchange import Exchange, Stage
 from delivery.http1_connection import Connection
 from delivery.our_faults import OutOfDescriptors, RareWarning
 from delivery.sending import Outcome, SendLimits
 from delivery.special_addresses import Address
-from delivery.tcp import new_socket
+from delivery.tcp import connect_socket, first_reached
 from delivery.tls_watch import TlsWatch
 
 TLS_SHUTDOWN_SECONDS: Final = 1.0
@@ -48,55 +51,66 @@ class Dialler:
 
     async def open(
         self,
-        new_connection: Callable[[], Connection],
-        address: Address,
+        new_connection: Callable[[CheckedAddress], Connection],
+        addresses: Sequence[CheckedAddress],
         port: int,
         server_name: str | None,
         exchange: Exchange,
+        deadline: float,
         close_idle: Callable[[], None],
     ) -> Connection:
-        """Without `server_name` it is plain http. The attempt's deadline is the caller's to keep. `close_idle` is called
-        when there is no descriptor left.
+        """Without `server_name` it is plain http. `deadline` is the attempt's, on the loop's clock; the caller keeps it.
+        `close_idle` is called when there is no descriptor left.
 
         Raises Blocked, AttemptFailed or TimeoutError.
         """
-        scheme = "http" if server_name is None else "https"
-        if reason := self.policy.refusal(scheme, port, address):
-            raise Blocked(reason)
         exchange.dialled = True
         exchange.stage = Stage.CONNECTING
+        exchange.addresses_tried = 0
         started = monotonic()
+
+        async def connect(candidate: CheckedAddress, until: float) -> tuple[socket.socket, CheckedAddress]:
+            scheme = "http" if server_name is None else "https"
+            if reason := self.policy.refusal(scheme, port, candidate.address):
+                raise Blocked(reason)
+            exchange.address = candidate.text
+            exchange.addresses_tried += 1
+            return await self._connect(candidate.address, port, until, close_idle), candidate
+
+        loop = asyncio.get_running_loop()
+        limit = min(deadline, loop.time() + self.limits.connect_timeout)
+        sock, reached = await first_reached(addresses, limit, connect)
+        connected = monotonic()
+        exchange.connect = connected - started
+        if server_name is None:
+            _, connection = await loop.create_connection(lambda: new_connection(reached), sock=sock)
+            return connection
+        exchange.stage = Stage.HANDSHAKE
+        connection = await self._start_tls(lambda: new_connection(reached), sock, server_name)
+        exchange.tls = monotonic() - connected
+        return connection
+
+    async def _connect(
+        self, address: Address, port: int, until: float, close_idle: Callable[[], None]
+    ) -> socket.socket:
         try:
-            sock = await self._dial(address, port)
+            return await self._dial(address, port, until)
         except OutOfDescriptors:
             self._warning.say(
                 "out of file descriptors: raise the limit (ulimit -n); idle connections are closed"
             )
             close_idle()
             await asyncio.sleep(0)  # the loop closes them in its next round
-            sock = await self._dial(address, port)
-        connected = monotonic()
-        exchange.connect = connected - started
-        if server_name is None:
-            _, connection = await asyncio.get_running_loop().create_connection(new_connection, sock=sock)
-            return connection
-        exchange.stage = Stage.HANDSHAKE
-        connection = await self._start_tls(new_connection, sock, server_name)
-        exchange.tls = monotonic() - connected
-        return connection
+            return await self._dial(address, port, until)
 
-    async def _dial(self, address: Address, port: int) -> socket.socket:
+    async def _dial(self, address: Address, port: int, until: float) -> socket.socket:
         if self.tunnel is not None:
-            return await self.tunnel.open(address, port, self.limits.connect_timeout)
-        sock = new_socket(address)
+            return await self.tunnel.open(address, port, until)
+        sock = await connect_socket(address, port, until)
         try:
-            async with asyncio.timeout(self.limits.connect_timeout):
-                await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
             check_peer(sock, address, port)
-        except BaseException as failure:
+        except BaseException:
             sock.close()
-            if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
-                raise AttemptFailed(Outcome.CONNECT, os_reason(failure)) from failure
             raise
         return sock
 

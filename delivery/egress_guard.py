@@ -1,10 +1,10 @@
 """Keeps a merchant's URL from reaching what only this machine and its neighbours can reach.
 
-    URL ──parse──► name or address ──resolve──► every address checked ──► one pinned
+    URL ──parse──► name or address ──resolve──► every address checked ──► one of them
                                                                           │
-                    peer checked again ◄── connected ◄── checked again ◄──┘ (the connector)
+                    peer checked again ◄── connected ◄── checked again ◄──┘ (dialling.py)
 
-The address that was checked is the address that is dialled, so it does not matter what the name
+An address that was checked is the address that is dialled, so it does not matter what the name
 answers a moment later. A name with one forbidden address is refused whole: the choice among its addresses
 is not left to luck. Anything unexpected is an exception, and an exception is no connection.
 
@@ -21,6 +21,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from typing import Final
 
+from delivery.address_order import interleave
 from delivery.endpoint_url import EndpointUrl
 from delivery.resolver import DnsFailed, Resolver
 from delivery.special_addresses import Address, unmapped, why_special
@@ -34,11 +35,11 @@ _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
 class Blocked(Exception):
-    """The guard's no. The message says why, for the merchant, without the address that DNS told us."""
+    """The egress guard blocked the target. The message says why, for the merchant, without the address from DNS."""
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedTarget:
+class CheckedAddress:
     address: Address
     """Never IPv4-mapped: that is dialled as IPv4."""
     text: str
@@ -83,14 +84,17 @@ class EgressGuard:
         self._loopback = tuple(address for address in LOOPBACK if policy.allows(address)) or LOOPBACK
         self._checked = lru_cache(4096)(self._check)
 
-    async def resolve(self, url: EndpointUrl, deadline: float) -> CheckedTarget:
-        """`deadline` is on the loop's clock. Raises Blocked, DnsFailed or TimeoutError."""
+    async def resolve(self, url: EndpointUrl, deadline: float) -> tuple[CheckedAddress, ...]:
+        """All addresses of the host, in the order to try them. `deadline` is on the loop's clock.
+
+        Raises Blocked, DnsFailed or TimeoutError.
+        """
         addresses = self._by_definition(url)
         if addresses is None:
             addresses = tuple(await self._resolver.resolve(url.host, deadline))
         return self._checked(url.scheme, url.port, addresses)
 
-    def resolve_known(self, url: EndpointUrl) -> CheckedTarget | None:
+    def resolve_known(self, url: EndpointUrl) -> tuple[CheckedAddress, ...] | None:
         """The same for a host whose addresses are known without waiting; else None. Raises Blocked or DnsFailed."""
         addresses = self._by_definition(url) or self._resolver.known(url.host)
         return None if addresses is None else self._checked(url.scheme, url.port, tuple(addresses))
@@ -116,15 +120,14 @@ class EgressGuard:
             return self._loopback
         return None
 
-    def _check(self, scheme: str, port: int, answered: tuple[Address, ...]) -> CheckedTarget:
+    def _check(self, scheme: str, port: int, answered: tuple[Address, ...]) -> tuple[CheckedAddress, ...]:
         addresses = [unmapped(address) for address in answered]
         if not addresses:
             raise DnsFailed("the name has no address")
         for address in addresses:
             if reason := self.policy.refusal(scheme, port, address):
                 raise Blocked(reason)
-        picked = _pick(addresses)
-        return CheckedTarget(picked, str(picked))
+        return tuple(CheckedAddress(address, str(address)) for address in interleave(addresses))
 
 
 def parse_cidrs(text: str) -> tuple[Network, ...]:
@@ -152,12 +155,6 @@ def _is_localhost(host: str) -> bool:
     """RFC 6761: these names are loopback by definition, and no DNS server is asked about them."""
     name = host.removesuffix(".")
     return name == "localhost" or name.endswith(".localhost")
-
-
-def _pick(addresses: list[Address]) -> Address:
-    """The resolver's first, IPv4 before IPv6: with one address pinned there is no falling back to the other family,
-    and it is IPv6 that is announced without being reachable."""
-    return min(addresses, key=lambda address: address.version)
 
 
 def _cannot_be_used(reason: str) -> str:

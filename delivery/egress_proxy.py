@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn
 from urllib.parse import unquote
 
+from delivery.address_order import interleave
 from delivery.attempt_failed import AttemptFailed, os_reason
 from delivery.our_faults import OurFault, RareWarning
 from delivery.resolver import DnsFailed, Resolver, SystemResolver
 from delivery.sending import Outcome
 from delivery.special_addresses import Address
-from delivery.tcp import new_socket
+from delivery.tcp import connect_socket, first_reached
 from schema.errors import InvalidInput
 
 MAX_ANSWER: Final = 16 * 1024
@@ -83,13 +84,12 @@ class ProxyTunnel:
         self._resolver = resolver or SystemResolver()
         self._warning = RareWarning()
 
-    async def open(self, address: Address, port: int, seconds: float) -> socket.socket:
-        """Raises AttemptFailed or TimeoutError; OurFault for what is the proxy's own trouble."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        sock = await self._reach_in_time(deadline)
+    async def open(self, address: Address, port: int, until: float) -> socket.socket:
+        """`until` is on the loop's clock. Raises AttemptFailed or TimeoutError; OurFault for what is the proxy's own
+        trouble."""
+        sock = await self._reach_in_time(until)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(until):
                 await self._connect(sock, address, port)
         except BaseException as failure:
             sock.close()
@@ -98,32 +98,28 @@ class ProxyTunnel:
             raise
         return sock
 
-    async def _reach_in_time(self, deadline: float) -> socket.socket:
+    async def _reach_in_time(self, until: float) -> socket.socket:
         try:
-            async with asyncio.timeout_at(deadline):
-                return await self._reach(deadline)
+            async with asyncio.timeout_at(until):
+                return await self._reach(until)
         except TimeoutError as failure:
             raise self._no_way_out("it cannot be reached in time") from failure
 
-    async def _reach(self, deadline: float) -> socket.socket:
+    async def _reach(self, until: float) -> socket.socket:
         """A connection to the first of the proxy's addresses that takes one."""
+
+        async def connect(address: Address, moment: float) -> socket.socket:
+            return await connect_socket(address, self._proxy.port, moment)
+
         try:
-            addresses = await self._resolver.resolve(self._proxy.host, deadline)
+            addresses = await self._resolver.resolve(self._proxy.host, until)
+            return await first_reached(interleave(addresses), until, connect)
         except DnsFailed as failure:
             raise self._no_way_out(f"its name does not resolve: {failure}") from failure
-        reason = "it has no address"
-        for address in addresses:
-            sock = new_socket(address)
-            try:
-                await asyncio.get_running_loop().sock_connect(sock, (str(address), self._proxy.port))
-            except BaseException as failure:
-                sock.close()
-                if not isinstance(failure, OSError) or isinstance(failure, TimeoutError):
-                    raise
-                reason = os_reason(failure)
-            else:
-                return sock
-        raise self._no_way_out(f"it cannot be reached: {reason}")
+        except OurFault:
+            raise
+        except AttemptFailed as failure:
+            raise self._no_way_out(f"it cannot be reached: {failure.error}") from failure
 
     async def _connect(self, sock: socket.socket, address: Address, port: int) -> None:
         loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ from enum import StrEnum
 from time import monotonic
 from typing import Final, Protocol
 
+from delivery.egress_guard import CheckedAddress
 from delivery.sending import AttemptResult, Outcome, Timings
 
 MAX_RETRY_AFTER: Final = 100
@@ -39,7 +40,11 @@ class Exchange:
 
     started: float = field(default_factory=monotonic)
     stage: Stage = Stage.RESOLVING
+    addresses: tuple[CheckedAddress, ...] = ()
+    """The host's, in the order to try them, when there are several."""
     address: str | None = None
+    addresses_tried: int = 0
+    """Of a new connection."""
     dns: float | None = None
     dialled: bool = False
     """The connection is new, not from the pool."""

@@ -4,6 +4,7 @@
               │ no                            │ no                    │ died before it said anything,
               ▼                               ▼                       │ and was not new
             guard: resolve ──────────────►  dial, check peer, TLS ◄───┘ (once)
+                                              └─► cannot connect: the next checked address
 
 One deadline over all of it. A kept connection that dies within a second of being taken is replaced once, by a new
 one. The receiver may have seen both requests; webhooks are at-least-once and carry the event's id.
@@ -28,8 +29,10 @@ from delivery.connection_pool import ConnectionPool
 from delivery.dialling import Dialler, default_ssl_context
 from delivery.egress_guard import EgressGuard
 from delivery.egress_proxy import EgressProxy, ProxyTunnel
+from delivery.endpoint_url import EndpointUrl
 from delivery.equal_timeouts import EqualTimeouts
-from delivery.exchange import Exchange
+from delivery.exchange import Exchange, Stage
+from delivery.first_addresses import FirstAddresses
 from delivery.our_faults import OurFault
 from delivery.request_bytes import request_head
 from delivery.response_status import judge
@@ -49,6 +52,7 @@ class HttpSender:
     ) -> None:
         limits = limits or SendLimits()
         self._guard = guard
+        self._first = FirstAddresses()
         tunnel = None if proxy is None else ProxyTunnel(proxy)
         self._pool = ConnectionPool(
             Dialler(guard.policy, limits, ssl_context or default_ssl_context(), tunnel)
@@ -77,6 +81,8 @@ class HttpSender:
             await self._perform(request, exchange, deadline)
         except Exception as failure:  # noqa: BLE001  the contract is that an attempt ends in a result
             outcome, error = explain(failure, exchange.stage)
+            if exchange.stage is Stage.CONNECTING and exchange.addresses_tried > 1:
+                error = f"{error}; {exchange.addresses_tried} addresses tried"
             ours = isinstance(failure, OurFault)
         except asyncio.CancelledError:
             exchange.expire()
@@ -85,6 +91,8 @@ class HttpSender:
             outcome, error = judge(exchange.status)
         finally:
             self._deadlines.stop(exchange)
+        if exchange.addresses and not ours:
+            self._remember_address(request.url, exchange)
         return exchange.result(outcome, error, ours=ours)
 
     async def close(self) -> None:
@@ -93,14 +101,16 @@ class HttpSender:
 
     async def _perform(self, request: OutboundRequest, exchange: Exchange, deadline: float) -> None:
         url, head = request.url, request_head(request)
-        target = self._guard.resolve_known(url)
-        if target is None:
+        addresses = self._guard.resolve_known(url)
+        if addresses is None:
             async with asyncio.timeout_at(deadline):
-                target = await self._guard.resolve(url, deadline)
-        exchange.address = target.text
+                addresses = await self._guard.resolve(url, deadline)
         exchange.dns = monotonic() - exchange.started
-        destination = (target.text, url.port, url.tls_name if url.scheme == "https" else None)
-        connection = self._pool.take(destination)
+        if len(addresses) > 1:
+            exchange.addresses = addresses = self._first.order((url.host, url.port), addresses)
+        exchange.address = addresses[0].text
+        server_name = url.tls_name if url.scheme == "https" else None
+        connection = self._pool.take((exchange.address, url.port, server_name))
         if connection is not None:
             try:
                 await connection.ask(head, request.body, exchange)
@@ -111,5 +121,13 @@ class HttpSender:
             else:
                 return
         async with asyncio.timeout_at(deadline):
-            connection = await self._pool.dial(target.address, destination, exchange)
+            connection = await self._pool.dial(addresses, url.port, server_name, exchange, deadline)
         await connection.ask(head, request.body, exchange)
+
+    def _remember_address(self, url: EndpointUrl, exchange: Exchange) -> None:
+        assert exchange.address is not None
+        host = (url.host, url.port)
+        if exchange.status is None:
+            self._first.failed(host, exchange.address, exchange.addresses)
+        else:
+            self._first.answered(host, exchange.address)

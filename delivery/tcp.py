@@ -4,11 +4,16 @@ import asyncio
 import errno
 import socket
 import struct
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
-from delivery.our_faults import OutOfDescriptors
+from delivery.address_order import share
+from delivery.attempt_failed import AttemptFailed, os_reason
+from delivery.our_faults import OurFault, OutOfDescriptors
+from delivery.sending import Outcome
 from delivery.special_addresses import Address
 
+TOO_SLOW: Final = "timed out waiting for the TCP connection"
 RECEIVE_BUFFER: Final = 64 * 1024
 """Answers are small. Left alone it grows to megabytes, and the event loop decrypts all of it in one breath."""
 LARGE_BODY: Final = 16 * 1024
@@ -18,10 +23,53 @@ _INFO: Final = 136
 _ACKED: Final = struct.Struct("120xQ")
 _RECEIVED: Final = struct.Struct("128xQ")
 _RESET: Final = struct.pack("ii", 1, 0)
+T = TypeVar("T")
+Reached = TypeVar("Reached")
 
 
-def new_socket(address: Address) -> socket.socket:
-    """Raises OutOfDescriptors."""
+async def first_reached(
+    addresses: Sequence[T], deadline: float, connect: Callable[[T, float], Awaitable[Reached]]
+) -> Reached:
+    """What `connect` returns for the first address that it reaches by the moment that it is given. Times are on the
+    loop's clock.
+
+    Raises AttemptFailed as the last address did, or what is no fault of an address: Blocked, OurFault.
+    """
+    now = asyncio.get_running_loop().time
+    failure = AttemptFailed(Outcome.TIMEOUT, TOO_SLOW)
+    for index, address in enumerate(addresses):
+        start = now()
+        if start >= deadline:
+            break
+        try:
+            return await connect(address, start + share(deadline - start, len(addresses) - index))
+        except TimeoutError:
+            failure = AttemptFailed(Outcome.TIMEOUT, TOO_SLOW)
+        except OurFault:
+            raise
+        except AttemptFailed as refused:
+            failure = refused
+    raise failure
+
+
+async def connect_socket(address: Address, port: int, until: float) -> socket.socket:
+    """`until` is on the loop's clock. Raises OutOfDescriptors, AttemptFailed when the address cannot be reached, or
+    TimeoutError."""
+    sock: socket.socket | None = None
+    try:
+        sock = _new_socket(address)
+        async with asyncio.timeout_at(until):
+            await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
+    except BaseException as failure:
+        if sock is not None:
+            sock.close()
+        if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
+            raise AttemptFailed(Outcome.CONNECT, os_reason(failure)) from failure
+        raise
+    return sock
+
+
+def _new_socket(address: Address) -> socket.socket:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -39,7 +39,7 @@ def policy(*networks: str) -> EgressPolicy:
     return EgressPolicy(tuple(map(ip_network, networks)))
 
 
-async def pinned(url: str, names: Names, allow: EgressPolicy | None = None) -> str:
+async def checked(url: str, names: Names, allow: EgressPolicy | None = None) -> list[str]:
     """By the way that waits for DNS, and by the one that does not when the addresses are known: both decide alike."""
     guard = EgressGuard(allow or policy(), names)
     parsed = parse_endpoint_url(url)
@@ -51,15 +51,12 @@ async def pinned(url: str, names: Names, allow: EgressPolicy | None = None) -> s
             with suppress(Blocked, DnsFailed):
                 at_once = guard.resolve_known(parsed)
             assert at_once == waited
-    return waited.text
+    return [address.text for address in waited]
 
 
-async def test_a_public_name_is_pinned_to_its_first_address() -> None:
-    assert await pinned("https://a.test/", Names("1.1.1.1", "8.8.8.8")) == "1.1.1.1"
-
-
-async def test_ipv4_is_preferred_since_only_one_address_is_pinned() -> None:
-    assert await pinned("https://a.test/", Names("2600::1", "8.8.8.8", "1.1.1.1")) == "8.8.8.8"
+async def test_all_addresses_are_handed_out_once_with_families_in_turn_and_ipv4_first() -> None:
+    answer = Names("2600::1", "2600::2", "8.8.8.8", "1.1.1.1", "::ffff:8.8.8.8")
+    assert await checked("https://a.test/", answer) == ["8.8.8.8", "2600::1", "1.1.1.1", "2600::2"]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +66,7 @@ async def test_one_forbidden_address_among_good_ones_blocks_the_name(bad: str) -
     good = ("8.8.8.8", "2600::1")
     for answer in ((bad, *good), (*good, bad), (bad,)):
         with pytest.raises(Blocked):
-            await pinned("https://a.test/", Names(*answer))
+            await checked("https://a.test/", Names(*answer))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +94,7 @@ async def test_one_forbidden_address_among_good_ones_blocks_the_name(bad: str) -
 async def test_forbidden_literals_are_blocked_without_asking_dns(url: str) -> None:
     names = Names("8.8.8.8")
     with pytest.raises(Blocked):
-        await pinned(url, names)
+        await checked(url, names)
     assert names.asked == []
 
 
@@ -105,34 +102,36 @@ async def test_forbidden_literals_are_blocked_without_asking_dns(url: str) -> No
 async def test_localhost_is_loopback_whatever_dns_would_say(host: str) -> None:
     names = Names("8.8.8.8")
     with pytest.raises(Blocked, match="loopback"):
-        await pinned(f"https://{host}/", names)
-    assert await pinned(f"http://{host}:1/", names, policy("127.0.0.0/8")) == "127.0.0.1"
-    assert await pinned(f"http://{host}:1/", names, policy("::1/128")) == "::1"
+        await checked(f"https://{host}/", names)
+    assert await checked(f"http://{host}:1/", names, policy("127.0.0.0/8")) == ["127.0.0.1"]
+    assert await checked(f"http://{host}:1/", names, policy("::1/128")) == ["::1"]
+    both = policy("127.0.0.0/8", "::1/128")
+    assert await checked("http://localhost:1/", names, both) == ["127.0.0.1", "::1"]
     assert names.asked == []
 
 
 async def test_names_that_only_look_like_localhost_go_to_dns() -> None:
     names = Names("8.8.8.8")
     for host in ("notlocalhost", "localhost.example"):
-        await pinned(f"https://{host}/", names)
+        await checked(f"https://{host}/", names)
     assert names.asked == ["notlocalhost", "localhost.example"]
 
 
 async def test_plain_http_and_other_ports_exist_only_where_every_address_is_allowed() -> None:
     inside = policy("10.0.0.0/8")
     for url in ("http://a.test/", "http://a.test:8080/", "https://a.test:9000/"):
-        assert await pinned(url, Names("10.0.0.1", "10.0.0.2"), inside) == "10.0.0.1"
+        assert await checked(url, Names("10.0.0.1", "10.0.0.2"), inside) == ["10.0.0.1", "10.0.0.2"]
         for answer in (("8.8.8.8",), ("10.0.0.1", "8.8.8.8"), ("10.0.0.1", "192.168.0.1")):
             with pytest.raises(Blocked):
-                await pinned(url, Names(*answer), inside)
-    assert await pinned("https://a.test:8443/", Names("8.8.8.8")) == "8.8.8.8"
+                await checked(url, Names(*answer), inside)
+    assert await checked("https://a.test:8443/", Names("8.8.8.8")) == ["8.8.8.8"]
 
 
 async def test_a_mapped_answer_is_dialled_and_judged_as_ipv4() -> None:
-    assert await pinned("https://a.test/", Names("::ffff:8.8.8.8")) == "8.8.8.8"
-    assert await pinned("https://a.test/", Names("::ffff:10.0.0.1"), policy("10.0.0.0/8")) == "10.0.0.1"
+    assert await checked("https://a.test/", Names("::ffff:8.8.8.8")) == ["8.8.8.8"]
+    assert await checked("https://a.test/", Names("::ffff:10.0.0.1"), policy("10.0.0.0/8")) == ["10.0.0.1"]
     with pytest.raises(Blocked):
-        await pinned("https://a.test/", Names("::ffff:10.0.0.1"), policy("::/0"))
+        await checked("https://a.test/", Names("::ffff:10.0.0.1"), policy("::/0"))
 
 
 @given(st.ip_addresses(v=4, network="10.0.0.0/8"))
@@ -152,7 +151,7 @@ def test_an_allowed_network_decides_alone(address: IPv4Address | IPv6Address, sc
 
 async def test_a_block_does_not_tell_the_address_that_dns_gave() -> None:
     with pytest.raises(Blocked) as blocked:
-        await pinned("https://intranet.test/", Names("10.11.12.13"))
+        await checked("https://intranet.test/", Names("10.11.12.13"))
     assert str(blocked.value) == "the host is a private address"
 
 
@@ -176,7 +175,7 @@ async def test_an_empty_answer_is_a_failure_and_not_a_pass() -> None:
             return []
 
     with pytest.raises(DnsFailed):
-        await pinned("https://a.test/", Empty())
+        await checked("https://a.test/", Empty())
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,7 @@ async def receiving(
     *,
     tls: ssl.SSLContext | None = None,
     host: str = "127.0.0.1",
+    port: int = 0,
 ) -> AsyncIterator[Receiver]:
     receiver = Receiver()
     tasks: set[asyncio.Task[None]] = set()
@@ -146,7 +147,7 @@ async def receiving(
             async with receiver.changed:
                 receiver.changed.notify_all()
 
-    listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     server = await asyncio.start_server(serve, sock=listener, ssl=tls)
     receiver.port = listener.getsockname()[1]
     try:
@@ -157,6 +158,23 @@ async def receiving(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.wait_closed()
+
+
+@asynccontextmanager
+async def nobody_accepts(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
+    """A port whose queue of connections is full, so that the kernel leaves every further SYN unanswered."""
+    with socket.create_server((host, port), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        crowd = [socket.socket() for _ in range(4)]
+        try:
+            for member in crowd:
+                member.setblocking(False)
+                member.connect_ex((host, port))
+            await asyncio.sleep(0.05)  # for the kernel to queue the first ones
+            yield port
+        finally:
+            for member in crowd:
+                member.close()
 
 
 system_authorities = lru_cache(1)(default_ssl_context)  # reading them takes 30 ms

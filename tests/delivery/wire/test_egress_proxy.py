@@ -21,6 +21,7 @@ from tests.delivery.wire.receiver import (
     Peer,
     Receiver,
     Silence,
+    nobody_accepts,
     receiving,
     sending,
     to,
@@ -182,10 +183,68 @@ async def test_a_proxys_own_trouble_is_ours_and_the_operator_is_told_why_once(
     assert caplog.messages == [f"the egress proxy does not work: {reason}"]
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_an_address_that_the_proxy_cannot_reach_is_followed_by_the_next(status: int) -> None:
+    heard: list[bytes] = []
+    connect = connecting(heard)
+
+    async def behave(peer: Peer) -> None:
+        if peer.number == 1:
+            await answering_with(b"HTTP/1.1 %d No\r\n\r\n" % status, heard)(peer)
+        await connect(peer)
+
+    names = Names(hooks_example=[["127.0.0.2", "127.0.0.3"]])
+    async with (
+        receiving(host="127.0.0.3") as receiver,
+        receiving(behave) as proxy,
+        through(proxy, names) as sender,
+    ):
+        results = [await sender.send(to(f"http://hooks.example:{receiver.port}/")) for _ in range(2)]
+    assert {(result.outcome, result.address) for result in results} == {(Outcome.OK, "127.0.0.3")}
+    port = b"%d" % receiver.port
+    assert [head.split()[1] for head in heard] == [b"127.0.0.2:" + port, b"127.0.0.3:" + port]
+    assert receiver.connections == 1
+
+
+async def test_addresses_that_the_proxy_cannot_reach_are_counted_in_the_error() -> None:
+    names = Names(hooks_example=[["127.0.0.2", "127.0.0.3"]])
+    refusing = answering_with(b"HTTP/1.1 504 Gateway Timeout\r\n\r\n")
+    async with receiving(refusing) as proxy, through(proxy, names) as sender:
+        result = await sender.send(to("http://hooks.example/"))
+    assert (result.outcome, result.address, result.ours) == (Outcome.CONNECT, "127.0.0.3", False)
+    assert result.error == "the egress proxy could not connect in time (504); 2 addresses tried"
+
+
+async def test_a_proxys_own_trouble_is_not_repeated_for_each_address() -> None:
+    names = Names(hooks_example=[["127.0.0.2", "127.0.0.3"]])
+    async with (
+        receiving(answering_with(b"HTTP/1.1 407 No\r\n\r\n")) as proxy,
+        through(proxy, names) as sender,
+    ):
+        result = await sender.send(to("http://hooks.example/"))
+    assert (result.outcome, result.error, result.ours) == NO_WAY
+    assert proxy.connections == 1
+
+
+async def test_a_proxy_with_a_dead_and_a_silent_address_is_reached_by_its_third() -> None:
+    heard: list[bytes] = []
+    async with (
+        receiving() as receiver,
+        receiving(connecting(heard), host="127.0.0.4") as proxy,
+        nobody_accepts("127.0.0.3", proxy.port),
+    ):
+        names = Names(proxy_internal=[["127.0.0.2", "127.0.0.3", "127.0.0.4"]])
+        tunnel = ProxyTunnel(EgressProxy("proxy.internal", proxy.port), names)
+        until = asyncio.get_running_loop().time() + 2
+        sock = await tunnel.open(ip_address("127.0.0.1"), receiver.port, until)
+        sock.close()
+    assert len(heard) == 1
+
+
 async def test_a_proxy_whose_name_is_wrong_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
     tunnel = ProxyTunnel(EgressProxy("proxy.internal", 3128), Names())
     with pytest.raises(OurFault):
-        await tunnel.open(ip_address("192.0.2.7"), 80, 5)
+        await tunnel.open(ip_address("192.0.2.7"), 80, asyncio.get_running_loop().time() + 5)
     assert caplog.messages == [
         "the egress proxy does not work: its name does not resolve: name or service not known"
     ]
@@ -194,7 +253,7 @@ async def test_a_proxy_whose_name_is_wrong_is_our_trouble(caplog: pytest.LogCapt
 async def test_a_proxy_that_is_not_reached_in_time_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
     tunnel = ProxyTunnel(EgressProxy("proxy.internal", 3128), Silence())
     with pytest.raises(OurFault):
-        await tunnel.open(ip_address("192.0.2.7"), 80, 0.01)
+        await tunnel.open(ip_address("192.0.2.7"), 80, asyncio.get_running_loop().time() + 0.01)
     assert caplog.messages == ["the egress proxy does not work: it cannot be reached in time"]
 
 

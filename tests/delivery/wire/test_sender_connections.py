@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from delivery.dialling import check_peer
-from delivery.egress_guard import Blocked, CheckedTarget, EgressGuard, EgressPolicy
+from delivery.egress_guard import Blocked, CheckedAddress, EgressGuard, EgressPolicy
 from delivery.endpoint_url import EndpointUrl
 from delivery.exchange import JUST_CLOSED, Stage
 from delivery.sending import Outcome
@@ -298,8 +298,8 @@ async def test_what_dials_checks_for_itself() -> None:
     """Even if the guard were fooled, no connection is made."""
 
     class Fooled(EgressGuard):
-        async def resolve(self, _url: EndpointUrl, _deadline: float) -> CheckedTarget:
-            return CheckedTarget(ip_address("127.0.0.1"), "127.0.0.1")
+        async def resolve(self, _url: EndpointUrl, _deadline: float) -> tuple[CheckedAddress, ...]:
+            return (CheckedAddress(ip_address("127.0.0.1"), "127.0.0.1"),)
 
         def resolve_known(self, _url: EndpointUrl) -> None:
             pass

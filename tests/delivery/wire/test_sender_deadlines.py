@@ -1,11 +1,8 @@
 """One deadline over everything, and nothing left behind when it passes or when the attempt is cancelled."""
 
 import asyncio
-import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 
 import pytest
@@ -17,6 +14,7 @@ from tests.delivery.wire.receiver import (
     Names,
     Peer,
     Silence,
+    nobody_accepts,
     receiving,
     sending,
     to,
@@ -53,23 +51,6 @@ async def stop_in_the_body(peer: Peer) -> None:
 
 async def never_shake_hands(peer: Peer) -> None:
     await peer.hung_up()
-
-
-@asynccontextmanager
-async def nobody_accepts() -> AsyncIterator[int]:
-    """A port whose queue of connections is full, so that the kernel leaves every further SYN unanswered."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        port = listener.getsockname()[1]
-        crowd = [socket.socket() for _ in range(4)]
-        try:
-            for member in crowd:
-                member.setblocking(False)
-                member.connect_ex(("127.0.0.1", port))
-            await asyncio.sleep(0.05)  # for the kernel to queue the first ones
-            yield port
-        finally:
-            for member in crowd:
-                member.close()
 
 
 @pytest.mark.parametrize(
