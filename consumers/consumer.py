@@ -8,32 +8,42 @@
       │        │                            so a projection is exactly-once
       │     commit ──► effect.committed()
       │        │
-      └────────┘       failed: effect.rolled_back(), then by kind of error
-                         · of the moment (connection, deadlock, …)  again, with backoff, for ever
-                         · the batch's own                          again a few times, then half the batch,
-                                                                    until one event stands alone, which is
-                                                                    dead-lettered (dead_events); the cursor moves on
+      └────────┘       failed: effect.rolled_back(), then by kind of error (schema/error_kinds.py)
+                         · the data's own      again a few times, then half the batch, until one event stands
+                                               alone: it is dead-lettered (dead_events), and the cursor moves on
+                         · out of time         half the batch at once; one event alone is retried for as long as
+                                               it takes, unless it is to blame (slow_event.py), several times
+                         · all others          the same again, with backoff, for as long as it takes
 
-Any number of workers may run the loop; whoever gets the cursor does the batch. A consumer in trouble holds up
-neither the other consumers nor the other mode. Dead-lettering is slow on purpose (several tries, with backoff, per
-event), so that a fault that is not the event's dead-letters few of them before it is noticed.
+Reading can fail for one event as well as applying, for stored bytes may be damaged. It is isolated in the same way, and
+dead-lettered by the log's own row, without its data.
+
+Any number of workers may run the loop; the one that gets the cursor does the batch. A consumer in trouble holds up
+neither the other consumers nor the other mode. Dead-lettering takes several tries with backoff, so that a defect of ours
+dead-letters few events before it is noticed.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard
+from functools import partial
+from typing import Protocol
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from consumers.slow_event import SlowEvent
 from schema import log
-from schema.database import Connection, Pool, is_of_the_batch
-from schema.log import LoggedEvent
+from schema.database import Connection, Pool
+from schema.error_kinds import describe, is_data_fault, is_out_of_time, is_unreadable
+from schema.log import Batch, Cursor, LogEntry, LoggedEvent
 from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)
 TRIES_PER_BATCH = 3
+SLOW_TRIES = 3
+"""How often in a row an event alone is to blame for a statement that runs out of time before it is dead-lettered."""
 
 
 class Effect(Protocol):
@@ -59,8 +69,10 @@ class Handler(Protocol):
 
     @property
     def name(self) -> str: ...
-    async def ready(self) -> int:
-        """How many events it would like next, one at least. May wait a moment, and a moment only, for there to be more."""
+    async def ready(self, *, behind: bool) -> int:
+        """How many events it would like next, one at least. May wait for there to be more, but not for long; `behind`:
+        there are more already.
+        """
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied: ...
 
@@ -70,9 +82,26 @@ class HandlerEnded(Exception):
 
 
 class BatchFailed(Exception):
-    def __init__(self, events: Sequence[LoggedEvent], cause: Exception) -> None:
-        super().__init__(f"{type(cause).__name__}: {cause}")
-        self.events = events
+    """Fewer events, or others, may succeed. `size` is how many were tried, those after position `after`."""
+
+    def __init__(self, after: int, size: int, cause: Exception) -> None:
+        super().__init__(describe(cause))
+        self.after = after
+        self.size = size
+        self.cause = cause
+
+
+class _ReadFailed(BatchFailed):
+    pass
+
+
+@dataclass(slots=True)
+class _Suspect:
+    """The event after a position, alone, that ran out of time."""
+
+    after: int
+    tries: int = 0
+    """In a row, for which the event was to blame."""
 
 
 class Consumer:
@@ -84,8 +113,9 @@ class Consumer:
         # Whoever sequences events wakes its own consumers; this poll is for when that worker dies in between.
         self.pace = Pace(first=0.02, most=0.25)
         self._hinted = False  # there is work, as far as known: the look whether there is can be spared
+        self._suspect: _Suspect | None = None
         self.behind = False
-        """The last batch was as large as it could be: there is more."""
+        """The log had more events after the last batch."""
         self.applied = 0
         self.dead_lettered = 0
 
@@ -95,63 +125,95 @@ class Consumer:
             self._hinted = await self.pace.wait(found=bool(moved))
 
     async def step(self) -> int:
-        """Takes the cursor one batch further; returns by how many events. Lets errors of the moment through."""
+        """Takes the cursor one batch further; returns by how many events. Raises what is not the events' fault."""
+        slow = SlowEvent(self._pool) if self._suspect else None
         try:
-            moved = await _a_few_times(self._advance)
+            moved = await _a_few_times(partial(self._advance, slow))
         except BatchFailed as failure:
-            if len(failure.events) == 1:
-                return await self._dead_letter(failure.events[0], str(failure))
-            self._size = len(failure.events) // 2
-            _logger.warning("%s: batch failed, halved to %d: %s", self._handler.name, self._size, failure)
-            return len(failure.events)
+            return await self._isolate(failure, slow)
         if moved:
+            self._suspect = None
             self._size = min(self._most, self._size * 2)
             self.applied += moved
         return moved
 
-    async def _advance(self) -> int:
+    async def _isolate(self, failure: BatchFailed, slow: SlowEvent | None) -> int:
+        if failure.size > 1:
+            self._size = failure.size // 2
+            _logger.warning("%s: batch failed, halved to %d: %s", self._handler.name, self._size, failure)
+            return failure.size
+        if not is_out_of_time(failure.cause):
+            return await self._dead_letter(failure.after, str(failure))
+        suspect = self._suspect
+        if suspect is None or suspect.after != failure.after or slow is None:
+            self._suspect = _Suspect(failure.after)
+            raise failure.cause
+        suspect.tries = suspect.tries + 1 if slow.is_to_blame else 0
+        if suspect.tries < SLOW_TRIES:
+            raise failure.cause
+        self._suspect = None
+        return await self._dead_letter(failure.after, f"{failure} ({SLOW_TRIES} times, alone)")
+
+    async def _advance(self, slow: SlowEvent | None = None) -> int:
         if not self._hinted and not await log.backlog(self._pool, self._handler.name):
             self.behind = False
             return 0
-        size = min(self._size, await self._handler.ready())
+        size = min(self._size, await self._handler.ready(behind=self.behind))
+        async with AsyncExitStack() as outermost:
+            connection = await outermost.enter_async_context(self._pool.acquire())
+            if slow is not None:
+                await outermost.enter_async_context(slow.observing(connection))
+            return await self._apply_next(connection, size)
+
+    async def _apply_next(self, tx: Connection, size: int) -> int:
+        cursor: Cursor | None = None
         events: list[LoggedEvent] = []
         applied = Applied(0)
         try:
-            async with self._pool.acquire() as tx, tx.transaction():
+            async with tx.transaction():
                 cursor = await log.take_cursor(tx, self._handler.name)
-                if cursor is not None:
-                    events = await log.read_after(tx, cursor.pos, size)
-                self.behind = len(events) == size
+                batch = await self._read(tx, cursor, size)
+                events, self.behind = batch.events, batch.more
                 if cursor is None or not events:
                     return 0
                 applied = await self._handler.apply(tx, events)
                 if applied.events < 1:
-                    raise ValueError("a handler must apply one event at least")  # noqa: TRY301
+                    raise RuntimeError("a handler must apply one event at least")  # noqa: TRY301
                 await log.move_cursor(tx, cursor, events[applied.events - 1].pos)
         except BaseException as error:
             if applied.effect:
                 applied.effect.rolled_back()
-            if events and _is_the_events_fault(error):
-                raise BatchFailed(events, error) from error
+            if isinstance(error, Exception) and cursor and events and _is_isolated(error):
+                raise BatchFailed(cursor.pos, len(events), error) from error
             raise
+        self.behind |= applied.events < len(events)
         if applied.effect:
             applied.effect.committed()
         return applied.events
 
-    async def _dead_letter(self, event: LoggedEvent, error: str) -> int:
+    async def _read(self, tx: Connection, cursor: Cursor | None, size: int) -> Batch:
+        if cursor is None:
+            return Batch([], more=False)
+        try:
+            return await log.read_after(tx, cursor.pos, size)
+        except Exception as error:
+            if is_unreadable(error) or is_out_of_time(error):
+                raise _ReadFailed(cursor.pos, size, error) from error
+            raise
+
+    async def _dead_letter(self, after: int, error: str) -> int:
+        """The event after that position, unless another worker got past it."""
         async with self._pool.acquire() as tx, tx.transaction():
             cursor = await log.take_cursor(tx, self._handler.name)
-            if cursor is None:
+            entry: LogEntry | None = None
+            if cursor is not None and cursor.pos == after:
+                entry = await log.entry_after(tx, after)
+            if cursor is None or entry is None:
                 return 0
-            following = await log.read_after(
-                tx, cursor.pos, 1
-            )  # not always the next position: see retention.py
-            if [found.pos for found in following] != [event.pos]:
-                return 0  # another worker got past it
-            await log.dead_letter(tx, self._handler.name, event, error)
-            await log.move_cursor(tx, cursor, event.pos)
+            await log.dead_letter(tx, self._handler.name, entry, error)
+            await log.move_cursor(tx, cursor, entry.pos)
         self.dead_lettered += 1
-        _logger.error("%s: dead-lettered event %s at %d: %s", self._handler.name, event.id, event.pos, error)
+        _logger.error("%s: dead-lettered event %s at %d: %s", self._handler.name, entry.id, entry.pos, error)
         return 1
 
     async def retry_dead_event(self, event: LoggedEvent) -> bool:
@@ -177,18 +239,24 @@ class Consumer:
         return True
 
 
-def _is_the_events_fault(error: BaseException) -> TypeGuard[Exception]:
-    return is_of_the_batch(error) and not isinstance(error, HandlerEnded)
+def _is_isolated(error: Exception) -> bool:
+    return is_data_fault(error) or is_out_of_time(error)
+
+
+def _may_be_a_coincidence(error: BaseException) -> bool:
+    if not isinstance(error, BatchFailed) or is_out_of_time(error.cause):
+        return False
+    return error.size == 1 or not isinstance(error, _ReadFailed)  # what is stored stays as it is
 
 
 async def _a_few_times(advance: Callable[[], Awaitable[int]]) -> int:
     try:
         return await advance()
-    except BatchFailed:
-        if TRIES_PER_BATCH == 1:
+    except BatchFailed as failure:
+        if TRIES_PER_BATCH == 1 or not _may_be_a_coincidence(failure):
             raise
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(BatchFailed),
+            retry=retry_if_exception(_may_be_a_coincidence),
             wait=wait_random_exponential(multiplier=0.1, max=2),
             stop=stop_after_attempt(TRIES_PER_BATCH - 1),
             reraise=True,

@@ -91,7 +91,7 @@ class FanOut:
         self._careful = False
         self._most_pairs = MOST_PAIRS
 
-    async def ready(self) -> int:
+    async def ready(self, *, behind: bool) -> int:  # noqa: ARG002  places are what counts
         """No more than there are places for: what goes through the table is claimed, written and read once more. When
         there are none at all, somebody hangs, and the log goes on without them."""
         self._most_pairs = min(MOST_PAIRS, await self._room.free() or MOST_PAIRS)

@@ -57,11 +57,10 @@ class Serving:
         self._batch_size = batch_size
         self._gather_s = gather_s
         self._others_first = others_first
-        self._backlog = False
         self._began: float | None = None
 
-    async def ready(self) -> int:
-        if not self._backlog:
+    async def ready(self, *, behind: bool) -> int:
+        if not behind:
             await asyncio.sleep(self._gather_s)
         elif self._began is not None and self._others_first():
             worked = time.monotonic() - self._began
@@ -70,7 +69,6 @@ class Serving:
         return self._batch_size
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:
-        self._backlog = len(events) >= self._batch_size
         now = await generations(tx, self.name)
         await self._projection.project(tx, now.serving, events)
         return Applied(len(events))
@@ -84,7 +82,7 @@ class Building:
         self._projection = projection
         self._batch_size = batch_size
 
-    async def ready(self) -> int:
+    async def ready(self, *, behind: bool) -> int:  # noqa: ARG002  it never waits
         return self._batch_size
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:

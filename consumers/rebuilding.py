@@ -17,10 +17,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import asyncpg
+
 from consumers.consumer import Consumer
 from consumers.projecting import Building, NotBeingBuilt, Projection
 from schema import log, projections
 from schema.database import Pool
+from schema.error_kinds import needs_operator
 from schema.polling import sleep_unless, through_outages
 
 T = TypeVar("T")
@@ -51,6 +54,12 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         return self.left / self.rate if self.rate else None
+
+
+class _NeedsOperator(Exception):
+    def __init__(self, error: asyncpg.PostgresError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Rebuild:
@@ -130,4 +139,17 @@ class Rebuild:
         )
 
     async def _patiently(self, stop: asyncio.Event, operation: Callable[[], Awaitable[T]]) -> T | None:
-        return await through_outages(stop, f"rebuild of {self._name}", operation)
+        """Through what passes by itself. A person waits for it, who has to learn at once what does not."""
+
+        async def attempt() -> T:
+            try:
+                return await operation()
+            except asyncpg.PostgresError as error:
+                if needs_operator(error):
+                    raise _NeedsOperator(error) from error
+                raise
+
+        try:
+            return await through_outages(stop, f"rebuild of {self._name}", attempt)
+        except _NeedsOperator as needed:
+            raise needed.error from None

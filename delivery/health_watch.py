@@ -22,9 +22,10 @@ import asyncpg
 
 from delivery.endpoint_health import DEFAULT_DISABLE_AFTER, Step, watch, watched_after
 from schema import endpoint_health, events
-from schema.database import Connection, Pool, is_transient
+from schema.database import Connection, Pool
 from schema.durations import format_duration
 from schema.endpoint_health import Failing, Fortune
+from schema.error_kinds import is_data_fault
 from schema.ids import ENDPOINT, format_id
 from schema.polling import sleep_unless, through_outages
 from schema.timestamps import iso_millis
@@ -83,7 +84,7 @@ class HealthWatch:
         except _OF_THIS_ROW as error:
             _logger.warning("endpoint %s is held by somebody else, and looked at later: %r", shown, error)
         except Exception as error:
-            if is_transient(error):
+            if not is_data_fault(error):
                 raise
             _logger.exception("endpoint %s has been failing, which could not be told", shown)
 

@@ -1,9 +1,17 @@
 """Writes results in batches: while one batch commits the next one gathers, so there is no round trip per delivery.
 
-A batch is one transaction: deliveries settled, attempts appended, health noted. Endpoints' breakers hear of a result
-when it arrives, once, however often its batch is tried. When a receiver said 410, another transaction disables the
-endpoint, together with the event that tells so. A batch that the database cannot take for its own sake is halved until
-the one result stands alone, which is then stored without what the receiver sent.
+      put ──► gathered ──► the first ones, in one transaction ──► committed ──► on_settled, and its slot is free
+                 ▲             │ transient error: the same again, with backoff, for as long as it takes
+                 │             │ out of time:     half of them, at once
+                 │             │ data fault:      half of them; one alone is stored without what the receiver sent
+                 └─────────────┘ nothing leaves before it is written
+
+A transaction settles deliveries, appends attempts and notes health. Endpoints' breakers learn of a result when it arrives,
+once, however often its batch is tried. After a 410 another transaction disables the endpoint and records the event.
+
+No trouble of the database drops a result: its delivery would be sent again. Memory is bounded, because each result holds
+a slot (capacity.py) until it is written, so that attempts end when all slots are taken. Only after a stop, and
+`last_tries_s` more, is the rest left to the workers that take over the leases.
 """
 
 import asyncio
@@ -16,8 +24,9 @@ from delivery.capacity import Manner
 from delivery.health_book import HealthBook
 from delivery.tally import Tally
 from schema import deliveries, endpoint_health, events
-from schema.database import Pool, is_of_the_batch
+from schema.database import Pool
 from schema.deliveries import ClaimedDelivery, Settlement
+from schema.error_kinds import is_data_fault, is_out_of_time
 from schema.ids import ENDPOINT, format_id
 from schema.polling import through_outages
 
@@ -36,8 +45,20 @@ class Settled:
     """The fault was on our side, which says nothing of the endpoint's health."""
 
 
-class _BatchFailed(Exception):
-    """Not of the moment: waiting will not help."""
+class _Smaller(Exception):
+    """Fewer results may be written."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+
+class _Unstorable(Exception):
+    """One result alone cannot be written, for what is in it."""
+
+    def __init__(self, result: Settled) -> None:
+        super().__init__()
+        self.result = result
 
 
 class Settler:
@@ -47,6 +68,8 @@ class Settler:
         self._health = health
         self._last_tries_s = last_tries_s
         self._gathered: list[Settled] = []
+        self._tried = 0  # of the gathered, the first ones: an earlier try may have been committed
+        self._size = _BATCH
         self._arrived = asyncio.Event()
         self.on_settled: Callable[[Settled], None] = lambda _result: None
         self.tally = Tally()
@@ -59,6 +82,11 @@ class Settler:
         self._gathered.append(result)
         self._arrived.set()
 
+    @property
+    def waiting(self) -> int:
+        """Results that are not written yet."""
+        return len(self._gathered)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Ends once it is stopped and nothing is left to write, or the database cannot be had for the rest."""
         stopping = asyncio.ensure_future(stop.wait())
@@ -66,9 +94,8 @@ class Settler:
         giving_up = asyncio.ensure_future(self._give_up(stop, give_up))
         try:
             while self._gathered or not stop.is_set():
-                batch, self._gathered = self._gathered[:_BATCH], self._gathered[_BATCH:]
-                if batch:
-                    await self._settle(give_up, batch)
+                if self._gathered:
+                    await self._settle_some(give_up)
                 else:
                     self._arrived.clear()
                     arriving = asyncio.ensure_future(self._arrived.wait())
@@ -83,48 +110,63 @@ class Settler:
         await asyncio.sleep(self._last_tries_s)
         give_up.set()
 
-    async def _settle(
-        self, give_up: asyncio.Event, batch: Sequence[Settled], *, tried_before: bool = False
-    ) -> None:
-        async def write() -> None:
-            nonlocal tried_before
-            again, tried_before = tried_before, True
-            await self._write_whole(batch, again=again)
-
+    async def _settle_some(self, give_up: asyncio.Event) -> None:
+        """Writes the first of what has gathered. What an error leaves unwritten stays gathered."""
         try:
-            await through_outages(give_up, "settler", write)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the rest of the batch
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                await self._settle(give_up, batch[:middle], tried_before=True)
-                await self._settle(give_up, batch[middle:], tried_before=True)
-                return
-            await self._settle_alone(give_up, batch[0], error)
-        for result in batch:
+            written = await through_outages(give_up, "settler", self._write_first)
+        except _Smaller as smaller:
+            self._size = max(1, smaller.size // 2)
+            _logger.warning("results: a batch failed, halved to %d: %r", self._size, smaller.__cause__)
+            return
+        except _Unstorable as alone:
+            written = await self._settle_without_details(give_up, alone.result, alone.__cause__)
+        if written is None:  # it was stopped, and this was the last try
+            self._done(len(self._gathered))
+        else:
+            self._size = min(_BATCH, self._size * 2)
+            self._done(written)
+
+    def _done(self, count: int) -> None:
+        done, self._gathered = self._gathered[:count], self._gathered[count:]
+        self._tried = max(0, self._tried - count)
+        for result in done:
             self.on_settled(result)
 
-    async def _write_whole(self, batch: Sequence[Settled], *, again: bool) -> None:
+    async def _write_first(self) -> int:
+        batch, again = self._gathered[: min(self._size, _BATCH)], self._tried > 0
+        self._tried = max(self._tried, len(batch))
         try:
             await self._write(batch, again=again)
         except Exception as error:
-            if is_of_the_batch(error):
-                raise _BatchFailed from error
+            if len(batch) > 1 and (is_data_fault(error) or is_out_of_time(error)):
+                raise _Smaller(len(batch)) from error
+            if is_data_fault(error):
+                raise _Unstorable(batch[0]) from error
             raise
+        return len(batch)
 
-    async def _settle_alone(self, give_up: asyncio.Event, result: Settled, error: Exception) -> None:
+    async def _settle_without_details(
+        self, give_up: asyncio.Event, result: Settled, error: BaseException | None
+    ) -> int | None:
         claim, attempt = result.settlement.claim, result.settlement.attempt
-        _logger.error(
-            "the result of delivery %s cannot be stored as it is: %r", claim.id, error.__cause__ or error
-        )
+        _logger.error("the result of delivery %s cannot be stored as it is: %r", claim.id, error)
         if attempt is None:
-            return
+            return 1
         told = f"{attempt.outcome}; the details could not be stored"
         bare = replace(attempt, error=told, response_body=b"", address=None)
         stripped = replace(result, settlement=replace(result.settlement, attempt=bare))
+
+        async def write() -> int:
+            await self._write([stripped], again=True)
+            return 1
+
         try:
-            await through_outages(give_up, "settler", lambda: self._write([stripped], again=True))
-        except Exception:
+            return await through_outages(give_up, "settler", write)
+        except Exception as failure:
+            if not is_data_fault(failure):
+                raise
             _logger.exception("the result of delivery %s is lost; it is sent again", claim.id)
+            return 1
 
     async def _write(self, batch: Sequence[Settled], *, again: bool) -> None:
         """`again`: an earlier try may have been committed although its answer was lost. What it counted counts once."""

@@ -34,6 +34,9 @@ CONNECT_TIMEOUT_S = 10.0
 # No statement of ours takes seconds. The server ends one that does, and the fault is the statement's; when nothing
 # is heard even after that, the connection is dead, and that is an outage.
 STATEMENT_TIMEOUT = "50s"
+# Waiting for a lock ends well before, so that it has an error of its own: what ran out of time did so by itself. It is
+# longer than the 10 s after which the server ends a session that stands still with a lock.
+LOCK_TIMEOUT = "15s"
 COMMAND_TIMEOUT_S = 60.0
 
 # A peer that vanishes (power, network) or freezes without a word must not keep what its session holds for longer
@@ -47,40 +50,6 @@ _VANISHED = {
     "tcp_user_timeout": "10000",
     "idle_in_transaction_session_timeout": "10s",
 }
-
-# Errors of the moment: the same statement may work a little later. All others are the statement's own.
-# Running out of time is of both kinds: a loop that repeats a batch has to make it smaller.
-_TRANSIENT = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the first statement on a session that the server has just ended
-    asyncpg.PostgresConnectionError,
-    asyncpg.exceptions.OperatorInterventionError,
-    asyncpg.exceptions.InsufficientResourcesError,
-    asyncpg.exceptions.TransactionRollbackError,
-    asyncpg.exceptions.LockNotAvailableError,
-    asyncpg.exceptions.ReadOnlySQLTransactionError,
-    asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
-)
-
-
-def is_transient(error: BaseException) -> bool:
-    return isinstance(error, _TRANSIENT) or _is_sealed(error)
-
-
-def _is_sealed(error: BaseException) -> bool:
-    """What a month says that is being looked at by retention (refuse_retiring): soon it is open again."""
-    return (
-        isinstance(error, asyncpg.ObjectNotInPrerequisiteStateError) and error.constraint_name == "retiring"
-    )
-
-
-def is_of_the_batch(error: BaseException) -> bool:
-    """Whether a smaller or another batch may succeed where this one failed."""
-    return isinstance(error, asyncpg.QueryCanceledError) or (
-        isinstance(error, Exception) and not is_transient(error)
-    )
-
 
 # Every statement of ours walks an index, a few rows at a time, and is planned once. Left to itself the planner
 # plans thirteen partitions anew each time (12 ms for reading one event), or, not knowing how small the limits
@@ -227,6 +196,7 @@ def _pinned(schema: str) -> dict[str, str]:
         **PINNED,
         "search_path": schema,
         "statement_timeout": STATEMENT_TIMEOUT,
+        "lock_timeout": LOCK_TIMEOUT,
         **_VANISHED,
         **_PLANNING,
     }

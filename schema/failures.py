@@ -22,7 +22,7 @@ from typing import Final
 
 import asyncpg
 
-from schema.database import is_transient
+from schema.error_kinds import is_transient
 from schema.errors import DuroError
 from schema.timestamps import iso_millis
 

@@ -18,6 +18,7 @@ from schema.queries import load
 
 _SQL = load("log")
 READ_BYTES: Final = 4 * 1024 * 1024  # 500 events of 256 KiB would be 128 MiB at once
+_LONGEST_ERROR: Final = 2000
 _SEQUENCE_SECONDS: Final = 6 * 3600.0
 
 
@@ -30,6 +31,23 @@ class LoggedEvent:
     created_at: datetime
     data: str
     """`jsonb` as Postgres prints it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """An event as the log's row has it, without its type and data."""
+
+    pos: int
+    id: UUID
+    tenant_id: UUID
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    events: list[LoggedEvent]
+    more: bool
+    """The log has more events after these. A batch ends at a number of events or of bytes, whichever is reached first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +95,19 @@ async def backlog(connection: Executor, consumer: str) -> int:
     return count
 
 
-async def read_after(
-    connection: Executor, pos: int, limit: int, most_bytes: int = READ_BYTES
-) -> list[LoggedEvent]:
+async def read_after(connection: Executor, pos: int, limit: int, most_bytes: int = READ_BYTES) -> Batch:
     """The next events in order: `limit` at most, and no more than `most_bytes` of data, yet one in any case."""
-    return [LoggedEvent(*row) for row in await connection.fetch(_SQL["read_after"], pos, limit, most_bytes)]
+    rows = await connection.fetch(_SQL["read_after"], pos, limit, most_bytes)
+    return Batch(
+        [LoggedEvent(*row[:-1]) for row in rows],
+        more=bool(rows) and rows[-1]["pos"] < rows[-1]["last_pos"],
+    )
+
+
+async def entry_after(connection: Executor, pos: int) -> LogEntry | None:
+    """The next event, of which nothing is read but the log's own row."""
+    row = await connection.fetchrow(_SQL["entry_after"], pos)
+    return LogEntry(*row) if row else None
 
 
 async def read_one(connection: Executor, pos: int) -> LoggedEvent | None:
@@ -89,9 +115,15 @@ async def read_one(connection: Executor, pos: int) -> LoggedEvent | None:
     return LoggedEvent(*row) if row else None
 
 
-async def dead_letter(tx: Connection, consumer: str, event: LoggedEvent, error: str) -> None:
+async def dead_letter(tx: Connection, consumer: str, event: LoggedEvent | LogEntry, error: str) -> None:
     await tx.execute(
-        _SQL["dead_letter"], consumer, event.pos, event.tenant_id, event.id, event.created_at, error[:2000]
+        _SQL["dead_letter"],
+        consumer,
+        event.pos,
+        event.tenant_id,
+        event.id,
+        event.created_at,
+        error[:_LONGEST_ERROR],
     )
 
 

@@ -11,11 +11,16 @@ from consumers.consumer import Consumer, Handler
 from consumers.fanout import FANOUT, FanOut, NoRoom
 from consumers.projecting import Serving
 from schema import log
-from schema.database import Pool, is_transient
+from schema.database import Pool
+from schema.error_kinds import describe, is_out_of_time, is_transient, is_unreadable
 from schema.log import DeadEvent
 from service.projections import PROJECTIONS
 
 _STEP: Final = 100
+_UNREADABLE: Final = (
+    "the event's stored data still cannot be read ({}): as the owner, correct its row in its partition of "
+    "the table events, with the trigger append_only disabled meanwhile; then retry"
+)
 
 
 # What they hand on waits in its table: this process has no worker id to claim it with.
@@ -64,13 +69,18 @@ async def _dead_events(pool: Pool, consumer: str, only: int | None) -> AsyncIter
 
 async def _retry(pool: Pool, name: str, consumer: Consumer, dead: DeadEvent) -> RetryResult:
     result = partial(RetryResult, name, dead.pos, dead.event_id)
-    event = await log.read_one(pool, dead.pos)
+    try:
+        event = await log.read_one(pool, dead.pos)
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
+        return result(Retried.FAILED, _UNREADABLE.format(describe(error)))
     if event is None:
         return result(Retried.FAILED, "the event is not in the log any more")
     try:
         applied = await consumer.retry_dead_event(event)
     except Exception as error:
-        if is_transient(error):
+        if is_transient(error) and not is_out_of_time(error):
             raise
-        return result(Retried.FAILED, f"{type(error).__name__}: {error}")
+        return result(Retried.FAILED, describe(error))
     return result(Retried.APPLIED if applied else Retried.GONE)

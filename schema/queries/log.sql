@@ -29,7 +29,9 @@ INSERT INTO cursors (consumer, pos) VALUES ($1, $3);
 -- $1 pos, $2 limit, $3 bytes of data at most, though never less than one event. In order. The log is cut first and
 -- OFFSET 0 keeps the join a look-up per row, whatever the planner believes of the tables' sizes. The tenant is named
 -- because all indexes of an empty partition look alike, and the plan outlives that moment: see queries/deliveries.sql.
-SELECT pos, id, tenant_id, type, created_at, data
+-- The log's last position, in the same snapshot, says whether there is more.
+SELECT pos, id, tenant_id, type, created_at, data,
+       (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1) AS last_pos
   FROM (SELECT l.pos, e.id, e.tenant_id, e.type, e.created_at, e.data,
                sum(octet_length(e.data)) OVER (ORDER BY l.pos) - octet_length(e.data) AS bytes_before
           FROM (SELECT pos, event_id, tenant_id, created_at FROM event_log
@@ -47,6 +49,10 @@ SELECT l.pos, e.id, e.tenant_id, e.type, e.created_at, e.data::text AS data
   FROM event_log l
   JOIN events e ON e.id = l.event_id AND e.created_at = l.created_at AND e.tenant_id = l.tenant_id
  WHERE l.pos = $1;
+
+-- name: entry_after
+-- $1 pos. The next event without its data, which may be damaged: of the log's own row alone.
+SELECT pos, event_id, tenant_id, created_at FROM event_log WHERE pos > $1 ORDER BY pos LIMIT 1;
 
 -- name: dead_letter
 -- $1 consumer, $2 pos, $3 tenant, $4 event, $5 the event's created_at, $6 error.

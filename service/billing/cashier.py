@@ -24,8 +24,8 @@ from uuid import UUID
 from schema.billing import books
 from schema.billing.books import Changes, Overdue
 from schema.billing.rows import PaymentAttempt, PaymentKind, Rail
-from schema.database import is_of_the_batch, is_transient
-from schema.errors import Conflict
+from schema.error_kinds import is_data_fault, is_out_of_time, is_transient, needs_operator
+from schema.errors import Conflict, Unavailable
 from schema.ids import PAYMENT, PAYMENT_METHOD, format_id
 from schema.wallet import Token
 from service.billing.failures import FailureCode
@@ -144,7 +144,7 @@ class ChargeProcessor:
         try:
             return dict(await self._tokens(ids))
         except Exception as error:
-            if not is_of_the_batch(error):
+            if not (isinstance(error, Unavailable) or is_data_fault(error)):
                 raise
             if len(ids) == 1:
                 _logger.error("%s cannot be unsealed: %r", format_id(PAYMENT_METHOD, ids[0]), error)  # noqa: TRY400  the message says it all
@@ -213,7 +213,7 @@ class ChargeProcessor:
         try:
             count = await self._ledger.transact(lambda unit: _write(unit, batch))
         except Exception as error:
-            if is_of_the_batch(error) and len(batch) > 1:
+            if len(batch) > 1 and (is_data_fault(error) or is_out_of_time(error) or needs_operator(error)):
                 half = len(batch) // 2
                 await self._settle(batch[:half])
                 await self._settle(batch[half:])

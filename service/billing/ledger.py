@@ -30,7 +30,8 @@ from tenacity import (
 from schema.billing import books
 from schema.billing.books import Changes, Fact, Key
 from schema.billing.rows import PaymentAttempt
-from schema.database import Connection, Pool, is_of_the_batch, is_transient
+from schema.database import Connection, Pool
+from schema.error_kinds import is_out_of_time, is_transient
 from service.billing.clock import Clock
 
 T = TypeVar("T")
@@ -127,4 +128,4 @@ class Ledger:
 
 def _may_be_repeated(error: BaseException) -> bool:
     """A statement that timed out would do so again with the same amount of work."""
-    return is_transient(error) and not is_of_the_batch(error) and not isinstance(error, CommitInDoubt)
+    return is_transient(error) and not is_out_of_time(error) and not isinstance(error, CommitInDoubt)

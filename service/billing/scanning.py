@@ -18,10 +18,12 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
+import asyncpg
+
 from schema.billing import books
 from schema.billing.books import Case, Changes, Overdue, TenantFilter
 from schema.billing.rows import DunningState, PaymentState, Status
-from schema.database import is_of_the_batch
+from schema.error_kinds import DataFault, is_data_fault, is_out_of_time
 from schema.ids import SUBSCRIPTION, format_id
 from schema.polling import sleep_unless, through_outages
 from service.billing.cashier import ChargeProcessor
@@ -87,7 +89,14 @@ async def _decide(unit: Unit, decide: Callable[[Case], Changes]) -> list[Overdue
     return [Overdue(attempt, methods[attempt.subscription_id]) for attempt in begun]
 
 
-class InvoiceExists(Exception):
+def _is_of_a_row(error: Exception) -> bool:
+    """A trigger that raises without a code of its own refuses a row, as far as one can say. To hold the subscription for
+    a while gives nothing up, and lets the others pass.
+    """
+    return is_data_fault(error) or isinstance(error, asyncpg.RaiseError)
+
+
+class InvoiceExists(DataFault):
     """An unpaid period already has an invoice without a charge in flight: the rows contradict each other."""
 
 
@@ -130,7 +139,7 @@ class Scanner:
         try:
             return await self._take(limit)
         except Exception as error:
-            if not is_of_the_batch(error):
+            if not (_is_of_a_row(error) or is_out_of_time(error)):
                 raise
             _logger.warning("%s: a batch failed and is repeated one by one: %r", self.name, error)
         found = 0
@@ -162,7 +171,7 @@ class Scanner:
         try:
             begun = await self._ledger.transact(work)
         except Exception as error:
-            if not is_of_the_batch(error) or not last or not last[0].locked:
+            if not _is_of_a_row(error) or not last or not last[0].locked:
                 raise
             await self._hold(last[0], error)
             return 1

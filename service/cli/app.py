@@ -16,7 +16,8 @@ import orjson
 import uvloop
 from rich.console import Console
 
-from schema.database import Database, is_transient
+from schema.database import Database
+from schema.error_kinds import is_transient, needs_operator
 from schema.errors import Conflict, Unavailable
 from service.backbone import backbone
 from service.cli.root import main
@@ -141,7 +142,7 @@ def database_errors() -> Iterator[None]:
             type(error) is asyncpg.ObjectNotInPrerequisiteStateError
         ):  # and not a lock's, which is a kind of it
             raise Conflict(f"{error.message}.") from None
-        if not is_transient(error):
+        if not is_transient(error) or needs_operator(error):
             raise
         if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError):
             raise Unavailable(

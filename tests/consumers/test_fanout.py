@@ -138,7 +138,7 @@ async def test_a_cursor_set_back_makes_no_second_delivery_and_gives_the_places_b
 
 
 FAIL = """
-CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$;
+CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today' USING ERRCODE = '23514'; END $$;
 CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON sandbox.{table}
     {when} FOR EACH ROW EXECUTE FUNCTION public.fail();
 """

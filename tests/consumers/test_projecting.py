@@ -45,9 +45,8 @@ async def test_projections_yield_to_a_delivery_backlog(
     slept: list[float], clock: list[float], others: bool, worked: float, rest: float | None
 ) -> None:
     serving = Serving(Nothing(), gather_s=0.2, others_first=lambda: others)
-    await serving.ready()
+    await serving.ready(behind=False)
     assert slept == [0.2], "no backlog is known yet"
-    serving._backlog = True
     clock[0] += worked
-    await serving.ready()
+    await serving.ready(behind=True)
     assert slept[1:] == ([] if rest is None else [pytest.approx(rest)])

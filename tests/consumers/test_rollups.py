@@ -543,7 +543,7 @@ async def test_a_retry_waits_for_the_batch_that_writes(
     for type_ in (SUCCESS, FAILED):
         await tell(data, tenant, event(type_))
     await sequence_all(data)
-    one, other = await log.read_after(data, 0, 2)
+    one, other = (await log.read_after(data, 0, 2)).events
     async with data.acquire() as writing, writing.transaction():
         await log.dead_letter(writing, ROLLUPS, other, "a defect that is mended")
     first = await connect()

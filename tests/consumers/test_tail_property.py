@@ -121,7 +121,7 @@ class World:
             await self.polling
         for joined in self.listeners:
             joined.hearing.may_read.set()
-        entire = await log.read_after(self.data, 0, 1_000_000)
+        entire = (await log.read_after(self.data, 0, 1_000_000)).events
         stop = asyncio.Event()
         run = asyncio.create_task(self.tail.run(stop))
         for joined in self.listeners:

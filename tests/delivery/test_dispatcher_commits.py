@@ -6,7 +6,8 @@ from uuid import UUID
 import pytest
 
 from delivery.dispatcher import DispatchLimits
-from schema.database import Database, is_transient
+from schema.database import Database
+from schema.error_kinds import is_transient
 from schema.modes import Mode
 from tests.support.engine import AT_ONCE, add_endpoint, engine, places, running
 from tests.support.events import event_names, record_many

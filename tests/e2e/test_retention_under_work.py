@@ -62,7 +62,7 @@ async def test_a_run_beside_a_worker_at_work_loses_and_disturbs_nothing(
         complaints = [line for line in work.stderr.splitlines() if " WARNING " in line or " ERROR " in line]
     assert complaints == []
     assert not await attached(owner, OLD)
-    assert len(await log.read_after(pool, 0, 100_000)) == len(recorded) - 3
+    assert len((await log.read_after(pool, 0, 100_000)).events) == len(recorded) - 3
 
 
 async def _applied(owner: asyncpg.Connection) -> bool:

@@ -103,7 +103,7 @@ class World:
         async with self.reader.transaction():
             cursor = await log.take_cursor(self.reader, CONSUMER)
             assert cursor is not None
-            found = await log.read_after(self.reader, cursor.pos, limit)
+            found = (await log.read_after(self.reader, cursor.pos, limit)).events
             if found:
                 await log.move_cursor(self.reader, cursor, found[-1].pos)
         self.applied |= {event.id for event in found}

@@ -114,7 +114,7 @@ async def test_a_read_ends_before_it_is_too_large_and_brings_one_event_in_any_ca
     for _ in range(5):
         await events.record(connection, tenant, "invoice_created", {"text": "x" * 8})  # 20 bytes each
     await sequence_all(connection)
-    read = await log.read_after(connection, 0, 100, most_bytes)
+    read = (await log.read_after(connection, 0, 100, most_bytes)).events
     assert [event.pos for event in read] == list(range(1, found + 1))
     assert {len(event.data) for event in read} == {20}
 

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from schema.database import Database, connect_as_owner, is_of_the_batch, is_transient
+from schema.database import Database, connect_as_owner
+from schema.error_kinds import is_data_fault, is_out_of_time, is_transient, needs_operator
 from schema.errors import Unavailable
 from schema.modes import Mode
 from tests.support.asking import until_waiting
@@ -152,7 +153,63 @@ async def statement_timeout(connect: Connect) -> Exception:
 
 
 async def broken_constraint(connect: Connect) -> Exception:
+    return await error_of(
+        (await connect("duro_owner")).execute("INSERT INTO core.tenants (id) VALUES (NULL)")
+    )
+
+
+async def broken_cursor(connect: Connect) -> Exception:
+    """The loops' own tables hold nothing of an event."""
     return await error_of((await connect()).execute("INSERT INTO cursors (consumer, pos) VALUES (NULL, 1)"))
+
+
+async def too_large_for_an_index(connect: Connect) -> Exception:
+    connection = await connect("postgres")
+    await connection.execute("CREATE TEMP TABLE keyed (name text PRIMARY KEY)")
+    statement = "INSERT INTO keyed SELECT string_agg(md5(n::text), '') FROM generate_series(1, 200) AS n"
+    error = await error_of(connection.execute(statement))
+    assert isinstance(error, asyncpg.ProgramLimitExceededError)
+    return error
+
+
+async def error_of_a_trigger(connect: Connect) -> Exception:
+    """The same SQLSTATE as that of a value too large for an index, and of a server that ran out of transaction ids."""
+    return await error_of((await connect()).execute("DO $$ BEGIN RAISE SQLSTATE '54000'; END $$"))
+
+
+async def argument_of_another_type(connect: Connect) -> Exception:
+    return await error_of((await connect()).execute("SELECT $1::uuid", "none"))
+
+
+async def missing_right(connect: Connect) -> Exception:
+    return await error_of((await connect()).execute("DELETE FROM event_log"))
+
+
+async def missing_partition(connect: Connect) -> Exception:
+    connection = await connect("postgres")
+    await connection.execute("CREATE TEMP TABLE monthly (at date) PARTITION BY RANGE (at)")
+    error = await error_of(connection.execute("INSERT INTO monthly VALUES (now())"))
+    assert isinstance(error, asyncpg.CheckViolationError)
+    return error
+
+
+async def exhausted_sequence(connect: Connect) -> Exception:
+    connection = await connect("postgres")
+    await connection.execute(
+        "CREATE TEMP SEQUENCE short MAXVALUE 2; SELECT nextval('short'), nextval('short')"
+    )
+    return await error_of(connection.execute("SELECT nextval('short')"))
+
+
+async def bug_of_the_driver(_connect: Connect) -> Exception:
+    """As the driver raises when its connection goes away under it."""
+    module = {"__name__": "asyncpg.protocol.protocol"}
+    exec("def lost(): None.transport", module)
+    try:
+        module["lost"]()  # type: ignore[operator]  it is the function
+    except AttributeError as error:
+        return error
+    raise AssertionError
 
 
 async def missing_table(connect: Connect) -> Exception:
@@ -173,8 +230,16 @@ OF_THE_MOMENT = (
     serialization_failure,
     read_only,
     disk_full,
+    statement_timeout,
+    missing_table,
+    missing_right,
+    missing_partition,
+    exhausted_sequence,
+    error_of_a_trigger,
+    broken_cursor,
+    bug_of_the_driver,
 )
-OF_THE_BATCH = (broken_constraint, missing_table, bug_of_ours)
+OF_THE_DATA = (broken_constraint, too_large_for_an_index, argument_of_another_type, bug_of_ours)
 Trouble = Callable[[Connect], Awaitable[Exception]]
 
 
@@ -184,18 +249,32 @@ async def test_trouble_of_the_moment_is_worth_another_try_of_the_same(
 ) -> None:
     error = await trouble(connect)
     assert is_transient(error), repr(error)
-    assert not is_of_the_batch(error)
+    assert not is_data_fault(error)
 
 
-@pytest.mark.parametrize("trouble", OF_THE_BATCH)
+@pytest.mark.parametrize("trouble", OF_THE_DATA)
 async def test_a_batchs_own_trouble_does_not_go_away_by_itself(connect: Connect, trouble: Trouble) -> None:
     error = await trouble(connect)
     assert not is_transient(error), repr(error)
-    assert is_of_the_batch(error)
+    assert is_data_fault(error)
 
 
-async def test_running_out_of_time_is_of_both_kinds(connect: Connect) -> None:
-    """The server may be slow just now, or the batch too large."""
-    error = await statement_timeout(connect)
-    assert is_transient(error)
-    assert is_of_the_batch(error)
+async def test_a_statement_that_was_ended_may_fit_when_it_is_smaller(connect: Connect) -> None:
+    assert is_out_of_time(await statement_timeout(connect))
+    assert not is_out_of_time(await lock_timeout(connect))
+
+
+@pytest.mark.parametrize(("trouble", "expected"), [(missing_table, True), (lock_timeout, False)])
+async def test_what_time_alone_does_not_mend_is_known(
+    connect: Connect, trouble: Trouble, expected: bool
+) -> None:
+    assert needs_operator(await trouble(connect)) == expected
+
+
+async def test_sessions_give_up_a_lock_well_before_a_statement_ends(database: Database) -> None:
+    for pool in (database.core, *(database.data(mode) for mode in Mode)):
+        rows = await pool.fetch(
+            "SELECT name, setting::int AS ms FROM pg_settings WHERE name IN ('lock_timeout', 'statement_timeout')"
+        )
+        limits = {row["name"]: row["ms"] for row in rows}
+        assert 10_000 < limits["lock_timeout"] <= limits["statement_timeout"] / 2

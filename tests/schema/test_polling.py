@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema.database import is_of_the_batch, is_transient
+from schema.error_kinds import is_data_fault, is_out_of_time
 from schema.polling import Pace, sleep_unless, through_outages
 
 MUCH_TOO_LONG = 3600.0
@@ -45,19 +45,19 @@ TRANSIENT = [
     asyncpg.DeadlockDetectedError("deadlock"),
     asyncpg.SerializationError("serialize"),
     asyncpg.ReadOnlySQLTransactionError("a standby"),
+    asyncpg.UndefinedTableError("not migrated yet"),
+    asyncpg.InsufficientPrivilegeError("not granted yet"),
+    asyncpg.QueryCanceledError("cancelled"),
 ]
 OWN_FAULT = [
     ValueError("a defect"),
     asyncpg.UniqueViolationError("twice"),
-    asyncpg.UndefinedTableError("no such table"),
-    asyncpg.InsufficientPrivilegeError("not yours"),
 ]
 
 
 @pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__)
 async def test_troubles_of_the_moment_are_waited_out(error: Exception) -> None:
-    assert is_transient(error)
-    assert not is_of_the_batch(error)
+    assert not is_data_fault(error)
     operation = Flaky(error, error, error)
     assert await soon(through_outages(asyncio.Event(), "a test", operation, 0.01)) == "done"
     assert operation.calls == 4
@@ -65,8 +65,7 @@ async def test_troubles_of_the_moment_are_waited_out(error: Exception) -> None:
 
 @pytest.mark.parametrize("error", OWN_FAULT, ids=lambda error: type(error).__name__)
 async def test_other_errors_go_through_at_once(error: Exception) -> None:
-    assert not is_transient(error)
-    assert is_of_the_batch(error)
+    assert is_data_fault(error)
     operation = Flaky(error)
     with pytest.raises(type(error)):
         await soon(through_outages(asyncio.Event(), "a test", operation))
@@ -75,8 +74,8 @@ async def test_other_errors_go_through_at_once(error: Exception) -> None:
 
 def test_a_statement_that_the_server_ended_for_its_length_is_worth_a_smaller_batch() -> None:
     """In contrast to silence, which is the connection's fault."""
-    assert is_of_the_batch(asyncpg.QueryCanceledError("canceling statement due to statement timeout"))
-    assert not is_of_the_batch(TimeoutError())
+    assert is_out_of_time(asyncpg.QueryCanceledError("canceling statement due to statement timeout"))
+    assert not is_out_of_time(TimeoutError())
 
 
 async def test_cancellation_is_not_an_outage() -> None:

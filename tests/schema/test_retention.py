@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from schema import log
-from schema.database import Database, Pool, is_transient
+from schema.database import Database, Pool
+from schema.error_kinds import is_transient
 from schema.errors import InvalidInput
 from schema.ids import new_id
 from schema.modes import Mode
@@ -426,7 +427,7 @@ async def test_what_is_gone_is_told_and_nothing_stumbles_over_it(
     assert ([event.id for event in page.events], page.gone_up_to) == ([recent], 3)
     assert (await events_after(data, tenant, 3)).gone_up_to is None
     assert await log.read_one(data, 1) is None
-    assert [event.pos for event in await log.read_after(data, 0, 10)] == [4]
+    assert [event.pos for event in (await log.read_after(data, 0, 10)).events] == [4]
 
 
 async def test_a_restore_gives_nothing_a_second_position_after_it(
@@ -439,7 +440,10 @@ async def test_a_restore_gives_nothing_a_second_position_after_it(
     await owner.execute("UPDATE sandbox.sequencer SET system_identifier = 1")
     late = await record(data, tenant)
     await sequence_all(data)
-    assert [(event.pos, event.id) for event in await log.read_after(data, 0, 10)] == [(4, recent), (5, late)]
+    assert [(event.pos, event.id) for event in (await log.read_after(data, 0, 10)).events] == [
+        (4, recent),
+        (5, late),
+    ]
 
 
 async def test_a_month_that_is_gone_can_be_written_again_and_goes_again(

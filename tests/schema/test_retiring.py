@@ -13,7 +13,8 @@ import pytest
 from consumers.consumer import Consumer
 from consumers.fanout import FanOut, NoRoom
 from schema import deliveries, delivery_history, log, partitions
-from schema.database import Database, Pool, is_transient
+from schema.database import Database, Pool
+from schema.error_kinds import is_transient
 from schema.errors import Conflict
 from schema.modes import Mode
 from schema.pages import After
@@ -186,7 +187,7 @@ async def test_producers_that_write_meanwhile_lose_nothing_and_wait_for_nothing(
         assert summary(await retire(owner))[EVENTS] == []
         await recorded.count(len(recorded) + 10)
     await sequence_all(data)
-    everything = [event.id for event in await log.read_after(data, 0, 1_000_000)]
+    everything = [event.id for event in (await log.read_after(data, 0, 1_000_000)).events]
     assert sorted(everything) == sorted(recorded)
     assert read == everything[: len(read)]
 
@@ -207,7 +208,7 @@ async def test_a_transaction_left_open_holds_up_the_run_and_not_the_producers(
         assert not run.done()
     assert summary(await run)[EVENTS] == []
     await sequence_all(producer)
-    assert [event.id for event in await log.read_after(data, 0, 100)] == [second, first]
+    assert [event.id for event in (await log.read_after(data, 0, 100)).events] == [second, first]
 
 
 async def test_when_it_waits_too_long_it_says_for_whom_and_goes_on_another_time(
@@ -724,7 +725,7 @@ async def test_consumers_that_start_over_come_past_the_hole_and_dead_letter_what
     class Poisoned:
         name = "fresh"
 
-        async def ready(self) -> int:
+        async def ready(self, *, behind: bool) -> int:  # noqa: ARG002
             return 10
 
         async def apply(self, _tx: Any, _events: Any) -> Applied:

@@ -123,7 +123,7 @@ class Log:
     async def poll(self, meanwhile: Callable[[], Awaitable[None]] = _nothing) -> None:
         await log.sequence(self._connection, 1000)
         await meanwhile()
-        for event in await log.read_after(self._connection, self._cursor, 1000):
+        for event in (await log.read_after(self._connection, self._cursor, 1000)).events:
             self._cursor = event.pos
             self.received.append(event.id)
 

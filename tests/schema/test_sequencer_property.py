@@ -71,7 +71,7 @@ class World:
         self.received: list[UUID] = []
 
     async def start_at_the_end(self) -> None:
-        entries = await log.read_after(self._reader, 0, 1_000_000)
+        entries = (await log.read_after(self._reader, 0, 1_000_000)).events
         self._cursor = entries[-1].pos if entries else 0
 
     async def take(self, step: Step) -> None:
@@ -98,7 +98,7 @@ class World:
                 await self._end(step.client, keep=step.action == "commit")
 
     async def read(self) -> None:
-        for entry in await log.read_after(self._reader, self._cursor, 1_000_000):
+        for entry in (await log.read_after(self._reader, self._cursor, 1_000_000)).events:
             assert entry.pos == self._cursor + 1, "a position is missing, or came after a later one"
             self._cursor = entry.pos
             self.received.append(entry.id)

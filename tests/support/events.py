@@ -30,7 +30,7 @@ def event_names(events: Sequence[UUID]) -> list[str]:
 
 async def positions(connection: Executor) -> list[tuple[int, UUID]]:
     """The whole log: (pos, event), as a reader finds it."""
-    return [(entry.pos, entry.id) for entry in await log.read_after(connection, 0, 1_000_000)]
+    return [(entry.pos, entry.id) for entry in (await log.read_after(connection, 0, 1_000_000)).events]
 
 
 async def in_log(connection: Executor) -> list[UUID]:
@@ -49,5 +49,5 @@ async def sequenced(producer: Executor, tenant: UUID, count: int) -> Sequence[lo
     """That many more events, recorded and with their positions."""
     await record_many(producer, tenant, count)
     await sequence_all(producer)
-    everything = await log.read_after(producer, 0, 1_000_000)
+    everything = (await log.read_after(producer, 0, 1_000_000)).events
     return everything[-count:]

@@ -70,7 +70,7 @@ async def test_each_consumer_has_its_status_and_its_dead_lettered_events(
 ) -> None:
     """Without --consumer all of them are tried again."""
     pool = database.data(Mode.TEST)
-    (event,) = await log.read_after(pool, 0, 1)
+    (event,) = (await log.read_after(pool, 0, 1)).events
     async with pool.acquire() as tx, tx.transaction():
         await log.dead_letter(tx, "activity", event, "poison")
     rows = (await duro.json("consumers", "status"))["consumers"]
