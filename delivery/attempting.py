@@ -2,6 +2,7 @@
 
 import logging
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -22,6 +23,7 @@ QUICK_MS: Final = 1000.0  # what holds a place for longer costs others
 _UNPREPARED = AttemptResult(
     Outcome.PROTOCOL, None, "the request could not be prepared", None, b"", None, Timings(), ours=True
 )
+_UNREADABLE = replace(_UNPREPARED, error="the event's stored data cannot be read")
 
 
 class Attempts:
@@ -54,6 +56,9 @@ class Attempts:
         )
 
     async def _send(self, claim: ClaimedDelivery, message: Message, started_at: datetime) -> AttemptResult:
+        if not claim.readable:
+            _logger.error("delivery %s: %s", claim.id, _UNREADABLE.error)
+            return _UNREADABLE
         try:
             request = self._outbound.request(claim, message, int(started_at.timestamp()))
         except DuroError as error:

@@ -11,6 +11,9 @@
 A round that does not come to the end of the index goes on where it stopped, so that the places that become free do
 not go to the same few ids each time, and no round costs more than its steps, however many endpoints wait. What waits
 for a disabled endpoint is skipped in bulk. An endpoint that another worker is pacing is passed by.
+
+A claim reads the events' data. When one of them cannot be read, the next rounds claim half as many, until it is claimed
+alone, and without its data: its attempt fails, is recorded, and is retried by schedule, for the row may be repaired.
 """
 
 import asyncio
@@ -28,6 +31,7 @@ from delivery.health_book import HealthBook
 from schema import deliveries
 from schema.database import Connection, Pool
 from schema.deliveries import ClaimedDelivery, Lane, Pacing, Waiting
+from schema.error_kinds import is_unreadable
 
 _logger = logging.getLogger(__name__)
 STEPS: Final = 500
@@ -36,6 +40,7 @@ AGAIN_EVERY_S: Final = 0.1  # an empty look for retries is not repeated sooner, 
 FIRST_EVERY_S: Final = 0.02
 """Nor one for first attempts: where all that waits is held, each settled batch would hint at another look, which costs
 milliseconds. An idle worker's first wait is as long."""
+_ALL: Final = 1_000_000
 _FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
 
 
@@ -69,6 +74,7 @@ class Claiming:
         self._doubt = doubt
         self._from = _FIRST
         self._not_before = 0.0
+        self._most = _ALL
         self.overflowing: set[UUID] = set()
         """Endpoints with something waiting, as far as known here: what is newer must not overtake it."""
 
@@ -83,7 +89,7 @@ class Claiming:
         waiting = await self._look()
         skipped = await self._skip([w for w in waiting if w.claimable and not w.enabled])
         claimable = self._not_open([w for w in waiting if w.claimable and w.enabled], looked_at)
-        wanted = self._capacity.shares([self._place(w) for w in claimable])
+        wanted = _at_most(self._most, self._capacity.shares([self._place(w) for w in claimable]))
         all_seen = self._from == _FIRST and len(waiting) < STEPS
         self._from = self._goes_on_after(waiting, claimable, wanted)
         if not wanted:
@@ -91,7 +97,9 @@ class Claiming:
                 self._pause(now, all_seen=all_seen, skipped=skipped)
             return Round(skipped=skipped, more_soon=bool(claimable) or not all_seen)
         rates = {w.endpoint_id: w.rate_limit for w in claimable if w.rate_limit is not None}
-        claims = await self._lease(wanted, rates)
+        claims = await self._lease_readable(wanted, rates)
+        if claims is None:
+            return Round(skipped=skipped, more_soon=True)
         paced = any(place.endpoint_id in rates for place, _ in wanted)
         return Round(claims, skipped, more_soon=paced or not all_seen)
 
@@ -141,15 +149,35 @@ class Claiming:
                 skipped += await deliveries.skip_waiting(self._pool, self._lane, waiting.endpoint_id, SKIPS)
         return skipped
 
-    async def _lease(
+    async def _lease_readable(
         self, wanted: Sequence[tuple[Place, int]], rates: dict[UUID, int]
+    ) -> list[ClaimedDelivery] | None:
+        """None when fewer are to be claimed, because one of them cannot be read."""
+        try:
+            claims = await self._lease(wanted, rates)
+        except Exception as error:
+            if not is_unreadable(error):
+                raise
+            count = sum(count for _, count in wanted)
+            _logger.warning("%d %s deliveries cannot be read: %r", count, self._lane.name.lower(), error)
+            if count > 1:
+                self._most = count // 2
+                return None
+            return await self._lease(wanted, rates, with_data=False)
+        self._most = min(_ALL, self._most * 2)
+        return claims
+
+    async def _lease(
+        self, wanted: Sequence[tuple[Place, int]], rates: dict[UUID, int], *, with_data: bool = True
     ) -> list[ClaimedDelivery]:
         lease = deliveries.new_lease()
         for place, count in wanted:
             self._capacity.take(place, count)
         try:
             async with self._pool.acquire() as tx, tx.transaction():
-                claims = await self._claim(tx, [(p.endpoint_id, count) for p, count in wanted], rates, lease)
+                claims = await self._claim(
+                    tx, [(p.endpoint_id, count) for p, count in wanted], rates, lease, with_data=with_data
+                )
         except BaseException:
             self._doubt(lease)
             for place, count in wanted:
@@ -165,16 +193,33 @@ class Claiming:
         return claims
 
     async def _claim(
-        self, tx: Connection, wanted: Sequence[tuple[UUID, int]], rates: dict[UUID, int], lease: int
+        self,
+        tx: Connection,
+        wanted: Sequence[tuple[UUID, int]],
+        rates: dict[UUID, int],
+        lease: int,
+        *,
+        with_data: bool,
     ) -> list[ClaimedDelivery]:
         paces: dict[UUID, Pacing] = {}
         if rates:
             paces = await deliveries.lock_pacing(tx, [e for e, _ in wanted if e in rates])
             wanted = _within_rates(wanted, rates, paces)
-        claims = await deliveries.claim(tx, self._lane, wanted, lease, self._worker_id())
+        claims = await deliveries.claim(tx, self._lane, wanted, lease, self._worker_id(), with_data=with_data)
         if paces and claims:
             await deliveries.move_pacing(tx, _next_at(claims, rates, paces))
         return claims
+
+
+def _at_most(most: int, wanted: Sequence[tuple[Place, int]]) -> list[tuple[Place, int]]:
+    """The first of them, as many deliveries as that."""
+    cut: list[tuple[Place, int]] = []
+    for place, count in wanted:
+        if most <= 0:
+            break
+        cut.append((place, min(count, most)))
+        most -= count
+    return cut
 
 
 def _within_rates(

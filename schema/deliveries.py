@@ -117,6 +117,8 @@ class ClaimedDelivery:
     lane: Lane = Lane.FIRST
     size: int = 0
     """Characters of `data`, once that is let go."""
+    readable: bool = True
+    """Otherwise the event's stored data is damaged, and `data` is empty: there is nothing to send."""
 
     def let_go_of_data(self) -> None:
         self.size, self.data = len(self.data), ""
@@ -283,14 +285,27 @@ async def claim(
     lease: int,
     worker: int,
     lease_for: timedelta = LEASE_FOR,
+    *,
+    with_data: bool = True,
 ) -> list[ClaimedDelivery]:
-    """`wanted` is (endpoint, how many at most). Run in a transaction: endpoints are read after the claim."""
+    """`wanted` is (endpoint, how many at most). Run in a transaction: endpoints are read after the claim. Not
+    `with_data`: for one whose event cannot be read.
+    """
     rows = await tx.fetch(
-        _SQL["claim"], lane, [e for e, _ in wanted], [n for _, n in wanted], lease, worker, lease_for
+        _SQL["claim"],
+        lane,
+        [e for e, _ in wanted],
+        [n for _, n in wanted],
+        lease,
+        worker,
+        lease_for,
+        with_data,
     )
     targets = await endpoints_by_id(tx, list({row["endpoint_id"] for row in rows})) if rows else {}
     return [
-        ClaimedDelivery(**row, lease=lease, endpoint=targets.get(row["endpoint_id"]), lane=lane)
+        ClaimedDelivery(
+            **row, lease=lease, endpoint=targets.get(row["endpoint_id"]), lane=lane, readable=with_data
+        )
         for row in rows
     ]
 

@@ -7,20 +7,28 @@ beyond its snapshot's end; whoever goes on from there misses nothing and gets no
 
 What retention has dropped is told and never passed over in silence: a page that was asked for from before it says up to
 where events may be missing.
+
+An event whose stored bytes are damaged must not keep a tenant, or all of them, from the events after it. A read that fails
+for it is repeated with half as much to look at, until that position stands alone; then it is passed over, named in
+`unreadable`, and logged.
 """
 
+import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 from asyncpg import Record
 
+from schema import log
 from schema.database import Executor
+from schema.error_kinds import describe, is_unreadable
 from schema.errors import InvalidInput
 from schema.log import LoggedEvent
 from schema.queries import load
 
+_logger = logging.getLogger(__name__)
 _SQL = load("positions")
 MOST_EVENTS: Final = 500
 READ_BYTES: Final = 1024 * 1024
@@ -42,6 +50,8 @@ class Stretch:
     events: Sequence[LoggedEvent]
     reached: int
     end: LogEnd
+    unreadable: int | None = field(default=None, kw_only=True)
+    """The position of an event that is left out, because its stored data cannot be read: `reached`."""
 
     @property
     def at_end(self) -> bool:
@@ -77,9 +87,17 @@ async def events_after(
     """
     if not 1 <= limit <= MOST_EVENTS:
         raise InvalidInput(f"{limit} events cannot be read at once: ask for 1 to {MOST_EVENTS}.")
-    rows = await connection.fetch(
-        _SQL["read_tenant"], tenant_id, pos, list(types), limit, most_bytes, look_at
-    )
+    try:
+        rows = await connection.fetch(
+            _SQL["read_tenant"], tenant_id, pos, list(types), limit, most_bytes, look_at
+        )
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
+        if limit > 1 or look_at > 1:
+            fewer = max(1, limit // 2), most_bytes, max(1, look_at // 2)
+            return await events_after(connection, tenant_id, pos, types, *fewer)
+        return await _without_next_of_tenant(connection, tenant_id, pos, error)
     end = LogEnd(rows[0]["last_pos"], rows[0]["gone_up_to"])
     if not 0 <= pos <= end.pos:
         raise InvalidInput(
@@ -109,7 +127,14 @@ async def events_of_tenants(
 ) -> Stretch:
     """The same for several tenants and all types. It is for whoever follows the log's end closely: it passes over
     everybody else's positions one by one, and over what was dropped without a word but `end.gone_up_to`."""
-    rows = await connection.fetch(_SQL["read_tenants"], pos, list(tenants), look_at, most_bytes)
+    try:
+        rows = await connection.fetch(_SQL["read_tenants"], pos, list(tenants), look_at, most_bytes)
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
+        if look_at > 1:
+            return await events_of_tenants(connection, pos, tenants, look_at // 2, most_bytes)
+        return await _without_next(connection, pos, error)
     end = LogEnd(rows[0]["last_pos"], rows[0]["gone_up_to"])
     events = [
         LoggedEvent(row["pos"], row["id"], row["tenant_id"], row["type"], row["created_at"], row["data"])
@@ -117,6 +142,32 @@ async def events_of_tenants(
         if row["pos"] is not None
     ]
     return Stretch(events, _reached(rows[0], events, cut=False, more=True), end)
+
+
+async def _without_next_of_tenant(
+    connection: Executor, tenant_id: UUID, pos: int, error: Exception
+) -> EventsAfter:
+    """Raises `error` when the log has no next position, so that it cannot be an event's."""
+    end = await log_end(connection)
+    unreadable: int | None = await connection.fetchval(_SQL["next_of_tenant"], tenant_id, pos)
+    if unreadable is None:
+        raise error
+    _report(unreadable, error)
+    gone_up_to = end.gone_up_to if pos < end.gone_up_to else None
+    return EventsAfter([], unreadable, end, gone_up_to, unreadable=unreadable)
+
+
+async def _without_next(connection: Executor, pos: int, error: Exception) -> Stretch:
+    end = await log_end(connection)
+    entry = await log.entry_after(connection, pos)
+    if entry is None:
+        raise error
+    _report(entry.pos, error)
+    return Stretch([], entry.pos, end, unreadable=entry.pos)
+
+
+def _report(pos: int, error: Exception) -> None:
+    _logger.error("the event at position %d cannot be read and is passed over: %s", pos, describe(error))
 
 
 def _reached(row: Record, events: Sequence[LoggedEvent], *, cut: bool, more: bool) -> int:

@@ -86,8 +86,8 @@ UPDATE endpoint_pacing p
  WHERE p.endpoint_id = n.endpoint_id;
 
 -- name: claim
--- $1 lane, $2 endpoints, $3 how many of each, $4 lease, $5 worker, $6 lease duration. Oldest due first; what another
--- worker is claiming is passed by. Returns all that sending needs.
+-- $1 lane, $2 endpoints, $3 how many of each, $4 lease, $5 worker, $6 lease duration, $7 whether to read the events' data,
+-- which may be damaged. Oldest due first; what another worker is claiming is passed by. Returns all that sending needs.
 WITH picked AS MATERIALIZED (
     SELECT d.tenant_id, d.id, d.created_at
       FROM unnest($2::uuid[], $3::integer[]) AS want (endpoint_id, room)
@@ -105,7 +105,7 @@ WITH picked AS MATERIALIZED (
     RETURNING d.id, d.tenant_id, d.endpoint_id, d.event_id, d.event_type, d.created_at, d.tries, d.replays
 )
 SELECT c.id, c.tenant_id, c.endpoint_id, c.event_id, c.event_type, c.created_at, c.tries, c.replays > 0 AS replay,
-       e.data::text AS data
+       CASE WHEN $7::boolean THEN e.data::text ELSE '' END AS data
   FROM claimed c
   JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.created_at = c.created_at;
 

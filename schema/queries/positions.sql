@@ -39,6 +39,13 @@ SELECT log.last_pos, log.gone_up_to,
                FROM found) AS f ON f.bytes_before < $5
  ORDER BY f.pos;
 
+-- name: next_of_tenant
+-- $1 tenant, $2 after which position. The tenant's next position, of the log's own row alone.
+SELECT pos FROM event_log
+ WHERE tenant_id = $1 AND (tenant_id, pos) > ($1, $2::bigint)
+ ORDER BY tenant_id, pos
+ LIMIT 1;
+
 -- name: read_tenants
 -- $1 after which position, $2 tenants, $3 positions to look at, $4 bytes of data at most, though never less than one
 -- event. Everybody's log is walked, and those tenants' events are read: a row in any case, as above. IS TRUE keeps the

@@ -200,7 +200,7 @@ async def test_a_claim_that_fails_gives_its_places_back_and_doubts_its_lease(
 ) -> None:
     queue = await new_queue(3)
 
-    async def fail(*_args: object) -> None:
+    async def fail(*_args: object, **_options: object) -> None:
         raise LookupError
 
     with monkeypatch.context() as broken:
@@ -463,7 +463,7 @@ async def test_a_rolled_back_claim_costs_nothing_of_the_rate(
     queue = await new_queue(9)
     await limit(queue, 8)
 
-    async def fail(*_args: object) -> Sequence[object]:
+    async def fail(*_args: object, **_options: object) -> Sequence[object]:
         raise LookupError
 
     with monkeypatch.context() as broken:

@@ -172,7 +172,7 @@ async def test_pacing_costs_a_look_up_for_each_endpoint(data: Connection) -> Non
 
 async def test_a_claim_costs_what_it_takes(data: Connection) -> None:
     room = 20
-    arguments = (Lane.FIRST, [history.DEAD_ENDPOINT], [room], 9, 9, LEASE_FOR)
+    arguments = (Lane.FIRST, [history.DEAD_ENDPOINT], [room], 9, 9, LEASE_FOR, True)
     plan = await explain(data, DELIVERIES["claim"], *arguments)
     assert any("endpoint_id_due_at" in index for index in plan.indexes)
     assert_frugal(plan, rows=6 * room + 4 * PARTITIONS, pages=40 * room + 20 * PARTITIONS)
@@ -215,7 +215,7 @@ async def test_no_plan_relies_on_a_partition_being_empty(data: Connection) -> No
         (LOG["read_after"], (0, 500, log.READ_BYTES)),
         (LOG["read_one"], (5,)),
         (DELIVERIES["endpoints_waiting"], (Lane.FIRST, UUID(int=0), 100)),
-        (DELIVERIES["claim"], (Lane.FIRST, [history.DEAD_ENDPOINT], [20], 9, 9, LEASE_FOR)),
+        (DELIVERIES["claim"], (Lane.FIRST, [history.DEAD_ENDPOINT], [20], 9, 9, LEASE_FOR, True)),
         (DELIVERIES["skip_waiting"], (Lane.FIRST, history.DEAD_ENDPOINT, 20)),
         (DELIVERIES["settle"], settling),
         (DELIVERIES["take_over"], ([99],)),
