@@ -34,7 +34,7 @@ on_one_database = settings(suppress_health_check=[HealthCheck.function_scoped_fi
 TYPES = sorted({*STATEFUL, "subscription_payment_success", "subscription_payment_failed"})
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
-sometimes_odd = st.sampled_from([None, True, "7", -1, 1e30, 10**400])
+sometimes_odd = st.sampled_from([None, True, "7", -1, 1e30, 10**300])
 told = st.fixed_dictionaries(
     {"subscriptionId": st.integers(1, 3).map(lambda n: format_id(SUBSCRIPTION, UUID(int=n)))},
     optional={
