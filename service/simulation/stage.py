@@ -118,7 +118,7 @@ async def play(database: Database, plot: Plot, show: Show, stop: asyncio.Event) 
 async def refuse_beside_a_simulation(database: Database) -> None:
     if await workers.session_named(database.core, SIMULATING):
         raise Conflict(
-            "duro billing simulate runs on this database, and its subscriptions would be billed by the real clock: "
+            "duro billing simulate is running on this database, and its subscriptions would be billed by the real clock: "
             "wait until it ends, or use another database."
         )
 
@@ -126,7 +126,7 @@ async def refuse_beside_a_simulation(database: Database) -> None:
 async def refuse_beside_the_real_clock(database: Database) -> None:
     if await workers.session_named(database.core, RUNNING):
         raise Conflict(
-            "duro billing run runs on this database and would bill simulated subscriptions by the real clock: "
+            "duro billing run is running on this database and would bill simulated subscriptions by the real clock: "
             "stop it, or simulate on another database."
         )
 

@@ -1,6 +1,7 @@
 """The metrics that the database's facts make. Every worker tells the same: take their maximum, not their sum."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from prometheus_client.core import Metric
 
@@ -21,13 +22,13 @@ def database_metrics(facts: DatabaseFacts, now: float) -> Iterator[Metric]:
     read = {"core": facts.core is not None, **{mode.schema: mode in facts.modes for mode in Mode}}
     yield gauge(
         "duro_database_up",
-        "1: this worker could read the schema's facts.",
+        "1 if this worker could read the metrics of this schema.",
         ["schema"],
         [([schema], ok) for schema, ok in read.items()],
     )
     yield gauge(
         "duro_database_facts_age_seconds",
-        "How long ago the facts of the database told here were read.",
+        "Age of the metrics that were read from the database.",
         [],
         [([], max(0.0, now - facts.read_at))],
     )
@@ -47,31 +48,31 @@ def _log(modes: Mapping[Mode, ModeFacts]) -> Iterator[Metric]:
     labels = ["mode", "consumer"]
     yield gauge(
         "duro_consumer_lag_events",
-        "Events committed and not yet applied by the consumer.",
+        "Committed events that the consumer has not applied yet.",
         labels,
         [(of, status.lag) for of, status in statuses],
     )
     yield gauge(
         "duro_consumer_lag_seconds",
-        "Age of the oldest event not yet applied; 0: there is none.",
+        "Age of the oldest event that the consumer has not applied; 0 if there is none.",
         labels,
         [(of, status.lag_seconds or 0) for of, status in statuses],
     )
     yield gauge(
         "duro_dead_events",
-        "Events that the consumer could not apply: dead-lettered, for a person to look at.",
+        "Dead-lettered events of the consumer.",
         labels,
         [(of, status.dead) for of, status in statuses],
     )
     yield gauge(
         "duro_events_unsequenced",
-        f"Events committed that have no position in the log yet; {COUNTED} stands for as many and more.",
+        f"Committed events without a position in the log. Counted up to {COUNTED}.",
         ["mode"],
         [([mode.value], _unsequenced(facts.consumers)) for mode, facts in modes.items()],
     )
     yield gauge(
         "duro_partitions_ahead_months",
-        "Months for which partitions are ready; without one for its month an append fails.",
+        "Months ahead that have partitions. An event of a month without a partition cannot be recorded.",
         ["mode"],
         [([mode.value], facts.partitions_ahead) for mode, facts in modes.items()],
     )
@@ -83,10 +84,10 @@ def _unsequenced(statuses: Sequence[ConsumerStatus]) -> int:
 
 def _backlog(modes: Mapping[Mode, ModeFacts]) -> Iterator[Metric]:
     lanes = [(mode, lane, [mode.value, lane_name(lane)]) for mode in modes for lane in Lane]
-    counted = f"Counted up to {COUNTED} a lane."
+    counted = f"Counted up to {COUNTED} per lane."
     for name, help_, attribute in (
         ("waiting", "Deliveries that wait in the table for an attempt, due or not.", "waiting"),
-        ("due", "Deliveries that wait in the table and whose time has come.", "due"),
+        ("due", "Deliveries that wait in the table and are due.", "due"),
         (
             "overdue",
             f"Deliveries that wait in the table and have been due for more than {OVERDUE_AFTER.seconds} s.",
@@ -107,14 +108,14 @@ def _backlog(modes: Mapping[Mode, ModeFacts]) -> Iterator[Metric]:
     labels = ["mode", "lane", "held"]
     yield gauge(
         "duro_endpoints_due",
-        f"Endpoints with a delivery due, of the first {VISITED} that have one waiting. held: why it is not sent; "
-        "no: it should be.",
+        f"Endpoints with a due delivery, of the first {VISITED} with one waiting. held says why it is not sent; "
+        "no means that it should be sent.",
         labels,
         [(of, found.endpoints if found else 0) for of, found in due],
     )
     yield gauge(
         "duro_oldest_due_seconds",
-        "For how long the oldest delivery of these endpoints has been due; 0: none is.",
+        "How long the oldest delivery of these endpoints has been due; 0 if there is none.",
         labels,
         [(of, found.oldest_due_seconds if found else 0) for of, found in due],
     )
@@ -124,13 +125,13 @@ def _endpoints(facts: DatabaseFacts) -> Iterator[Metric]:
     modes = facts.modes
     yield gauge(
         "duro_endpoints_failing",
-        "Endpoints in service whose last answer was not a success.",
+        "Enabled endpoints whose last attempt failed.",
         ["mode"],
         [([mode.value], of.troubled.failing) for mode, of in modes.items()],
     )
     yield gauge(
         "duro_breakers",
-        "Endpoints in service whose breaker is not closed. half_open: single probes may be sent.",
+        "Enabled endpoints whose circuit breaker is open or half-open.",
         ["mode", "state"],
         [
             ([mode.value, state], number)
@@ -140,7 +141,7 @@ def _endpoints(facts: DatabaseFacts) -> Iterator[Metric]:
     )
     yield gauge(
         "duro_retries_paused",
-        "1: an operator has paused all that is not a first attempt.",
+        "1 if an operator has paused retries and replays.",
         ["mode"],
         [([mode.value], of.retries_paused) for mode, of in modes.items()],
     )
@@ -148,7 +149,7 @@ def _endpoints(facts: DatabaseFacts) -> Iterator[Metric]:
         out = facts.core.out_of_service
         yield gauge(
             "duro_endpoints_out_of_service",
-            "Endpoints that are disabled (what comes for them is skipped) or paused (it waits).",
+            "Endpoints that are disabled (deliveries are skipped) or paused (deliveries wait).",
             ["mode", "state"],
             [
                 ([mode.value, state], number)
@@ -161,14 +162,14 @@ def _endpoints(facts: DatabaseFacts) -> Iterator[Metric]:
 
 def _billing(modes: Mapping[Mode, ModeFacts]) -> Iterator[Metric]:
     for name, help_, attribute in (
-        ("renewals_due", "Subscriptions whose period is over and not paid on.", "renewals_due"),
+        ("renewals_due", "Subscriptions that are due for renewal.", "renewals_due"),
         ("recovering", "Invoices whose failed charge is being recovered.", "recovering"),
         (
             "unanswered",
             "Charges and refunds in flight for more than ten minutes.",
             "unanswered",
         ),
-        ("held", "Subscriptions that the scanners leave alone because of a defect.", "held"),
+        ("held", "Subscriptions that are held because of a defect.", "held"),
     ):
         yield gauge(
             f"duro_billing_{name}",
@@ -178,7 +179,7 @@ def _billing(modes: Mapping[Mode, ModeFacts]) -> Iterator[Metric]:
         )
     yield gauge(
         "duro_billing_late_seconds",
-        "For how long the renewal that is due longest has been due; 0: none is.",
+        "How long the oldest due renewal has been due; 0 if there is none.",
         ["mode"],
         [([mode.value], _late_seconds(of.billing)) for mode, of in modes.items()],
     )
@@ -190,28 +191,31 @@ def _late_seconds(billing: BillingStatus) -> float:
 
 def _core(core: CoreFacts) -> Iterator[Metric]:
     yield gauge(
-        "duro_workers", "Workers registered, the dead of the last seconds included.", [], [([], core.workers)]
+        "duro_workers", "Registered workers, including those that died seconds ago.", [], [([], core.workers)]
     )
     oldest = core.oldest_transaction
     yield gauge(
         "duro_oldest_transaction_seconds",
-        "Age of the transaction open for longest in this database; 0: none is, or none can be seen.",
+        "Age of the oldest open transaction in this database; 0 if there is none, or none is visible.",
         [],
         [([], oldest.seconds or 0)],
     )
     yield gauge(
         "duro_oldest_transaction_pid",
-        "Process id of its session, for pg_terminate_backend(); 0: it is a prepared transaction, or there is none.",
+        "Process id of its session, for pg_terminate_backend(); 0 for a prepared transaction, or if there is none.",
         [],
         [([], oldest.pid or 0)],
     )
     yield gauge(
         "duro_transactions_hidden",
-        "Sessions with a transaction whose age the database's owner may not see; GRANT pg_read_all_stats to it.",
+        "Sessions whose transaction age the database's owner may not see. GRANT pg_read_all_stats shows them.",
         [],
         [([], oldest.hidden)],
     )
 
 
+_LANES: Final = {Lane.FIRST: "first", Lane.AGAIN: "retry"}
+
+
 def lane_name(lane: Lane) -> str:
-    return lane.name.lower()
+    return _LANES[lane]

@@ -14,9 +14,9 @@ from service.telemetry.of_database import lane_name
 
 _PROCESS: Final = ProcessCollector(registry=None)
 _COUNTS: Final[dict[str, tuple[str, Callable[[ModeParts], int]]]] = {
-    "duro_events_sequenced": ("Events this worker gave a position.", lambda m: m.sequencer.sequenced),
+    "duro_events_sequenced": ("Events that this worker gave a position.", lambda m: m.sequencer.sequenced),
     "duro_settlements_fenced_off": (
-        "Results that came after another worker had taken the delivery over.",
+        "Results that arrived after another worker had taken over the delivery.",
         lambda m: m.settler.fenced_off,
     ),
 }
@@ -35,7 +35,7 @@ class CountsConnections(Protocol):
 def worker_metrics(worker: Worker) -> Iterator[Metric]:
     yield gauge(
         "duro_build_info",
-        "Always 1; the version is in its label.",
+        "Always 1. The label has the version.",
         ["version"],
         [([version("duro-webhooks")], 1)],
     )
@@ -46,25 +46,25 @@ def worker_metrics(worker: Worker) -> Iterator[Metric]:
     yield from _places(worker)
     yield counter(
         "duro_leases_taken_over",
-        "Deliveries this worker made due again because the worker that held them was dead, or had let them go.",
+        "Deliveries that this worker took over from a dead worker, or that were released without a result.",
         [],
         [([], worker.presence.taken_over)],
     )
     yield gauge(
         "duro_worker_registered",
-        "1: the session that shows others that this worker lives is there.",
+        "1 if the session that shows that this worker is alive is open.",
         [],
         [([], worker.presence.stands)],
     )
     yield gauge(
         "duro_part_failing_seconds",
-        "For how long this part of the process has been failing without a success; 0: it is well.",
+        "How long this part of the process has been failing without a success; 0 if it works.",
         ["part"],
         [([part.name], part.failing_seconds) for part in worker.failures],
     )
     yield counter(
         "duro_part_failures",
-        "Failures of this part of the process, those that a retry mended included.",
+        "Failures of this part of the process, including those fixed by a retry.",
         ["part"],
         [([part.name], part.total) for part in worker.failures],
     )
@@ -74,10 +74,10 @@ def worker_metrics(worker: Worker) -> Iterator[Metric]:
 
 def _consumers(worker: Worker) -> Iterator[Metric]:
     for name, help_, attribute in (
-        ("duro_events_applied", "Events this worker applied for the consumer.", "applied"),
+        ("duro_events_applied", "Events that this worker applied for the consumer.", "applied"),
         (
             "duro_events_dead_lettered",
-            "Events that this worker dead-lettered (in dead_events).",
+            "Events that this worker dead-lettered.",
             "dead_lettered",
         ),
     ):
@@ -97,19 +97,19 @@ def _attempts(worker: Worker) -> Iterator[Metric]:
     tallies = [(m.mode.value, m.settler.tally) for m in worker.modes]
     yield counter(
         "duro_attempts",
-        "Attempts made and recorded, by what happened.",
+        "Attempts recorded, by outcome.",
         ["mode", "outcome"],
         [([mode, outcome], count) for mode, tally in tallies for outcome, count in tally.outcomes.items()],
     )
     yield counter(
         "duro_deliveries_settled",
-        "Results written, by what they mean for the delivery: delivered, failed and skipped end it, retry and kept do not.",
+        "Results written, by verdict: delivered, failed and skipped are final; retry and kept are not.",
         ["mode", "verdict"],
         [([mode, verdict], count) for mode, tally in tallies for verdict, count in tally.verdicts.items()],
     )
     yield histogram(
         "duro_attempt_seconds",
-        "How long each stage of an attempt took; a stage that did not happen is not counted.",
+        "Duration of each stage of an attempt. A stage that did not happen is not counted.",
         ["mode", "stage"],
         [([mode, stage], taken) for mode, tally in tallies for stage, taken in tally.stages.items()],
     )
@@ -119,7 +119,7 @@ def _places(worker: Worker) -> Iterator[Metric]:
     capacities = [(m.mode.value, m.dispatcher.capacity) for m in worker.modes]
     yield gauge(
         "duro_deliveries_in_flight",
-        "Attempts under way here.",
+        "Attempts in flight.",
         ["mode", "lane"],
         [
             ([mode, lane_name(lane)], capacity.under_way[lane])
@@ -129,13 +129,13 @@ def _places(worker: Worker) -> Iterator[Metric]:
     )
     yield gauge(
         "duro_results_unwritten",
-        "Attempts that ended here and whose results are not in the database yet; they hold their places.",
+        "Attempts whose results are not in the database yet. They keep their slots.",
         ["mode"],
         [([mode], capacity.in_flight - sum(capacity.under_way.values())) for mode, capacity in capacities],
     )
     yield gauge(
-        "duro_places",
-        "How many attempts this worker has under way at most.",
+        "duro_in_flight_limit",
+        "The in-flight limit of this worker.",
         ["mode"],
         [([mode], capacity.places) for mode, capacity in capacities],
     )
@@ -145,14 +145,14 @@ def _connections(worker: Worker) -> Iterator[Metric]:
     if isinstance(worker.sender, CountsConnections):
         yield gauge(
             "duro_sender_connections",
-            "Connections to receivers: in use, and kept open to be used again.",
+            "Connections to receivers: in use, and idle for reuse.",
             ["state"],
             [(["in_use"], worker.sender.in_use), (["idle"], worker.sender.idle)],
         )
     pools = worker.database.pools()
     yield gauge(
         "duro_database_connections",
-        "Connections of this worker's pools to the database.",
+        "Connections of this worker to the database.",
         ["schema", "state"],
         [
             ([schema, state], number)
@@ -166,7 +166,7 @@ def _connections(worker: Worker) -> Iterator[Metric]:
     )
     yield gauge(
         "duro_database_connections_limit",
-        "The most that these pools open: DURO_DATABASE_CONNECTIONS less the one that shows that the worker lives.",
+        "Maximum connections of this worker per schema; with its presence session they make DURO_DATABASE_CONNECTIONS.",
         ["schema"],
         [([schema], sum(pool.get_max_size() for pool in of_schema)) for schema, of_schema in pools.items()],
     )

@@ -42,7 +42,7 @@ NOT_ZERO_AT_REST = {
     "duro_database_facts_read_seconds",
     "duro_database_up",
     "duro_partitions_ahead_months",
-    "duro_places",
+    "duro_in_flight_limit",
     "duro_worker_registered",
     "duro_workers",
 }
@@ -103,7 +103,7 @@ async def test_an_idle_worker_counts_nothing_and_has_every_series(whole: Worker)
     assert {s.name for s in ours if s.value} - others_transactions == NOT_ZERO_AT_REST
     assert {s.labels["outcome"] for s in ours if "outcome" in s.labels} == set(Outcome)
     assert {s.labels["verdict"] for s in ours if "verdict" in s.labels} == set(Verdict)
-    assert at_rest("places", mode="test") == 4
+    assert at_rest("in_flight_limit", mode="test") == 4
 
 
 async def test_no_label_can_grow(whole: Worker, database: Database, tenant: UUID) -> None:

@@ -153,7 +153,7 @@ async def test_a_file_that_is_there_stays_unless_it_may_be_replaced(
     file = tmp_path / "revenue.csv"
     file.write_text("last month's")
     arguments = ("analytics", "export", *VIEW, "--output", str(file))
-    assert "is there already" in (await duro(*arguments)).refusal
+    assert "already exists" in (await duro(*arguments)).refusal
     assert file.read_text() == "last month's"
     await duro.json(*arguments, "--overwrite")
     assert exported(file.read_text()) == [*DAYS]
@@ -202,10 +202,10 @@ async def test_a_reader_that_has_enough_is_no_outage(duro: Duro, revenue: None) 
         ((*VIEW, "--from", "2026-10-02", "--to", "2026-10-02"), "--from must be before --to"),
         ((*VIEW, "--format", "xlsx"), "xlsx"),
         ((*VIEW, "--output", "/nowhere/at/all.csv"), "cannot be written (No such file or directory)"),
-        ((*VIEW, "--output", "/tmp", "--overwrite"), "is there already"),
-        ((*VIEW, "--output", "/dev/null", "--overwrite"), "is there already"),
+        ((*VIEW, "--output", "/tmp", "--overwrite"), "already exists"),
+        ((*VIEW, "--output", "/dev/null", "--overwrite"), "already exists"),
         ((*VIEW, "--output", "x" * 300), "cannot be written (File name too long)"),
-        ((*VIEW, "--json"), "give --output FILE"),
+        ((*VIEW, "--json"), "add --output FILE"),
     ],
 )
 async def test_bad_input_gets_one_sentence(duro: Duro, arguments: Sequence[str], sentence: str) -> None:

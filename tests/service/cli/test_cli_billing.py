@@ -82,7 +82,7 @@ async def test_running_it_stays_until_a_signal_and_keeps_simulations_out(
             assert running.stderr
             assert "Ctrl-C stops" in running.stderr.readline()
             refusal = (await duro.process("billing", "simulate", "--tenants", "1", "--days", "1")).refusal
-            assert f"{RUNNING} runs" in refusal
+            assert f"{RUNNING} is running" in refusal
             assert await database.core.fetchval("SELECT count(*) FROM tenants") == 1
             running.send_signal(signal.SIGTERM)
             assert running.wait(PATIENCE) == 0
@@ -113,7 +113,7 @@ async def test_a_charge_without_an_answer_is_shown_and_ended_by_hand(duro: Duro,
 
 async def test_a_run_keeps_out_of_a_simulation(duro: Duro, db_url: str, key: bytes) -> None:
     async with Database.open(db_url, key, name=SIMULATING):
-        assert "duro billing simulate runs" in (await duro.process("billing", "run", "--once")).refusal
+        assert "duro billing simulate is running" in (await duro.process("billing", "run", "--once")).refusal
 
 
 async def test_a_simulation_says_what_came_about(duro: Duro, database: Database) -> None:
