@@ -292,10 +292,10 @@ async def test_deliveries_may_go_before_events_which_can_then_be_sent_anew(
     assert await count(owner, "webhook_deliveries") == 3, "there is a place for them"
 
 
-async def write_lines(owner: asyncpg.Connection) -> None:
+async def write_entries(owner: asyncpg.Connection) -> None:
     """One for each event."""
     await owner.execute(
-        "INSERT INTO activity (generation, id, tenant_id, created_at, pos, type, line, links)"
+        "INSERT INTO activity (generation, id, tenant_id, created_at, pos, type, summary, links)"
         " SELECT 1, event_id, tenant_id, created_at, pos, 'invoice_created', 'Something happened', '{}' FROM event_log"
         " ON CONFLICT DO NOTHING"
     )
@@ -314,11 +314,11 @@ ALL = Ages(*[timedelta(days=300)] * 4)
 async def test_the_feed_is_emptied_while_there_are_events_and_dropped_after_them(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
-    await write_lines(owner)
+    await write_entries(owner)
     assert await fate_of_lines(owner, LINES) == [Fate.EMPTY]
     assert await count(owner, "activity") == 0
     assert await fate_of_lines(owner, LINES) == [], "what is empty is no work"
-    await write_lines(owner)
+    await write_entries(owner)
     await retire(owner)
     assert await count(owner, "activity") == 3, "lines need no events"
     assert await fate_of_lines(owner, LINES) == [Fate.DROP]
@@ -328,7 +328,7 @@ async def test_the_feed_is_emptied_while_there_are_events_and_dropped_after_them
 async def test_the_feed_goes_with_the_events_when_both_are_old(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
-    await write_lines(owner)
+    await write_entries(owner)
     await not_applied(data, owner)
     assert await fate_of_lines(owner, ALL) == []
     assert await count(owner, "activity") == 3
@@ -342,10 +342,10 @@ async def test_the_feed_goes_with_the_events_when_both_are_old(
 async def test_the_feed_keeps_its_place_while_only_deliveries_go(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
-    await write_lines(owner)
+    await write_entries(owner)
     days = timedelta(days=300)
     assert await fate_of_lines(owner, Ages(deliveries=days, attempts=days, activity=days)) == [Fate.EMPTY]
-    await write_lines(owner)
+    await write_entries(owner)
 
 
 async def test_a_generation_that_is_being_built_goes_the_same_way(
@@ -365,10 +365,10 @@ async def rebuild(data: Pool, projection: str = "activity") -> None:
     await data.execute("SELECT begin_rebuild($1)", projection)
 
 
-async def test_a_feed_with_lines_of_dropped_events_cannot_be_rebuilt_until_they_have_gone(
+async def test_a_feed_with_entries_of_dropped_events_cannot_be_rebuilt_until_they_have_gone(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
-    await write_lines(owner)
+    await write_entries(owner)
     await retire(owner)
     with pytest.raises(
         asyncpg.ObjectNotInPrerequisiteStateError, match=f"{OLD} of activity would be lost"
