@@ -196,6 +196,8 @@ def _login_trouble(error: Exception, target: DatabaseTarget, *, own_role: bool) 
         if "no encryption" in said:
             advice += ", or set sslmode=require if it wants TLS"
         return f"does not let this host log in ({said})", advice
+    if "client certificate" in said:
+        return f"refuses the login ({said})", "name one with sslcert and sslkey in DURO_DATABASE_URL"
     if own_role:
         return (
             f"refuses the login of a role of duro's ({said})",

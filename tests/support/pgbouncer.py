@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from tests.support.databases import Cluster
-from tests.support.places import temporary_place
+from tests.support.places import free_port, temporary_place
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 UP_WITHIN_S = 20.0
@@ -37,7 +36,7 @@ async def pgbouncer(
     """`mode`: session, transaction or statement. `database`: the one that it knows. Others of its settings as keywords."""
     assert PROGRAM is not None
     server = urlsplit(cluster.server.superuser_url)
-    port = _free_port()
+    port = free_port()
     with temporary_place() as place:
         (place / "users").write_text(f'"{server.username}" "{server.password}"\n')
         written = {
@@ -77,9 +76,3 @@ async def _until_up(process: asyncio.subprocess.Process) -> None:
             line = await process.stderr.readline()
             assert line, said.decode()
             said += line
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,0 +1,24 @@
+"""PG* variables, locale, time zone and the files below the home directory do not reach the embedded database."""
+
+from pathlib import Path
+
+from schema.embedded import attach
+from tests.schema.embedded_harness import query
+from tests.service.cli.duro_command import Duro
+from tests.support.hostile_environment import hostile_environment
+from tests.support.places import temporary_place
+
+
+async def test_the_embedded_database_is_made_and_used_whatever_the_shell_has_set(tmp_path: Path) -> None:
+    with temporary_place() as place:
+        duro = Duro({**hostile_environment(tmp_path), "DURO_DATA_DIR": str(place / "data")})
+        made = await duro.process("tenant", "create", "Lagos Gym", "--json")
+        assert made.status == 0, made.stderr
+        again = await duro.process("tenant", "list", "--json")
+        assert again.status == 0, again.stderr
+        assert "Lagos Gym" in again.stdout
+        with attach(place / "data") as server:
+            rows = "SELECT ARRAY[current_setting('TimeZone'), current_setting('lc_messages'), datcollate]"
+            of_database = f"{rows} FROM pg_database WHERE datname = 'duro'"
+            assert await query(server.owner_url, of_database) == ["UTC", "C", "C"]
+            assert await query(server.owner_url, "SHOW server_encoding") == "UTF8"
