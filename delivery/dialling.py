@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from time import monotonic
 from typing import Final
 
+from delivery import certificate_names
 from delivery.attempt_failed import AttemptFailed, tls_reason
 from delivery.egress_guard import Blocked, CheckedAddress, EgressPolicy
 from delivery.egress_proxy import ProxyTunnel
@@ -43,11 +44,17 @@ def default_ssl_context() -> ssl.SSLContext:
 class Dialler:
     policy: EgressPolicy
     limits: SendLimits
-    ssl_context: ssl.SSLContext
+    new_ssl_context: Callable[[], ssl.SSLContext]
+    """Called at once, and once more when a name with an underscore comes."""
     tunnel: ProxyTunnel | None = None
     """The way through the operator's proxy, when there is one."""
+    _ssl_contexts: dict[bool, ssl.SSLContext] = field(default_factory=dict)
+    """By whether we check the name, and not OpenSSL."""
     _tls_watch: TlsWatch = field(default_factory=TlsWatch)
     _warning: RareWarning = field(default_factory=RareWarning)
+
+    def __post_init__(self) -> None:
+        self._ssl_contexts[False] = self.new_ssl_context()
 
     async def open(
         self,
@@ -117,12 +124,14 @@ class Dialler:
     async def _start_tls(
         self, new_connection: Callable[[], Connection], sock: socket.socket, server_name: str
     ) -> Connection:
+        checked_here = certificate_names.checked_here(server_name)
+        context = self._ssl_context(checked_here)
         watched = self._tls_watch.add(sock)
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
+            transport, connection = await asyncio.get_running_loop().create_connection(
                 new_connection,
                 sock=sock,
-                ssl=self.ssl_context,
+                ssl=context,
                 server_hostname=server_name,
                 ssl_handshake_timeout=self.limits.attempt_timeout,
                 ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
@@ -134,7 +143,17 @@ class Dialler:
             reason = "the TLS handshake does not come to an end" if watched.flooded else tls_reason(failure)
             raise AttemptFailed(Outcome.TLS, reason) from failure
         watched.protocol = connection
+        if checked_here and not certificate_names.is_for(transport.get_extra_info("peercert"), server_name):
+            connection.expire()
+            raise AttemptFailed(
+                Outcome.TLS, f"the certificate was not accepted: it is not for {server_name!r}"
+            )
         return connection
+
+    def _ssl_context(self, checked_here: bool) -> ssl.SSLContext:
+        if checked_here not in self._ssl_contexts:
+            self._ssl_contexts[checked_here] = certificate_names.without_name_check(self.new_ssl_context)
+        return self._ssl_contexts[checked_here]
 
 
 def check_peer(sock: socket.socket, address: Address, port: int) -> None:

@@ -4,6 +4,9 @@ A URL that two parsers read differently is how a guard is walked around, so this
 own grammar, refuses what is not canonical (`127.1`, `0x7f000001`, `①②⑦.0.0.1`), and hands out parts
 that nothing parses again: the HTTP client gets an address from the guard, never `host`.
 
+A name may be whatever DNS and curl take: underscores, and hyphens at either end of a label, exist in real receivers' names.
+A last label that is a number is refused, since some parsers would read the whole as an IPv4 address.
+
 Messages name the fault and never repeat the URL: its path and query may hold a token.
 """
 
@@ -22,7 +25,7 @@ DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _GENERIC: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.IGNORECASE)
 _BRACKETED: Final = re.compile(r"\[([^\[\]]*)\](?::(.*))?")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
-_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_LABEL: Final = re.compile(r"[a-z0-9_-]{1,63}")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PATH_SAFE: Final = "%/:@!$&'()*+,;=-._~"
@@ -126,7 +129,7 @@ def _check_name(host: str) -> None:
     if len(name) > MAX_HOST or not all(map(_LABEL.fullmatch, labels)):
         _refuse(
             "has a malformed host: a DNS name has at most 253 characters, in labels of 1 to 63 letters, "
-            "digits and inner hyphens"
+            "digits, hyphens and underscores"
         )
     if _NUMBER.fullmatch(labels[-1]):
         _refuse("has a host that looks like a number; write an IPv4 address as four decimal numbers")

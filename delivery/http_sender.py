@@ -22,6 +22,7 @@ nothing to limit); decisions of the guard remembered 3; `Timings` as a tuple 0.5
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from time import monotonic
 
 from delivery.attempt_failed import AttemptFailed, explain
@@ -47,16 +48,14 @@ class HttpSender:
         guard: EgressGuard,
         limits: SendLimits | None = None,
         *,
-        ssl_context: ssl.SSLContext | None = None,
+        new_ssl_context: Callable[[], ssl.SSLContext] = default_ssl_context,
         proxy: EgressProxy | None = None,
     ) -> None:
         limits = limits or SendLimits()
         self._guard = guard
         self._first = FirstAddresses()
         tunnel = None if proxy is None else ProxyTunnel(proxy)
-        self._pool = ConnectionPool(
-            Dialler(guard.policy, limits, ssl_context or default_ssl_context(), tunnel)
-        )
+        self._pool = ConnectionPool(Dialler(guard.policy, limits, new_ssl_context, tunnel))
         self._deadlines: EqualTimeouts[Exchange] = EqualTimeouts(
             asyncio.get_running_loop(), limits.attempt_timeout
         )

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 
 from delivery.sending import AttemptResult, Outcome
 from tests.delivery.wire.receiver import BODY, Behaviour, Peer, receiving, sending, to, until
@@ -16,7 +17,7 @@ async def provoke(
     misbehave: Behaviour,
     *,
     tls: ssl.SSLContext | None = None,
-    trust: ssl.SSLContext | None = None,
+    trust: Callable[[], ssl.SSLContext] | None = None,
     body: bytes = BODY,
     attempt_timeout: float = 5.0,
 ) -> AttemptResult:

@@ -186,7 +186,7 @@ async def sending(
     *,
     allow: Sequence[str] = ("127.0.0.0/8", "::1/128"),
     guard: EgressGuard | None = None,
-    tls: ssl.SSLContext | None = None,
+    tls: Callable[[], ssl.SSLContext] | None = None,
     proxy: EgressProxy | None = None,
     **limits: float,
 ) -> AsyncIterator[HttpSender]:
@@ -197,7 +197,7 @@ async def sending(
     sender = HttpSender(
         guard or EgressGuard(policy, names or Names()),
         SendLimits(**limits),
-        ssl_context=tls or system_authorities(),
+        new_ssl_context=tls or system_authorities,
         proxy=proxy,
     )
     try:

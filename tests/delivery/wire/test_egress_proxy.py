@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import ssl
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from ipaddress import ip_address
 
@@ -62,7 +63,7 @@ def through(
     names: Names | None = None,
     *,
     allow: str = "127.0.0.0/8",
-    tls: ssl.SSLContext | None = None,
+    tls: Callable[[], ssl.SSLContext] | None = None,
     authorization: str | None = None,
     **limits: float,
 ) -> AbstractAsyncContextManager[HttpSender]:

@@ -45,6 +45,14 @@ async def test_literal_addresses_of_both_families_are_reached(host: str) -> None
     assert f"Host: {shown}:{receiver.port}\r\n".encode() in receiver.requests[0]
 
 
+@pytest.mark.parametrize("label", ["a_b", "_hooks", "a-", "A_B", "9", "xn--bcher-kva", "a" * 63])
+async def test_names_that_dns_takes_are_reached_and_named_in_the_host_header(label: str) -> None:
+    async with receiving() as receiver, sending() as sender:
+        result = await sender.send(to(f"http://{label}.localhost:{receiver.port}/"))
+    assert (result.outcome, result.address) == (Outcome.OK, "127.0.0.1")
+    assert f"Host: {label.lower()}.localhost:{receiver.port}\r\n".encode() in receiver.requests[0]
+
+
 async def test_a_result_tells_what_was_answered_by_whom_and_how_long_each_part_took() -> None:
     raw = b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\nContent-Length: 4\r\n\r\nbusy"
     async with receiving(answering(raw)) as receiver, sending(Names(a_test=[["127.0.0.1"]])) as sender:

@@ -183,7 +183,7 @@ async def test_closing_the_sender_ends_what_is_in_flight_with_a_result() -> None
         busy.set()
         await peer.hung_up()
 
-    async with receiving(hang) as receiver, sending(tls=ssl.create_default_context()) as sender:
+    async with receiving(hang) as receiver, sending(tls=ssl.create_default_context) as sender:
         attempt = asyncio.create_task(sender.send(to(f"http://127.0.0.1:{receiver.port}/")))
         await busy.wait()
         await sender.close()

@@ -3,11 +3,13 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 import trustme
 
+from delivery.certificate_names import is_for
 from delivery.dialling import default_ssl_context
 from delivery.sending import Outcome
 from tests.delivery.wire.receiver import Names, Peer, receiving, sending, to
@@ -23,10 +25,13 @@ def serving(authority: trustme.CA, *names: str, sni: SniLog | None = None) -> ss
     return context
 
 
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    context = default_ssl_context()
-    authority.configure_trust(context)
-    return context
+def trusting(authority: trustme.CA) -> Callable[[], ssl.SSLContext]:
+    def new_context() -> ssl.SSLContext:
+        context = default_ssl_context()
+        authority.configure_trust(context)
+        return context
+
+    return new_context
 
 
 async def test_sni_certificate_and_host_are_the_endpoints_name(authority: trustme.CA) -> None:
@@ -79,6 +84,100 @@ async def test_a_certificate_for_another_host_is_not_accepted(authority: trustme
     assert (result.error or "").startswith("the certificate was not accepted: ")
     assert "hooks.example" in (result.error or "")
     assert receiver.requests == []
+
+
+@pytest.mark.parametrize("host", ["a_b.example.com", "_dmarc.example.com", "a_.example.com"])
+async def test_a_wildcard_certificate_is_for_a_name_with_an_underscore(
+    authority: trustme.CA, host: str
+) -> None:
+    """OpenSSL alone refuses it; curl and browsers do not."""
+    sni: SniLog = []
+    server = serving(authority, "*.example.com", sni=sni)
+    names = Names()
+    names.answers[host] = [["127.0.0.1"]]
+    async with receiving(tls=server) as receiver, sending(names, tls=trusting(authority)) as sender:
+        results = [await sender.send(to(f"https://{host}:{receiver.port}/")) for _ in range(2)]
+    assert [(result.outcome, result.error) for result in results] == [(Outcome.OK, None)] * 2
+    assert (sni, receiver.connections) == ([host], 1)
+    assert f"\r\nHost: {host}:{receiver.port}\r\n".encode() in receiver.requests[0]
+
+
+@pytest.mark.parametrize("certified", ["*.example.org", "example.com", "*.b.example.com", "127.0.0.1"])
+async def test_a_certificate_for_another_name_is_refused_for_an_underscore_too(
+    authority: trustme.CA, certified: str
+) -> None:
+    names = Names()
+    names.answers["a_b.example.com"] = [["127.0.0.1"]]
+    async with (
+        receiving(tls=serving(authority, certified)) as receiver,
+        sending(names, tls=trusting(authority)) as sender,
+    ):
+        result = await sender.send(to(f"https://a_b.example.com:{receiver.port}/"))
+        await receiver.all_closed()
+        assert sender.in_use + sender.idle == 0
+    assert result.outcome is Outcome.TLS
+    assert result.error == "the certificate was not accepted: it is not for 'a_b.example.com'"
+    assert receiver.requests == []
+
+
+async def test_an_unknown_authority_is_refused_for_a_name_with_an_underscore(authority: trustme.CA) -> None:
+    names = Names()
+    names.answers["a_b.example.com"] = [["127.0.0.1"]]
+    async with (
+        receiving(tls=serving(trustme.CA(), "*.example.com")) as receiver,
+        sending(names, tls=trusting(authority)) as sender,
+    ):
+        result = await sender.send(to(f"https://a_b.example.com:{receiver.port}/"))
+    assert (result.outcome, receiver.requests) == (Outcome.TLS, [])
+
+
+async def test_a_name_with_an_underscore_does_not_loosen_the_check_of_others(authority: trustme.CA) -> None:
+    names = Names()
+    names.answers |= {host: [["127.0.0.1"]] for host in ("a_b.example.com", "b.example.org")}
+    async with (
+        receiving(tls=serving(authority, "*.example.com")) as receiver,
+        sending(names, tls=trusting(authority)) as sender,
+    ):
+        results = [
+            await sender.send(to(f"https://{host}:{receiver.port}/"))
+            for host in ("a_b.example.com", "b.example.org")
+        ]
+    assert [result.outcome for result in results] == [Outcome.OK, Outcome.TLS]
+
+
+def san(*names: str) -> dict[str, object]:
+    return {"subjectAltName": tuple(("DNS", name) for name in names)}
+
+
+@pytest.mark.parametrize(
+    ("certificate", "accepted"),
+    [
+        (san("a_b.example.com"), True),
+        (san("A_B.Example.COM"), True),
+        (san("other.test", "*.example.com"), True),
+        (san("*.example.org"), False),
+        (san("*.com"), False),
+        (san("*"), False),
+        (san("*.*.com"), False),
+        (san("a_*.example.com"), False),
+        (san("*_b.example.com"), False),
+        (san("a_b.example.com\0.evil.test"), False),
+        (san("a_b.example.com."), False),
+        (san("x.a_b.example.com"), False),
+        ({"subjectAltName": (("IP Address", "a_b.example.com"),)}, False),
+        ({"subject": ((("commonName", "a_b.example.com"),),)}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_which_certificates_are_for_a_name(certificate: dict[str, object] | None, accepted: bool) -> None:
+    assert is_for(certificate, "a_b.example.com") is accepted
+
+
+def test_a_wildcard_needs_two_labels_behind_it() -> None:
+    assert is_for(san("*.example.com"), "a_b.example.com")
+    assert not is_for(san("*.com"), "a_b.com")
+    assert not is_for(san("*.example.com"), "x.a_b.example.com")
 
 
 async def test_an_unknown_authority_is_not_accepted(authority: trustme.CA) -> None:
