@@ -1,6 +1,5 @@
 """One attempt at one claimed delivery, from its preparation to what its result means."""
 
-import logging
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,14 +14,15 @@ from delivery.settler import Settled
 from delivery.verdict import judge
 from schema.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
 from schema.errors import DuroError
+from schema.failures import PartFailures
 from schema.ids import new_id
 
-_logger = logging.getLogger(__name__)
 QUICK_MS: Final = 1000.0  # what holds a place for longer costs others
 # It counts as an attempt, so that what can never be sent fails in the end instead of coming back for ever.
 _UNPREPARED = AttemptResult(
     Outcome.PROTOCOL, None, "the request could not be prepared", None, b"", None, Timings(), ours=True
 )
+_PREPARE: Final = "prepare a request"
 _UNREADABLE = replace(_UNPREPARED, error="the event's stored data cannot be read")
 
 
@@ -31,6 +31,8 @@ class Attempts:
         self._outbound = outbound
         self._sender = sender
         self._policy = policy
+        self.part = PartFailures("")
+        """Which one prepares: its dispatcher's."""
 
     async def make(self, claim: ClaimedDelivery, message: Message) -> Settled:
         """Raises nothing but CancelledError."""
@@ -57,17 +59,19 @@ class Attempts:
 
     async def _send(self, claim: ClaimedDelivery, message: Message, started_at: datetime) -> AttemptResult:
         if not claim.readable:
-            _logger.error("delivery %s: %s", claim.id, _UNREADABLE.error)
+            self._failed(claim, DuroError("The event's stored data cannot be read."))
             return _UNREADABLE
         try:
             request = self._outbound.request(claim, message, int(started_at.timestamp()))
-        except DuroError as error:
-            _logger.error("delivery %s could not be prepared: %s", claim.id, error)  # noqa: TRY400 - it says all
+        except Exception as error:  # noqa: BLE001  whatever it is, the attempt is recorded as failed
+            self._failed(claim, error)
             return _UNPREPARED
-        except Exception:
-            _logger.exception("delivery %s could not be prepared", claim.id)
-            return _UNPREPARED
+        if self.part.any:
+            self.part.succeeded(_PREPARE)
         return await self._sender.send(request)
+
+    def _failed(self, claim: ClaimedDelivery, error: Exception) -> None:
+        self.part.failed(_PREPARE, error, f"delivery {claim.id}", harmless=True)
 
 
 def manner(result: AttemptResult) -> Manner:

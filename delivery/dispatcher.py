@@ -32,6 +32,7 @@ from delivery.settler import Settled, Settler
 from schema import deliveries
 from schema.database import Pool
 from schema.deliveries import ClaimedDelivery, Lane
+from schema.failures import PartFailures, current_part
 from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)
@@ -88,6 +89,8 @@ class Dispatcher:
         self._refused = 0  # for want of places, since fan-out last asked how many there are
         self._some_free = asyncio.Event()
         self._caught_up = asyncio.Event()
+        # Whoever submits starts the senders, so they cannot go by the part that they run in.
+        self._part = PartFailures("")
         settler.on_settled = self._settled
 
     @property
@@ -172,6 +175,7 @@ class Dispatcher:
     async def run(self, stop: asyncio.Event) -> None:
         """Attempts outlive a failure in here, which the supervisor answers by running it again."""
         self._open = True
+        self._part = self._attempts.part = current_part()
         try:
             while not stop.is_set():
                 found = await through_outages(stop, "claim deliveries", self.claim)
@@ -241,10 +245,12 @@ class Dispatcher:
             except asyncio.CancelledError:
                 self._abandon(claim)  # the lease ends with the worker
                 raise
-            except Exception:
-                _logger.exception("the attempt at delivery %s failed by itself", claim.id)
-                self._abandon(claim)  # the audit makes it due again
+            except Exception as error:  # noqa: BLE001  a defect: it is reported, and the audit makes it due again
+                self._part.failed("make an attempt", error, f"delivery {claim.id}")
+                self._abandon(claim)
             else:
+                if self._part.any:
+                    self._part.succeeded("make an attempt")
                 self._answered(result)
 
     def _answered(self, result: Settled) -> None:

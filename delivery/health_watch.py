@@ -13,8 +13,8 @@ the next time.
 """
 
 import asyncio
-import logging
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -26,18 +26,42 @@ from schema.database import Connection, Pool
 from schema.durations import format_duration
 from schema.endpoint_health import Failing, Fortune
 from schema.error_kinds import is_data_fault
+from schema.failures import current_part, succeeded
 from schema.ids import ENDPOINT, format_id
 from schema.polling import sleep_unless, through_outages
 from schema.timestamps import iso_millis
 
-_logger = logging.getLogger(__name__)
 LOOK_EVERY_S: Final = 10.0
 PAGE: Final = 500
+_ACT: Final = "warn about an endpoint, or disable it"
 _OF_THIS_ROW: Final = (asyncpg.LockNotAvailableError, asyncpg.exceptions.TransactionRollbackError)
 
 
 class _NothingToTell(Exception):
     """It succeeded meanwhile, or another worker was first: the transaction is undone."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """How it went for all the endpoints of a round together, so that one of them cannot hide what the others say."""
+
+    succeeded: int = 0
+    error: Exception | None = None
+    about: str = ""
+    held: bool = True
+
+    def failed(self, error: Exception, about: str, *, held: bool) -> None:
+        """`held`: somebody else has the endpoint's row."""
+        if self.error is None or (self.held and not held):
+            self.error, self.about = error, about
+        self.held &= held
+
+    def report(self) -> None:
+        if self.error is None:
+            succeeded(_ACT)
+        else:
+            harmless = self.held or self.succeeded > 0
+            current_part().failed(_ACT, self.error, self.about, harmless=harmless)
 
 
 class HealthWatch:
@@ -60,14 +84,16 @@ class HealthWatch:
 
     async def look(self, stop: asyncio.Event) -> None:
         """One round over all that fail for long enough. Raises what an outage raises."""
+        round_ = _Round()
         last: Failing | None = None
         while not stop.is_set():
             page = await endpoint_health.failing(self._pool, watched_after(self._disable_after), last, PAGE)
             for found in page:
                 step = self._step(found)
                 if step is not Step.NOTHING and not stop.is_set():
-                    await self._act_apart(found, step)
+                    await self._act_apart(found, step, round_)
             if len(page) < PAGE:
+                round_.report()
                 return
             last = page[-1]
 
@@ -76,17 +102,18 @@ class HealthWatch:
             return Step.NOTHING
         return watch(found.failing_since, found.last_failure_at, found.warned, found.now, self._disable_after)
 
-    async def _act_apart(self, found: Failing, step: Step) -> None:
+    async def _act_apart(self, found: Failing, step: Step, round_: "_Round") -> None:
         """One endpoint's trouble is not the others'. An outage is everybody's."""
         shown = format_id(ENDPOINT, found.endpoint_id)
         try:
             await self._act(found, step)
-        except _OF_THIS_ROW as error:
-            _logger.warning("endpoint %s is held by somebody else, and looked at later: %r", shown, error)
         except Exception as error:
-            if not is_data_fault(error):
+            held = isinstance(error, _OF_THIS_ROW)
+            if not held and not is_data_fault(error):
                 raise
-            _logger.exception("endpoint %s has been failing, which could not be told", shown)
+            round_.failed(error, f"endpoint {shown}", held=held)
+        else:
+            round_.succeeded += 1
 
     async def _act(self, found: Failing, step: Step) -> None:
         with suppress(_NothingToTell):

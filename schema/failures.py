@@ -22,7 +22,7 @@ from typing import Final
 
 import asyncpg
 
-from schema.error_kinds import is_transient
+from schema.error_kinds import is_transient, needs_operator
 from schema.errors import DuroError
 from schema.timestamps import iso_millis
 
@@ -47,6 +47,7 @@ class _Streak:
     failures: int = 0
     reason: str = ""
     logged: bool = False
+    harmless: bool = False
 
 
 class PartFailures:
@@ -73,17 +74,22 @@ class PartFailures:
         now = self._clock()
         return max((now - streak.since for streak in self._streaks.values()), default=0.0)
 
-    def failed(self, operation: str, error: BaseException, about: str = "") -> None:
-        """`about`: the item that it failed for, if it is one of many."""
+    def failed(
+        self, operation: str, error: BaseException, about: str = "", *, harmless: bool = False
+    ) -> None:
+        """`about`: the item that it failed for, if it is one of many. `harmless`: the part does its work all the same, so
+        that readiness does not change.
+        """
         now = self._clock()
         streak = self._streaks.setdefault(operation, _Streak(now))
         streak.failures += 1
+        streak.harmless = harmless
         streak.reason = f"{about}: {reason_of(error)}" if about else reason_of(error)
         self.total += 1
         if isinstance(error, asyncpg.TooManyConnectionsError):
             self.refused_at, self.refusal = now, reason_of(error)
         # By class only for defects, each of which has a traceback to show: an outage has many faces.
-        defect = None if is_transient(error) else type(error)
+        defect = type(error) if needs_operator(error) or not is_transient(error) else None
         logged_at = self._logged_at.get((operation, defect))
         if logged_at is not None and now - logged_at < LOG_EVERY_S:
             return
@@ -98,7 +104,7 @@ class PartFailures:
                 f"{streak.reason}"
             )
         if defect is not None and logged_at is None:
-            _logger.error("%s", text, exc_info=error)
+            _logger.error("%s", text, exc_info=error if error.__traceback__ else None)
         else:
             _logger.warning("%s", text)
 
@@ -130,7 +136,7 @@ class PartFailures:
             f"{self._label(operation)} has been failing since {iso_millis(wall - timedelta(seconds=now - streak.since))}: "
             f"{streak.reason}"
             for operation, streak in self._streaks.items()
-            if now - streak.since >= after_s
+            if now - streak.since >= after_s and not streak.harmless
         ]
 
     def _label(self, operation: str) -> str:

@@ -16,7 +16,7 @@ from service.telemetry.of_worker import worker_metrics
 class Telemetry:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._reader = FactsReader(worker.database)
+        self._reader = FactsReader(worker.database, worker.failures.part("metrics"))
 
     async def exposition(self) -> bytes:
         """The text of one scrape. Without a database it lacks what only that knows; it never fails for it."""

@@ -15,7 +15,6 @@ could be read, nothing is kept and the next scrape tries again.
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -26,6 +25,7 @@ from schema.billing import books
 from schema.billing.books import BillingStatus
 from schema.database import Database, Pool
 from schema.deliveries import Lane
+from schema.failures import PartFailures
 from schema.log import ConsumerStatus
 from schema.metrics import EndpointsDue, OldestTransaction, OutOfService, Troubled, Waiting
 from schema.modes import Mode
@@ -33,7 +33,6 @@ from schema.partitions import partitions_ahead
 from service.projections import CONSUMERS
 
 T = TypeVar("T")
-_logger = logging.getLogger(__name__)
 KEPT_FOR_S: Final = 5.0
 KEPT_FOR_S_AT_MOST: Final = 60.0
 ANSWER_WITHIN_S: Final = 5.0
@@ -100,8 +99,10 @@ class DatabaseFacts:
 
 
 class FactsReader:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, part: PartFailures) -> None:
+        """`part`: what it reports its failures to. A worker works without them."""
         self._database = database
+        self._part = part
         self._last: DatabaseFacts | None = None
         self._read_again_at = 0.0
         self._reading: asyncio.Task[DatabaseFacts] | None = None
@@ -137,8 +138,11 @@ class FactsReader:
             for task in tasks:
                 task.cancel()  # and no waiting for it: a driver whose server is silent takes its time
             self._reading = None
-        if reasons := sorted({_why_not(task) for task in tasks} - {""}):
-            _logger.warning("metrics: facts of the database are missing: %s", "; ".join(reasons))
+        errors = [error for task in tasks if (error := _why_not(task))]
+        if errors:
+            self._part.failed("read the database's facts", errors[0], harmless=True)
+        else:
+            self._part.succeeded("read the database's facts")
         self._last = facts if facts.any else None
         self._read_again_at = now + kept_for_s(facts.took_s, complete=facts.complete)
         return facts
@@ -153,9 +157,8 @@ def _result(task: asyncio.Task[T]) -> T | None:
     return None if _why_not(task) else task.result()
 
 
-def _why_not(task: asyncio.Task[Any]) -> str:
-    """Why it has no result, or nothing."""
+def _why_not(task: asyncio.Task[Any]) -> BaseException | None:
+    """Why it has no result, if it has none."""
     if not task.done() or task.cancelled():
-        return f"no answer within {ANSWER_WITHIN_S:.0f} s"
-    error = task.exception()
-    return "" if error is None else repr(error)
+        return TimeoutError()
+    return task.exception()

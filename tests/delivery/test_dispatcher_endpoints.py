@@ -78,6 +78,8 @@ async def test_a_secret_that_does_not_open_is_a_failed_attempt_and_not_tried_aga
         (told,) = await wrong.attempts()
         assert (told["outcome"], told["error"]) == ("protocol", "the request could not be prepared")
         assert wrong.dispatcher.in_flight == 0
+        assert wrong.dispatcher._part.any, "it shows"
+        assert wrong.dispatcher._part.reasons(0) == [], "and is no reason to send it no work"
         await wrong.pool.execute("UPDATE webhook_deliveries SET due_at = now()")
     async with engine(database) as right, running(right.settler, right.dispatcher):
         await receiver.requests.count(1)

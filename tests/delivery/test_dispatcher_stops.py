@@ -186,6 +186,7 @@ async def test_an_attempt_that_fails_by_itself_frees_its_place_and_is_made_again
         sent = await record_many(ours.pool, tenant, 4)
         async with running(*ours.everything()):
             await ours.settled.count(4)
+        assert (ours.dispatcher._part.total, ours.dispatcher._part.any) == (3, False)
         assert_nothing_is_held(ours)
         assert await ours.statuses() == ["delivered"] * 4
     assert receiver.event_ids() == dict.fromkeys(event_names(sent), 1)

@@ -15,6 +15,7 @@ from delivery.health_watch import HealthWatch
 from schema import endpoint_health, endpoints
 from schema.database import Database
 from schema.endpoint_health import Failing, HealthNote
+from schema.failures import PartFailures, enter_part
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
 from schema.queries import load
@@ -276,10 +277,15 @@ async def test_an_endpoint_that_somebody_holds_stops_no_other_and_is_told_of_lat
 ) -> None:
     first, second = [await place.failing(days * FIVE_DAYS, last_failure=NOW) for days in (3, 2)]
     holder = await held(connect, f"SELECT FROM {table} = '{first}' FOR UPDATE")
+    part = PartFailures("health watch test")
+    enter_part(part)
     await place.look()
+    assert part.total == 1
+    assert part.reasons(0) == [], "a worker does its work although somebody holds an endpoint"
     assert [data["endpointId"] for _, data in await place.told()] == [format_id(ENDPOINT, second)]
     await holder.execute("COMMIT")
     await place.look()
+    assert not part.any
     assert [data["endpointId"] for _, data in await place.told()][1:] == [format_id(ENDPOINT, first)]
 
 
@@ -298,6 +304,42 @@ async def test_an_endpoint_that_cannot_be_told_of_stops_no_other(
     await place.look()
     assert [data["endpointId"] for _, data in await place.told()] == [format_id(ENDPOINT, second)]
     assert await place.enabled(first)
+
+
+async def test_a_watch_that_can_tell_of_no_endpoint_fails_until_it_can(
+    place: Place, superuser: asyncpg.Connection
+) -> None:
+    """Not for what it can tell of one and not of another."""
+    part = PartFailures("health watch test")
+    enter_part(part)
+    first, second = [await place.failing(days * FIVE_DAYS, last_failure=NOW) for days in (3, 2)]
+    await superuser.execute(
+        "CREATE FUNCTION sandbox.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE unique_violation; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON sandbox.events FOR EACH ROW EXECUTE FUNCTION sandbox.refuse()"
+    )
+    await place.look()
+    (reason,) = part.reasons(0)
+    assert reason.startswith(
+        "health watch test: warn about an endpoint, or disable it has been failing since "
+    )
+    assert (
+        f": endpoint {format_id(ENDPOINT, first)}: the database refused the data (UniqueViolationError, SQLSTATE 23505)"
+        in reason
+    )
+    assert await place.told() == []
+    await superuser.execute(
+        "DROP TRIGGER refuse ON sandbox.events;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON sandbox.events FOR EACH ROW"
+        f" WHEN (NEW.data::text LIKE '%{format_id(ENDPOINT, first)}%') EXECUTE FUNCTION sandbox.refuse()"
+    )
+    await place.look()
+    assert [data["endpointId"] for _, data in await place.told()] == [format_id(ENDPOINT, second)]
+    assert part.any
+    assert part.reasons(0) == []
+    await superuser.execute("DROP TRIGGER refuse ON sandbox.events")
+    await place.look()
+    assert not part.any
 
 
 async def test_a_stop_is_heeded_between_two_endpoints(place: Place) -> None:

@@ -149,6 +149,15 @@ def test_an_error_that_ends_a_part_is_of_the_operation_that_raised_it(part: Part
     assert part.reasons(0)[0].startswith("settler test has been ")
 
 
+def test_what_the_part_works_without_does_not_change_readiness(part: PartFailures, clock: Clock) -> None:
+    part.failed("write", OSError("x"), harmless=True)
+    clock.now += 60
+    assert part.reasons(0) == []
+    assert part.failing_seconds == 60
+    part.failed("write", OSError("x"))
+    assert len(part.reasons(10)) == 1
+
+
 async def test_code_reports_to_the_part_that_it_runs_in(part: PartFailures) -> None:
     await asyncio.create_task(_report(part))
     assert current_part() is not part

@@ -10,6 +10,7 @@ import pytest
 from schema import deliveries, metrics
 from schema.database import Database
 from schema.deliveries import Lane
+from schema.failures import PartFailures
 from schema.metrics import EndpointsDue, OutOfService, Troubled, Waiting
 from schema.modes import Mode
 from schema.partitions import ensure_partitions
@@ -27,7 +28,7 @@ MINUTE, HOUR = 60.0, 3600.0
 
 @pytest.fixture
 def reader(database: Database) -> FactsReader:
-    return FactsReader(database)
+    return FactsReader(database, PartFailures("metrics"))
 
 
 async def read(database: Database, mode: Mode = Mode.TEST) -> ModeFacts:
