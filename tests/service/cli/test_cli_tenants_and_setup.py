@@ -66,7 +66,7 @@ async def test_migrate_says_what_it_applies_and_then_that_there_is_nothing_to_do
     assert f"{len(files)} migrations applied" in first.stdout
     assert "Nothing to do" in again.stdout
     assert again.stderr == ""
-    assert as_json == {"applied": 0}
+    assert as_json == {"applied": 0, "repaired": []}
 
 
 async def test_config_lists_every_setting_and_shows_no_secret(duro: Duro) -> None:
