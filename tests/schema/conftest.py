@@ -7,6 +7,7 @@ The former's tests run on the module's loop: `pytestmark = pytest.mark.asyncio(l
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from asyncpg.connection import LoggedQuery
@@ -14,6 +15,7 @@ from asyncpg.connection import LoggedQuery
 from schema.database import Database, Pool
 from tests.support import history
 from tests.support.databases import Cluster
+from tests.support.months import OLD
 from tests.support.wallets import new_phone
 
 
@@ -57,4 +59,14 @@ def phone() -> str:
 async def with_history(cluster: Cluster, template: str) -> AsyncIterator[str]:
     """The name of a database with a history, to be copied: a copy takes a tenth of a second, writing it some seconds."""
     async with history.copied(cluster, template, also=history.PAST) as name:
+        yield name
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def with_old_months(cluster: Cluster, template: str) -> AsyncIterator[str]:
+    """The name of a database with test mode's partitions since OLD, to be copied: making them takes five times as long."""
+    async with cluster.fresh_database(template) as name:
+        owner = await asyncpg.connect(cluster.url(name))
+        await owner.execute("SELECT sandbox.ensure_past_partitions($1)", OLD.start)
+        await owner.close()
         yield name

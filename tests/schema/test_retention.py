@@ -1,6 +1,6 @@
 """A month goes when it is old enough and nobody needs it, and each reason to keep it is told."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from schema.ids import new_id
 from schema.modes import Mode
 from schema.positions import events_after
 from schema.retention import Ages, Fate, Month, Rules
+from tests.support.databases import Cluster
 from tests.support.events import record, sequence_all
 from tests.support.months import (
     OLD,
@@ -30,6 +31,12 @@ from tests.support.months import (
 
 Spoil = Callable[[Pool, asyncpg.Connection], Awaitable[object]]
 EVENTS = (str(OLD), "events")
+
+
+@pytest.fixture
+async def db_name(cluster: Cluster, with_old_months: str) -> AsyncIterator[str]:
+    async with cluster.fresh_database(with_old_months) as name:
+        yield name
 
 
 @pytest.fixture

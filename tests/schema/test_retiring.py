@@ -25,7 +25,7 @@ from service.housekeeping import Housekeeping
 from tests.support.arrivals import Arrivals
 from tests.support.asking import until, until_waiting
 from tests.support.connections import LIVE, SANDBOX, Connect
-from tests.support.databases import OWNER
+from tests.support.databases import OWNER, Cluster
 from tests.support.engine import add_endpoint, engine, running
 from tests.support.events import record, sequence_all
 from tests.support.months import (
@@ -41,6 +41,12 @@ from tests.support.months import (
 
 EVENTS = (str(OLD), "events")
 CHANGES = ("execute", "fetchval", "fetchrow", "fetch")
+
+
+@pytest.fixture
+async def db_name(cluster: Cluster, with_old_months: str) -> AsyncIterator[str]:
+    async with cluster.fresh_database(with_old_months) as name:
+        yield name
 
 
 @pytest.fixture
