@@ -11,10 +11,12 @@ from typing import Final
 
 import asyncpg
 
+from schema.beside import refuse_others_objects
 from schema.errors import Unavailable
 from schema.modes import Mode
 from schema.preconditions import check_server
 from schema.queries import load
+from schema.rights.defaults import without_default_privileges
 from schema.rights.repair import apply as give_rights
 from schema.rights.repair import intended_owner, refuse_without_create, repair, take_over
 from schema.roles import ANALYST_ROLES, ensure_roles, refuse_foreign_roles, refuse_missing_rights
@@ -63,12 +65,20 @@ def _folder(folder: str, schema: str) -> Iterator[Migration]:
 
 
 async def migrate(
-    owner: asyncpg.Connection, key: bytes, progress: Callable[[str], None] = lambda _line: None
+    owner: asyncpg.Connection,
+    key: bytes,
+    progress: Callable[[str], None] = lambda _line: None,
+    *,
+    beside: bool = False,
 ) -> Migrated:
-    """Brings the database up to this version, and repairs its roles, owners and rights. Safe to run again, and at once."""
+    """Brings the database up to this version, and repairs its roles, owners and rights. Safe to run again, and at once.
+
+    `beside`: also where the schemas have objects of the product's, which stay as they are.
+    """
     await check_server(owner)
     await _lock(owner, progress)
     try:
+        await refuse_others_objects(owner, _texts(), beside=beside)
         return await _migrate(owner, key, progress)
     finally:
         if not owner.is_closed():
@@ -96,7 +106,8 @@ async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[st
         intended = await intended_owner(owner)
         taken_over = await take_over(owner, intended)
         await refuse_without_create(owner, intended)
-        await owner.execute(_SQL["prepare"])
+        async with without_default_privileges(owner, "core"):
+            await owner.execute(_SQL["prepare"])
         if await owner.fetchval(_SQL["claim_key"], key_check(key)) != key_check(key):
             raise Unavailable(
                 "This database was set up with another secret key: set DURO_SECRET_KEY to that one, "
@@ -112,12 +123,21 @@ async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[st
         async with owner.transaction():
             # pg_temp last, in the path that functions keep too: else a caller's temporary table stands in for ours.
             await owner.execute(f"SET LOCAL search_path = {migration.schema}, pg_temp")
-            await owner.execute(migration.statements)
+            async with without_default_privileges(owner, migration.schema):
+                await owner.execute(migration.statements)
             await owner.execute(_SQL["record"], migration.schema, migration.name, migration.sha256)
             await give_rights(owner, [migration.schema], intended)
     async with owner.transaction():
         repaired = [*taken_over, *(roles if applied else []), *await repair(owner, intended)]
     return Migrated(len(pending), repaired)
+
+
+def _texts() -> dict[str, dict[str, str]]:
+    """By schema and name."""
+    texts: dict[str, dict[str, str]] = {}
+    for migration in migrations():
+        texts.setdefault(migration.schema, {})[migration.name] = migration.text
+    return texts
 
 
 def missing(applied: Mapping[tuple[str, str], str]) -> list[Migration]:

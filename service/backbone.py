@@ -21,11 +21,11 @@ class Backbone:
     key: bytes = field(repr=False)
     embedded: bool
 
-    async def migrate(self, progress: Progress) -> Migrated:
-        """Raises Unavailable."""
+    async def migrate(self, progress: Progress, *, beside: bool = False) -> Migrated:
+        """`beside`: also where the product has objects in our schemas. Raises Unavailable."""
         owner = await connect_as_owner(self.url)
         try:
-            return await migrate(owner, self.key, progress)
+            return await migrate(owner, self.key, progress, beside=beside)
         finally:
             await owner.close()
 

@@ -70,3 +70,36 @@ SELECT f.kind, f.name, f.declared, pg_get_userbyid(f.owner)::text AS owner,
 -- $1 role, $2 another. Whether this login may take over what the first role owns, and hand it to the second.
 SELECT pg_has_role($1, 'USAGE') AND pg_has_role($2, 'SET') AS may,
        (SELECT rolsuper FROM pg_roles WHERE rolname = $1) AS superuser;
+
+-- name: has_default_privileges
+-- Whether there are any for objects that this login makes.
+SELECT EXISTS (SELECT FROM pg_default_acl WHERE defaclrole = current_user::regrole);
+
+-- name: there
+-- $1 schema. Its relations and its functions.
+SELECT ARRAY(SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace($1)) AS relations,
+       ARRAY(SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace($1)) AS functions;
+
+-- name: given_by_default
+-- $1 schema, $2 and $3 what was there before. Takes what others may do with the rest back from them.
+SELECT format('REVOKE ALL ON %s FROM %s CASCADE', made.object,
+              CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END) AS statement
+  FROM (SELECT CASE WHEN relkind = 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || oid::regclass AS object, relowner AS owner, relacl AS acl
+          FROM pg_class
+         WHERE relnamespace = to_regnamespace($1) AND oid <> ALL ($2::oid[]) AND relkind IN ('r', 'p', 'v', 'S')
+         UNION ALL
+        SELECT 'FUNCTION ' || oid::regprocedure, proowner, proacl
+          FROM pg_proc WHERE pronamespace = to_regnamespace($1) AND oid <> ALL ($3::oid[])) AS made
+ CROSS JOIN LATERAL aclexplode(made.acl) AS a
+ WHERE a.grantee <> made.owner
+ GROUP BY 1;
+
+-- name: has_others
+-- $1 schema, $2 names of relations, $3 of functions, $4 of types. Whether it has a table, view, function or type that is neither one
+-- of these nor a partition of one.
+SELECT EXISTS (SELECT FROM pg_class c
+                WHERE c.relnamespace = to_regnamespace($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+                  AND (SELECT r.relname FROM pg_class r WHERE r.oid = coalesce(pg_partition_root(c.oid), c.oid)) <> ALL ($2::text[]))
+    OR EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace($1) AND proname <> ALL ($3::text[]))
+    OR EXISTS (SELECT FROM pg_type WHERE typnamespace = to_regnamespace($1) AND typtype IN ('b', 'd', 'e', 'r')
+                                     AND typelem = 0 AND typname <> ALL ($4::text[]));

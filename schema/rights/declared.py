@@ -179,6 +179,7 @@ def data_schema(mode: Mode) -> Declared:
             "refuse_change()": NOBODY,
             "refuse_lossy_rebuild()": NOBODY,
             "refuse_retiring()": NOBODY,
+            "revoke_default_privileges(regclass)": NOBODY,
             "seal_partition(regclass)": NOBODY,
             "sequence_events(integer)": {data: CALL},
             "sequence_restored_events()": NOBODY,

@@ -30,6 +30,8 @@ class Found:
     privileges: frozenset[tuple[str, str]]
     """(grantee, privilege)."""
     triggers: Mapping[str, str]
+    shared: bool = False
+    """A schema in which others have objects: whose it is, and whom else it is open to, stays as it is."""
 
 
 class Kind(StrEnum):
@@ -56,7 +58,7 @@ def differences(declared: Declared, found: Iterable[Found], owner: str) -> list[
 
 
 def _of_object(declared: Declared, found: Found, owner: str) -> Iterator[Repair]:
-    if found.owner != owner:
+    if found.owner != owner and not found.shared:
         noun = "FUNCTION" if found.kind == "FUNCTION" else found.kind
         statement = f"ALTER {noun} {found.name} OWNER TO {quoted(owner)}"
         yield Repair(Kind.OWNER, declared.schema, found.name, found.owner, statement)
@@ -69,7 +71,7 @@ def _of_object(declared: Declared, found: Found, owner: str) -> Iterator[Repair]
     }
     for grantee, has in sorted(granted.items()):
         needs = set(filter(None, wanted.get(grantee, "").split(", ")))
-        if (extra := has - needs) and grantee != found.owner:
+        if (extra := has - needs) and grantee != found.owner and not (found.shared and grantee == PUBLIC):
             yield Repair(
                 Kind.REVOKE,
                 declared.schema,

@@ -4,6 +4,7 @@ A dump that is restored into a new cluster, or without owners and privileges, ha
 given every function back to PUBLIC. What a migration creates gets its rights here, in the migration's transaction.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -138,6 +139,13 @@ async def _found(
         list(ALL_ROLES),
         partitions,
     )
+    shared = await connection.fetchval(
+        _SQL["has_others"],
+        declared.schema,
+        list(declared.tables),
+        [*(name.partition("(")[0] for name in declared.functions), *declared.types, *_multiranges(declared)],
+        list(declared.types),
+    )
     return [
         Found(
             row["kind"],
@@ -146,9 +154,15 @@ async def _found(
             row["owner"],
             frozenset((grantee, privilege) for grantee, privilege in row["privileges"]),
             dict(row["triggers"]),
+            shared=row["kind"] == "SCHEMA" and shared,
         )
         for row in rows
     ]
+
+
+def _multiranges(declared: Declared) -> list[str]:
+    """PostgreSQL makes one for each range type, and functions of both names."""
+    return [re.sub("range$", "multirange", name) for name in declared.types]
 
 
 async def _run(owner: asyncpg.Connection, repairs: Iterable[Repair]) -> None:

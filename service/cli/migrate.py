@@ -6,10 +6,12 @@ from rich.console import Console
 from schema.migrate import Migrated
 from service.backbone import backbone
 from service.cli.app import App, command, database_errors, main
+from service.cli.options import beside
 
 
 @command(main, "migrate")
-def migrate(app: App) -> None:
+@beside
+def migrate(app: App, *, beside: bool) -> None:
     """Migrate the database to this version.
 
     Forward only, each file in one transaction. It is safe to run again, and from several hosts at once: they wait
@@ -25,7 +27,7 @@ def migrate(app: App) -> None:
       DURO_DATABASE_URL=postgresql://… DURO_SECRET_KEY=… duro migrate
     """
     with backbone(app.settings, app.progress) as base, database_errors():
-        done = uvloop.run(base.migrate(app.progress))
+        done = uvloop.run(base.migrate(app.progress, beside=beside))
     app.result({"applied": done.files, "repaired": done.repaired}, lambda out: _show(out, done))
 
 

@@ -15,6 +15,14 @@ from schema.pages import DEFAULT_LIMIT, MOST, After, check_limit
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+beside = click.option(
+    "--beside",
+    is_flag=True,
+    help="Migrate although the schemas core, live or sandbox have objects that are not duro's. These stay as they are.",
+)
+"""Where the product has schemas of the same names."""
+
+
 class Id(click.ParamType[UUID]):
     """`evt_01HK…`, as its UUID. Another kind's id is refused."""
 

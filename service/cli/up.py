@@ -16,6 +16,7 @@ from schema.errors import InvalidInput
 from service.backbone import Backbone, backbone
 from service.child_worker import ChildWorker
 from service.cli.app import App, command, database_errors, main
+from service.cli.options import beside
 from service.http_server import HttpServer
 from service.listening import listener, url_at
 from service.runtime import worker
@@ -34,7 +35,8 @@ from service.telemetry.exposition import Telemetry
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of worker processes."
 )
-def up(app: App, port: int | None, workers: int) -> None:
+@beside
+def up(app: App, port: int | None, workers: int, *, beside: bool) -> None:
     """Run everything on this machine: database, migrations and workers.
 
     Uses the database in DURO_DATABASE_URL, or else an embedded PostgreSQL 16 in the data directory. Prints the
@@ -48,13 +50,13 @@ def up(app: App, port: int | None, workers: int) -> None:
     """
     settings = app.settings if port is None else replace(app.settings, port=port)
     with backbone(settings, app.progress) as base, database_errors():
-        uvloop.run(_up(app, settings, base, workers))
+        uvloop.run(_up(app, settings, base, workers, beside=beside))
         app.progress("Stopping")
 
 
-async def _up(app: App, settings: Settings, base: Backbone, workers: int) -> None:
+async def _up(app: App, settings: Settings, base: Backbone, workers: int, *, beside: bool) -> None:
     stop = stop_on_signals()
-    await base.migrate(app.progress)
+    await base.migrate(app.progress, beside=beside)
     async with worker(settings, base.url, base.key) as first:
         own = Supervisor(first.stages(), first.failures)
         http = HttpServer(first, Telemetry(first), stop)

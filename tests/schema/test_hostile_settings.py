@@ -149,7 +149,12 @@ async def test_nothing_depends_on_the_settings_of_a_database_or_its_roles(
 
 
 async def test_every_way_into_the_database_pins_them(cluster: Cluster, template: str) -> None:
-    limits = {"statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"}
+    limits = {
+        "statement_timeout",
+        "lock_timeout",
+        "idle_in_transaction_session_timeout",
+        "idle_session_timeout",
+    }
     async with hostile_database(cluster, "database") as name:
         owner = await connect_as_owner(cluster.url(name))
         assert await pinned(owner) == PINNED

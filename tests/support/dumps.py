@@ -14,6 +14,15 @@ async def pg_dump(cluster: Cluster, database: str, *options: str) -> bytes:
     return output
 
 
+async def schema_of(cluster: Cluster, database: str) -> list[str]:
+    """Everything but the rows, with owners and rights, as a superuser sees it."""
+    url = cluster.superuser_url(database)
+    status, output, errors = await _run(_program(cluster, "pg_dump"), "--schema-only", url)
+    assert status == 0, errors
+    # Each dump is restricted by a random word.
+    return [line for line in output.decode().splitlines() if "restrict " not in line]
+
+
 async def pg_restore(cluster: Cluster, url: str, dump: bytes, *options: str) -> str:
     """Goes on after errors, as it does for an operator. Returns them."""
     _status, _output, errors = await _run(_program(cluster, "pg_restore"), *options, "-d", url, dump=dump)

@@ -20,6 +20,18 @@ SELECT make_append_only('events'), make_append_only('event_log'), make_append_on
 
 CREATE TABLE partitions_lock ();  -- two workers make them in turn
 
+-- For a table that has just been made: what the operator's default privileges give away of it is taken back. Access goes through its parent.
+CREATE FUNCTION revoke_default_privileges(made regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
+DECLARE
+    role oid;
+BEGIN
+    FOR role IN SELECT DISTINCT a.grantee FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+                 WHERE c.oid = made AND a.grantee <> c.relowner LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM %s', made, CASE role WHEN 0 THEN 'PUBLIC' ELSE role::regrole::text END);
+    END LOOP;
+END $$;
+
 -- The tables that are partitioned by month. By name: the product may have tables of its own in this schema.
 CREATE FUNCTION monthly_tables() RETURNS SETOF regclass
 LANGUAGE sql STABLE SET search_path = :schema, pg_temp AS $$
@@ -66,6 +78,7 @@ BEGIN
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;
         EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH (%s)',
                        partition, parent, storage_parameters(parent_name));
+        PERFORM revoke_default_privileges(partition::regclass);
         IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = parent AND tgname = 'append_only') THEN
             PERFORM make_append_only(partition::regclass);
         END IF;

@@ -49,6 +49,7 @@ BEGIN
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;
         EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH (%s)',
                        partition, parent, storage_parameters(parent_name));
+        PERFORM revoke_default_privileges(partition::regclass);
         IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = parent AND tgname = 'append_only') THEN
             PERFORM make_append_only(partition::regclass);
         END IF;

@@ -89,6 +89,7 @@ BEGIN
                                                       AND to_char(r.month, 'YYYY_MM') = right(partition, 7));
         EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH (%s)',
                        partition, parent, storage_parameters(parent_name));
+        PERFORM revoke_default_privileges(partition::regclass);
         IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = parent AND tgname = 'append_only') THEN
             PERFORM make_append_only(partition::regclass);
         END IF;
@@ -127,6 +128,7 @@ BEGIN
                        CASE WHEN EXISTS (SELECT FROM pg_attribute
                                           WHERE attrelid = parent::regclass AND attname = 'created_at')
                             THEN 'PARTITION BY RANGE (created_at)' ELSE '' END);
+        PERFORM revoke_default_privileges(part::regclass);
         EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES IN (%s)', parent, part, generation);
     END LOOP;
     PERFORM make_partitions(first_month(), date_trunc('month', now()) + interval '12 months');
