@@ -33,8 +33,8 @@ from typing import Final
 from delivery.sending import Outcome
 
 SWITCHING_PROTOCOLS: Final = 101
-_STATUS_LINE: Final = re.compile(rb"[\r\n]*HTTP/(?:1\.[01]|2\.0|0\.9) ([0-9]{3})(?: [^\r\n]*)?\r?\n")
-_HEADERS: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*\r?\n)*\r?\n")
+_STATUS_LINE: Final = re.compile(rb"[\r\n]*HTTP/(?:1\.[01]|2\.0|0\.9) ([0-9]{3})(?: [^\r\n]*+)?+\r?\n")
+_HEADERS: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\r\n\0]*+\r?\n)*+\r?\n")
 
 
 def arrived_status(head: bytes) -> int | None:
