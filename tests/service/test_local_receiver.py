@@ -74,7 +74,7 @@ async def test_what_is_not_genuine_is_refused_and_not_forwarded() -> None:
 async def test_forwarding_keeps_body_and_headers_and_passes_the_answer_back() -> None:
     """The inner one verifies for itself, so every signed byte came through."""
     async with listening(fail_first=1) as inner, listening(forward_to=inner.url) as local:
-        assert await local.post() == (503, "failing as asked\n")
+        assert await local.post() == (503, "failing on request\n")
         assert (await local.post())[0] == 200
     assert [received.check is not None and received.check.valid for received in inner.received] == [
         True,
