@@ -80,7 +80,7 @@ class EgressGuard:
 
     def __init__(self, policy: EgressPolicy, resolver: Resolver) -> None:
         self.policy = policy
-        self._resolver = resolver
+        self.resolver = resolver
         self._loopback = tuple(address for address in LOOPBACK if policy.allows(address)) or LOOPBACK
         self._checked = lru_cache(4096)(self._check)
 
@@ -91,12 +91,12 @@ class EgressGuard:
         """
         addresses = self._by_definition(url)
         if addresses is None:
-            addresses = tuple(await self._resolver.resolve(url.host, deadline))
+            addresses = tuple(await self.resolver.resolve(url.host, deadline))
         return self._checked(url.scheme, url.port, addresses)
 
     def resolve_known(self, url: EndpointUrl) -> tuple[CheckedAddress, ...] | None:
         """The same for a host whose addresses are known without waiting; else None. Raises Blocked or DnsFailed."""
-        addresses = self._by_definition(url) or self._resolver.known(url.host)
+        addresses = self._by_definition(url) or self.resolver.known(url.host)
         return None if addresses is None else self._checked(url.scheme, url.port, tuple(addresses))
 
     async def check_at_save(self, url: EndpointUrl) -> None:

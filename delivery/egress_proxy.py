@@ -14,14 +14,16 @@ import asyncio
 import base64
 import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Final, NoReturn
 from urllib.parse import unquote
 
 from delivery.address_order import interleave
 from delivery.attempt_failed import AttemptFailed, os_reason
 from delivery.our_faults import OurFault, RareWarning
-from delivery.resolver import DnsFailed, Resolver, SystemResolver
+from delivery.resolver import DnsFailed, Resolver
 from delivery.sending import Outcome
 from delivery.special_addresses import Address
 from delivery.tcp import connect_socket, first_reached
@@ -79,9 +81,9 @@ def _refuse(fault: str) -> NoReturn:
 class ProxyTunnel:
     """Opens connections through the proxy. Its name is looked up like any other: cached, and off the loop."""
 
-    def __init__(self, proxy: EgressProxy, resolver: Resolver | None = None) -> None:
+    def __init__(self, proxy: EgressProxy, resolver: Resolver) -> None:
         self._proxy = proxy
-        self._resolver = resolver or SystemResolver()
+        self._resolver = resolver
         self._warning = RareWarning()
 
     async def open(self, address: Address, port: int, until: float) -> socket.socket:
@@ -112,7 +114,7 @@ class ProxyTunnel:
             return await connect_socket(address, self._proxy.port, moment)
 
         try:
-            addresses = await self._resolver.resolve(self._proxy.host, until)
+            addresses = await self._addresses(until)
             return await first_reached(interleave(addresses), until, connect)
         except DnsFailed as failure:
             raise self._no_way_out(f"its name does not resolve: {failure}") from failure
@@ -120,6 +122,12 @@ class ProxyTunnel:
             raise
         except AttemptFailed as failure:
             raise self._no_way_out(f"it cannot be reached: {failure.error}") from failure
+
+    async def _addresses(self, until: float) -> Sequence[Address]:
+        try:
+            return (ip_address(self._proxy.host),)
+        except ValueError:
+            return await self._resolver.resolve(self._proxy.host, until)
 
     async def _connect(self, sock: socket.socket, address: Address, port: int) -> None:
         loop = asyncio.get_running_loop()

@@ -54,7 +54,7 @@ class HttpSender:
         limits = limits or SendLimits()
         self._guard = guard
         self._first = FirstAddresses()
-        tunnel = None if proxy is None else ProxyTunnel(proxy)
+        tunnel = None if proxy is None else ProxyTunnel(proxy, guard.resolver)
         self._pool = ConnectionPool(Dialler(guard.policy, limits, new_ssl_context, tunnel))
         self._deadlines: EqualTimeouts[Exchange] = EqualTimeouts(
             asyncio.get_running_loop(), limits.attempt_timeout

@@ -242,6 +242,18 @@ async def test_a_proxy_with_a_dead_and_a_silent_address_is_reached_by_its_third(
     assert len(heard) == 1
 
 
+async def test_a_proxys_name_is_asked_of_the_same_resolver_as_endpoints() -> None:
+    """The worker closes that one at its end."""
+    heard: list[bytes] = []
+    names = Names(proxy_internal=[["127.0.0.1"]], hooks_example=[["127.0.0.1"]])
+    async with receiving() as receiver, receiving(connecting(heard)) as proxy:
+        way = EgressProxy("proxy.internal", proxy.port)
+        async with sending(names, proxy=way) as sender:
+            result = await sender.send(to(f"http://hooks.example:{receiver.port}/"))
+    assert (result.outcome, len(heard)) == (Outcome.OK, 1)
+    assert names.asked == ["hooks.example", "proxy.internal"]
+
+
 async def test_a_proxy_whose_name_is_wrong_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
     tunnel = ProxyTunnel(EgressProxy("proxy.internal", 3128), Names())
     with pytest.raises(OurFault):
