@@ -1,14 +1,15 @@
-"""Which months may go. Age alone drops nothing: a month is kept while anybody needs it, and the reason is told.
+"""Decides which months of data may be deleted. Age alone is not enough: a month is kept while anything needs it, and each reason
+is reported.
 
-What goes together, and how:
+What is deleted together, and how:
 
-    events, event_log                    dropped, and with them whatever is left of their deliveries and attempts
-    webhook_deliveries, webhook_attempts emptied when they are to go before their events: the partition stays, so that a
-                                         backfill finds a place for a delivery, and a replay for an attempt
-    activity_g…                          emptied while the month may still get events, and dropped when it has gone
+    events, event_log                    dropped, with the remaining deliveries and attempts of the month
+    webhook_deliveries, webhook_attempts emptied when they are due before their events. The partition stays, so that a
+                                         backfill can insert a delivery and a replay an attempt
+    activity_g…                          emptied while the month may still receive events, dropped afterwards
 
-A delivery needs its event to be sent again, and an attempt belongs to a delivery: neither may outlive it.
-Months go oldest first; the first that is kept keeps those after it.
+A delivery needs its event to be sent again, and an attempt belongs to a delivery, so neither may outlive it.
+Months are deleted oldest first. A month that is kept keeps all later ones.
 """
 
 import re
@@ -38,7 +39,7 @@ _REPLAYS_NAMED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Ages:
-    """How long each is kept at least, counted from the end of its month; None: for ever. Raises InvalidInput."""
+    """The minimum age of each, counted from the end of its month; None means for ever. Raises InvalidInput."""
 
     events: timedelta | None = None
     deliveries: timedelta | None = None
@@ -50,7 +51,7 @@ class Ages:
         self._require_no_longer("attempts", self.attempts, "deliveries", self.deliveries, "to belong to")
         if not any((self.events, self.deliveries, self.attempts, self.activity)):
             raise InvalidInput(
-                "Say what is to go and when: --events, --deliveries, --attempts or --activity, such as --attempts 90d."
+                "Nothing to delete: give --events, --deliveries, --attempts or --activity, such as --attempts 90d."
             )
 
     @staticmethod
@@ -64,7 +65,7 @@ class Ages:
             )
 
 
-class Fate(StrEnum):
+class Deletion(StrEnum):
     DROP = "drop"
     EMPTY = "empty"
 
@@ -103,7 +104,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a month. Stays true only of one that is sealed."""
+    """Facts about a month. They remain true only while it is sealed."""
 
     events: int
     unsequenced: int
@@ -117,8 +118,8 @@ class Facts:
     replays: Sequence[UUID] = ()
 
 
-class Rules(StrEnum):
-    """Whose. What belongs to a delivery waits for less."""
+class RowKind(StrEnum):
+    """Which age applies, and which reasons keep the month."""
 
     EVENTS = "events"
     DELIVERIES = "deliveries"
@@ -128,27 +129,27 @@ class Rules(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One month of one kind, old enough to go."""
+    """One month of one kind that is old enough to be deleted."""
 
     month: Month
-    rules: Rules
-    fate: Fate
+    kind: RowKind
+    deletion: Deletion
     partitions: Sequence[Partition]
     after_events: bool = False
-    """Its fate is that only once the month's events have gone; before, it is emptied."""
+    """Drop it only after the month's events were dropped; before that, empty it."""
 
     def emptied(self) -> "Candidate | None":
-        """None: there is nothing in it."""
+        """Returns the candidate for emptying the filled partitions; None if all are empty."""
         filled = [partition for partition in self.partitions if partition.filled]
-        return Candidate(self.month, self.rules, Fate.EMPTY, filled) if filled else None
+        return Candidate(self.month, self.kind, Deletion.EMPTY, filled) if filled else None
 
     @property
-    def torn(self) -> str | None:
-        """Of events and event_log one is there and the other is not: by whose hand is not for us to guess."""
-        there = {partition.parent for partition in self.partitions}
-        if self.rules is not Rules.EVENTS or len(there & set(EVENTS)) != 1:
+    def half_attached(self) -> str | None:
+        """The problem if only one of events and event_log is attached. The cause is unknown, so the operator must decide."""
+        attached = {partition.parent for partition in self.partitions}
+        if self.kind is not RowKind.EVENTS or len(attached & set(EVENTS)) != 1:
             return None
-        missing, other = EVENTS if EVENTS[1] in there else reversed(EVENTS)
+        missing, other = EVENTS if EVENTS[1] in attached else reversed(EVENTS)
         return (
             f"{other}_{self.month.suffix} is attached and {missing}_{self.month.suffix} is not: "
             "attach this one, or detach both"
@@ -160,7 +161,7 @@ class Candidate:
 
 
 def candidates(months: Mapping[Month, Sequence[Partition]], ages: Ages, now: datetime) -> list[Candidate]:
-    """Oldest first. Of one month the first is the most: whoever does it need not do the others of the same rows."""
+    """Returns the candidates, oldest first. The first of a month covers the later ones of the same rows."""
     return [
         candidate
         for month in sorted(months, key=lambda month: month.first)
@@ -172,40 +173,38 @@ def _of_month(month: Month, there: Sequence[Partition], ages: Ages, now: datetim
     log = [partition for partition in there if partition.parent in (*EVENTS, *DELIVERIES)]
     found = []
     if log and month.is_past(ages.events, now):
-        found.append(Candidate(month, Rules.EVENTS, Fate.DROP, log))
+        found.append(Candidate(month, RowKind.EVENTS, Deletion.DROP, log))
     if month.is_past(ages.deliveries, now):
-        found += _to_empty(month, Rules.DELIVERIES, [p for p in log if p.parent in DELIVERIES])
+        found += _to_empty(month, RowKind.DELIVERIES, [p for p in log if p.parent in DELIVERIES])
     if month.is_past(ages.attempts, now):
-        found += _to_empty(month, Rules.ATTEMPTS, [p for p in log if p.parent in ATTEMPTS])
+        found += _to_empty(month, RowKind.ATTEMPTS, [p for p in log if p.parent in ATTEMPTS])
     activity = [partition for partition in there if _ACTIVITY.fullmatch(partition.parent)]
     if activity and month.is_past(ages.activity, now):
-        found.append(Candidate(month, Rules.ACTIVITY, Fate.DROP, activity, after_events=bool(log)))
+        found.append(Candidate(month, RowKind.ACTIVITY, Deletion.DROP, activity, after_events=bool(log)))
     return found
 
 
-def _to_empty(month: Month, rules: Rules, partitions: Sequence[Partition]) -> list[Candidate]:
-    candidate = Candidate(month, rules, Fate.EMPTY, partitions).emptied()
+def _to_empty(month: Month, kind: RowKind, partitions: Sequence[Partition]) -> list[Candidate]:
+    candidate = Candidate(month, kind, Deletion.EMPTY, partitions).emptied()
     return [candidate] if candidate else []
 
 
-def reasons_to_keep(facts: Facts, rules: Rules, mode: Mode) -> list[str]:
-    """None: nobody needs it."""
+def reasons_to_keep(facts: Facts, kind: RowKind, mode: Mode) -> list[str]:
+    """Returns why the month must be kept; empty if nothing needs it."""
     reasons = []
-    if rules is not Rules.ATTEMPTS:
+    if kind is not RowKind.ATTEMPTS:
         if facts.unsequenced:
-            reasons.append(f"{_count(facts.unsequenced, 'event')} without a position: let a worker run")
+            reasons.append(f"{_count(facts.unsequenced, 'event')} without a position: run a worker")
         reasons += [f"consumer {name} is {_count(n, 'event')} behind" for name, n in facts.behind.items()]
         reasons += [
             f"{_count(n, 'event')} dead-lettered by consumer {name}: {_way_out(name, mode)}"
             for name, n in facts.dead.items()
         ]
-    if rules is not Rules.ACTIVITY and facts.pending:
+    if kind is not RowKind.ACTIVITY and facts.pending:
         reasons.append(f"{_count(facts.pending, 'delivery', 'deliveries')} pending")
-    if rules is not Rules.ACTIVITY and facts.uncounted:
-        reasons.append(
-            f"{_count(facts.uncounted, 'attempt')} not in the hourly figures yet: let a worker run"
-        )
-    if rules in {Rules.EVENTS, Rules.DELIVERIES}:
+    if kind is not RowKind.ACTIVITY and facts.uncounted:
+        reasons.append(f"{_count(facts.uncounted, 'attempt')} not yet in the hourly rollups: run a worker")
+    if kind in {RowKind.EVENTS, RowKind.DELIVERIES}:
         if facts.just_settled:
             settled = _count(facts.just_settled, "delivery", "deliveries")
             reasons.append(f"{settled} settled within the last hour")
@@ -219,7 +218,7 @@ def _way_out(consumer: str, mode: Mode) -> str:
     if projection == consumer:
         return "see duro consumers retry-dead"
     rebuild = f"duro consumers rebuild {projection} --mode {mode}"
-    return f"finish the rebuild with {rebuild}, or give it up with {rebuild} --give-up"
+    return f"finish the rebuild with {rebuild}, or abandon it with {rebuild} --give-up"
 
 
 def _unfinished(replays: Sequence[UUID]) -> str:

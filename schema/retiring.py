@@ -1,30 +1,30 @@
-"""How a month of events goes, with producers at work, so that nothing slips in between the last look and the drop:
+"""Deletes a month of events while producers work, so that nothing is added between the last check and the drop:
 
-      seal events                    whoever wrote to them has ended, nobody can any more
+      seal events                    waits for open writers; after it no event can be added to the month
               │
-      look again: all are applied, so nobody makes deliveries of them any more ── or not ──► unseal: kept
+      check: every consumer has applied them, so no new deliveries are made ── no ──► unseal: kept
               │
-      seal deliveries                none becomes pending any more; those that are go on as ever
+      seal deliveries                none can become pending any more; pending ones continue as usual
               │
-      look again, which now stays true ── somebody needs it ──► unseal: kept
+      check again, which now stays true ── something needs it ──► unseal: kept
               │
-      note it in retired_months      in the transaction of the look, which no rebuild begins in; from its commit on the
-              │                      month is as good as gone, and positions tell so; a run that dies after it is
-              │                      finished by the next one
+      record it in retired_months    in the transaction of the check, which excludes new rebuilds. From its commit on the
+              │                      month counts as deleted and positions say so. The next run finishes a run that
+              │                      dies after it
       for events, event_log, webhook_deliveries, webhook_attempts:
-              detach, concurrently   waits for those who use the parent, holds up none of them
-              count once more        another number than was noted: stop, and drop nothing
+              detach, concurrently   waits for users of the parent and blocks none of them
+              count again            a number other than recorded: stop and drop nothing
               drop
 
-Whoever is sealed out is somebody who brings something new: who dates an event back, a replay, a backfill. What workers do with
-what is there is never refused: a statement of theirs is about many months, and would fail for all.
+A seal refuses only what is new in the month: a back-dated event, a replay, a backfill. It never refuses a worker's change
+of existing rows: such a statement covers many months and would fail for all.
 
-Events go before event_log: an event without a position would get a second one after a restore (sequence_restored_events
-looks for what has none). A run that fails or is stopped before the note unseals; one that is killed leaves a sealed month,
-which the next one unseals first, or a worker within half a minute (open_what_was_left_sealed).
+Events are dropped before event_log: after a restore, sequence_restored_events would give an event without a position a second
+one. A run that fails before the record unseals. A killed run leaves a sealed month, which the next run unseals first, or a
+worker within half a minute (unseal_leftovers).
 
-What is emptied instead of dropped is one transaction under one partition's lock, and asks again inside it. Locks that could
-hold others up are waited for in short tries.
+What is emptied instead of dropped is emptied in one transaction under one partition's lock, which checks again. Locks that
+could block others are requested in short attempts.
 """
 
 import asyncio
@@ -45,10 +45,10 @@ from schema.retention import (
     EVENTS,
     Ages,
     Candidate,
+    Deletion,
     Facts,
-    Fate,
     Month,
-    Rules,
+    RowKind,
     candidates,
     facts_of,
     monthly_partitions,
@@ -57,8 +57,8 @@ from schema.retention import (
 
 _SQL = load("retention")
 _DDL = load("retiring")
-_SHORT: Final = "100ms"  # others stand behind us in the queue for as long
-_LONG: Final = "2s"  # nobody does
+_SHORT: Final = "100ms"  # others queue behind this request
+_LONG: Final = "2s"  # no one queues behind this request
 _PAUSE_S: Final = 0.2
 _SEALED: Final = ("events", "webhook_deliveries")
 
@@ -67,12 +67,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a candidate, or would."""
+    """The result for a candidate, or the planned one."""
 
     mode: Mode
     candidate: Candidate
     kept: Sequence[str]
-    """Why; nothing: it went."""
+    """Reasons why it is kept; empty if it is deleted."""
 
     @property
     def freed(self) -> int:
@@ -80,35 +80,37 @@ class Outcome:
 
 
 @asynccontextmanager
-async def only_one(keeper: asyncpg.Connection) -> AsyncIterator[None]:
-    """Raises Conflict while another run is at it in this database.
+async def exclusive_run(lock_holder: asyncpg.Connection) -> AsyncIterator[None]:
+    """Excludes other runs in this database. Raises Conflict if one is running.
 
-    A transaction of `keeper` holds the lock, and is idle: that is all this connection is for meanwhile.
+    An idle transaction of `lock_holder` holds the lock, so that connection is reserved meanwhile.
     """
-    await keeper.execute(_SQL["stay"])
-    transaction = keeper.transaction()
+    await lock_holder.execute(_SQL["stay"])
+    transaction = lock_holder.transaction()
     await transaction.start()
     try:
         try:
-            await keeper.execute(_SQL["lock"])
+            await lock_holder.execute(_SQL["lock"])
         except asyncpg.LockNotAvailableError:
             raise Conflict(
-                "Another duro retention run is at work in this database: wait for it to end."
+                "Another duro retention run is running in this database: wait until it ends."
             ) from None
         yield
     finally:
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # then it is free already
+        with suppress(
+            OSError, asyncpg.PostgresError, asyncpg.InterfaceError
+        ):  # then the lock is free already
             await transaction.rollback()
 
 
-async def open_what_was_left_sealed(worker: Executor) -> int:
-    """What a run that was killed before its note left sealed: how many partitions were. None while one is at work."""
+async def unseal_leftovers(worker: Executor) -> int:
+    """Unseals partitions that a killed run left sealed; returns how many. Does nothing while a run is active."""
     opened: int = await worker.fetchval(_SQL["open_what_was_left_sealed"])
     return opened
 
 
-class Retiring:
-    """One mode's months, through the owner's connection."""
+class RetentionRun:
+    """Deletes months of one mode, through the owner's connection."""
 
     def __init__(
         self,
@@ -126,58 +128,58 @@ class Retiring:
         self._patience_s = patience_s
 
     async def plan(self) -> AsyncIterator[Outcome]:
-        """What a run would do, changing nothing."""
+        """Yields what a run would do, changing nothing."""
         await self._enter()
-        async for outcome in self._each(self._would):
+        async for outcome in self._each(self._check):
             yield outcome
 
     async def run(self) -> AsyncIterator[Outcome]:
-        """Raises Conflict when something holds it up for too long, or is not as it was left: run it again then."""
+        """Deletes. Raises Conflict when it is blocked for too long or finds an unexpected state; it can then be run again."""
         await self._enter()
-        await self._finish_what_was_begun()
-        await self._unseal_what_was_left()
-        async for outcome in self._each(self._do):
+        await self._finish_earlier_runs()
+        await self._unseal_leftovers()
+        async for outcome in self._each(self._apply):
             yield outcome
 
     async def _enter(self) -> None:
         await self._owner.execute(f"SET search_path = {self._mode.schema}, pg_temp")
         await self._owner.execute("SET timezone = 'UTC'")
-        await self._owner.execute("SET plan_cache_mode = force_custom_plan")  # for the month at hand
-        # A run that is killed is not to be at work for the server until its long look has ended.
+        await self._owner.execute("SET plan_cache_mode = force_custom_plan")  # plans depend on the month
+        # The server ends the long check of a killed run.
         await self._owner.execute("SET client_connection_check_interval = '1s'")
 
-    async def _each(self, deal_with: Callable[[Candidate], Awaitable[list[str]]]) -> AsyncIterator[Outcome]:
+    async def _each(self, process: Callable[[Candidate], Awaitable[list[str]]]) -> AsyncIterator[Outcome]:
         now = await self._owner.fetchval(_SQL["now"])
-        kept_since: dict[Rules, Month] = {}
-        done: dict[tuple[Month, bool], Rules] = {}
+        kept_since: dict[RowKind, Month] = {}
+        done: dict[tuple[Month, bool], RowKind] = {}
         for planned in candidates(await monthly_partitions(self._owner), self._ages, now):
-            rows = (planned.month, planned.rules is Rules.ACTIVITY)
-            stays = planned.after_events and done.get((planned.month, False)) is not Rules.EVENTS
+            rows = (planned.month, planned.kind is RowKind.ACTIVITY)
+            stays = planned.after_events and done.get((planned.month, False)) is not RowKind.EVENTS
             candidate = planned.emptied() if stays else planned
             if candidate is None or rows in done:
                 continue
-            if older := kept_since.get(candidate.rules):
-                reasons = [f"{older} is kept, and is older"]
-            elif not (reasons := await deal_with(candidate)):
-                done[rows] = candidate.rules
+            if older := kept_since.get(candidate.kind):
+                reasons = [f"{older} is older and is kept"]
+            elif not (reasons := await process(candidate)):
+                done[rows] = candidate.kind
             if reasons:
-                kept_since.setdefault(candidate.rules, candidate.month)
+                kept_since.setdefault(candidate.kind, candidate.month)
             yield Outcome(self._mode, candidate, reasons)
 
-    async def _would(self, candidate: Candidate) -> list[str]:
-        if candidate.torn:
-            return [candidate.torn]
-        return reasons_to_keep(await facts_of(self._owner, candidate.month), candidate.rules, self._mode)
+    async def _check(self, candidate: Candidate) -> list[str]:
+        if candidate.half_attached:
+            return [candidate.half_attached]
+        return reasons_to_keep(await facts_of(self._owner, candidate.month), candidate.kind, self._mode)
 
-    async def _do(self, candidate: Candidate) -> list[str]:
-        self._tell(candidate.month, "looking")
-        if reasons := await self._would(candidate):
+    async def _apply(self, candidate: Candidate) -> list[str]:
+        self._report(candidate.month, "checking")
+        if reasons := await self._check(candidate):
             return reasons
-        if candidate.fate is Fate.EMPTY:
+        if candidate.deletion is Deletion.EMPTY:
             return await self._empty(candidate)
-        if candidate.rules is Rules.ACTIVITY:
+        if candidate.kind is RowKind.ACTIVITY:
             for partition in candidate.partitions:
-                await self._patiently(partition.name, _SHORT, partial(self._drop, partition.name))
+                await self._with_retries(partition.name, _SHORT, partial(self._drop, partition.name))
             return []
         return await self._retire(candidate)
 
@@ -188,16 +190,16 @@ class Retiring:
         tables = [partition.name for partition in candidate.partitions]
         try:
             await self._seal(candidate, "events", _LONG)
-            reasons = reasons_to_keep(await facts_of(self._owner, month), candidate.rules, self._mode)
+            reasons = reasons_to_keep(await facts_of(self._owner, month), candidate.kind, self._mode)
             if not reasons:
                 await self._seal(candidate, "webhook_deliveries", _SHORT)
                 facts, reasons = await self._note(candidate, tables)
-        except BaseException:  # the connection's end too, which leaves it to the next run
+        except BaseException:  # also after the end of the connection; then the next run unseals
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Conflict):
-                await self._unseal_what_was_left()
+                await self._unseal_leftovers()
             raise
         if reasons:
-            await self._unseal_what_was_left()
+            await self._unseal_leftovers()
         else:
             await self._finish(month, facts.events, tables)
         return reasons
@@ -205,23 +207,23 @@ class Retiring:
     async def _seal(self, candidate: Candidate, parent: str, wait: str) -> None:
         for partition in candidate.partitions:
             if partition.parent == parent:
-                await self._patiently(
+                await self._with_retries(
                     partition.name, wait, partial(self._owner.execute, _SQL["seal"], partition.name)
                 )
 
-    async def _unseal_what_was_left(self) -> None:
+    async def _unseal_leftovers(self) -> None:
         for row in await self._owner.fetch(_SQL["sealed"]):
             name = row["relname"]
-            await self._patiently(name, _SHORT, partial(self._owner.execute, _SQL["unseal"], name))
+            await self._with_retries(name, _SHORT, partial(self._owner.execute, _SQL["unseal"], name))
 
     async def _note(self, candidate: Candidate, tables: Sequence[str]) -> tuple[Facts, list[str]]:
-        """The last look, and if nobody needs the month the note, in one."""
+        """Checks for the last time and, if nothing needs the month, records it, in one transaction."""
         month = candidate.month
         async with self._owner.transaction():
-            await self._owner.execute("SET LOCAL lock_timeout = 0")  # nobody holds this one for long
+            await self._owner.execute("SET LOCAL lock_timeout = 0")  # this lock is never held for long
             await self._owner.execute(_SQL["lock_book"])
             facts = await facts_of(self._owner, month)
-            reasons = reasons_to_keep(facts, candidate.rules, self._mode)
+            reasons = reasons_to_keep(facts, candidate.kind, self._mode)
             if not reasons:
                 await self._require_sealed(candidate)
                 await self._owner.execute(_SQL["begin"], month.first, facts.last_pos, facts.events, tables)
@@ -231,13 +233,12 @@ class Retiring:
         sealed = [each.name for each in candidate.partitions if each.parent in _SEALED]
         if not await self._owner.fetchval(_SQL["still_sealed"], sealed):
             raise Conflict(
-                f"{self._mode} {candidate.month} was opened again while it was looked at, for this run has lost its lock: "
-                "run this again."
+                f"{self._mode} {candidate.month} was unsealed during the check because this run lost its lock: run this again."
             )
 
-    async def _finish_what_was_begun(self) -> None:
+    async def _finish_earlier_runs(self) -> None:
         for row in await self._owner.fetch(_SQL["under_way"]):
-            self._tell(month := Month(row["month"]), "finishing what an earlier run began")
+            self._report(month := Month(row["month"]), "finishing an earlier run")
             await self._finish(month, row["events"], row["tables"])
 
     async def _finish(self, month: Month, events: int, tables: Sequence[str]) -> None:
@@ -248,9 +249,9 @@ class Retiring:
             await self._detach(parent, name)
             if await self._state(name):
                 if parent in EVENTS:
-                    await self._require_as_it_was(name, events)
-                self._tell(month, f"dropping {name}")
-                await self._patiently(name, _LONG, partial(self._drop, name))
+                    await self._require_unchanged(name, events)
+                self._report(month, f"dropping {name}")
+                await self._with_retries(name, _LONG, partial(self._drop, name))
         await self._owner.execute(_SQL["finish"], month.first)
 
     async def _detach(self, parent: str, name: str) -> None:
@@ -261,20 +262,20 @@ class Retiring:
                 case "pending":
                     await self._owner.execute(_named("finish_detaching", name, parent))
 
-        await self._patiently(name, _LONG, detach)
+        await self._with_retries(name, _LONG, detach)
 
-    async def _require_as_it_was(self, name: str, events: int) -> None:
+    async def _require_unchanged(self, name: str, events: int) -> None:
         found = await self._owner.fetchval(_named("count", name))
-        if found not in {0, events}:  # 0: there is nothing to lose
+        if found not in {0, events}:  # 0: nothing can be lost
             raise Conflict(
-                f"{self._mode.schema}.{name} has {found} rows and had {events} when it was closed, so somebody went past "
-                "its seal: it is detached and will not be dropped; move what is new elsewhere, then run this again."
+                f"{self._mode.schema}.{name} has {found} rows but had {events} when it was sealed, so its seal was bypassed: "
+                "it is detached and will not be dropped; move the new rows elsewhere, then run this again."
             )
 
     async def _drop(self, name: str) -> None:
         await self._owner.execute(_named("drop", name))
 
-    # What is emptied
+    # Emptying
 
     async def _empty(self, candidate: Candidate) -> list[str]:
         reasons: list[str] = []
@@ -282,26 +283,26 @@ class Retiring:
         async def empty() -> None:
             async with self._owner.transaction():
                 await self._owner.execute(_SQL["not_for_long"])
-                # Deliveries first, as who settles.
+                # Deliveries first: the order in which workers settle.
                 for partition in sorted(candidate.partitions, key=lambda each: each.parent, reverse=True):
                     await self._owner.execute(_named("lock", partition.name))
                 await self._owner.execute(_SQL["by_index"])
-                reasons.extend(await self._sudden_reasons(candidate))
+                reasons.extend(await self._recheck(candidate))
                 if reasons:
                     return
                 for partition in candidate.partitions:
                     await self._owner.execute(_SQL["empty"], partition.name)
 
-        self._tell(candidate.month, "emptying")
+        self._report(candidate.month, "emptying")
         try:
-            await self._patiently(candidate.partitions[0].name, _SHORT, empty)
+            await self._with_retries(candidate.partitions[0].name, _SHORT, empty)
         except asyncpg.QueryCanceledError:
-            return ["it took too long while others wait: run this again when there is less to do"]
+            return ["it took too long and would block others: run this again at a quieter time"]
         return reasons
 
-    async def _sudden_reasons(self, candidate: Candidate) -> list[str]:
-        """Asked under the lock: what may have come since the look."""
-        if candidate.rules is Rules.ACTIVITY:
+    async def _recheck(self, candidate: Candidate) -> list[str]:
+        """Checks under the lock for changes since the first check."""
+        if candidate.kind is RowKind.ACTIVITY:
             return []
         span = (candidate.month.start, candidate.month.end)
         if await self._owner.fetchval(_SQL["waits_for_delivery"], *span):
@@ -316,8 +317,8 @@ class Retiring:
         row = await self._owner.fetchrow(_SQL["state"], name)
         return row["state"] if row else None
 
-    async def _patiently(self, name: str, wait: str, action: Callable[[], Awaitable[object]]) -> None:
-        """Tries again while others are in the way; after long enough raises Conflict."""
+    async def _with_retries(self, name: str, wait: str, action: Callable[[], Awaitable[object]]) -> None:
+        """Repeats an action until its lock is granted. Raises Conflict after `patience_s`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience_s
         await self._owner.execute(f"SET lock_timeout = '{wait}'")
@@ -326,13 +327,13 @@ class Retiring:
                 await action()
             except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
                 if loop.time() > until:
-                    raise Conflict(await self._who_is_in_the_way(name)) from None
+                    raise Conflict(await self._blockers(name)) from None
                 self._progress(f"{self._mode}: waiting for transactions that use {name}")
                 await asyncio.sleep(_PAUSE_S)
             else:
                 return
 
-    async def _who_is_in_the_way(self, name: str) -> str:
+    async def _blockers(self, name: str) -> str:
         row = await self._owner.fetchrow(_SQL["oldest_transaction"])
         oldest = (
             f" (the oldest has been open for {row['seconds']:.0f} s, process {row['pid']})"
@@ -340,11 +341,11 @@ class Retiring:
             else ""
         )
         return (
-            f"Transactions have been in the way of {self._mode.schema}.{name} for {self._patience_s:.0f} s{oldest}: "
-            "run this again when they have ended; it goes on where it stopped."
+            f"Transactions have blocked {self._mode.schema}.{name} for {self._patience_s:.0f} s{oldest}: "
+            "run this again when they have ended; it continues where it stopped."
         )
 
-    def _tell(self, month: Month, what: str) -> None:
+    def _report(self, month: Month, what: str) -> None:
         self._progress(f"{self._mode} {month}: {what}")
 
 

@@ -13,7 +13,7 @@ from schema.modes import Mode
 from schema.partitions import ensure_partitions
 from schema.polling import sleep_unless, through_outages
 from schema.projections import drop_generations
-from schema.retiring import open_what_was_left_sealed
+from schema.retiring import unseal_leftovers
 from service.projections import PROJECTIONS
 
 _logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Housekeeping:
             if turn == 0:
                 await through_outages(stop, "make partitions", self.ensure_partitions)
                 await through_outages(stop, "drop old generations", self.drop_generations)
-            await through_outages(stop, "unseal months", self.open_what_was_left_sealed)
+            await through_outages(stop, "unseal months", self.unseal_leftovers)
             await sleep_unless(stop, _EVERY_S)
 
     async def ensure_partitions(self) -> None:
@@ -40,9 +40,9 @@ class Housekeeping:
             if made := await ensure_partitions(self._database.background(mode)):
                 _logger.info("made %d partitions for %s", made, mode)
 
-    async def open_what_was_left_sealed(self) -> None:
+    async def unseal_leftovers(self) -> None:
         for mode in Mode:
-            if opened := await open_what_was_left_sealed(self._database.background(mode)):
+            if opened := await unseal_leftovers(self._database.background(mode)):
                 _logger.warning(
                     "opened %d partitions of %s that a duro retention run left sealed", opened, mode
                 )

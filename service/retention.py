@@ -8,7 +8,7 @@ from schema.database import connect_as_owner
 from schema.modes import Mode
 from schema.owner_login import refuse_other_logins
 from schema.retention import Ages
-from schema.retiring import Outcome, Progress, Retiring, only_one
+from schema.retiring import Outcome, Progress, RetentionRun, exclusive_run
 
 
 async def _log_in(url: str) -> asyncpg.Connection:
@@ -26,7 +26,7 @@ async def plan(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) 
     owner = await _log_in(url)
     try:
         for mode in modes:
-            async for outcome in Retiring(owner, mode, ages, progress=progress).plan():
+            async for outcome in RetentionRun(owner, mode, ages, progress=progress).plan():
                 yield outcome
     finally:
         await owner.close()
@@ -36,11 +36,11 @@ async def run(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) -
     """Raises Conflict: another is at work, or somebody is in the way. What it has done so far stays done."""
     keeper = await _log_in(url)
     try:
-        async with only_one(keeper):
+        async with exclusive_run(keeper):
             owner = await _log_in(url)
             try:
                 for mode in modes:
-                    async for outcome in Retiring(owner, mode, ages, progress=progress).run():
+                    async for outcome in RetentionRun(owner, mode, ages, progress=progress).run():
                         yield outcome
             finally:
                 await owner.close()

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from schema.database import Database
 from schema.modes import Mode
-from schema.retention import Ages, Fate
+from schema.retention import Ages, Deletion
 from schema.retiring import Outcome, Progress
 from service import retention as work
 from service.cli import options
@@ -118,8 +118,8 @@ def _shape(outcome: Outcome) -> dict[str, object]:
     return {
         "mode": outcome.mode.value,
         "month": str(candidate.month),
-        "what": candidate.rules.value,
-        "fate": candidate.fate.value,
+        "what": candidate.kind.value,
+        "deletion": candidate.deletion.value,
         "tables": [partition.name for partition in candidate.partitions],
         "bytes": candidate.bytes,
         "kept": list(outcome.kept),
@@ -131,7 +131,7 @@ def _show(out: Console, outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
         (
             outcome.mode,
             outcome.candidate.month,
-            outcome.candidate.rules,
+            outcome.candidate.kind,
             _told(outcome.candidate.bytes),
             _fate(outcome, dry_run=dry_run),
         )
@@ -147,8 +147,8 @@ def _fate(outcome: Outcome, *, dry_run: bool) -> str:
     if outcome.kept:
         return f"kept: {'; '.join(outcome.kept)}"
     if dry_run:
-        return f"would {outcome.candidate.fate}"
-    return {Fate.DROP: "dropped", Fate.EMPTY: "emptied"}[outcome.candidate.fate]
+        return f"would {outcome.candidate.deletion}"
+    return {Deletion.DROP: "dropped", Deletion.EMPTY: "emptied"}[outcome.candidate.deletion]
 
 
 def _freed(outcomes: Sequence[Outcome]) -> int:

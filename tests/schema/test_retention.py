@@ -14,7 +14,7 @@ from schema.errors import InvalidInput
 from schema.ids import new_id
 from schema.modes import Mode
 from schema.positions import events_after
-from schema.retention import Ages, Fate, Month, Rules
+from schema.retention import Ages, Deletion, Month, RowKind
 from tests.support.databases import Cluster
 from tests.support.events import record, sequence_all
 from tests.support.months import (
@@ -77,7 +77,7 @@ async def test_a_dry_run_changes_nothing_and_says_what_a_run_would_do(
     await past(data, tenant, OLDER)
     outcomes = await retire(owner, plan=True)
     assert summary(outcomes)[str(OLDER), "events"] != []
-    assert summary(outcomes)[EVENTS] == [f"{OLDER} is kept, and is older"]
+    assert summary(outcomes)[EVENTS] == [f"{OLDER} is older and is kept"]
     await finished(data)
     before = await owner.fetch("SELECT relname, relfilenode FROM pg_class ORDER BY oid")
     triggers = await owner.fetch("SELECT tgrelid, tgname, tgenabled FROM pg_trigger ORDER BY oid")
@@ -177,14 +177,14 @@ async def replay_by_position(data: Pool, owner: asyncpg.Connection) -> None:
             dead_lettered_by_a_rebuild,
             (
                 "1 event dead-lettered by consumer activity_rebuild: finish the rebuild with "
-                "duro consumers rebuild activity --mode test, or give it up with "
+                "duro consumers rebuild activity --mode test, or abandon it with "
                 "duro consumers rebuild activity --mode test --give-up"
             ),
         ),
         (pending, "3 deliveries pending"),
         (leased, "3 deliveries pending"),
-        (uncounted, "1 attempt not in the hourly figures yet"),
-        (restored, "3 attempts not in the hourly figures yet"),
+        (uncounted, "1 attempt not yet in the hourly rollups"),
+        (restored, "3 attempts not yet in the hourly rollups"),
         (just_settled, "3 deliveries settled within the last hour"),
         (replay_by_time, "1 replay unfinished (rpl_"),
         (replay_by_position, "1 replay unfinished (rpl_"),
@@ -230,7 +230,7 @@ async def test_the_oldest_that_is_kept_keeps_those_after_it(
     await past(data, tenant, OLDER)
     kept = summary(await retire(owner))
     assert kept[str(OLDER), "events"][0].startswith("3 events without a position")
-    assert kept[EVENTS] == [f"{OLDER} is kept, and is older"]
+    assert kept[EVENTS] == [f"{OLDER} is older and is kept"]
     assert await attached(owner, OLD)
     await finished(data)
     assert set(map(tuple, summary(await retire(owner)).values())) == {()}
@@ -253,7 +253,7 @@ async def test_attempts_may_go_first_and_a_replay_still_finds_a_place_for_its_ow
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     outcomes = await retire(owner, Ages(attempts=timedelta(days=90)))
-    assert {outcome.candidate.fate for outcome in outcomes} == {Fate.EMPTY}
+    assert {outcome.candidate.deletion for outcome in outcomes} == {Deletion.EMPTY}
     assert await count(owner, "webhook_attempts") == 0
     assert await data.fetchval("SELECT sum(attempts) FROM webhook_deliveries") == 3
     assert await attached(owner, OLD)
@@ -272,7 +272,7 @@ async def test_attempts_wait_until_they_are_counted_and_no_delivery_is_pending_a
     ages = Ages(attempts=timedelta(days=90))
     await uncounted(data, owner)
     assert summary(await retire(owner, ages))[str(OLD), "attempts"] == [
-        "1 attempt not in the hourly figures yet: let a worker run"
+        "1 attempt not yet in the hourly rollups: run a worker"
     ]
     await data.execute("SELECT fold_attempts()")
     await not_applied(data, owner)
@@ -308,10 +308,12 @@ async def write_entries(owner: asyncpg.Connection) -> None:
     )
 
 
-async def fate_of_lines(owner: asyncpg.Connection, ages: Ages, *, plan: bool = False) -> list[Fate]:
+async def deletions_of_entries(
+    owner: asyncpg.Connection, ages: Ages, *, plan: bool = False
+) -> list[Deletion]:
     outcomes = await retire(owner, ages, plan=plan)
-    of_old = [o for o in outcomes if o.candidate.month == OLD and o.candidate.rules is Rules.ACTIVITY]
-    return [outcome.candidate.fate for outcome in of_old if not outcome.kept]
+    of_old = [o for o in outcomes if o.candidate.month == OLD and o.candidate.kind is RowKind.ACTIVITY]
+    return [outcome.candidate.deletion for outcome in of_old if not outcome.kept]
 
 
 LINES = Ages(activity=timedelta(days=300))
@@ -322,13 +324,13 @@ async def test_the_feed_is_emptied_while_there_are_events_and_dropped_after_them
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     await write_entries(owner)
-    assert await fate_of_lines(owner, LINES) == [Fate.EMPTY]
+    assert await deletions_of_entries(owner, LINES) == [Deletion.EMPTY]
     assert await count(owner, "activity") == 0
-    assert await fate_of_lines(owner, LINES) == [], "what is empty is no work"
+    assert await deletions_of_entries(owner, LINES) == [], "what is empty is no work"
     await write_entries(owner)
     await retire(owner)
     assert await count(owner, "activity") == 3, "lines need no events"
-    assert await fate_of_lines(owner, LINES) == [Fate.DROP]
+    assert await deletions_of_entries(owner, LINES) == [Deletion.DROP]
     assert (await standing(owner, OLD)).attached == set()
 
 
@@ -337,11 +339,11 @@ async def test_the_feed_goes_with_the_events_when_both_are_old(
 ) -> None:
     await write_entries(owner)
     await not_applied(data, owner)
-    assert await fate_of_lines(owner, ALL) == []
+    assert await deletions_of_entries(owner, ALL) == []
     assert await count(owner, "activity") == 3
     await finished(data)
     for plan in (True, False):
-        assert await fate_of_lines(owner, ALL, plan=plan) == [Fate.DROP]
+        assert await deletions_of_entries(owner, ALL, plan=plan) == [Deletion.DROP]
     assert (await standing(owner, OLD)).attached == set()
     assert await retire(owner, ALL) == []
 
@@ -351,7 +353,9 @@ async def test_the_feed_keeps_its_place_while_only_deliveries_go(
 ) -> None:
     await write_entries(owner)
     days = timedelta(days=300)
-    assert await fate_of_lines(owner, Ages(deliveries=days, attempts=days, activity=days)) == [Fate.EMPTY]
+    assert await deletions_of_entries(owner, Ages(deliveries=days, attempts=days, activity=days)) == [
+        Deletion.EMPTY
+    ]
     await write_entries(owner)
 
 
@@ -406,7 +410,7 @@ async def test_figures_of_dropped_events_cannot_be_counted_again(
 @pytest.mark.parametrize(
     ("ages", "sentence"),
     [
-        ({}, "Say what is to go and when"),
+        ({}, "Nothing to delete"),
         ({"events": 400}, "Deliveries cannot be kept longer than events, .* give --deliveries 400d or less"),
         ({"events": 400, "deliveries": 401, "attempts": 1}, "give --deliveries 400d or less"),
         (

@@ -20,7 +20,7 @@ from schema.modes import Mode
 from schema.pages import After
 from schema.positions import events_after
 from schema.retention import Ages, Candidate, Month
-from schema.retiring import Retiring, only_one, open_what_was_left_sealed
+from schema.retiring import RetentionRun, exclusive_run, unseal_leftovers
 from service.housekeeping import Housekeeping
 from tests.support.arrivals import Arrivals
 from tests.support.asking import until, until_waiting
@@ -122,11 +122,11 @@ async def test_a_run_that_dies_at_any_statement_is_finished_by_the_next(
 
 
 async def test_two_runs_at_once_and_the_second_says_so(connect: Connect, owner: asyncpg.Connection) -> None:
-    async with only_one(owner):
-        with pytest.raises(Conflict, match="Another duro retention run is at work"):
-            async with only_one(await connect(OWNER)):
+    async with exclusive_run(owner):
+        with pytest.raises(Conflict, match="Another duro retention run is running"):
+            async with exclusive_run(await connect(OWNER)):
                 pass
-    async with only_one(await connect(OWNER)):
+    async with exclusive_run(await connect(OWNER)):
         pass
 
 
@@ -137,7 +137,7 @@ async def test_what_waits_for_its_turn_holds_back_no_clean_up_and_nobody_else_ca
     await analyst.execute("SELECT pg_advisory_lock($1)", 0x726574656E74)
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await analyst.execute("BEGIN; LOCK TABLE live.retention_lock IN ACCESS SHARE MODE")
-    async with only_one(owner):
+    async with exclusive_run(owner):
         held = await superuser.fetchrow(
             "SELECT state, backend_xid, backend_xmin FROM pg_stat_activity WHERE pid = $1",
             owner.get_server_pid(),
@@ -223,9 +223,7 @@ async def test_when_it_waits_too_long_it_says_for_whom_and_goes_on_another_time(
     left_open = await connect()
     async with left_open.transaction():
         await record(left_open, tenant)
-        with pytest.raises(
-            Conflict, match=rf"have been in the way .* process {left_open.get_server_pid()}\)"
-        ):
+        with pytest.raises(Conflict, match=rf"have blocked .* process {left_open.get_server_pid()}\)"):
             await retire(owner, patience_s=0)
         assert await owner.fetchval("SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == 1
         await record(data, tenant)
@@ -237,9 +235,9 @@ async def test_when_it_waits_too_long_it_says_for_whom_and_goes_on_another_time(
 # What slips in
 
 
-def with_a_surprise(owner: asyncpg.Connection, at: str, action: Callable[[], Any]) -> Retiring:
+def with_a_surprise(owner: asyncpg.Connection, at: str, action: Callable[[], Any]) -> RetentionRun:
     """A run in which `action` happens once, right before its step `at`."""
-    run = Retiring(owner, Mode.TEST, AGES, patience_s=10)
+    run = RetentionRun(owner, Mode.TEST, AGES, patience_s=10)
     step = getattr(run, at)
 
     async def first(*arguments: Any) -> Any:
@@ -256,7 +254,7 @@ async def test_an_event_dated_back_between_the_look_and_the_seal_keeps_the_month
 ) -> None:
     run = with_a_surprise(owner, "_seal", lambda: past(data, tenant, OLD, 1))
     outcomes = [outcome async for outcome in run.run()]
-    assert summary(outcomes)[EVENTS] == ["1 event without a position: let a worker run"]
+    assert summary(outcomes)[EVENTS] == ["1 event without a position: run a worker"]
     await past(data, tenant, OLD, 1)  # it is open again
     await finished(data)
     assert len((await events_after(data, tenant, 0)).events) == 5
@@ -275,7 +273,7 @@ async def test_an_event_dated_back_by_a_transaction_that_is_open_is_waited_for(
     run = asyncio.create_task(retire(owner))
     await until_waiting(await connect(OWNER), owner)
     await transaction.commit()
-    assert summary(await run)[EVENTS] == ["1 event without a position: let a worker run"]
+    assert summary(await run)[EVENTS] == ["1 event without a position: run a worker"]
     await finished(data)
     assert len((await events_after(data, tenant, 0)).events) == 4
 
@@ -371,8 +369,8 @@ async def test_a_month_that_a_killed_run_left_sealed_is_opened_by_a_worker(
 ) -> None:
     await killed_at_its_note(connect, nothing)
     housekeeping = Housekeeping(database)
-    async with only_one(await connect(OWNER)):  # which could be about to note it
-        await housekeeping.open_what_was_left_sealed()
+    async with exclusive_run(await connect(OWNER)):  # which could be about to note it
+        await housekeeping.unseal_leftovers()
         assert await sealed(owner) == 2
     stop = asyncio.Event()
     keeping = asyncio.create_task(housekeeping.run(stop))
@@ -389,15 +387,15 @@ async def test_writers_in_the_way_of_opening_a_month_are_not_held_up(
     writer = await connect()
     async with writer.transaction():
         await writer.execute("UPDATE webhook_deliveries SET tries = 0")
-        assert await open_what_was_left_sealed(data) == 0
-    assert await open_what_was_left_sealed(data) == 2
+        assert await unseal_leftovers(data) == 0
+    assert await unseal_leftovers(data) == 2
 
 
 async def test_a_month_on_its_way_out_stays_sealed(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     async def try_it() -> None:
-        assert await open_what_was_left_sealed(data) == 0
+        assert await unseal_leftovers(data) == 0
 
     run = with_a_surprise(owner, "_finish", try_it)
     assert summary([o async for o in run.run()])[EVENTS] == []
@@ -409,10 +407,10 @@ async def test_a_run_whose_month_was_opened_meanwhile_drops_nothing(
     """As when the session that holds its lock was ended."""
 
     async def open_it() -> None:
-        assert await open_what_was_left_sealed(data) == 2
+        assert await unseal_leftovers(data) == 2
 
     run = with_a_surprise(owner, "_note", open_it)
-    with pytest.raises(Conflict, match=f"test {OLD} was opened again while it was looked at"):
+    with pytest.raises(Conflict, match=f"test {OLD} was unsealed during the check"):
         _ = [outcome async for outcome in run.run()]
     assert summary(await retire(owner))[EVENTS] == []
 
@@ -487,7 +485,7 @@ async def test_a_consumer_waits_for_a_sealed_month_to_be_opened_and_dead_letters
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError) as refused:
         await fanout.step()
     assert is_transient(refused.value)
-    assert await open_what_was_left_sealed(data) == 1
+    assert await unseal_leftovers(data) == 1
     while await fanout.step():
         pass
     assert fanout.dead_lettered == 0
@@ -594,11 +592,9 @@ async def test_what_cannot_be_emptied_quickly_is_left_to_another_time(
             await owner.execute("SELECT pg_sleep(1)")
 
     ages = Ages(deliveries=timedelta(days=300), attempts=timedelta(days=300))
-    run = Retiring(Listening(owner, before), Mode.TEST, ages)
+    run = RetentionRun(Listening(owner, before), Mode.TEST, ages)
     (outcome, *_) = [outcome async for outcome in run.run()]
-    assert list(outcome.kept) == [
-        "it took too long while others wait: run this again when there is less to do"
-    ]
+    assert list(outcome.kept) == ["it took too long and would block others: run this again at a quieter time"]
     assert await data.fetchval("SELECT count(*) FROM webhook_deliveries") == 3
 
 
@@ -631,22 +627,22 @@ async def test_what_goes_past_the_seal_is_never_dropped(
 
     run = with_a_surprise(owner, "_finish", sneak_in)
     for _ in range(2):
-        with pytest.raises(Conflict, match=f"{name} has 4 rows and had 3 when it was closed"):
+        with pytest.raises(Conflict, match=f"{name} has 4 rows but had 3 when it was sealed"):
             _ = [outcome async for outcome in run.run()]
-        run = Retiring(owner, Mode.TEST, AGES)
+        run = RetentionRun(owner, Mode.TEST, AGES)
     assert await owner.fetchval(f"SELECT count(*) FROM {name}") == 4
     assert f"event_log_{OLD.suffix}" in (await standing(owner, OLD)).attached
 
 
 async def killed_before(owner: asyncpg.Connection, table: str) -> None:
     """Noted, and all tables before this one are gone."""
-    run = Retiring(owner, Mode.TEST, AGES)
+    run = RetentionRun(owner, Mode.TEST, AGES)
 
     def tell(_month: Month, what: str) -> None:
         if what == f"dropping {table}_{OLD.suffix}":
             raise Dies
 
-    run._tell = tell  # type: ignore[method-assign]  # the last thing that it does before
+    run._report = tell  # type: ignore[method-assign]  # the last thing that it does before
     with pytest.raises(Dies):
         _ = [outcome async for outcome in run.run()]
 

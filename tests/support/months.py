@@ -11,7 +11,7 @@ import asyncpg
 from schema.database import Pool
 from schema.modes import Mode
 from schema.retention import Ages, Month
-from schema.retiring import Outcome, Retiring
+from schema.retiring import Outcome, RetentionRun
 from tests.service.cli.log_work import fan_out
 from tests.support.events import sequence_all
 
@@ -71,13 +71,13 @@ async def finished(data: Pool) -> None:
 async def retire(
     owner: Any, ages: Ages = AGES, *, mode: Mode = Mode.TEST, plan: bool = False, patience_s: float = 10
 ) -> list[Outcome]:
-    retiring = Retiring(owner, mode, ages, patience_s=patience_s)
+    retiring = RetentionRun(owner, mode, ages, patience_s=patience_s)
     return [outcome async for outcome in (retiring.plan() if plan else retiring.run())]
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], list[str]]:
     """By month and what: why it is kept."""
-    return {(str(o.candidate.month), str(o.candidate.rules)): list(o.kept) for o in outcomes}
+    return {(str(o.candidate.month), str(o.candidate.kind)): list(o.kept) for o in outcomes}
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ async def test_a_plan_first_and_then_the_run(duro: Duro, owner: asyncpg.Connecti
         assert (plan["dryRun"], plan["bytesFreed"]) == (True, 0)
         first = plan["months"][0]
         assert (first["mode"], first["month"], first["what"]) == ("test", str(OLD), "events")
-        assert (first["fate"], first["kept"]) == ("drop", [])
+        assert (first["deletion"], first["kept"]) == ("drop", [])
         assert first["bytes"] > 0
         assert f"events_{OLD.suffix}" in first["tables"]
         assert await attached(owner, OLD)
@@ -83,7 +83,7 @@ async def test_what_is_done_is_told_although_the_run_cannot_go_on(
     )
     stopped = await duro("retention", "run", *AGES, "--json")
     assert stopped.status == 1
-    assert "has 3 rows and had 99 when it was closed" in stopped.stderr
+    assert "has 3 rows but had 99 when it was sealed" in stopped.stderr
     (went, *_) = stopped.json["months"]
     assert (went["mode"], went["month"], went["kept"]) == ("test", str(OLD), [])
     assert stopped.json["bytesFreed"] > 0
@@ -93,7 +93,7 @@ async def test_what_is_done_is_told_although_the_run_cannot_go_on(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "Say what is to go and when"),
+        ((), "Nothing to delete"),
         (("--events", "400d"), "Deliveries cannot be kept longer than events"),
         (("--events", "400d", "--deliveries", "500d"), "give --deliveries 400d or less"),
         (("--attempts", "1h"), "'1h' is too short; the minimum is 1d"),
@@ -109,10 +109,10 @@ async def test_what_makes_no_sense_is_refused_before_anything_happens(
 
 
 async def test_a_second_run_says_that_there_is_one(duro: Duro, owner: asyncpg.Connection) -> None:
-    from schema.retiring import only_one
+    from schema.retiring import exclusive_run
 
-    async with only_one(owner):
-        assert "Another duro retention run is at work" in (await duro("retention", "run", *AGES)).refusal
+    async with exclusive_run(owner):
+        assert "Another duro retention run is running" in (await duro("retention", "run", *AGES)).refusal
         assert (await duro("retention", "plan", *AGES)).status == 0
 
 
