@@ -1,7 +1,7 @@
 """What must be true of a database before duro uses or changes it.
 
 Everything here only reads. What fails is raised as Unavailable, with what to do. What a session can set for itself is not checked but
-pinned: see schema/session_settings.py. Collation is not checked either: pages go by times and ids, and no stored text depends on it.
+pinned: see schema/session_settings.py. Collation is not checked either: pages go by times and ids, and text is compared for equality alone.
 """
 
 from typing import Final, TypeAlias

@@ -17,6 +17,7 @@ from tests.support.catalog import SCHEMAS, describe
 from tests.support.connections import SUPERUSER, Connect, connections
 from tests.support.databases import OWNER, Cluster
 from tests.support.dumps import schema_of
+from tests.support.duro_process import duro, settings
 
 PRODUCT = """
 CREATE TABLE {schema}.orders (id bigserial PRIMARY KEY, at timestamptz NOT NULL, note text UNIQUE);
@@ -186,3 +187,15 @@ async def test_every_name_that_migrations_make_is_known_beforehand(owner: asyncp
             schema,
         )
         assert [row["typname"] for row in rows if not names.has_relation_or_type(row["typname"])] == []
+
+
+async def test_the_commands_refuse_and_take_beside(cluster: Cluster, product: tuple[str, Connect]) -> None:
+    name, _connect = product
+    env = settings(cluster.url(name), cluster.key)
+    async with duro("up", "--port", "0", env=env) as refused:
+        assert await refused.ended() == 1
+        assert "run duro migrate --beside" in refused.stderr
+    async with duro("up", "--beside", "--port", "0", "--json", env=env) as up:
+        assert (await up.said())["workers"]
+    async with duro("migrate", "--json", env=env) as again:
+        assert await again.said() == {"applied": 0, "repaired": []}

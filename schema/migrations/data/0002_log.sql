@@ -39,7 +39,7 @@ BEGIN
             USING ERRCODE = 'check_violation', HINT = 'Send ids and amounts; let the receiver fetch the rest.';
     END IF;
     -- Receivers parse numbers as IEEE doubles: from 2^1024 - 2^970 on they get infinity or an error. As text such a number has 309
-    -- digits or more, so an event without many digits in a row is spared the walk: the pattern takes 15 us for 1 KB, the walk 70.
+    -- digits or more, so an event without many digits in a row is spared the walk: the pattern adds 6 us to the 42 us of 1 KB.
     -- A number that is too small for a double is parsed as 0, which is harmless.
     IF octet_length(body) > 308 AND body ~ '[0-9]{40}' AND jsonb_path_exists(NEW.data,
            '$.** ? (@ >= $bound || @ <= -$bound)', jsonb_build_object('bound', 2::numeric ^ 1024 - 2::numeric ^ 970)) THEN
