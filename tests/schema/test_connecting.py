@@ -16,6 +16,7 @@ from schema.errors import Unavailable
 from tests.support.databases import Cluster
 from tests.support.hostile_environment import hostile_environment
 from tests.support.places import free_port
+from tests.support.standby import standby
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -153,6 +154,17 @@ async def test_the_first_host_that_works_is_taken(login: str, port: int) -> None
     ):
         assert await works(f"postgresql://{login}@{hosts}/duro")
     assert await works(f"postgresql://{login}@/duro?host=127.0.0.1,127.0.0.1&port={free_port()},{port}")
+
+
+async def test_a_standby_is_passed_over_for_the_primary(cluster: Cluster, login: str, port: int) -> None:
+    with standby(cluster) as behind:
+        hosts = f"127.0.0.1:{behind},127.0.0.1:{port}"
+        for parameters, reached in {"": port, "target_session_attrs=any": behind}.items():
+            owner = await connect_as_owner(f"postgresql://{login}@{hosts}/duro?{parameters}")
+            assert await owner.fetchval("SELECT current_setting('port')::int") == reached
+            await owner.close()
+        said = await refusal(f"postgresql://{login}@127.0.0.1:{behind}/duro?target_session_attrs=read-write")
+        assert "does not accept writes (a standby, or read-only): name the primary" in said
 
 
 async def test_a_silent_host_costs_its_own_time_alone(login: str, port: int) -> None:

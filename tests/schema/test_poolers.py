@@ -15,6 +15,7 @@ from schema.database import Database, connect_as_owner, connect_to_core
 from schema.errors import Unavailable
 from schema.migrate import migrate
 from schema.modes import Mode
+from schema.roles import CORE_ROLE
 from schema.secret_box import derive_role_password
 from tests.support.databases import Cluster
 from tests.support.pgbouncer import PgBouncer, needs_pgbouncer, pgbouncer
@@ -110,13 +111,14 @@ async def test_shared_sessions_are_refused_and_left_as_they_were(
             async with Database.open(url, cluster.key):
                 pass
         assert caught.value.__cause__ is None
-        another = await asyncpg.connect(
-            url, user=Mode.TEST.role, password=derive_role_password(cluster.key, Mode.TEST.role)
-        )
-        ours = set(DROPPED.split(", ")) - TRACKED
-        changed = await another.fetch("SELECT lower(name) AS name FROM pg_settings WHERE source = 'session'")
-        assert not ours & {row["name"] for row in changed}
-        await another.close()
+        core = {"user": CORE_ROLE, "password": derive_role_password(cluster.key, CORE_ROLE)}
+        for login in ({}, core):
+            another = await asyncpg.connect(url, **login)
+            changed = await another.fetch(
+                "SELECT lower(name) AS name FROM pg_settings WHERE source = 'session'"
+            )
+            assert not (set(DROPPED.split(", ")) - TRACKED) & {row["name"] for row in changed}
+            await another.close()
 
 
 @asynccontextmanager
