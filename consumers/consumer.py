@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -37,10 +37,12 @@ from consumers.slow_event import SlowEvent
 from schema import log
 from schema.database import Connection, Pool
 from schema.error_kinds import describe, is_data_fault, is_out_of_time, is_unreadable
+from schema.failures import failed, succeeded
 from schema.log import Batch, Cursor, LogEntry, LoggedEvent
 from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)
+_APPLY: Final = "apply events"
 TRIES_PER_BATCH = 3
 SLOW_TRIES = 3
 """How often in a row an event alone is to blame for a statement that runs out of time before it is dead-lettered."""
@@ -130,7 +132,11 @@ class Consumer:
         try:
             moved = await _a_few_times(partial(self._advance, slow))
         except BatchFailed as failure:
+            failed(_APPLY, failure.cause, f"events after position {failure.after}")
             return await self._isolate(failure, slow)
+        succeeded(
+            _APPLY
+        )  # so that dead-lettering event after event is one streak, which ends with the last of them
         if moved:
             self._suspect = None
             self._size = min(self._most, self._size * 2)
@@ -140,7 +146,6 @@ class Consumer:
     async def _isolate(self, failure: BatchFailed, slow: SlowEvent | None) -> int:
         if failure.size > 1:
             self._size = failure.size // 2
-            _logger.warning("%s: batch failed, halved to %d: %s", self._handler.name, self._size, failure)
             return failure.size
         if not is_out_of_time(failure.cause):
             return await self._dead_letter(failure.after, str(failure))

@@ -15,9 +15,9 @@ a slot (capacity.py) until it is written, so that attempts end when all slots ar
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 from uuid import UUID
 
 from delivery.capacity import Manner
@@ -27,13 +27,16 @@ from schema import deliveries, endpoint_health, events
 from schema.database import Pool
 from schema.deliveries import ClaimedDelivery, Settlement
 from schema.error_kinds import is_data_fault, is_out_of_time
+from schema.failures import failed, succeeded
 from schema.ids import ENDPOINT, format_id
 from schema.polling import through_outages
 
-_logger = logging.getLogger(__name__)
 _BATCH = 1000
 GONE = "The receiver answered 410 Gone."
 LAST_TRIES_S = 3.0
+_WRITE: Final = "write results"
+_STORE_DETAILS: Final = "store a result's details"
+_DISABLE: Final = "disable an endpoint that answered 410"
 
 
 @dataclass(slots=True)
@@ -113,13 +116,13 @@ class Settler:
     async def _settle_some(self, give_up: asyncio.Event) -> None:
         """Writes the first of what has gathered. What an error leaves unwritten stays gathered."""
         try:
-            written = await through_outages(give_up, "settler", self._write_first)
+            written = await through_outages(give_up, _WRITE, self._write_first)
         except _Smaller as smaller:
             self._size = max(1, smaller.size // 2)
-            _logger.warning("results: a batch failed, halved to %d: %r", self._size, smaller.__cause__)
+            failed(_WRITE, smaller.__cause__ or smaller)
             return
         except _Unstorable as alone:
-            written = await self._settle_without_details(give_up, alone.result, alone.__cause__)
+            written = await self._settle_without_details(give_up, alone.result, alone.__cause__ or alone)
         if written is None:  # it was stopped, and this was the last try
             self._done(len(self._gathered))
         else:
@@ -143,13 +146,14 @@ class Settler:
             if is_data_fault(error):
                 raise _Unstorable(batch[0]) from error
             raise
+        succeeded(_STORE_DETAILS)
         return len(batch)
 
     async def _settle_without_details(
-        self, give_up: asyncio.Event, result: Settled, error: BaseException | None
+        self, give_up: asyncio.Event, result: Settled, error: BaseException
     ) -> int | None:
         claim, attempt = result.settlement.claim, result.settlement.attempt
-        _logger.error("the result of delivery %s cannot be stored as it is: %r", claim.id, error)
+        failed(_STORE_DETAILS, error, f"delivery {claim.id}", harmless=True)
         if attempt is None:
             return 1
         told = f"{attempt.outcome}; the details could not be stored"
@@ -161,11 +165,11 @@ class Settler:
             return 1
 
         try:
-            return await through_outages(give_up, "settler", write)
+            return await through_outages(give_up, _WRITE, write)
         except Exception as failure:
             if not is_data_fault(failure):
                 raise
-            _logger.exception("the result of delivery %s is lost; it is sent again", claim.id)
+            failed(_WRITE, failure, f"delivery {claim.id}, whose result is lost, so that it is sent again")
             return 1
 
     async def _write(self, batch: Sequence[Settled], *, again: bool) -> None:
@@ -185,11 +189,15 @@ class Settler:
         self.settled += len(settled)
         self.fenced_off += len(batch) - len(settled)
         claims = [result.settlement.claim for result in batch if result.disable_endpoint]
-        for claim in {claim.endpoint_id: claim for claim in claims if claim.id in settled}.values():
+        disabled = [
             await self._disable(claim)
+            for claim in {claim.endpoint_id: claim for claim in claims if claim.id in settled}.values()
+        ]
+        if all(disabled):
+            succeeded(_DISABLE)
 
-    async def _disable(self, claim: ClaimedDelivery) -> None:
-        """Apart from the batch, which must not wait for whoever is at the endpoint's row. The next 410 tries again."""
+    async def _disable(self, claim: ClaimedDelivery) -> bool:
+        """Whether nothing failed. Apart from the batch, which must not wait for whoever is at the endpoint's row. The next 410 tries again."""
         assert claim.endpoint is not None
         told = {"endpointId": format_id(ENDPOINT, claim.endpoint_id), "reason": "gone"}
         try:
@@ -200,5 +208,7 @@ class Settler:
                     await events.record(tx, claim.tenant_id, "webhook_endpoint_disabled", told)
             if disabled:
                 self._health.forget(claim.endpoint_id)
-        except Exception:
-            _logger.exception("endpoint %s answered 410 and could not be disabled", told["endpointId"])
+        except Exception as error:  # noqa: BLE001  whatever it is, it is reported, and the results are written
+            failed(_DISABLE, error, f"endpoint {told['endpointId']}", harmless=True)
+            return False
+        return True

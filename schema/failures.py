@@ -13,6 +13,7 @@ are constants: no id, no URL.
 import logging
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -104,7 +105,7 @@ class PartFailures:
                 f"{streak.reason}"
             )
         if defect is not None and logged_at is None:
-            _logger.error("%s", text, exc_info=error if error.__traceback__ else None)
+            _logger.error("%s\n%s", text, _as_text("".join(traceback.format_exception(error))))
         else:
             _logger.warning("%s", text)
 
@@ -183,8 +184,8 @@ def current_part() -> PartFailures:
     return _part.get() or PartFailures("")
 
 
-def failed(operation: str, error: BaseException, about: str = "") -> None:
-    current_part().failed(operation, error, about)
+def failed(operation: str, error: BaseException, about: str = "", *, harmless: bool = False) -> None:
+    current_part().failed(operation, error, about, harmless=harmless)
 
 
 def succeeded(operation: str) -> None:
@@ -206,7 +207,12 @@ def carrying_on(operation: str, about: str = "") -> Iterator[None]:
 
 def reason_of(error: BaseException) -> str:
     """One sentence, fit for whoever may see whether a worker is ready: no password, and nothing of the data."""
-    return _PASSWORD.sub("//…@", " ".join(_words(error).split()))[:_LONGEST_REASON]
+    return _PASSWORD.sub("//…@", " ".join(_as_text(_words(error)).split()))[:_LONGEST_REASON]
+
+
+def _as_text(said: str) -> str:
+    """An error may quote what no log can hold."""
+    return said.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _words(error: BaseException) -> str:
@@ -222,7 +228,7 @@ def _words(error: BaseException) -> str:
             return f"the database refused the data ({name}, SQLSTATE {state})"
         return f"{error.args[0] if error.args else name} (SQLSTATE {state})"
     if isinstance(error, TimeoutError):
-        return "the database did not answer in time"
+        return "no answer in time"
     if isinstance(error, OSError | DuroError) or type(error) in (
         asyncpg.InterfaceError,
         asyncpg.InternalClientError,

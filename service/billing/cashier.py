@@ -26,6 +26,7 @@ from schema.billing.books import Changes, Overdue
 from schema.billing.rows import PaymentAttempt, PaymentKind, Rail
 from schema.error_kinds import is_data_fault, is_out_of_time, is_transient, needs_operator
 from schema.errors import Conflict, Unavailable
+from schema.failures import PartFailures, current_part
 from schema.ids import PAYMENT, PAYMENT_METHOD, format_id
 from schema.wallet import Token
 from service.billing.failures import FailureCode
@@ -40,6 +41,8 @@ SILENT_AFTER: Final = 20
 TRY_AFTER_S: Final = 5.0
 TRIES: Final = 10
 _BATCH: Final = 200
+_ASK: Final = "ask the gateway"
+_WRITE: Final = "write answers"
 
 Tokens = Callable[[Sequence[UUID]], Awaitable[Mapping[UUID, Token]]]
 """Returns the gateway's tokens of saved payment methods by id, without removed ones."""
@@ -70,6 +73,7 @@ class ChargeProcessor:
         self._places = places
         self._answer_within_s = answer_within_s
         self._try_after_s = try_after_s
+        self._part = PartFailures("")  # attempts are asked for by tasks of whoever submits them
         self._silent: set[UUID] = set()
         """Attempts without an answer since the last answer."""
         self._try_at = 0.0
@@ -125,6 +129,7 @@ class ChargeProcessor:
     async def run(self, stop: asyncio.Event) -> None:
         """Settles until `stop`, then until every attempt under way is answered or timed out, and written. Answers left
         unwritten by a cancellation are written by the next run."""
+        self._part = current_part()
         stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self._news.set())
         try:
@@ -159,12 +164,12 @@ class ChargeProcessor:
             async with asyncio.timeout(self._answer_within_s):
                 outcome = await self._outcome(begun, token)
         except Exception as error:  # noqa: BLE001  after any error money may have moved: ask again later
-            _logger.warning(
-                "%s has no answer and will be asked for again: %r", format_id(PAYMENT, attempt.id), error
-            )
+            self._part.failed(_ASK, error, format_id(PAYMENT, attempt.id))
             self._silent.add(attempt.id)
             self._try_at = asyncio.get_running_loop().time() + self._try_after_s
             return
+        if self._part.any:
+            self._part.succeeded(_ASK)
         self._silent.clear()
         self._answers.append(Answer(attempt, outcome))
 
@@ -212,20 +217,16 @@ class ChargeProcessor:
         its lease has expired, so that the others do not wait for it."""
         try:
             count = await self._ledger.transact(lambda unit: _write(unit, batch))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, it is reported, and the attempts are asked for again
             if len(batch) > 1 and (is_data_fault(error) or is_out_of_time(error) or needs_operator(error)):
                 half = len(batch) // 2
                 await self._settle(batch[:half])
                 await self._settle(batch[half:])
-            elif is_transient(error):
-                _logger.warning(
-                    "%d answers could not be written and will be asked for again: %r", len(batch), error
-                )
             else:
-                _logger.exception(
-                    "the answer to %s cannot be written", format_id(PAYMENT, batch[0].attempt.id)
-                )
+                about = f"{len(batch)} answers, {format_id(PAYMENT, batch[0].attempt.id)} first"
+                self._part.failed(_WRITE, error, about)
             return
+        self._part.succeeded(_WRITE)
         self.on_settled(count)
 
 

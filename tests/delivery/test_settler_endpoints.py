@@ -10,6 +10,7 @@ import pytest
 from schema import deliveries, endpoints
 from schema.database import Database
 from schema.endpoints import EndpointChanges
+from schema.failures import PartFailures, enter_part
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
 from tests.support.engine import Engine, engine
@@ -93,6 +94,26 @@ async def test_whoever_is_at_the_endpoint_s_row_holds_results_up_for_a_moment_at
             await settle(ours, *(gone(claimed) for claimed in claims))
     assert [row["status"] for row in await ours.rows()] == ["failed"] * 6
     assert await told_disabled(superuser) == [], "the next 410 tells"
+
+
+async def test_410_that_cannot_be_noted_is_reported_until_it_can(
+    ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
+) -> None:
+    part = PartFailures("settler test")
+    enter_part(part)
+    await superuser.execute(
+        "CREATE FUNCTION core.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'refused'; END $$;"
+        "CREATE TRIGGER refuse BEFORE UPDATE ON core.webhook_endpoints FOR EACH ROW EXECUTE FUNCTION core.refuse()"
+    )
+    first, second = await some_claims(ours, tenant, endpoint, 2)
+    await settle(ours, gone(first))
+    assert (part.total, part.any) == (1, True)
+    assert part.reasons(0) == [], "results are written all the same"
+    assert ours.settler.settled == 1
+    await superuser.execute("DROP TRIGGER refuse ON core.webhook_endpoints")
+    await settle(ours, gone(second))
+    assert not part.any
 
 
 async def test_410_from_two_workers_at_once_is_told_once(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from uuid import UUID
 
 import aiohttp
 import asyncpg
@@ -169,12 +170,37 @@ async def test_a_part_that_fails_logs_one_traceback_and_a_line_a_minute(
                 lines = Counter(operation(r) for r in caplog.records if text(r).startswith(f"{part}: "))
                 assert max(lines.values()) == minute + 1, part
             running.clock.now += 60
-    tracebacks = Counter(operation(record) for record in caplog.records if record.exc_info)
+    tracebacks = Counter(operation(record) for record in caplog.records if "Traceback" in text(record))
     assert set(tracebacks.values()) == {1}
 
 
 def operation(record: logging.LogRecord) -> str:
     return re.split(" failed: | has been failing ", text(record))[0]
+
+
+async def test_a_consumer_that_dead_letters_event_after_event_is_not_ready(
+    db_url: str, key: bytes, superuser: asyncpg.Connection, tenant: UUID
+) -> None:
+    """A single event does not do it: the next one that is applied, or that there is no next one, ends it."""
+    record = "SELECT sandbox.record_event($1::uuid, 'invoice_created', '{}'::jsonb) FROM generate_series(1, $2::int)"
+    await superuser.execute(
+        "CREATE FUNCTION sandbox.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE unique_violation; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON sandbox.activity FOR EACH ROW EXECUTE FUNCTION sandbox.refuse()"
+    )
+    async with started(db_url, key, superuser) as running:
+        await superuser.execute(record, tenant, 8)
+        await running.fails("activity test", times=4)
+        running.clock.now += 10
+        (reason,) = await running.ready()
+        assert reason.startswith("activity test: apply events has been failing since ")
+        assert reason.endswith("the database refused the data (UniqueViolationError, SQLSTATE 23505)")
+        activity = running.worker.modes[0].projections["activity"]
+        await eventually(lambda: activity.dead_lettered == 8, "all are dead-lettered")
+        await eventually(
+            lambda: not running.worker.failures.part("activity test").any, "there is no next one"
+        )
+        assert await running.ready() == []
 
 
 def text(record: logging.LogRecord) -> str:
