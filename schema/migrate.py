@@ -1,11 +1,12 @@
-"""Forward-only migrations: core's once, data's once for each mode's schema, each file in one transaction with
-its entry in the book. An advisory lock lets two processes start at once; a killed one leaves whole files only.
+"""Forward-only migrations: core's once, data's once for each mode's schema. An advisory lock lets two processes start at
+once. A file runs in one transaction with its entry in the book, unless it says otherwise (see schema/migration.py); a
+killed process leaves whole files, or steps that the next run recognizes. Workers and producers go on meanwhile.
 """
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import Final
 
@@ -13,12 +14,15 @@ import asyncpg
 
 from schema.beside import refuse_others_objects
 from schema.errors import Unavailable
+from schema.index_building import build_index
+from schema.lock_patience import Progress, with_lock_retries
+from schema.migration import Kind, Migration
 from schema.modes import Mode
 from schema.preconditions import check_server
 from schema.queries import load
 from schema.rights.defaults import without_default_privileges
+from schema.rights.repair import IntendedOwner, intended_owner, refuse_without_create, repair, take_over
 from schema.rights.repair import apply as give_rights
-from schema.rights.repair import intended_owner, refuse_without_create, repair, take_over
 from schema.roles import ANALYST_ROLES, ensure_roles, refuse_foreign_roles, refuse_missing_rights
 from schema.secret_box import key_check
 
@@ -33,22 +37,6 @@ class Migrated:
     """How many were applied."""
     repaired: Sequence[str]
     """What was put right of roles, owners, grants and triggers, in words."""
-
-
-@dataclass(frozen=True)
-class Migration:
-    schema: str
-    name: str
-    text: str
-
-    @property
-    def statements(self) -> str:
-        """The text for its schema: a function's settings cannot be parameters, so the name is put in."""
-        return self.text.replace(" :schema, ", f" {self.schema}, ")
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def migrations() -> Iterator[Migration]:
@@ -67,7 +55,7 @@ def _folder(folder: str, schema: str) -> Iterator[Migration]:
 async def migrate(
     owner: asyncpg.Connection,
     key: bytes,
-    progress: Callable[[str], None] = lambda _line: None,
+    progress: Progress = lambda _line: None,
     *,
     beside: bool = False,
 ) -> Migrated:
@@ -85,7 +73,7 @@ async def migrate(
             await owner.fetchval(_SQL["unlock"], _LOCK_KEY)
 
 
-async def _lock(owner: asyncpg.Connection, progress: Callable[[str], None]) -> None:
+async def _lock(owner: asyncpg.Connection, progress: Progress) -> None:
     deadline = asyncio.get_running_loop().time() + LOCK_WITHIN_S
     told = False
     while not await owner.fetchval(_SQL["lock"], _LOCK_KEY):
@@ -101,42 +89,77 @@ async def _lock(owner: asyncpg.Connection, progress: Callable[[str], None]) -> N
         await asyncio.sleep(0.1)
 
 
-async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Callable[[str], None]) -> Migrated:
-    async with owner.transaction():  # what is refused leaves no claim behind
-        intended = await intended_owner(owner)
-        taken_over = await take_over(owner, intended)
-        await refuse_without_create(owner, intended)
-        async with without_default_privileges(owner, "core"):
-            await owner.execute(_SQL["prepare"])
-        if await owner.fetchval(_SQL["claim_key"], key_check(key)) != key_check(key):
-            raise Unavailable(
-                "This database was set up with another secret key: set DURO_SECRET_KEY to that one, "
-                "or DURO_DATA_DIR to the directory that holds it."
-            )
-        await refuse_foreign_roles(owner, key)
-        await refuse_missing_rights(owner)
+async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Progress) -> Migrated:
+    intended = await intended_owner(owner)
+    taken_over = await with_lock_retries(
+        owner, "Taking over the database", partial(_claim, owner, key, intended), progress
+    )
     roles = await ensure_roles(owner, key)
     applied = {(row["schema"], row["name"]): row["sha256"] for row in await owner.fetch(_SQL["applied"])}
     pending = missing(applied)
     for migration in pending:
         progress(f"{migration.schema}: {migration.name}")
-        async with owner.transaction():
-            # pg_temp last, in the path that functions keep too: else a caller's temporary table stands in for ours.
-            await owner.execute(f"SET LOCAL search_path = {migration.schema}, pg_temp")
-            async with without_default_privileges(owner, migration.schema):
-                await owner.execute(migration.statements)
-            await owner.execute(_SQL["record"], migration.schema, migration.name, migration.sha256)
-            await give_rights(owner, [migration.schema], intended)
-    async with owner.transaction():
-        repaired = [*taken_over, *(roles if applied else []), *await repair(owner, intended)]
-    return Migrated(len(pending), repaired)
+        await _apply(owner, migration, intended, progress)
+    rights = await with_lock_retries(owner, "Repairing rights", partial(repair, owner, intended), progress)
+    return Migrated(len(pending), [*taken_over, *(roles if applied else []), *rights])
+
+
+async def _claim(owner: asyncpg.Connection, key: bytes, intended: IntendedOwner) -> list[str]:
+    """In one transaction, so that what is refused leaves nothing behind. Returns what changed its owner, in words."""
+    taken_over = await take_over(owner, intended) if await owner.fetchval(_SQL["is_ours"]) else []
+    await refuse_without_create(owner, intended)
+    async with without_default_privileges(owner, "core"):
+        await owner.execute(_SQL["prepare"])
+    if await owner.fetchval(_SQL["claim_key"], key_check(key)) != key_check(key):
+        raise Unavailable(
+            "This database was set up with another secret key: set DURO_SECRET_KEY to that one, "
+            "or DURO_DATA_DIR to the directory that holds it."
+        )
+    await refuse_foreign_roles(owner, key)
+    await refuse_missing_rights(owner)
+    return taken_over
+
+
+async def _apply(
+    owner: asyncpg.Connection, migration: Migration, intended: IntendedOwner, progress: Progress
+) -> None:
+    """One file and its entry in the book. Killed anywhere, the next run continues with the same file."""
+    what = f"{migration.schema}: {migration.name}"
+
+    async def execute() -> str:
+        # pg_temp last, in the path that functions keep too: else a caller's temporary table stands in for ours.
+        await owner.execute(f"SET LOCAL search_path = {migration.schema}, pg_temp")
+        async with without_default_privileges(owner, migration.schema):
+            return await owner.execute(migration.statements)
+
+    async def record() -> None:
+        await owner.execute(_SQL["record"], migration.schema, migration.name, migration.sha256)
+        await give_rights(owner, [migration.schema], intended)
+
+    async def whole() -> None:
+        await execute()
+        await record()
+
+    match migration.kind:
+        case Kind.TRANSACTION:
+            await with_lock_retries(owner, what, whole, progress)
+            return
+        case Kind.INDEX:
+            await owner.execute(f"SET search_path = {migration.schema}, pg_temp")
+            await build_index(owner, migration.schema, migration.index, progress)
+            await owner.execute("RESET search_path")
+        case Kind.BATCHES:
+            while not (await with_lock_retries(owner, what, execute, progress)).endswith(" 0"):
+                pass
+    await with_lock_retries(owner, what, record, progress)
 
 
 def _texts() -> dict[str, dict[str, str]]:
-    """By schema and name."""
+    """By schema and name, but for those that build an index, whose parts may be there from a run that was interrupted."""
     texts: dict[str, dict[str, str]] = {}
     for migration in migrations():
-        texts.setdefault(migration.schema, {})[migration.name] = migration.text
+        if migration.kind is not Kind.INDEX:
+            texts.setdefault(migration.schema, {})[migration.name] = migration.text
     return texts
 
 

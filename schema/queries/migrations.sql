@@ -17,6 +17,13 @@ CREATE TABLE IF NOT EXISTS core.installation (
     key_check text NOT NULL
 );
 
+-- name: is_ours
+-- Whether duro has been here: a schema core of somebody else's has no such tables. By the catalog, which needs no right.
+SELECT count(*) = 2
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = 'core' AND c.relname IN ('schema_migrations', 'installation');
+
 -- name: claim_key
 -- $1 what the secret key in use yields. Returns what the first one did: another key would lock every role out and
 -- leave sealed secrets unreadable.

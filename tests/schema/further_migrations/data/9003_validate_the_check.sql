@@ -1,0 +1,1 @@
+ALTER TABLE events VALIDATE CONSTRAINT seq_is_positive;

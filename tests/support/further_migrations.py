@@ -1,0 +1,18 @@
+"""Migrations that come after those of this version: an example of each kind that the rule allows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from schema.migration import Migration
+from schema.modes import Mode
+
+_FOLDER = Path(__file__).parents[1] / "schema" / "further_migrations" / "data"
+
+
+def further_migrations() -> Sequence[Migration]:
+    """In the order of application."""
+    return [
+        Migration(mode.schema, file.name, file.read_text())
+        for mode in Mode
+        for file in sorted(_FOLDER.glob("*.sql"))
+    ]
