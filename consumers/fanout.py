@@ -29,63 +29,63 @@ MOST_PAIRS: Final = (
 )
 
 
-class Room(Protocol):
+class DeliverySlots(Protocol):
     """Where a worker's deliveries go; the dispatcher is one."""
 
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
         """Takes a place for one delivery of so many characters of data, if there is one."""
 
-    async def free(self) -> int:
+    async def wait_for_slots(self) -> int:
         """Places there are; when they are few it waits a moment for more. None at all is an answer too."""
 
-    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None: ...
-    def doubt(self, lease: int) -> None:
+    def release(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None: ...
+    def report_uncertain_commit(self, lease: int) -> None:
         """The transaction with this lease failed, and may have been committed all the same."""
 
     def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None:
         """Sends what places were reserved for. `others_wait`: and the table has got more."""
 
 
-class NoRoom:
+class NoSlots:
     """For a process that does not send: everything waits in the table."""
 
-    async def free(self) -> int:
+    async def wait_for_slots(self) -> int:
         return 0
 
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:  # noqa: ARG002
         return False
 
-    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None: ...
-    def doubt(self, lease: int) -> None: ...
+    def release(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None: ...
+    def report_uncertain_commit(self, lease: int) -> None: ...
     def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Handover:
-    room: Room
+    slots: DeliverySlots
     claims: Sequence[ClaimedDelivery]
     others_wait: bool = False
 
     def committed(self) -> None:
-        self.room.submit(self.claims, others_wait=self.others_wait)
+        self.slots.submit(self.claims, others_wait=self.others_wait)
 
     def rolled_back(self) -> None:
         for lease in {claim.lease for claim in self.claims}:
-            self.room.doubt(lease)
-        self.give_back()
+            self.slots.report_uncertain_commit(lease)
+        self.release()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         for claim in self.claims:
-            self.room.give_back(claim.tenant_id, claim.endpoint_id, len(claim.data))
+            self.slots.release(claim.tenant_id, claim.endpoint_id, len(claim.data))
 
 
 class FanOut:
     name = FANOUT
 
     def __init__(
-        self, room: Room, worker_id: Callable[[], int], lease_for: timedelta = deliveries.LEASE_FOR
+        self, slots: DeliverySlots, worker_id: Callable[[], int], lease_for: timedelta = deliveries.LEASE_FOR
     ) -> None:
-        self._room = room
+        self._slots = slots
         self._worker_id = worker_id
         self._lease_for = lease_for
         self._careful = False
@@ -94,7 +94,7 @@ class FanOut:
     async def ready(self, *, behind: bool) -> int:  # noqa: ARG002  places are what counts
         """No more than there are places for: what goes through the table is claimed, written and read once more. When
         there are none at all, somebody hangs, and the log goes on without them."""
-        self._most_pairs = min(MOST_PAIRS, await self._room.free() or MOST_PAIRS)
+        self._most_pairs = min(MOST_PAIRS, await self._slots.wait_for_slots() or MOST_PAIRS)
         return self._most_pairs
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:
@@ -112,14 +112,14 @@ class FanOut:
         try:
             new = await self._insert(tx, planned, lease, routes.now)
         except BaseException:
-            _Handover(self._room, claimed).give_back()
+            _Handover(self._slots, claimed).release()
             raise
         if len(new) == len(planned):
-            return Applied(covered, _Handover(self._room, claimed, others_wait=len(claimed) < len(new)))
+            return Applied(covered, _Handover(self._slots, claimed, others_wait=len(claimed) < len(new)))
         # Not new when the cursor was set back: this pair had its delivery already.
-        _Handover(self._room, [claim for claim in claimed if claim.id not in new]).give_back()
+        _Handover(self._slots, [claim for claim in claimed if claim.id not in new]).release()
         handed_over = [claim for claim in claimed if claim.id in new]
-        return Applied(covered, _Handover(self._room, handed_over, others_wait=len(handed_over) < len(new)))
+        return Applied(covered, _Handover(self._slots, handed_over, others_wait=len(handed_over) < len(new)))
 
     async def _insert(
         self, tx: Connection, planned: Sequence[PlannedDelivery], lease: int, now: datetime
@@ -150,7 +150,7 @@ class FanOut:
             target.enabled,
             target.enabled
             and not target.held
-            and self._room.reserve(event.tenant_id, target.id, len(event.data)),
+            and self._slots.reserve(event.tenant_id, target.id, len(event.data)),
         )
 
 

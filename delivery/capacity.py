@@ -1,5 +1,5 @@
 """How much a worker has in flight in one mode: a pure count of places, in all, per tenant, per endpoint and per lane,
-and of characters. It bounds memory, and keeps one endpoint, or one tenant's many, or the retries, from taking every place.
+and of characters. It bounds memory, and keeps one endpoint, or one tenant's many, or the retries, from taking every slot.
 
     take ──► under way ──answered──► answered, not yet written ──written──► gone
              counts for the tenant,  counts for memory alone
@@ -7,10 +7,10 @@ and of characters. It bounds memory, and keeps one endpoint, or one tenant's man
 
 An endpoint begins with few places of its own. Each answer, good or bad, gives it one more, up to the limit; each
 attempt that hangs until its deadline takes half of them, down to one. Slow answers cost places only while these are
-scarce, and never the first few. So who answers is limited by the others' share alone, and who hangs holds one place.
-After its breaker has opened an endpoint starts again from one place: a slow start.
+scarce, and never the first few. So who answers is limited by the others' share alone, and who hangs holds one slot.
+After its breaker has opened an endpoint starts again from one slot: a slow start.
 
-Of every share (the whole, a tenant's, an endpoint's) lane AGAIN gets half, so that fresh events always find places.
+Of every share (the whole, a tenant's, an endpoint's) lane RETRY gets half, so that fresh events always find places.
 """
 
 from collections import Counter
@@ -22,24 +22,24 @@ from uuid import UUID
 
 from schema.deliveries import Lane
 
-FIRST_PLACES: Final = 4
+FIRST_SLOTS: Final = 4
 _REMEMBERED: Final = 10_000
 _LEAST_EXPECTED: Final = 16 * 1024
-_MOST_UNSEEN: Final = (
+_MOST_UNSIZED: Final = (
     500  # what a claim may bring beyond all expectation is bounded by this many of the largest
 )
 _SCARCE: Final = 4  # places are scarce while less than a quarter is free
 
 
 class Manner(Enum):
-    """How an attempt held its place."""
+    """How an attempt held its slot."""
 
     QUICK = auto()
     SLOW = auto()
     HUNG = auto()
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """Whose a place is."""
 
     tenant_id: UUID
@@ -66,13 +66,13 @@ def _half(places: int) -> int:
 
 
 class _Taken:
-    """Places taken by a tenant or an endpoint, and how many of them in lane AGAIN."""
+    """Places taken by a tenant or an endpoint, and how many of them in lane RETRY."""
 
-    __slots__ = ("again", "all")
+    __slots__ = ("all", "retries")
 
     def __init__(self) -> None:
         self.all = 0
-        self.again = 0
+        self.retries = 0
 
 
 class Capacity:
@@ -81,7 +81,7 @@ class Capacity:
         self._tenants: dict[UUID, _Taken] = {}
         self._endpoints: dict[UUID, _Taken] = {}
         self._allowed: dict[UUID, int] = {}
-        self._again = 0
+        self._retries = 0
         self._under_way = 0
         self._size = 0
         self._seen = 0
@@ -93,36 +93,36 @@ class Capacity:
         return min(self._limits.total - self.in_flight, self._limits.under_way - self._under_way)
 
     @property
-    def free_unseen(self) -> int:
+    def free_unsized(self) -> int:
         """Places for deliveries whose size is not known yet; one at least when nothing is in flight."""
         expected = min(self._limits.largest, max(_LEAST_EXPECTED, self._seen))
         by_size = (self._limits.size - self._size) // expected
-        return max(0, min(self.free, _MOST_UNSEEN, by_size if self.in_flight else max(1, by_size)))
+        return max(0, min(self.free, _MOST_UNSIZED, by_size if self.in_flight else max(1, by_size)))
 
     @property
-    def _again_left(self) -> int:
-        return _half(min(self._limits.total, self._limits.under_way)) - self._again
+    def _retry_slots_left(self) -> int:
+        return _half(min(self._limits.total, self._limits.under_way)) - self._retries
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         """How many attempts may be under way when nothing is."""
         return min(self._limits.total, self._limits.under_way)
 
     @property
     def under_way(self) -> dict[Lane, int]:
         """Attempts that have not been answered."""
-        return {Lane.FIRST: self._under_way - self._again, Lane.AGAIN: self._again}
+        return {Lane.FIRST: self._under_way - self._retries, Lane.RETRY: self._retries}
 
     def allowed(self, endpoint_id: UUID) -> int:
         """Places that the endpoint has earned."""
-        return min(self._limits.per_endpoint, self._allowed.get(endpoint_id, FIRST_PLACES))
+        return min(self._limits.per_endpoint, self._allowed.get(endpoint_id, FIRST_SLOTS))
 
     def taken(self, endpoint_id: UUID) -> int:
         """Places that it holds."""
         return self._endpoints.get(endpoint_id, _NOTHING).all
 
-    def room(self, place: Place) -> int:
-        limits, (tenant_id, endpoint_id, lane) = self._limits, place
+    def free_for(self, slot: Slot) -> int:
+        limits, (tenant_id, endpoint_id, lane) = self._limits, slot
         tenant = self._tenants.get(tenant_id, _NOTHING)
         endpoint = self._endpoints.get(endpoint_id, _NOTHING)
         allowed = self.allowed(endpoint_id)
@@ -131,72 +131,72 @@ class Capacity:
             return room
         return min(
             room,
-            self._again_left,
-            _half(limits.per_tenant) - tenant.again,
-            _half(allowed) - endpoint.again,
+            self._retry_slots_left,
+            _half(limits.per_tenant) - tenant.retries,
+            _half(allowed) - endpoint.retries,
         )
 
-    def reserve(self, place: Place, size: int) -> bool:
-        """Takes a place for one more delivery of this many characters, if it may go out now."""
-        if self.room(place) < 1 or (self.in_flight and self._size + size > self._limits.size):
+    def reserve(self, slot: Slot, size: int) -> bool:
+        """Takes a slot for one more delivery of this many characters, if it may go out now."""
+        if self.free_for(slot) < 1 or (self.in_flight and self._size + size > self._limits.size):
             return False
-        self._take(place, 1, size)
+        self._take(slot, 1, size)
         return True
 
-    def take(self, place: Place, count: int = 1, size: int = 0) -> None:
+    def take(self, slot: Slot, count: int = 1, size: int = 0) -> None:
         """`count` must be within `room`; `size` is in characters, of all of them together."""
-        if count > self.room(place):
+        if count > self.free_for(slot):
             raise ValueError("more taken than there is room for")
-        self._take(place, count, size)
+        self._take(slot, count, size)
 
-    def _take(self, place: Place, count: int, size: int) -> None:
-        again = count if place.lane is Lane.AGAIN else 0
-        for counts, key in ((self._tenants, place.tenant_id), (self._endpoints, place.endpoint_id)):
+    def _take(self, slot: Slot, count: int, size: int) -> None:
+        retries = count if slot.lane is Lane.RETRY else 0
+        for counts, key in ((self._tenants, slot.tenant_id), (self._endpoints, slot.endpoint_id)):
             taken = counts.get(key)
             if taken is None:
                 taken = counts[key] = _Taken()
             taken.all += count
-            taken.again += again
-        self._again += again
+            taken.retries += retries
+        self._retries += retries
         self._under_way += count
         self.in_flight += count
         self._size += size
 
-    def weigh(self, size: int, largest: int = 0) -> None:
+    def add_sizes(self, size: int, largest: int = 0) -> None:
         """Characters of what was taken unseen, in all and of the largest: what to expect of the next."""
         self._size += size
         self._seen = max(largest, self._seen * 9 // 10)
 
-    def answered(self, place: Place, count: int = 1) -> None:
+    def release_slot(self, slot: Slot, count: int = 1) -> None:
         """The endpoint's places are free again, before what it said is written."""
-        if count > self._endpoints.get(place.endpoint_id, _NOTHING).all:
+        if count > self._endpoints.get(slot.endpoint_id, _NOTHING).all:
             raise ValueError("more given back than was taken")
-        again = count if place.lane is Lane.AGAIN else 0
-        for counts, key in ((self._tenants, place.tenant_id), (self._endpoints, place.endpoint_id)):
+        retries = count if slot.lane is Lane.RETRY else 0
+        for counts, key in ((self._tenants, slot.tenant_id), (self._endpoints, slot.endpoint_id)):
             taken = counts[key]
             taken.all -= count
-            taken.again -= again
+            taken.retries -= retries
             if not taken.all:
                 del counts[key]  # they come and go; the count must not grow with them
-        self._again -= again
+        self._retries -= retries
         self._under_way -= count
 
-    def written(self, count: int = 1, size: int = 0) -> None:
+    def release_memory(self, count: int = 1, size: int = 0) -> None:
         self.in_flight -= count
         self._size -= size
 
-    def give_back(self, place: Place, count: int = 1, size: int = 0) -> None:
+    def release(self, slot: Slot, count: int = 1, size: int = 0) -> None:
         """What was taken and not used."""
         if count:
-            self.answered(place, count)
-        self.written(count, size)
+            self.release_slot(slot, count)
+        self.release_memory(count, size)
 
     def learn(self, endpoint_id: UUID, manner: Manner) -> None:
         now = self.allowed(endpoint_id)
         if manner is Manner.HUNG:
             self._allow(endpoint_id, max(1, now // 2))
-        elif manner is Manner.SLOW and self.free * _SCARCE < self.places:
-            self._allow(endpoint_id, max(min(now, FIRST_PLACES), now // 2))
+        elif manner is Manner.SLOW and self.free * _SCARCE < self.slots:
+            self._allow(endpoint_id, max(min(now, FIRST_SLOTS), now // 2))
         elif now < self._limits.per_endpoint:
             self._allow(endpoint_id, now + 1)
 
@@ -209,7 +209,7 @@ class Capacity:
         if len(self._allowed) > _REMEMBERED:
             del self._allowed[next(iter(self._allowed))]
 
-    def shares(self, waiting: Sequence[Place]) -> list[tuple[Place, int]]:
+    def shares(self, waiting: Sequence[Slot]) -> list[tuple[Slot, int]]:
         """What to claim for each of these, all of one lane, unseen: alike for all, no more than each one's room and
         what is free.
 
@@ -217,28 +217,28 @@ class Capacity:
         """
         if not waiting:
             return []
-        again = waiting[0].lane is Lane.AGAIN
-        left = self.free_unseen
-        if again:
-            left = min(left, self._again_left)
+        retries = waiting[0].lane is Lane.RETRY
+        left = self.free_unsized
+        if retries:
+            left = min(left, self._retry_slots_left)
         fair = max(1, left // len(waiting))
-        endpoints = Counter(place.tenant_id for place in waiting)
-        tenant_left = {tenant: self._tenants_room(tenant, again=again) for tenant in endpoints}
+        endpoints = Counter(slot.tenant_id for slot in waiting)
+        tenant_left = {tenant: self._free_for_tenant(tenant, retries=retries) for tenant in endpoints}
         tenant_fair = {tenant: max(1, tenant_left[tenant] // count) for tenant, count in endpoints.items()}
-        shares: list[tuple[Place, int]] = []
-        for place in waiting:
-            tenant = place.tenant_id
-            share = min(fair, tenant_fair[tenant], self.room(place), tenant_left[tenant], left)
+        shares: list[tuple[Slot, int]] = []
+        for slot in waiting:
+            tenant = slot.tenant_id
+            share = min(fair, tenant_fair[tenant], self.free_for(slot), tenant_left[tenant], left)
             if share > 0:
-                shares.append((place, share))
+                shares.append((slot, share))
                 left -= share
                 tenant_left[tenant] -= share
         return shares
 
-    def _tenants_room(self, tenant_id: UUID, *, again: bool) -> int:
+    def _free_for_tenant(self, tenant_id: UUID, *, retries: bool) -> int:
         taken, limit = self._tenants.get(tenant_id, _NOTHING), self._limits.per_tenant
         room = limit - taken.all
-        return min(room, _half(limit) - taken.again) if again else room
+        return min(room, _half(limit) - taken.retries) if retries else room
 
 
 _NOTHING: Final = _Taken()

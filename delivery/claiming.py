@@ -26,7 +26,7 @@ from typing import Final
 from uuid import UUID
 
 from delivery import pacing
-from delivery.capacity import Capacity, Place
+from delivery.capacity import Capacity, Slot
 from delivery.health_book import HealthBook
 from schema import deliveries
 from schema.database import Connection, Pool
@@ -63,7 +63,7 @@ class Claiming:
         capacity: Capacity,
         health: HealthBook,
         worker_id: Callable[[], int],
-        doubt: Callable[[int], None],
+        report_uncertain_commit: Callable[[int], None],
     ) -> None:
         """`doubt` is told of a lease whose claim failed, and may have been committed all the same."""
         self._pool = pool
@@ -71,7 +71,7 @@ class Claiming:
         self._capacity = capacity
         self._health = health
         self._worker_id = worker_id
-        self._doubt = doubt
+        self._report_uncertain_commit = report_uncertain_commit
         self._from = _FIRST
         self._not_before = 0.0
         self._most = _ALL
@@ -83,13 +83,13 @@ class Claiming:
         now = asyncio.get_running_loop().time()
         if now < self._not_before:
             return Round()
-        if self._capacity.free_unseen < 1:
+        if self._capacity.free_unsized < 1:
             return Round(more_soon=True)
         looked_at = self._health.monotonic()
         waiting = await self._look()
         skipped = await self._skip([w for w in waiting if w.claimable and not w.enabled])
         claimable = self._not_open([w for w in waiting if w.claimable and w.enabled], looked_at)
-        wanted = _at_most(self._most, self._capacity.shares([self._place(w) for w in claimable]))
+        wanted = _at_most(self._most, self._capacity.shares([self._slot(w) for w in claimable]))
         all_seen = self._from == _FIRST and len(waiting) < STEPS
         self._from = self._goes_on_after(waiting, claimable, wanted)
         if not wanted:
@@ -100,18 +100,18 @@ class Claiming:
         claims = await self._lease_readable(wanted, rates)
         if claims is None:
             return Round(skipped=skipped, more_soon=True)
-        paced = any(place.endpoint_id in rates for place, _ in wanted)
+        paced = any(slot.endpoint_id in rates for slot, _ in wanted)
         return Round(claims, skipped, more_soon=paced or not all_seen)
 
     def _pause(self, now: float, *, all_seen: bool, skipped: int) -> None:
         """After a round that found nothing to claim."""
         if self._lane is Lane.FIRST and not skipped:
             self._not_before = now + FIRST_EVERY_S
-        elif self._lane is Lane.AGAIN and all_seen:
+        elif self._lane is Lane.RETRY and all_seen:
             self._not_before = now + AGAIN_EVERY_S
 
-    def _place(self, waiting: Waiting) -> Place:
-        return Place(waiting.tenant_id, waiting.endpoint_id, self._lane)
+    def _slot(self, waiting: Waiting) -> Slot:
+        return Slot(waiting.tenant_id, waiting.endpoint_id, self._lane)
 
     async def _look(self) -> list[Waiting]:
         waiting = await deliveries.endpoints_waiting(self._pool, self._lane, self._from, STEPS)
@@ -124,7 +124,7 @@ class Claiming:
         return waiting
 
     def _goes_on_after(
-        self, waiting: Sequence[Waiting], claimable: Sequence[Waiting], wanted: Sequence[tuple[Place, int]]
+        self, waiting: Sequence[Waiting], claimable: Sequence[Waiting], wanted: Sequence[tuple[Slot, int]]
     ) -> UUID:
         """After whom this round served last, whatever cap it was that ended it; after whom it saw last when it could
         serve all, or none."""
@@ -150,7 +150,7 @@ class Claiming:
         return skipped
 
     async def _lease_readable(
-        self, wanted: Sequence[tuple[Place, int]], rates: dict[UUID, int]
+        self, wanted: Sequence[tuple[Slot, int]], rates: dict[UUID, int]
     ) -> list[ClaimedDelivery] | None:
         """None when fewer are to be claimed, because one of them cannot be read."""
         try:
@@ -168,28 +168,28 @@ class Claiming:
         return claims
 
     async def _lease(
-        self, wanted: Sequence[tuple[Place, int]], rates: dict[UUID, int], *, with_data: bool = True
+        self, wanted: Sequence[tuple[Slot, int]], rates: dict[UUID, int], *, with_data: bool = True
     ) -> list[ClaimedDelivery]:
         lease = deliveries.new_lease()
-        for place, count in wanted:
-            self._capacity.take(place, count)
+        for slot, count in wanted:
+            self._capacity.take(slot, count)
         try:
             async with self._pool.acquire() as tx, tx.transaction():
                 claims = await self._claim(
                     tx, [(p.endpoint_id, count) for p, count in wanted], rates, lease, with_data=with_data
                 )
         except BaseException:
-            self._doubt(lease)
-            for place, count in wanted:
-                self._capacity.give_back(place, count)
+            self._report_uncertain_commit(lease)
+            for slot, count in wanted:
+                self._capacity.release(slot, count)
             raise
         sizes = [len(claim.data) for claim in claims]
-        self._capacity.weigh(sum(sizes), max(sizes, default=0))
+        self._capacity.add_sizes(sum(sizes), max(sizes, default=0))
         got = Counter(claim.endpoint_id for claim in claims)
-        for place, count in wanted:
-            self._capacity.give_back(place, count - got[place.endpoint_id])
-            if got[place.endpoint_id] < count and place.endpoint_id not in rates:
-                self.overflowing.discard(place.endpoint_id)
+        for slot, count in wanted:
+            self._capacity.release(slot, count - got[slot.endpoint_id])
+            if got[slot.endpoint_id] < count and slot.endpoint_id not in rates:
+                self.overflowing.discard(slot.endpoint_id)
         return claims
 
     async def _claim(
@@ -211,13 +211,13 @@ class Claiming:
         return claims
 
 
-def _at_most(most: int, wanted: Sequence[tuple[Place, int]]) -> list[tuple[Place, int]]:
+def _at_most(most: int, wanted: Sequence[tuple[Slot, int]]) -> list[tuple[Slot, int]]:
     """The first of them, as many deliveries as that."""
-    cut: list[tuple[Place, int]] = []
-    for place, count in wanted:
+    cut: list[tuple[Slot, int]] = []
+    for slot, count in wanted:
         if most <= 0:
             break
-        cut.append((place, min(count, most)))
+        cut.append((slot, min(count, most)))
         most -= count
     return cut
 

@@ -7,7 +7,7 @@
                  └──────── claiming, lane by lane ────────┘
 
 Memory is bounded by the places (capacity.py): what has none stays in the table. An endpoint whose deliveries have
-begun to wait gets no place for new ones until the waiting ones, which are older, have been claimed (claiming.py).
+begun to wait gets no slot for new ones until the waiting ones, which are older, have been claimed (claiming.py).
 
 The worst a crash can do is repeat: a lease is in the database before its bytes are on the wire, and the
 result of an attempt that nobody settled is not known to anybody. A commit whose answer was lost may leave
@@ -24,7 +24,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from delivery.attempting import Attempts
-from delivery.capacity import Capacity, CapacityLimits, Place
+from delivery.capacity import Capacity, CapacityLimits, Slot
 from delivery.claiming import Claiming
 from delivery.health_book import HealthBook
 from delivery.outbound import Message, messages
@@ -37,12 +37,12 @@ from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)
 _FEW = 8
-_WAIT_FOR_PLACES_S = 0.02
+_WAIT_FOR_SLOTS_S = 0.02
 _MANY_REFUSED = 250
 _CATCH_UP_S = 0.1
-DOUBTED_FOR_S = 30.0
-DOUBTS_EVERY_S = 1.0
-SENDERS_A_ROUND = 64
+UNCERTAIN_FOR_S = 30.0
+RELEASE_UNCERTAIN_EVERY_S = 1.0
+SENDERS_PER_ROUND = 64
 SOON_S = 0.05
 """How long a paced or long round waits for the next; well within pacing.BURST."""
 
@@ -73,21 +73,24 @@ class Dispatcher:
         self._limits = limits
         self.capacity = Capacity(limits.capacity)
         self._lanes = {
-            lane: Claiming(pool, lane, self.capacity, health, worker_id, self.doubt) for lane in Lane
+            lane: Claiming(pool, lane, self.capacity, health, worker_id, self.report_uncertain_commit)
+            for lane in Lane
         }
         self._overflowing = self._lanes[Lane.FIRST].overflowing
-        self._turn = (Lane.AGAIN, Lane.FIRST)
-        self._held: Counter[int] = Counter()
-        self._doubtful: dict[int, tuple[int, float]] = {}
-        self._doubts_at = 0.0
+        self._lane_order = (Lane.RETRY, Lane.FIRST)
+        self._leases: Counter[int] = Counter()
+        self._uncertain: dict[int, tuple[int, float]] = {}
+        self._release_uncertain_at = 0.0
         self._audit_at = 0.0
         self._queue: deque[tuple[ClaimedDelivery, Message]] = deque()
         self._senders: set[asyncio.Task[None]] = set()
         self._pace = Pace(first=0.02, most=0.5)
-        self._open = True
-        self._short = False  # of places for all, or for a tenant: any answer may be what somebody waits for
+        self._accepting = True
+        self._slots_scarce = (
+            False  # of places for all, or for a tenant: any answer may be what somebody waits for
+        )
         self._refused = 0  # for want of places, since fan-out last asked how many there are
-        self._some_free = asyncio.Event()
+        self._slots_free = asyncio.Event()
         self._caught_up = asyncio.Event()
         # Whoever submits starts the senders, so they cannot go by the part that they run in.
         self._part = PartFailures("")
@@ -100,15 +103,15 @@ class Dispatcher:
     # Room, for fan-out
 
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
-        if not self._open or not self._health.closed(endpoint_id):
+        if not self._accepting or not self._health.closed(endpoint_id):
             return False
         if endpoint_id in self._overflowing:
             self._refused += 1
             return False
-        if not self.capacity.reserve(Place(tenant_id, endpoint_id), size):
+        if not self.capacity.reserve(Slot(tenant_id, endpoint_id), size):
             self._overflowing.add(endpoint_id)
             self._refused += 1
-            self._short |= self.capacity.allowed(endpoint_id) > self.capacity.taken(endpoint_id)
+            self._slots_scarce |= self.capacity.allowed(endpoint_id) > self.capacity.taken(endpoint_id)
             return False
         return True
 
@@ -125,34 +128,34 @@ class Dispatcher:
         except TimeoutError:
             pass
 
-    async def free(self) -> int:
+    async def wait_for_slots(self) -> int:
         """Waits for an eighth of all places, but not for long: 0 when what holds the others may be hanging, for a log
         that went on by the few places left would be as slow as those."""
         refused, self._refused = self._refused, 0
         if refused >= _MANY_REFUSED:
             await self._catch_up()
-        if self.capacity.free < self.capacity.places // _FEW:
-            self._some_free.clear()
+        if self.capacity.free < self.capacity.slots // _FEW:
+            self._slots_free.clear()
             try:
-                async with asyncio.timeout(_WAIT_FOR_PLACES_S):
-                    await self._some_free.wait()
+                async with asyncio.timeout(_WAIT_FOR_SLOTS_S):
+                    await self._slots_free.wait()
             except TimeoutError:
                 return 0
         return self.capacity.free
 
-    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None:
-        self.capacity.give_back(Place(tenant_id, endpoint_id), size=size)
+    def release(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None:
+        self.capacity.release(Slot(tenant_id, endpoint_id), size=size)
 
-    def doubt(self, lease: int) -> None:
+    def report_uncertain_commit(self, lease: int) -> None:
         """Nothing is held under it, and yet it may be in the database: its commit failed in one way or another."""
-        self._doubtful[lease] = (self._worker_id(), asyncio.get_running_loop().time() + DOUBTED_FOR_S)
+        self._uncertain[lease] = (self._worker_id(), asyncio.get_running_loop().time() + UNCERTAIN_FOR_S)
         self._pace.hint()
 
     def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None:
         made = messages(claims)
         for claim in claims:
-            self._held[claim.lease] += 1
-            claim.let_go_of_data()  # the body holds it from here on
+            self._leases[claim.lease] += 1
+            claim.drop_data()  # the body holds it from here on
             self._queue.append((claim, made[claim.event_id]))
         self._send_out()
         if others_wait:
@@ -164,7 +167,7 @@ class Dispatcher:
         if not self._queue:
             return
         loop = asyncio.get_running_loop()
-        for _ in range(min(len(self._queue), SENDERS_A_ROUND)):
+        for _ in range(min(len(self._queue), SENDERS_PER_ROUND)):
             sender = loop.create_task(self._send_queued())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
@@ -174,7 +177,7 @@ class Dispatcher:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Attempts outlive a failure in here, which the supervisor answers by running it again."""
-        self._open = True
+        self._accepting = True
         self._part = self._attempts.part = current_part()
         try:
             while not stop.is_set():
@@ -188,12 +191,12 @@ class Dispatcher:
     async def claim(self) -> int:
         """Claims and submits one round of each lane; returns how many deliveries. The lanes take turns at being first,
         for the first one may leave nothing of an endpoint's places, or of its rate."""
-        await self._settle_doubts()
+        await self._release_uncertain_leases()
         await self._audit()
         moved = 0
-        self._short = False
-        self._turn = self._turn[::-1]
-        for lane in self._turn:
+        self._slots_scarce = False
+        self._lane_order = self._lane_order[::-1]
+        for lane in self._lane_order:
             round_ = await self._lanes[lane].round()
             self.submit(round_.claims)
             moved += len(round_.claims) + round_.skipped
@@ -203,18 +206,18 @@ class Dispatcher:
             self._caught_up.set()
         return moved
 
-    async def _settle_doubts(self) -> None:
+    async def _release_uncertain_leases(self) -> None:
         """Again and again for a while: the server may come to a commit whose connection is long gone."""
         now = asyncio.get_running_loop().time()
-        if not self._doubtful or now < self._doubts_at:
+        if not self._uncertain or now < self._release_uncertain_at:
             return
-        self._doubts_at = now + DOUBTS_EVERY_S
-        self._pace.no_later_than(DOUBTS_EVERY_S)
-        asked = list(self._doubtful)
-        bearers = {worker for worker, _ in self._doubtful.values()}
+        self._release_uncertain_at = now + RELEASE_UNCERTAIN_EVERY_S
+        self._pace.no_later_than(RELEASE_UNCERTAIN_EVERY_S)
+        asked = list(self._uncertain)
+        bearers = {worker for worker, _ in self._uncertain.values()}
         async with self._pool.acquire() as connection:
             released = await deliveries.release_leases(connection, bearers, asked)
-        self._doubtful = {lease: kept for lease, kept in self._doubtful.items() if kept[1] > now}
+        self._uncertain = {lease: kept for lease, kept in self._uncertain.items() if kept[1] > now}
         if released:
             _logger.warning(
                 "%d deliveries were leased by commits that seemed to fail; they are due again", released
@@ -227,7 +230,7 @@ class Dispatcher:
         # The connection first: what is held may change while one is waited for.
         async with self._pool.acquire() as connection:
             released = await deliveries.release_unknown_leases(
-                connection, self._worker_id(), list(self._held), older_than=self._limits.audit_every
+                connection, self._worker_id(), list(self._leases), older_than=self._limits.audit_every
             )
         self._audit_at = now + self._limits.audit_every.total_seconds()
         if released:
@@ -255,9 +258,9 @@ class Dispatcher:
 
     def _answered(self, result: Settled) -> None:
         claim = result.settlement.claim
-        self.capacity.answered(_place(claim))
-        self._tell_of_places()
-        if claim.endpoint_id in self._overflowing or (self._short and self._overflowing):
+        self.capacity.release_slot(_slot(claim))
+        self._signal_free_slots()
+        if claim.endpoint_id in self._overflowing or (self._slots_scarce and self._overflowing):
             self._pace.hint()
         self._settler.put(result)
         if result.settlement.attempt is None:
@@ -267,28 +270,28 @@ class Dispatcher:
         else:
             self.capacity.start_slowly(claim.endpoint_id)
 
-    def _tell_of_places(self) -> None:
-        if not self._some_free.is_set() and self.capacity.free >= self.capacity.places // _FEW:
-            self._some_free.set()
+    def _signal_free_slots(self) -> None:
+        if not self._slots_free.is_set() and self.capacity.free >= self.capacity.slots // _FEW:
+            self._slots_free.set()
 
     def _abandon(self, claim: ClaimedDelivery) -> None:
-        self.capacity.answered(_place(claim))
-        self._let_go(claim)
+        self.capacity.release_slot(_slot(claim))
+        self._finish(claim)
 
-    def _let_go(self, claim: ClaimedDelivery) -> None:
-        self.capacity.written(size=claim.size)
-        self._tell_of_places()
-        self._held[claim.lease] -= 1
-        if not self._held[claim.lease]:
-            del self._held[claim.lease]
+    def _finish(self, claim: ClaimedDelivery) -> None:
+        self.capacity.release_memory(size=claim.size)
+        self._signal_free_slots()
+        self._leases[claim.lease] -= 1
+        if not self._leases[claim.lease]:
+            del self._leases[claim.lease]
 
     def _settled(self, result: Settled) -> None:
-        self._let_go(result.settlement.claim)
-        if self._short and self._overflowing:
+        self._finish(result.settlement.claim)
+        if self._slots_scarce and self._overflowing:
             self._pace.hint()
 
     async def _drain(self) -> None:
-        self._open = False
+        self._accepting = False
         until = asyncio.get_running_loop().time() + self._limits.drain_for.total_seconds()
         while self._senders and (left := until - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._senders, timeout=left)
@@ -303,5 +306,5 @@ class Dispatcher:
         await asyncio.gather(*late, return_exceptions=True)
 
 
-def _place(claim: ClaimedDelivery) -> Place:
-    return Place(claim.tenant_id, claim.endpoint_id, claim.lane)
+def _slot(claim: ClaimedDelivery) -> Slot:
+    return Slot(claim.tenant_id, claim.endpoint_id, claim.lane)

@@ -31,7 +31,7 @@ class Lane(IntEnum):
 
     FIRST = 0
     """Its first attempt."""
-    AGAIN = 1
+    RETRY = 1
     """A retry, a replay, a backfill: whatever is not fresh."""
 
 
@@ -120,7 +120,7 @@ class ClaimedDelivery:
     readable: bool = True
     """Otherwise the event's stored data is damaged, and `data` is empty: there is nothing to send."""
 
-    def let_go_of_data(self) -> None:
+    def drop_data(self) -> None:
         self.size, self.data = len(self.data), ""
 
 

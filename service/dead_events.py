@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from consumers.consumer import Consumer, Handler
-from consumers.fanout import FANOUT, FanOut, NoRoom
+from consumers.fanout import FANOUT, FanOut, NoSlots
 from consumers.projecting import Serving
 from schema import log
 from schema.database import Pool
@@ -25,7 +25,7 @@ _UNREADABLE: Final = (
 
 # What they hand on waits in its table: this process has no worker id to claim it with.
 _HANDLERS: Final[Mapping[str, Callable[[], Handler]]] = {
-    FANOUT: lambda: FanOut(NoRoom(), lambda: 0),
+    FANOUT: lambda: FanOut(NoSlots(), lambda: 0),
     **{projection.name: partial(Serving, projection) for projection in PROJECTIONS},
 }
 

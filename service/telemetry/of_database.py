@@ -214,7 +214,7 @@ def _core(core: CoreFacts) -> Iterator[Metric]:
     )
 
 
-_LANES: Final = {Lane.FIRST: "first", Lane.AGAIN: "retry"}
+_LANES: Final = {Lane.FIRST: "first", Lane.RETRY: "retry"}
 
 
 def lane_name(lane: Lane) -> str:

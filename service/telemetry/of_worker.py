@@ -137,7 +137,7 @@ def _places(worker: Worker) -> Iterator[Metric]:
         "duro_in_flight_limit",
         "The in-flight limit of this worker.",
         ["mode"],
-        [([mode], capacity.places) for mode, capacity in capacities],
+        [([mode], capacity.slots) for mode, capacity in capacities],
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from consumers import activity, consumer
 from consumers.activity import Activity
 from consumers.consumer import Consumer
-from consumers.fanout import FANOUT, FanOut, NoRoom
+from consumers.fanout import FANOUT, FanOut, NoSlots
 from consumers.projecting import Serving
 from schema import events, log
 from schema.activity import ACTIVITY
@@ -143,7 +143,7 @@ async def test_a_defect_dead_letters_the_event_and_a_retry_applies_it(
             raise ZeroDivisionError("a defect of ours")
         return sound(type_, read, at)
 
-    feed, fanout = of(data), Consumer(data, FanOut(NoRoom(), lambda: 0))
+    feed, fanout = of(data), Consumer(data, FanOut(NoSlots(), lambda: 0))
     with monkeypatch.context() as mended_later:
         mended_later.setattr(activity, "summary_of", broken)
         await step_to_the_end(feed, fanout)
@@ -163,7 +163,7 @@ async def test_fan_out_continues_while_the_feed_cannot_be_written(
 ) -> None:
     """Another session holds a lock on the table."""
     await add_endpoint(database, tenant, "https://shop.example/hooks")
-    feed, fanout = of(data), Consumer(data, FanOut(NoRoom(), lambda: 0))
+    feed, fanout = of(data), Consumer(data, FanOut(NoSlots(), lambda: 0))
     await owner.execute("BEGIN; LOCK TABLE sandbox.activity IN ACCESS EXCLUSIVE MODE")
     logged = await sequenced(data, tenant, 50)
     async with running(feed):

@@ -10,13 +10,13 @@ import pytest
 
 from consumers import consumer as loop
 from consumers import fanout
-from consumers.fanout import FANOUT, NoRoom
+from consumers.fanout import FANOUT, NoSlots
 from schema import deliveries, endpoints, log
 from schema.database import Database, Pool
 from schema.modes import Mode
 from tests.support.deliveries import LEASE_FOR, Queue, new_endpoint
+from tests.support.delivery_slots import WORKER, CountedSlots, fan_out, pairs, rows
 from tests.support.events import record, sequence_all
-from tests.support.room import WORKER, Places, fan_out, pairs, rows
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def test_each_event_goes_to_each_endpoint_of_its_tenant_and_mode(
     await new_endpoint(database, ours, Mode.LIVE)
     a, b = await record(data, ours), await record(data, theirs)
     await sequence_all(data)
-    await fan_out(data, NoRoom()).step()
+    await fan_out(data, NoSlots()).step()
     assert await pairs(data) == {(a, first), (a, second), (b, other)}
 
 
@@ -60,7 +60,7 @@ async def test_an_endpoint_gets_the_types_it_asked_for(
     for type_ in ("subscription_created", "subscription_payment_failed", "invoice_created"):
         await record(data, tenant, type_)
     await sequence_all(data)
-    assert await fan_out(data, NoRoom()).step() == 3
+    assert await fan_out(data, NoSlots()).step() == 3
     assert {row["event_type"] for row in await rows(data)} == expected
 
 
@@ -70,12 +70,12 @@ async def test_a_disabled_endpoint_gets_skipped_deliveries_and_takes_no_place(
     endpoint = await new_endpoint(database, tenant, enabled=False)
     await record(data, tenant)
     await sequence_all(data)
-    room = Places(per_endpoint=5)
-    await fan_out(data, room).step()
+    slots = CountedSlots(per_endpoint=5)
+    await fan_out(data, slots).step()
     (row,) = await rows(data)
     assert (row["status"], row["endpoint_id"], row["lease"]) == ("skipped", endpoint, None)
-    assert not +room.taken
-    assert room.submitted == []
+    assert not +slots.taken
+    assert slots.submitted == []
 
 
 async def test_what_there_is_room_for_is_leased_and_handed_over_and_the_rest_waits(
@@ -84,14 +84,14 @@ async def test_what_there_is_room_for_is_leased_and_handed_over_and_the_rest_wai
     endpoint = await new_endpoint(database, tenant)
     events = [await record(data, tenant, n=n) for n in range(5)]
     await sequence_all(data)
-    room = Places(per_endpoint=3)
-    await fan_out(data, room).step()
+    slots = CountedSlots(per_endpoint=3)
+    await fan_out(data, slots).step()
 
-    assert [claim.event_id for claim in room.submitted] == events[:3]
-    assert room.taken == {(tenant, endpoint): 3}
-    assert room.characters == sum(len(claim.data) for claim in room.submitted)
+    assert [claim.event_id for claim in slots.submitted] == events[:3]
+    assert slots.taken == {(tenant, endpoint): 3}
+    assert slots.characters == sum(len(claim.data) for claim in slots.submitted)
     held = {row["event_id"]: (row["lease"], row["leased_by"]) for row in await rows(data) if row["lease"]}
-    assert held == {claim.event_id: (claim.lease, WORKER) for claim in room.submitted}
+    assert held == {claim.event_id: (claim.lease, WORKER) for claim in slots.submitted}
     waiting = await Queue(data, tenant, endpoint).claim()
     assert {claim.event_id for claim in waiting} == set(events[3:])
 
@@ -102,9 +102,9 @@ async def test_what_is_handed_over_is_what_a_claim_would_have_brought(
     endpoint = await new_endpoint(database, tenant)
     await record(data, tenant)
     await sequence_all(data)
-    room = Places(per_endpoint=1)
-    await fan_out(data, room).step()
-    (handed_over,) = room.submitted
+    slots = CountedSlots(per_endpoint=1)
+    await fan_out(data, slots).step()
+    (handed_over,) = slots.submitted
     await deliveries.take_over(data, [WORKER])
     (claimed,) = await Queue(data, tenant, endpoint).claim()
     assert handed_over.endpoint
@@ -119,7 +119,7 @@ async def test_a_cursor_set_back_makes_no_second_delivery_and_gives_the_places_b
     for _ in range(3):
         await record(data, tenant)
     await sequence_all(data)
-    await fan_out(data, Places(per_endpoint=9)).step()
+    await fan_out(data, CountedSlots(per_endpoint=9)).step()
     before = await rows(data)
     async with data.acquire() as tx, tx.transaction():
         cursor = await log.take_cursor(tx, FANOUT)
@@ -128,12 +128,12 @@ async def test_a_cursor_set_back_makes_no_second_delivery_and_gives_the_places_b
 
     late = await record(data, tenant)
     await sequence_all(data)
-    room = Places(per_endpoint=9)
-    assert await fan_out(data, room).step() == 4
-    assert [claim.event_id for claim in room.submitted] == [late]
-    assert room.taken == {(tenant, endpoint): 1}
-    assert room.characters == len(room.submitted[0].data)
-    assert room.doubted == [], "the lease is in use"
+    slots = CountedSlots(per_endpoint=9)
+    assert await fan_out(data, slots).step() == 4
+    assert [claim.event_id for claim in slots.submitted] == [late]
+    assert slots.taken == {(tenant, endpoint): 1}
+    assert slots.characters == len(slots.submitted[0].data)
+    assert slots.doubted == [], "the lease is in use"
     assert [row for row in await rows(data) if row["event_id"] != late] == before
 
 
@@ -167,18 +167,18 @@ async def test_a_batch_that_is_rolled_back_gives_its_places_back_and_hands_nothi
         await record(data, tenant)
     await sequence_all(data)
     await owner.execute(FAIL.format(table=table, when=when))
-    room = Places(per_endpoint=2)
-    consumer = fan_out(data, room)
+    slots = CountedSlots(per_endpoint=2)
+    consumer = fan_out(data, slots)
     await consumer.step()
-    assert not +room.taken
-    assert room.characters == 0
-    assert (room.submitted, await rows(data)) == ([], [])
-    assert len(room.doubted) == (table == "cursors"), "an insert that fails has committed nothing for sure"
+    assert not +slots.taken
+    assert slots.characters == 0
+    assert (slots.submitted, await rows(data)) == ([], [])
+    assert len(slots.doubted) == (table == "cursors"), "an insert that fails has committed nothing for sure"
 
     await owner.execute(f"DROP TRIGGER fail ON sandbox.{table}")
     while await consumer.step():
         pass
-    assert len(room.submitted) == room.taken[tenant, endpoint] == 2
+    assert len(slots.submitted) == slots.taken[tenant, endpoint] == 2
     assert len(await pairs(data)) == 4
 
 
@@ -190,7 +190,7 @@ async def test_a_batch_ends_where_it_would_plan_too_many_deliveries(
     endpoints = [await new_endpoint(database, tenant) for _ in range(2)]
     events = [await record(data, tenant) for _ in range(5)]
     await sequence_all(data)
-    consumer = fan_out(data, NoRoom())
+    consumer = fan_out(data, NoSlots())
     assert [await consumer.step() for _ in range(4)] == [2, 2, 1, 0]
     assert await pairs(data) == {(event, endpoint) for event in events for endpoint in endpoints}
 
@@ -199,7 +199,7 @@ async def test_leases_last_as_long_as_they_are_given(database: Database, data: P
     await new_endpoint(database, tenant)
     await record(data, tenant)
     await sequence_all(data)
-    await fan_out(data, Places(per_endpoint=1)).step()
+    await fan_out(data, CountedSlots(per_endpoint=1)).step()
     left = await data.fetchval("SELECT leased_until - now() FROM webhook_deliveries")
     assert LEASE_FOR - timedelta(seconds=30) < left <= LEASE_FOR
 
@@ -227,9 +227,9 @@ async def test_what_comes_for_a_held_endpoint_waits_in_the_table_without_a_place
             )
     await record(data, tenant)
     await sequence_all(data)
-    room = Places(per_endpoint=9)
-    await fan_out(data, room).step()
+    slots = CountedSlots(per_endpoint=9)
+    await fan_out(data, slots).step()
     found = {row["endpoint_id"]: (row["status"], row["lease"] is None) for row in await rows(data)}
     assert found == {held: ("pending", True), other: ("pending", False)}
-    assert room.taken == {(tenant, other): 1}
-    assert room.others_wait == [True], "somebody has to claim it"
+    assert slots.taken == {(tenant, other): 1}
+    assert slots.others_wait == [True], "somebody has to claim it"

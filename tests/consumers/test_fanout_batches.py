@@ -6,13 +6,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from consumers.fanout import FANOUT, NoRoom
+from consumers.fanout import FANOUT, NoSlots
 from schema import deliveries, log
 from schema.database import Database, Pool
 from schema.modes import Mode
 from tests.support.deliveries import new_endpoint, plan
+from tests.support.delivery_slots import WORKER, CountedSlots, fan_out, pairs, rows
 from tests.support.events import record, sequence_all
-from tests.support.room import WORKER, Places, fan_out, pairs, rows
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ async def test_the_two_ways_to_insert_leave_equal_rows(
     made = []
     for few in (MANY, 10_000):
         monkeypatch.setattr(deliveries, "WORTH_A_COPY", few)
-        room = Places(per_endpoint=1)
-        assert await fan_out(data, room).step() == 2
-        assert len(room.submitted) == len(targets) - 1
+        slots = CountedSlots(per_endpoint=1)
+        assert await fan_out(data, slots).step() == 2
+        assert len(slots.submitted) == len(targets) - 1
         made.append([comparable(row) for row in await by_pair(data)])
         await owner.execute("DELETE FROM sandbox.webhook_deliveries")
         await set_back(data)
@@ -75,7 +75,7 @@ async def test_many_at_once_are_due_at_the_database_s_own_time(
     database: Database, data: Pool, tenant: UUID
 ) -> None:
     await many(database, data, tenant)
-    await fan_out(data, NoRoom()).step()
+    await fan_out(data, NoSlots()).step()
     late = await data.fetchval(
         "SELECT count(*) FROM webhook_deliveries"
         " WHERE coalesce(due_at, settled_at) NOT BETWEEN now() - interval '1 minute' AND now()"
@@ -88,19 +88,19 @@ async def test_after_a_cursor_was_set_back_many_at_once_are_not_doubled_and_none
 ) -> None:
     """COPY finds that they are there; the next try passes by them, and gives their places back."""
     targets = await many(database, data, tenant)
-    await fan_out(data, Places(per_endpoint=9)).step()
+    await fan_out(data, CountedSlots(per_endpoint=9)).step()
     before = await rows(data)
     late = [await record(data, tenant, n=n) for n in range(2)]
     await sequence_all(data)
     await set_back(data)
-    room = Places(per_endpoint=9)
-    consumer = fan_out(data, room)
+    slots = CountedSlots(per_endpoint=9)
+    consumer = fan_out(data, slots)
     assert await consumer.step() == 4
     assert len(await pairs(data)) == 4 * len(targets)
     assert [row for row in await rows(data) if row["event_id"] not in late] == before
-    assert {claim.event_id for claim in room.submitted} == set(late)
-    assert +room.taken == {(tenant, target): 2 for target in targets[:-1]}
-    assert room.characters == sum(len(claim.data) for claim in room.submitted)
+    assert {claim.event_id for claim in slots.submitted} == set(late)
+    assert +slots.taken == {(tenant, target): 2 for target in targets[:-1]}
+    assert slots.characters == sum(len(claim.data) for claim in slots.submitted)
     assert await log.dead_events(data, FANOUT, 0, 10) == []
 
 
@@ -118,7 +118,7 @@ async def test_a_cursor_set_back_in_the_middle_is_gone_over_carefully_and_then_q
 
     monkeypatch.setattr(deliveries, "fan_out_fresh", counted)
     targets = await many(database, data, tenant)
-    consumer = fan_out(data, Places(per_endpoint=9))
+    consumer = fan_out(data, CountedSlots(per_endpoint=9))
     await consumer.step()
     await set_back(data, 1)
     await many(database, data, tenant)
@@ -147,7 +147,7 @@ async def test_a_dead_lettered_event_is_applied_although_a_backfill_was_first(
     async with data.acquire() as tx, tx.transaction():
         await log.dead_letter(tx, FANOUT, event, "not today")
         await deliveries.fan_out(tx, [plan(event, targets[0])], 1, WORKER)
-    assert await fan_out(data, NoRoom()).retry_dead_event(event)
+    assert await fan_out(data, NoSlots()).retry_dead_event(event)
     assert len(await pairs(data)) == MANY
 
 
@@ -162,10 +162,10 @@ async def test_a_batch_is_no_larger_than_the_places_that_are_free(
     for _ in range(9):
         await record(data, tenant)
     await sequence_all(data)
-    room = Places(per_endpoint=100)
-    consumer = fan_out(data, room)
+    slots = CountedSlots(per_endpoint=100)
+    consumer = fan_out(data, slots)
     moved = []
-    for room.unused in (1, 3, 6, 100):
+    for slots.unused in (1, 3, 6, 100):
         moved.append(await consumer.step())
     assert moved == [1, 2, 3, 3], "by whole events, each for two"
 
@@ -177,7 +177,7 @@ async def test_without_any_places_the_log_goes_on_in_full_batches(
     for _ in range(9):
         await record(data, tenant)
     await sequence_all(data)
-    room = Places(per_endpoint=0, unused=0)
-    assert await fan_out(data, room).step() == 9
-    assert room.submitted == []
-    assert room.others_wait == [True]
+    slots = CountedSlots(per_endpoint=0, unused=0)
+    assert await fan_out(data, slots).step() == 9
+    assert slots.submitted == []
+    assert slots.others_wait == [True]

@@ -12,7 +12,7 @@ from schema import deliveries
 from schema.database import Database
 from tests.support.engine import Engine, add_endpoint, engine
 from tests.support.receiver import OK, Answer, Receiver, receiving
-from tests.support.settling import without_places
+from tests.support.settling import without_slots
 from tests.support.tcp_proxy import TcpProxy, proxying
 
 
@@ -61,7 +61,7 @@ async def endpoint(database: Database, tenant: UUID) -> UUID:
 @pytest.fixture
 async def ours(database: Database) -> AsyncIterator[Engine]:
     async with engine(database) as ours:
-        yield without_places(ours)
+        yield without_slots(ours)
 
 
 @pytest.fixture
@@ -71,4 +71,4 @@ async def far(proxy: TcpProxy, db_url: str, key: bytes) -> AsyncIterator[Engine]
         Database.open(proxy.url(db_url), key) as database,
         engine(database, last_tries_s=0.2) as far,
     ):
-        yield without_places(far)
+        yield without_slots(far)

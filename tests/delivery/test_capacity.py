@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.capacity import FIRST_PLACES, Capacity, CapacityLimits, Manner, Place
+from delivery.capacity import FIRST_SLOTS, Capacity, CapacityLimits, Manner, Slot
 from schema.deliveries import Lane
 
 TENANT, OTHER = UUID(int=1), UUID(int=2)
-A, B, C = (Place(TENANT, UUID(int=10 + n)) for n in range(3))
-D = Place(OTHER, UUID(int=13))
-E = Place(UUID(int=3), UUID(int=14))
-PLACES = [Place(UUID(int=n % 3), UUID(int=10 + n)) for n in range(9)]
-EITHER_LANE = [place._replace(lane=lane) for place in PLACES for lane in Lane]
+A, B, C = (Slot(TENANT, UUID(int=10 + n)) for n in range(3))
+D = Slot(OTHER, UUID(int=13))
+E = Slot(UUID(int=3), UUID(int=14))
+SLOTS = [Slot(UUID(int=n % 3), UUID(int=10 + n)) for n in range(9)]
+EITHER_LANE = [slot._replace(lane=lane) for slot in SLOTS for lane in Lane]
 
 
-def retry(place: Place) -> Place:
-    return place._replace(lane=Lane.AGAIN)
+def retry(slot: Slot) -> Slot:
+    return slot._replace(lane=Lane.RETRY)
 
 
 def capacity(
@@ -33,35 +33,35 @@ def capacity(
 def test_room_is_bounded_by_the_endpoint_the_tenant_and_the_whole() -> None:
     count = capacity(total=7, per_tenant=5, per_endpoint=3)
     count.take(A, 3)
-    assert (count.room(A), count.room(B), count.room(D)) == (0, 2, 3)
+    assert (count.free_for(A), count.free_for(B), count.free_for(D)) == (0, 2, 3)
     count.take(B, 2)
-    assert (count.room(B), count.room(C), count.room(D), count.free) == (0, 0, 2, 2)
+    assert (count.free_for(B), count.free_for(C), count.free_for(D), count.free) == (0, 0, 2, 2)
     count.take(D, 2)
-    assert (count.room(D), count.free, count.in_flight) == (0, 0, 7)
+    assert (count.free_for(D), count.free, count.in_flight) == (0, 0, 7)
 
 
 def test_taking_more_than_there_is_room_for_is_refused_and_takes_nothing() -> None:
     count = capacity(per_endpoint=2)
     with pytest.raises(ValueError, match="more taken"):
         count.take(A, 3, size=10)
-    assert (count.in_flight, count.room(A)) == (0, 2)
+    assert (count.in_flight, count.free_for(A)) == (0, 2)
 
 
 def test_giving_back_more_than_was_taken_is_refused_and_gives_nothing() -> None:
     count = capacity()
     count.take(A)
-    for place, number in ((A, 2), (B, 1)):
+    for slot, number in ((A, 2), (B, 1)):
         with pytest.raises(ValueError, match="more given back"):
-            count.give_back(place, number)
+            count.release(slot, number)
     assert count.in_flight == 1
 
 
 def test_the_count_does_not_grow_with_endpoints_that_have_come_and_gone() -> None:
     count = capacity()
     for number in range(100):
-        place = Place(UUID(int=number), UUID(int=number))
-        count.take(place, size=1)
-        count.give_back(place, size=1)
+        slot = Slot(UUID(int=number), UUID(int=number))
+        count.take(slot, size=1)
+        count.release(slot, size=1)
     assert not count._endpoints
     assert not count._tenants
 
@@ -74,7 +74,7 @@ def test_bytes_bound_what_is_in_flight_but_never_all_of_it() -> None:
     count = capacity(size=100)
     assert count.reserve(A, 5000)
     assert not count.reserve(B, 0)
-    count.give_back(A, size=5000)
+    count.release(A, size=5000)
     assert count.reserve(A, 60)
     assert not count.reserve(B, 41)
     assert count.reserve(B, 40)
@@ -82,19 +82,19 @@ def test_bytes_bound_what_is_in_flight_but_never_all_of_it() -> None:
 
 def test_what_is_claimed_unseen_counts_as_the_largest_until_it_is_weighed() -> None:
     count = capacity(size=1000, largest=250)
-    assert count.free_unseen == 4
+    assert count.free_unsized == 4
     count.take(A, 2)
-    count.weigh(800)
-    assert count.free_unseen == 0
-    count.give_back(A, size=700)
-    assert count.free_unseen == 3
+    count.add_sizes(800)
+    assert count.free_unsized == 0
+    count.release(A, size=700)
+    assert count.free_unsized == 3
 
 
 def test_one_unseen_may_always_go_when_nothing_is_in_flight() -> None:
     count = capacity(size=10, largest=250)
-    assert count.free_unseen == 1
+    assert count.free_unsized == 1
     count.take(A)
-    assert count.free_unseen == 0
+    assert count.free_unsized == 0
 
 
 # Earned places
@@ -102,12 +102,12 @@ def test_one_unseen_may_always_go_when_nothing_is_in_flight() -> None:
 
 def test_an_endpoint_begins_with_few_places_and_earns_one_with_each_quick_attempt_up_to_the_limit() -> None:
     count = capacity(per_endpoint=6)
-    assert count.allowed(A.endpoint_id) == FIRST_PLACES == 4
+    assert count.allowed(A.endpoint_id) == FIRST_SLOTS == 4
     for earned in (5, 6, 6):
         count.learn(A.endpoint_id, Manner.QUICK)
         assert count.allowed(A.endpoint_id) == earned
-    assert count.room(A) == 6
-    assert count.room(B) == 4, "for itself alone"
+    assert count.free_for(A) == 6
+    assert count.free_for(B) == 4, "for itself alone"
 
 
 def test_a_slow_answer_costs_places_only_while_they_are_scarce_and_never_the_first_few() -> None:
@@ -115,9 +115,9 @@ def test_a_slow_answer_costs_places_only_while_they_are_scarce_and_never_the_fir
     for earned in range(5, 13):
         count.learn(A.endpoint_id, Manner.SLOW)
         assert count.allowed(A.endpoint_id) == earned
-    for place in (A, A, B, C):
-        count.take(place, 4)
-    for left in (6, FIRST_PLACES, FIRST_PLACES):
+    for slot in (A, A, B, C):
+        count.take(slot, 4)
+    for left in (6, FIRST_SLOTS, FIRST_SLOTS):
         count.learn(A.endpoint_id, Manner.SLOW)
         assert count.allowed(A.endpoint_id) == left
 
@@ -142,10 +142,10 @@ def test_places_that_are_lost_while_taken_leave_no_room_until_enough_are_given_b
     count = capacity()
     count.take(A, 4)
     count.learn(A.endpoint_id, Manner.HUNG)
-    count.give_back(A)
-    assert count.room(A) <= 0
-    count.give_back(A, 2)
-    assert count.room(A) == 1
+    count.release(A)
+    assert count.free_for(A) <= 0
+    count.release(A, 2)
+    assert count.free_for(A) == 1
 
 
 def test_what_is_remembered_of_endpoints_is_bounded() -> None:
@@ -162,11 +162,11 @@ def test_a_slow_start_begins_with_one_place_and_grows_from_there() -> None:
     count = capacity(per_endpoint=6)
     count.take(A, 3)
     count.start_slowly(A.endpoint_id)
-    assert count.room(A) < 0, "what was under way when the breaker opened"
-    count.answered(A, 3)
-    count.written(3)
+    assert count.free_for(A) < 0, "what was under way when the breaker opened"
+    count.release_slot(A, 3)
+    count.release_memory(3)
     for allowed in (1, 2, 3):
-        assert (count.room(A), count.room(retry(A))) == (allowed, max(1, allowed // 2))
+        assert (count.free_for(A), count.free_for(retry(A))) == (allowed, max(1, allowed // 2))
         count.learn(A.endpoint_id, Manner.QUICK)
 
 
@@ -175,8 +175,8 @@ def test_at_one_place_the_lanes_take_turns_and_never_both() -> None:
     count.start_slowly(A.endpoint_id)
     for first, other in ((A, retry(A)), (retry(A), A)):
         count.take(first)
-        assert count.room(other) == 0
-        count.give_back(first)
+        assert count.free_for(other) == 0
+        count.release(first)
 
 
 # Lanes
@@ -186,21 +186,21 @@ def test_retries_get_half_of_every_share() -> None:
     count = capacity(total=12, per_tenant=8, per_endpoint=6)
     count.learn(A.endpoint_id, Manner.QUICK)
     count.learn(A.endpoint_id, Manner.QUICK)
-    again = [retry(place) for place in (A, B, C, D)]
-    assert [count.room(place) for place in again] == [3, 2, 2, 2]
-    count.take(again[0], 3)
-    assert [count.room(place) for place in again] == [0, 1, 1, 2], "of the tenant's eight"
-    count.take(again[1])
-    count.take(again[3], 2)
-    assert count.room(retry(E)) == 0, "of the whole"
-    assert [count.room(place) for place in (A, B, D, E)] == [3, 3, 2, 4]
+    retries = [retry(slot) for slot in (A, B, C, D)]
+    assert [count.free_for(slot) for slot in retries] == [3, 2, 2, 2]
+    count.take(retries[0], 3)
+    assert [count.free_for(slot) for slot in retries] == [0, 1, 1, 2], "of the tenant's eight"
+    count.take(retries[1])
+    count.take(retries[3], 2)
+    assert count.free_for(retry(E)) == 0, "of the whole"
+    assert [count.free_for(slot) for slot in (A, B, D, E)] == [3, 3, 2, 4]
 
 
 def test_fresh_deliveries_may_take_what_retries_do_not() -> None:
     count = capacity(total=8, per_tenant=8, per_endpoint=4)
     count.take(A, 4)
     count.take(B, 4)
-    assert (count.free, count.room(retry(C))) == (0, 0)
+    assert (count.free, count.free_for(retry(C))) == (0, 0)
 
 
 def test_a_place_is_free_for_others_at_the_answer_and_the_memory_when_it_is_written() -> None:
@@ -210,10 +210,10 @@ def test_a_place_is_free_for_others_at_the_answer_and_the_memory_when_it_is_writ
         assert count.reserve(A, 30)
         assert count.reserve(A, 20)
         assert not count.reserve(A, 0)
-        count.answered(A, 2)
-    assert (count.room(A), count.in_flight, count.under_way[Lane.FIRST]) == (0, 4, 0)
-    count.written(2, size=50)
-    assert (count.room(A), count.in_flight) == (2, 2)
+        count.release_slot(A, 2)
+    assert (count.free_for(A), count.in_flight, count.under_way[Lane.FIRST]) == (0, 4, 0)
+    count.release_memory(2, size=50)
+    assert (count.free_for(A), count.in_flight) == (2, 2)
     assert not count.reserve(A, 51)
     assert count.reserve(A, 50)
 
@@ -221,17 +221,17 @@ def test_a_place_is_free_for_others_at_the_answer_and_the_memory_when_it_is_writ
 def test_attempts_under_way_have_a_limit_of_their_own_which_the_answer_relieves() -> None:
     """The one bounds connections, the other memory."""
     count = Capacity(CapacityLimits(total=10, per_endpoint=4, under_way=6))
-    assert count.places == 6
+    assert count.slots == 6
     count.take(A, 4)
     count.take(B, 2)
-    assert (count.free, count.room(C), count.free_unseen) == (0, 0, 0)
-    count.answered(A, 4)
+    assert (count.free, count.free_for(C), count.free_unsized) == (0, 0, 0)
+    count.release_slot(A, 4)
     assert (count.free, count.in_flight) == (4, 6)
     count.take(A, 4)
     assert (count.free, count.in_flight) == (0, 10)
-    count.answered(A, 4)
-    assert (count.free, count.room(A)) == (0, 0), "and now it is memory that is full"
-    count.written(4)
+    count.release_slot(A, 4)
+    assert (count.free, count.free_for(A)) == (0, 0), "and now it is memory that is full"
+    count.release_memory(4)
     assert count.free == 4
 
 
@@ -258,13 +258,13 @@ def test_attempts_under_way_have_a_limit_of_their_own_which_the_answer_relieves(
 def test_shares(
     total: int,
     per_tenant: int,
-    taken: dict[Place, int],
-    waiting: list[Place],
-    shares: list[tuple[Place, int]],
+    taken: dict[Slot, int],
+    waiting: list[Slot],
+    shares: list[tuple[Slot, int]],
 ) -> None:
     count = capacity(total, per_tenant)
-    for place, number in taken.items():
-        count.take(place, number)
+    for slot, number in taken.items():
+        count.take(slot, number)
     assert count.shares(waiting) == shares
 
 
@@ -274,7 +274,7 @@ def test_shares(
     per_endpoint=st.integers(1, 10),
     size=st.integers(1, 100),
     taken=st.lists(st.tuples(st.sampled_from(EITHER_LANE), st.integers(0, 20)), max_size=40),
-    waiting=st.lists(st.sampled_from(PLACES), unique=True),
+    waiting=st.lists(st.sampled_from(SLOTS), unique=True),
     lane=st.sampled_from(Lane),
 )
 def test_shares_can_be_taken_as_they_are(
@@ -282,20 +282,20 @@ def test_shares_can_be_taken_as_they_are(
     per_tenant: int,
     per_endpoint: int,
     size: int,
-    taken: list[tuple[Place, int]],
-    waiting: list[Place],
+    taken: list[tuple[Slot, int]],
+    waiting: list[Slot],
     lane: Lane,
 ) -> None:
     """Whatever is in flight, in either lane: every share fits beside the others, none is empty, all fit into the unseen places, and
     somebody gets something if anybody has room."""
     count = capacity(total, per_tenant, per_endpoint, size, largest=7)
-    for place, weight in taken:
-        count.reserve(place, weight)
-    waiting = [Place(place.tenant_id, place.endpoint_id, lane) for place in waiting]
+    for slot, weight in taken:
+        count.reserve(slot, weight)
+    waiting = [Slot(slot.tenant_id, slot.endpoint_id, lane) for slot in waiting]
     shares = count.shares(waiting)
-    assert sum(number for _, number in shares) <= count.free_unseen
-    if count.free_unseen and any(count.room(place) > 0 for place in waiting):
+    assert sum(number for _, number in shares) <= count.free_unsized
+    if count.free_unsized and any(count.free_for(slot) > 0 for slot in waiting):
         assert shares, "somebody has room"
-    for place, number in shares:
+    for slot, number in shares:
         assert number > 0
-        count.take(place, number)
+        count.take(slot, number)

@@ -1,4 +1,4 @@
-"""The count of places against a plain list of what is out: the limits hold, lane AGAIN never has more than half of any
+"""The count of places against a plain list of what is out: the limits hold, lane RETRY never has more than half of any
 share, and every place given back can be taken again.
 """
 
@@ -10,12 +10,12 @@ from uuid import UUID
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from delivery.capacity import Capacity, CapacityLimits, Manner, Place
+from delivery.capacity import Capacity, CapacityLimits, Manner, Slot
 from schema.deliveries import Lane
 
 TOTAL, UNDER_WAY, PER_TENANT, PER_ENDPOINT, SIZE = 12, 10, 6, 5, 50
-PLACES = [Place(UUID(int=n % 3), UUID(int=10 + n)) for n in range(9)]
-EITHER_LANE = [place._replace(lane=lane) for place in PLACES for lane in Lane]
+SLOTS = [Slot(UUID(int=n % 3), UUID(int=10 + n)) for n in range(9)]
+EITHER_LANE = [slot._replace(lane=lane) for slot in SLOTS for lane in Lane]
 
 
 def half(places: int) -> int:
@@ -24,7 +24,7 @@ def half(places: int) -> int:
 
 @dataclass(frozen=True)
 class Out:
-    place: Place
+    slot: Slot
     size: int
 
 
@@ -39,29 +39,29 @@ class Bookkeeping(RuleBasedStateMachine):
 
     # One at a time, as fan-out reserves
 
-    @rule(place=st.sampled_from(EITHER_LANE), size=st.integers(0, 30))
-    def reserve(self, place: Place, size: int) -> None:
-        room = self.room_by_the_list(place)
+    @rule(slot=st.sampled_from(EITHER_LANE), size=st.integers(0, 30))
+    def reserve(self, slot: Slot, size: int) -> None:
+        room = self.room_by_the_list(slot)
         fits = not self.everything() or self.weight() + size <= SIZE
-        assert self.count.room(place) == room
-        assert self.count.reserve(place, size) == (room > 0 and fits)
+        assert self.count.free_for(slot) == room
+        assert self.count.reserve(slot, size) == (room > 0 and fits)
         if room > 0 and fits:
-            self.under_way.append(Out(place, size))
+            self.under_way.append(Out(slot, size))
 
     # Many at a time, as a claim takes them: unseen, then weighed, and some of them not there
 
     @rule(
-        waiting=st.lists(st.sampled_from(PLACES), unique=True, max_size=5),
+        waiting=st.lists(st.sampled_from(SLOTS), unique=True, max_size=5),
         lane=st.sampled_from(Lane),
         found=st.randoms(use_true_random=False),
     )
-    def claim(self, waiting: list[Place], lane: Lane, found: Random) -> None:
-        for place, number in self.count.shares([place._replace(lane=lane) for place in waiting]):
-            self.count.take(place, number)
+    def claim(self, waiting: list[Slot], lane: Lane, found: Random) -> None:
+        for slot, number in self.count.shares([slot._replace(lane=lane) for slot in waiting]):
+            self.count.take(slot, number)
             got = found.randint(0, number)
-            self.count.give_back(place, number - got)
-            self.count.weigh(got)
-            self.under_way += [Out(place, 1)] * got
+            self.count.release(slot, number - got)
+            self.count.add_sizes(got)
+            self.under_way += [Out(slot, 1)] * got
 
     # The way back, in its two steps or at once
 
@@ -69,41 +69,41 @@ class Bookkeeping(RuleBasedStateMachine):
     @rule(data=st.data())
     def is_answered(self, data: st.DataObject) -> None:
         out = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
-        self.count.answered(out.place)
+        self.count.release_slot(out.slot)
         self.answered.append(out)
 
     @precondition(lambda self: self.answered)
     @rule(data=st.data())
     def is_written(self, data: st.DataObject) -> None:
         out = self.answered.pop(data.draw(st.integers(0, len(self.answered) - 1)))
-        self.count.written(size=out.size)
+        self.count.release_memory(size=out.size)
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data())
-    def give_back(self, data: st.DataObject) -> None:
+    def release(self, data: st.DataObject) -> None:
         out = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
-        self.count.give_back(out.place, size=out.size)
+        self.count.release(out.slot, size=out.size)
 
     # What places an endpoint earns and loses
 
-    @rule(place=st.sampled_from(PLACES), manner=st.sampled_from(Manner))
-    def learn(self, place: Place, manner: Manner) -> None:
-        before = self.count.allowed(place.endpoint_id)
-        self.count.learn(place.endpoint_id, manner)
-        after = self.count.allowed(place.endpoint_id)
+    @rule(slot=st.sampled_from(SLOTS), manner=st.sampled_from(Manner))
+    def learn(self, slot: Slot, manner: Manner) -> None:
+        before = self.count.allowed(slot.endpoint_id)
+        self.count.learn(slot.endpoint_id, manner)
+        after = self.count.allowed(slot.endpoint_id)
         assert 1 <= after <= min(PER_ENDPOINT, before + 1)
         assert (after < before) == (manner is Manner.HUNG and before > 1) or manner is Manner.SLOW
 
-    @rule(place=st.sampled_from(PLACES))
-    def start_slowly(self, place: Place) -> None:
-        self.count.start_slowly(place.endpoint_id)
-        assert self.count.allowed(place.endpoint_id) == 1
+    @rule(slot=st.sampled_from(SLOTS))
+    def start_slowly(self, slot: Slot) -> None:
+        self.count.start_slowly(slot.endpoint_id)
+        assert self.count.allowed(slot.endpoint_id) == 1
 
     @precondition(lambda self: not self.everything())
-    @rule(place=st.sampled_from(EITHER_LANE))
-    def an_empty_count_has_room_for_anybody_however_large(self, place: Place) -> None:
-        assert self.count.reserve(place, 10**9)
-        self.count.give_back(place, size=10**9)
+    @rule(slot=st.sampled_from(EITHER_LANE))
+    def an_empty_count_has_room_for_anybody_however_large(self, slot: Slot) -> None:
+        assert self.count.reserve(slot, 10**9)
+        self.count.release(slot, size=10**9)
 
     # By the list
 
@@ -116,19 +116,19 @@ class Bookkeeping(RuleBasedStateMachine):
     def free_by_the_list(self) -> int:
         return min(TOTAL - len(self.everything()), UNDER_WAY - len(self.under_way))
 
-    def room_by_the_list(self, place: Place) -> int:
-        allowed = self.count.allowed(place.endpoint_id)
-        out = [o.place for o in self.under_way]
-        of_tenant = [p for p in out if p.tenant_id == place.tenant_id]
-        of_endpoint = [p for p in out if p.endpoint_id == place.endpoint_id]
+    def room_by_the_list(self, slot: Slot) -> int:
+        allowed = self.count.allowed(slot.endpoint_id)
+        out = [o.slot for o in self.under_way]
+        of_tenant = [p for p in out if p.tenant_id == slot.tenant_id]
+        of_endpoint = [p for p in out if p.endpoint_id == slot.endpoint_id]
         room = min(self.free_by_the_list(), PER_TENANT - len(of_tenant), allowed - len(of_endpoint))
-        if place.lane is Lane.FIRST:
+        if slot.lane is Lane.FIRST:
             return room
         return min(
             room,
-            half(UNDER_WAY) - again(out),
-            half(PER_TENANT) - again(of_tenant),
-            half(allowed) - again(of_endpoint),
+            half(UNDER_WAY) - retries_in(out),
+            half(PER_TENANT) - retries_in(of_tenant),
+            half(allowed) - retries_in(of_endpoint),
         )
 
     @invariant()
@@ -138,16 +138,16 @@ class Bookkeeping(RuleBasedStateMachine):
         assert len(self.under_way) <= UNDER_WAY
         assert self.count._size == self.weight()
         assert self.count.under_way == {
-            lane: sum(out.place.lane is lane for out in self.under_way) for lane in Lane
+            lane: sum(out.slot.lane is lane for out in self.under_way) for lane in Lane
         }
 
     @invariant()
     def no_share_is_exceeded(self) -> None:
-        out = [o.place for o in self.under_way]
-        assert again(out) <= half(UNDER_WAY)
+        out = [o.slot for o in self.under_way]
+        assert retries_in(out) <= half(UNDER_WAY)
         for key, limit in (("tenant_id", PER_TENANT), ("endpoint_id", PER_ENDPOINT)):
-            taken = Counter(getattr(place, key) for place in out)
-            retries = Counter(getattr(place, key) for place in out if place.lane is Lane.AGAIN)
+            taken = Counter(getattr(slot, key) for slot in out)
+            retries = Counter(getattr(slot, key) for slot in out if slot.lane is Lane.RETRY)
             assert max(taken.values(), default=0) <= limit
             assert max(retries.values(), default=0) <= half(limit)
         if len(self.everything()) > 1:
@@ -156,16 +156,16 @@ class Bookkeeping(RuleBasedStateMachine):
     def teardown(self) -> None:
         """When all is answered and written, nothing is left."""
         for out in self.under_way:
-            self.count.answered(out.place)
+            self.count.release_slot(out.slot)
         for out in self.everything():
-            self.count.written(size=out.size)
-        assert (self.count.in_flight, self.count._size, self.count._again) == (0, 0, 0)
+            self.count.release_memory(size=out.size)
+        assert (self.count.in_flight, self.count._size, self.count._retries) == (0, 0, 0)
         assert not self.count._tenants
         assert not self.count._endpoints
 
 
-def again(places: list[Place]) -> int:
-    return sum(place.lane is Lane.AGAIN for place in places)
+def retries_in(slots: list[Slot]) -> int:
+    return sum(slot.lane is Lane.RETRY for slot in slots)
 
 
 TestBookkeeping = Bookkeeping.TestCase

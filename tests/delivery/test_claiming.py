@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from delivery import claiming
-from delivery.capacity import Capacity, Place
+from delivery.capacity import Capacity, Slot
 from delivery.claiming import Claiming, Round
 from delivery.endpoint_health import LONGEST_OPEN_S, NEVER_OPEN_FOR
 from delivery.health_book import HealthBook
@@ -20,7 +20,7 @@ from schema.database import Database, Pool
 from schema.deliveries import Lane, Settlement, Verdict, Waiting
 from schema.modes import Mode
 from tests.support.deliveries import Queue, attempt
-from tests.support.engine import add_endpoint, places
+from tests.support.engine import add_endpoint, in_flight_limits
 
 HOUR = timedelta(hours=1)
 LONG = timedelta(seconds=LONGEST_OPEN_S)
@@ -56,8 +56,8 @@ class Rounds:
         """The same, and their places are free again."""
         claims = (await self.round(lane)).claims
         for claim in claims:
-            place = Place(claim.tenant_id, claim.endpoint_id, claim.lane)
-            self.capacity.give_back(place, size=len(claim.data))
+            slot = Slot(claim.tenant_id, claim.endpoint_id, claim.lane)
+            self.capacity.release(slot, size=len(claim.data))
         return Counter(claim.endpoint_id for claim in claims)
 
 
@@ -68,7 +68,7 @@ def data(database: Database) -> Pool:
 
 @pytest.fixture
 def rounds(data: Pool) -> Rounds:
-    return Rounds(data, Capacity(places()))
+    return Rounds(data, Capacity(in_flight_limits()))
 
 
 NewQueue = Callable[..., Awaitable[Queue]]
@@ -79,7 +79,7 @@ def new_queue(database: Database, tenant: UUID) -> NewQueue:
     """Endpoints with ids in the order in which they are asked for, and that many deliveries waiting."""
     number = 0
 
-    async def create(waiting: int = 1, *, again: bool = False) -> Queue:
+    async def create(waiting: int = 1, *, retries: bool = False) -> Queue:
         nonlocal number
         number += 1
         endpoint = await add_endpoint(
@@ -87,7 +87,7 @@ def new_queue(database: Database, tenant: UUID) -> NewQueue:
         )
         queue = Queue(database.data(Mode.TEST), tenant, endpoint)
         await queue.add(waiting)
-        if again:
+        if retries:
             for claim in await queue.claim():
                 await queue.settle(claim, Verdict.RETRY, retry_in=timedelta(0))
         return queue
@@ -153,9 +153,9 @@ async def test_nobody_starves_while_others_always_have_more(
     new_queue: NewQueue, data: Pool, lane: Lane
 ) -> None:
     """Fewer places than endpoints, one of which never gives its places back."""
-    rounds = Rounds(data, Capacity(places(8 if lane is Lane.AGAIN else 4)))
-    queues = [await new_queue(20, again=lane is Lane.AGAIN) for _ in range(6)]
-    hanging = Place(queues[2].tenant, queues[2].endpoint, lane)
+    rounds = Rounds(data, Capacity(in_flight_limits(8 if lane is Lane.RETRY else 4)))
+    queues = [await new_queue(20, retries=lane is Lane.RETRY) for _ in range(6)]
+    hanging = Slot(queues[2].tenant, queues[2].endpoint, lane)
     rounds.capacity.take(hanging, 2)
     served: Counter[UUID] = Counter()
     for _ in range(24):
@@ -167,7 +167,7 @@ async def test_nobody_starves_while_others_always_have_more(
 
 async def test_endpoints_share_alike_and_no_more_than_their_room(new_queue: NewQueue, rounds: Rounds) -> None:
     first, second, third = await new_queue(9), await new_queue(9), await new_queue(2)
-    rounds.capacity.take(Place(second.tenant, second.endpoint), 3)
+    rounds.capacity.take(Slot(second.tenant, second.endpoint), 3)
     assert await rounds.claimed() == {first.endpoint: 4, second.endpoint: 1, third.endpoint: 2}
     assert rounds.capacity.in_flight == 3 + 7, "what was not there is given back"
     assert await rounds.round() == Round(more_soon=True), "the first two wait for places"
@@ -175,8 +175,8 @@ async def test_endpoints_share_alike_and_no_more_than_their_room(new_queue: NewQ
 
 async def test_a_round_without_places_looks_for_nothing(new_queue: NewQueue, data: Pool) -> None:
     queue = await new_queue()
-    rounds = Rounds(data, Capacity(places(2)))
-    rounds.capacity.take(Place(queue.tenant, UUID(int=99)), 2)
+    rounds = Rounds(data, Capacity(in_flight_limits(2)))
+    rounds.capacity.take(Slot(queue.tenant, UUID(int=99)), 2)
     assert await rounds.round() == Round(more_soon=True)
 
 
@@ -228,12 +228,12 @@ async def test_a_paused_endpoint_is_passed_by_until_it_is_resumed(
 async def test_paused_retries_wait_and_fresh_deliveries_do_not(
     new_queue: NewQueue, data: Pool, rounds: Rounds
 ) -> None:
-    retried, fresh = await new_queue(2, again=True), await new_queue(2)
+    retried, fresh = await new_queue(2, retries=True), await new_queue(2)
     await switches.pause_retries(data)
-    assert await rounds.claimed(Lane.AGAIN) == {}
+    assert await rounds.claimed(Lane.RETRY) == {}
     assert await rounds.claimed(Lane.FIRST) == {fresh.endpoint: 2}
     await switches.resume_retries(data)
-    assert await rounds.claimed(Lane.AGAIN) == {retried.endpoint: 2}
+    assert await rounds.claimed(Lane.RETRY) == {retried.endpoint: 2}
 
 
 @pytest.mark.parametrize("lane", Lane)
@@ -241,7 +241,7 @@ async def test_an_open_breaker_is_passed_by_and_a_half_open_one_gets_single_prob
     new_queue: NewQueue, data: Pool, rounds: Rounds, lane: Lane
 ) -> None:
     """In every worker, also one that has not heard of the endpoint before."""
-    queue = await new_queue(9, again=lane is Lane.AGAIN)
+    queue = await new_queue(9, retries=lane is Lane.RETRY)
     await open_breaker(data, queue, for_=LONG)
     assert await rounds.claimed(lane) == {}
     await open_breaker(data, queue, for_=timedelta(0))
@@ -306,7 +306,7 @@ async def write_hung(data: Pool, health: HealthBook, queue: Queue) -> None:
 async def test_a_breaker_that_was_open_when_the_database_s_clock_was_set_back_is_half_open(
     new_queue: NewQueue, data: Pool, rounds: Rounds, lane: Lane
 ) -> None:
-    queue = await new_queue(9, again=lane is Lane.AGAIN)
+    queue = await new_queue(9, retries=lane is Lane.RETRY)
     await open_breaker(data, queue, for_=NEVER_OPEN_FOR - timedelta(seconds=9))
     assert await rounds.claimed(lane) == {}
     await open_breaker(data, queue, for_=NEVER_OPEN_FOR + timedelta(seconds=9))
@@ -329,7 +329,7 @@ async def test_an_empty_look_is_not_repeated_at_once_and_one_that_found_somethin
         claims = (await fresh.round()).claims
         assert len(claims) == 4
         for claim in claims:
-            rounds.capacity.give_back(Place(claim.tenant_id, claim.endpoint_id), size=len(claim.data))
+            rounds.capacity.release(Slot(claim.tenant_id, claim.endpoint_id), size=len(claim.data))
     await open_breaker(data, free, for_=LONG)
     assert await fresh.round() == Round()
     await open_breaker(data, free, for_=timedelta(0))
@@ -342,11 +342,11 @@ async def test_a_look_that_found_no_place_for_what_may_be_claimed_is_repeated(
 ) -> None:
     monkeypatch.setattr(claiming, "FIRST_EVERY_S", 3600)
     queue = await new_queue(9)
-    held = Place(queue.tenant, queue.endpoint)
+    held = Slot(queue.tenant, queue.endpoint)
     rounds.capacity.take(held, 4)
     fresh = rounds.lanes[Lane.FIRST]
     assert await fresh.round() == Round(more_soon=True)
-    rounds.capacity.give_back(held, 4)
+    rounds.capacity.release(held, 4)
     assert len((await fresh.round()).claims) == 4
 
 
@@ -356,7 +356,7 @@ async def test_a_look_that_found_no_place_for_what_may_be_claimed_is_repeated(
 async def test_what_waits_for_a_disabled_endpoint_is_skipped_in_bulk(
     new_queue: NewQueue, database: Database, data: Pool, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bounded number in a round, without a place, an attempt or a lease; the others are served as ever."""
+    """A bounded number in a round, without a slot, an attempt or a lease; the others are served as ever."""
     monkeypatch.setattr(claiming, "SKIPS", 5)
     disabled, other = [await new_queue(7), await new_queue(7)], await new_queue(9)
     for queue in disabled:
@@ -366,7 +366,7 @@ async def test_what_waits_for_a_disabled_endpoint_is_skipped_in_bulk(
         made = await rounds.round()
         found.append((made.skipped, {claim.endpoint_id for claim in made.claims}))
         for claim in made.claims:
-            rounds.capacity.give_back(Place(claim.tenant_id, claim.endpoint_id), size=len(claim.data))
+            rounds.capacity.release(Slot(claim.tenant_id, claim.endpoint_id), size=len(claim.data))
     assert found == [(5, {other.endpoint}), (7, {other.endpoint}), (2, {other.endpoint}), (0, set())]
     rows = await data.fetch(
         "SELECT status, attempts, settled_at, due_at, retry_at, lease FROM webhook_deliveries"
@@ -387,9 +387,9 @@ async def test_a_retry_that_is_not_due_is_skipped_when_it_is(
     (delivery,) = await queue.add()
     await queue.settle(await queue.claim_one(), Verdict.RETRY, retry_in=HOUR)
     await endpoints.disable(data, await endpoints.show(database.core, queue.endpoint), "asked for")
-    assert (await rounds.round(Lane.AGAIN)).skipped == 0
+    assert (await rounds.round(Lane.RETRY)).skipped == 0
     await queue.make_due(owner, delivery)
-    assert (await rounds.round(Lane.AGAIN)).skipped == 1
+    assert (await rounds.round(Lane.RETRY)).skipped == 1
     shown = await queue.show(delivery)
     assert (shown.status, shown.attempts_made, shown.tries) == ("skipped", 1, 1)
 
@@ -403,7 +403,7 @@ async def test_what_was_skipped_can_be_replayed_after_enabling(
     await rounds.round()
     await endpoints.enable(data, await endpoints.show(database.core, queue.endpoint))
     assert await queue.replay(delivery) == "skipped"
-    assert await rounds.claimed(Lane.AGAIN) == {queue.endpoint: 1}
+    assert await rounds.claimed(Lane.RETRY) == {queue.endpoint: 1}
 
 
 # Rate limits
@@ -414,7 +414,7 @@ async def test_a_rate_limit_is_all_workers_together(
 ) -> None:
     limited, free = await new_queue(60), await new_queue(60)
     await limit(limited, 8)
-    other = Rounds(data, Capacity(places()), worker=2)
+    other = Rounds(data, Capacity(in_flight_limits()), worker=2)
     claimed = await rounds.claimed() + await other.claimed()
     assert claimed[limited.endpoint] == 3, "the burst and one"
     assert claimed[free.endpoint] == 4 + 4
@@ -424,10 +424,10 @@ async def test_a_rate_limit_is_all_workers_together(
 async def test_lanes_share_a_rate_limit(
     new_queue: NewQueue, rounds: Rounds, limit: Callable[[Queue, int], Awaitable[None]]
 ) -> None:
-    queue = await new_queue(9, again=True)
+    queue = await new_queue(9, retries=True)
     await queue.add(9)
     await limit(queue, 4)
-    claimed = [await rounds.claimed(lane) for lane in (Lane.AGAIN, Lane.FIRST, Lane.AGAIN)]
+    claimed = [await rounds.claimed(lane) for lane in (Lane.RETRY, Lane.FIRST, Lane.RETRY)]
     assert [c[queue.endpoint] for c in claimed] == [2, 0, 0]
 
 

@@ -7,7 +7,7 @@ from delivery.dispatcher import DispatchLimits
 from schema import deliveries
 from schema.database import Database
 from schema.deliveries import Lane
-from tests.support.engine import add_endpoint, engine, places, running
+from tests.support.engine import add_endpoint, engine, in_flight_limits, running
 from tests.support.events import event_names, record, record_many
 from tests.support.receiver import OK, Answer, Received, Receiver
 
@@ -16,7 +16,7 @@ async def test_a_flood_never_has_more_in_flight_than_the_limits(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     """Per endpoint and in all, on the wire and in memory; what has no place waits in the table, and all arrives once."""
-    limits = DispatchLimits(places(20, per_endpoint=8))
+    limits = DispatchLimits(in_flight_limits(20, per_endpoint=8))
     for path in ("/a", "/b", "/c"):
         await add_endpoint(database, tenant, receiver.url + path)
     async with engine(database, limits=limits) as flooded:
@@ -46,7 +46,7 @@ async def test_what_waits_is_claimed_oldest_first_and_new_events_do_not_overtake
     answered = asyncio.Event()
     receiver.answer = lambda _request: Answer(held_by=answered)
     await add_endpoint(database, tenant, receiver.url)
-    async with engine(database, limits=DispatchLimits(places(per_endpoint=1))) as narrow:
+    async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=1))) as narrow:
         sent = []
         async with running(narrow.settler):
             for _ in range(4):
@@ -66,7 +66,7 @@ async def test_a_place_is_offered_again_once_nothing_of_the_endpoint_waits(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
-    async with engine(database, limits=DispatchLimits(places(per_endpoint=1))) as narrow:
+    async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=1))) as narrow:
         await record_many(narrow.pool, tenant, 2)
         async with running(narrow.settler):
             await narrow.hand_over()
@@ -83,7 +83,7 @@ async def test_a_silent_endpoint_with_a_backlog_does_not_hold_up_another(
 ) -> None:
     await add_endpoint(database, tenant, receiver.url + "/slow")
     await add_endpoint(database, tenant, receiver.url + "/fast")
-    limits = DispatchLimits(places(12, per_endpoint=5))
+    limits = DispatchLimits(in_flight_limits(12, per_endpoint=5))
     async with engine(database, limits=limits) as shared:
         await record_many(shared.pool, tenant, 60)
         async with running(*shared.everything()):
@@ -100,7 +100,7 @@ async def test_fewer_places_than_endpoints_go_round(
     paths = [f"/{number}" for number in range(5)]
     for number, path in enumerate(paths):
         await add_endpoint(database, tenant, receiver.url + path, endpoint_id=UUID(int=number + 1))
-    async with engine(database, limits=DispatchLimits(places(2))) as small:
+    async with engine(database, limits=DispatchLimits(in_flight_limits(2))) as small:
         await record_many(small.pool, tenant, 3)
         await small.leave_waiting()
         async with running(small.settler):
@@ -118,7 +118,7 @@ async def test_endpoints_of_a_tenant_at_its_cap_take_turns(
     paths = [f"/{number}" for number in range(5)]
     for number, path in enumerate(paths):
         await add_endpoint(database, tenant, receiver.url + path, endpoint_id=UUID(int=number + 1))
-    async with engine(database, limits=DispatchLimits(places(per_tenant=2))) as ours:
+    async with engine(database, limits=DispatchLimits(in_flight_limits(per_tenant=2))) as ours:
         await record_many(ours.pool, tenant, 4)
         await ours.leave_waiting()
         async with running(ours.settler):
@@ -133,7 +133,7 @@ async def test_two_workers_share_a_backlog_without_repeating_anything(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     await add_endpoint(database, tenant, receiver.url)
-    limits = DispatchLimits(places(per_endpoint=7))
+    limits = DispatchLimits(in_flight_limits(per_endpoint=7))
     async with (
         engine(database, limits=limits) as one,
         engine(database, limits=limits, worker_id=lambda: 2) as other,

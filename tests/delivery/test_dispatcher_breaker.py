@@ -11,7 +11,7 @@ from delivery import endpoint_health
 from delivery.dispatcher import DispatchLimits
 from delivery.retry_policy import RetryPolicy
 from schema.database import Database
-from tests.support.engine import Engine, add_endpoint, engine, places, running
+from tests.support.engine import Engine, add_endpoint, engine, in_flight_limits, running
 from tests.support.events import event_names, record, record_many
 from tests.support.receiver import OK, Answer, Received, Receiver
 
@@ -36,7 +36,9 @@ async def test_an_endpoint_that_fails_is_left_alone_probed_and_served_again(
 ) -> None:
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
     receiver.answer = lambda _request: Answer(500)
-    async with engine(database, policy=OFTEN, limits=DispatchLimits(places(per_endpoint=8))) as ours:
+    async with engine(
+        database, policy=OFTEN, limits=DispatchLimits(in_flight_limits(per_endpoint=8))
+    ) as ours:
         sent = await record_many(ours.pool, tenant, 40)
         async with running(*ours.everything()):
             await opened(ours, endpoint_id)
@@ -112,7 +114,7 @@ async def test_a_hanging_endpoint_is_given_up_for_a_while_and_the_healthy_one_go
     await add_endpoint(database, tenant, receiver.url + "/well")
     never = asyncio.Event()
     receiver.answer = lambda request: Answer(held_by=never) if request.path == "/slow" else OK
-    limits = DispatchLimits(places(12, per_endpoint=6))
+    limits = DispatchLimits(in_flight_limits(12, per_endpoint=6))
     async with engine(database, limits=limits, policy=OFTEN, attempt_timeout=0.3) as ours:
         await record_many(ours.pool, tenant, 100)
         async with running(*ours.everything()):

@@ -9,7 +9,7 @@ from delivery.dispatcher import DispatchLimits
 from schema.database import Database
 from schema.error_kinds import is_transient
 from schema.modes import Mode
-from tests.support.engine import AT_ONCE, add_endpoint, engine, places, running
+from tests.support.engine import AT_ONCE, add_endpoint, engine, in_flight_limits, running
 from tests.support.events import event_names, record_many
 from tests.support.receiver import Receiver
 from tests.support.tcp_proxy import Cut, TcpProxy
@@ -23,7 +23,7 @@ async def test_a_claim_whose_commit_fails_gives_its_places_back_and_loses_nothin
 ) -> None:
     """AFTER: the claim was committed without our knowledge, and the audit finds it."""
     await add_endpoint(far_database, tenant, receiver.url)
-    limits = DispatchLimits(places(per_endpoint=4), audit_every=timedelta(milliseconds=50))
+    limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
     async with engine(far_database, limits=limits) as ours:
         sent = await record_many(ours.pool, tenant, 4)
         await ours.leave_waiting()
@@ -46,7 +46,7 @@ async def test_a_fan_out_whose_commit_fails_gives_its_places_back_and_loses_noth
     far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, where: Cut, soon_lost: None
 ) -> None:
     await add_endpoint(far_database, tenant, receiver.url)
-    limits = DispatchLimits(places(per_endpoint=4), audit_every=timedelta(milliseconds=50))
+    limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
     async with engine(far_database, limits=limits) as ours:
         sent = await record_many(ours.pool, tenant, 4)
         await ours.sequencer.step()
@@ -73,7 +73,7 @@ async def test_connections_cut_at_every_kind_of_commit_lose_nothing(
 ) -> None:
     """Eight commits of whatever is committing are cut off, before and after the server has heard of them."""
     await add_endpoint(database, tenant, receiver.url)
-    limits = DispatchLimits(places(per_endpoint=4), audit_every=timedelta(milliseconds=50))
+    limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
     async with engine(far_database, limits=limits, policy=AT_ONCE) as ours:
         sent: list[UUID] = []
         async with running(*ours.everything()):

@@ -12,7 +12,7 @@ from delivery import dispatcher
 from delivery.dispatcher import DispatchLimits
 from schema.database import Database
 from schema.ids import EVENT, format_id
-from tests.support.engine import add_endpoint, engine, places, running
+from tests.support.engine import add_endpoint, engine, in_flight_limits, running
 from tests.support.events import event_names, record, record_many
 from tests.support.receiver import OK, Answer, Receiver
 
@@ -31,7 +31,7 @@ async def test_a_storm_of_retries_does_not_keep_a_fresh_event_waiting(
             database, tenant, f"{receiver.url}/storm/{number}", event_types=["invoice_created"]
         )
     both = await add_endpoint(database, tenant, f"{receiver.url}/both")
-    limits = DispatchLimits(places(20, per_tenant=20, per_endpoint=4))
+    limits = DispatchLimits(in_flight_limits(20, per_tenant=20, per_endpoint=4))
     async with engine(database, limits=limits) as ours:
         storm |= set(event_names(await record_many(ours.pool, tenant, 100)))
         await ours.leave_waiting()
@@ -55,7 +55,7 @@ async def test_where_there_is_one_place_the_lanes_take_turns(
     database: Database, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
 ) -> None:
     await add_endpoint(database, tenant, receiver.url)
-    async with engine(database, limits=DispatchLimits(places(per_endpoint=1))) as ours:
+    async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=1))) as ours:
         retries = event_names(await record_many(ours.pool, tenant, 6))
         await ours.leave_waiting()
         await owner.execute(ALL_TO_LANE_AGAIN)
@@ -78,7 +78,7 @@ async def test_retries_that_wait_for_places_follow_as_these_become_free(
 ) -> None:
     """More of them than places, and nothing else that would wake the dispatcher."""
     await add_endpoint(database, tenant, receiver.url)
-    async with engine(database, limits=DispatchLimits(places(per_endpoint=4))) as ours:
+    async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=4))) as ours:
         sent = await record_many(ours.pool, tenant, 30)
         await ours.leave_waiting()
         await owner.execute(ALL_TO_LANE_AGAIN)
@@ -98,13 +98,13 @@ async def test_hanging_endpoints_that_hold_every_place_do_not_stop_the_log(
     for _ in range(2):
         await add_endpoint(database, tenant, receiver.url + "/slow", event_types=["invoice_created"])
     await add_endpoint(database, tenant, receiver.url + "/well", event_types=["subscription_created"])
-    async with engine(database, limits=DispatchLimits(places(8, per_endpoint=4))) as ours:
+    async with engine(database, limits=DispatchLimits(in_flight_limits(8, per_endpoint=4))) as ours:
         await record_many(ours.pool, tenant, 4)
         async with running(ours.settler):
             await ours.hand_over()
             await receiver.requests.count(8)
             async with asyncio.timeout(10):
-                assert await ours.dispatcher.free() == 0
+                assert await ours.dispatcher.wait_for_slots() == 0
                 await record_many(ours.pool, tenant, 50)
                 others = [await record(ours.pool, tenant, "subscription_created") for _ in range(50)]
                 await ours.hand_over()
@@ -123,7 +123,7 @@ async def test_the_log_does_not_go_by_the_few_places_that_hanging_endpoints_have
     for _ in range(10):
         await add_endpoint(database, tenant, receiver.url + "/slow", event_types=["invoice_created"])
     await add_endpoint(database, tenant, receiver.url + "/well", event_types=["subscription_created"])
-    async with engine(database, limits=DispatchLimits(places(41, per_endpoint=4))) as ours:
+    async with engine(database, limits=DispatchLimits(in_flight_limits(41, per_endpoint=4))) as ours:
         await record_many(ours.pool, tenant, 4)
         async with running(ours.settler):
             await ours.hand_over()
@@ -144,15 +144,15 @@ async def test_fan_out_waits_for_places_that_are_about_to_be_free(
     silence: asyncio.Event,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dispatcher, "_WAIT_FOR_PLACES_S", 3600)
+    monkeypatch.setattr(dispatcher, "_WAIT_FOR_SLOTS_S", 3600)
     await add_endpoint(database, tenant, receiver.url + "/slow")
     for _ in range(4):
         await add_endpoint(database, tenant, receiver.url + "/slow")
-    async with engine(database, limits=DispatchLimits(places(20, per_endpoint=4))) as ours:
+    async with engine(database, limits=DispatchLimits(in_flight_limits(20, per_endpoint=4))) as ours:
         await record_many(ours.pool, tenant, 4)
         async with running(ours.settler):
             await ours.hand_over()
-            waiting = asyncio.create_task(ours.dispatcher.free())
+            waiting = asyncio.create_task(ours.dispatcher.wait_for_slots())
             await receiver.requests.count(20)
             done, _ = await asyncio.wait([waiting], timeout=0.05)
             assert not done

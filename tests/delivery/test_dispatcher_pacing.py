@@ -9,7 +9,7 @@ from delivery import pacing
 from delivery.dispatcher import DispatchLimits
 from schema import endpoints
 from schema.database import Database
-from tests.support.engine import add_endpoint, engine, places, running
+from tests.support.engine import add_endpoint, engine, in_flight_limits, running
 from tests.support.events import event_names, record_many
 from tests.support.receiver import OK, Answer, Received, Receiver
 
@@ -70,7 +70,7 @@ async def test_a_limited_endpoint_gets_its_share_although_others_want_every_plac
     for number in range(5):
         await add_endpoint(database, tenant, f"{receiver.url}/{number}")
     await limit(database, limited)
-    async with engine(database, limits=DispatchLimits(places(3))) as ours:
+    async with engine(database, limits=DispatchLimits(in_flight_limits(3))) as ours:
         await record_many(ours.pool, tenant, 400)
         await ours.leave_waiting()
         times = timing(receiver)
@@ -89,7 +89,7 @@ async def test_retries_count_for_the_limit_as_well(
     limited = await add_endpoint(database, tenant, receiver.url + "/limited")
     await limit(database, limited)
     async with engine(database) as ours:
-        again = event_names(await record_many(ours.pool, tenant, 30))
+        retries = event_names(await record_many(ours.pool, tenant, 30))
         await ours.leave_waiting()
         await owner.execute("UPDATE sandbox.webhook_deliveries SET lane = 1, tries = 1")
         await record_many(ours.pool, tenant, 30)
@@ -98,8 +98,8 @@ async def test_retries_count_for_the_limit_as_well(
         async with running(ours.settler, ours.dispatcher):
             await ours.settled.count(60)
     assert_within(times)
-    assert {request.event_id for request in list(receiver.requests)[:30]} & set(again)
-    assert {request.event_id for request in list(receiver.requests)[:30]} - set(again)
+    assert {request.event_id for request in list(receiver.requests)[:30]} & set(retries)
+    assert {request.event_id for request in list(receiver.requests)[:30]} - set(retries)
 
 
 async def test_a_clock_that_was_set_back_does_not_stall_the_endpoint(

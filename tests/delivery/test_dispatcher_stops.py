@@ -97,7 +97,7 @@ async def test_a_failure_of_the_loop_leaves_attempts_and_places_as_they_are(
             held.set()
             await ours.settled.count(3)
             assert ours.dispatcher.reserve(tenant, endpoint_id, 0)
-            ours.dispatcher.give_back(tenant, endpoint_id, 0)
+            ours.dispatcher.release(tenant, endpoint_id, 0)
         assert await ours.statuses() == ["delivered"] * 3
 
 
@@ -108,14 +108,14 @@ LONG = 40
 
 @pytest.fixture
 def few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "SENDERS_A_ROUND", 3)
+    monkeypatch.setattr(dispatcher, "SENDERS_PER_ROUND", 3)
 
 
 def assert_nothing_is_held(ours: Engine) -> None:
     capacity = ours.dispatcher.capacity
     assert (capacity.in_flight, capacity._size) == (0, 0)
     assert (capacity._tenants, capacity._endpoints) == ({}, {})
-    assert not ours.dispatcher._held
+    assert not ours.dispatcher._leases
     assert not ours.dispatcher._queue
     assert not ours.dispatcher._senders
 

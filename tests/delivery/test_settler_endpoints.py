@@ -15,7 +15,7 @@ from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
 from tests.support.engine import Engine, engine
 from tests.support.event_schemas import assert_conforms
-from tests.support.settling import delivered, failed, gone, settle, some_claims, without_places
+from tests.support.settling import delivered, failed, gone, settle, some_claims, without_slots
 from tests.support.tcp_proxy import Cut, TcpProxy
 
 
@@ -120,7 +120,7 @@ async def test_410_from_two_workers_at_once_is_told_once(
     database: Database, ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
     async with engine(database, worker_id=lambda: 2) as other:
-        without_places(other)
+        without_slots(other)
         here = await some_claims(ours, tenant, endpoint, 1)
         there = await some_claims(other, tenant, endpoint, 1, worker=2)
         await asyncio.gather(settle(ours, gone(*here)), settle(other, gone(*there)))
@@ -156,7 +156,7 @@ async def test_a_success_ends_a_failing_that_another_worker_noted(
     """Although all has been well here, and a success was noted a moment ago: else the endpoint would be warned about and
     disabled for a single failure."""
     async with engine(database, worker_id=lambda: 2) as other:
-        without_places(other)
+        without_slots(other)
         await settle(ours, delivered(*await some_claims(ours, tenant, endpoint, 1)))
         await settle(other, failed(*await some_claims(other, tenant, endpoint, 1, worker=2)))
         await settle(ours, delivered(*await some_claims(ours, tenant, endpoint, 1)))

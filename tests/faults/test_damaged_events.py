@@ -10,7 +10,7 @@ import pytest
 from consumers import consumer as loop
 from consumers.activity import Activity
 from consumers.consumer import Consumer
-from consumers.fanout import FanOut, NoRoom
+from consumers.fanout import FanOut, NoSlots
 from consumers.projecting import Serving
 from consumers.rebuilding import Rebuild
 from consumers.rollups import Rollups
@@ -68,7 +68,7 @@ async def test_every_consumer_passes_it_and_applies_it_once_it_is_repaired(
     database: Database, ours: Engine, ascii_session: asyncpg.Connection, tenant: UUID, bad: dict[int, UUID]
 ) -> None:
     await add_endpoint(database, tenant, "https://example.com/")
-    for handler in (FanOut(NoRoom(), lambda: 0), Serving(Activity()), Serving(Rollups())):
+    for handler in (FanOut(NoSlots(), lambda: 0), Serving(Activity()), Serving(Rollups())):
         consumer = Consumer(ours.pool, handler)
         async with asyncio.timeout(20):
             while await consumer.step():

@@ -257,7 +257,7 @@ async def test_endpoints_that_wait_are_found_in_order_and_from_any_place_on(
     assert await waiting(Lane.FIRST, UUID(int=0), 2) == expected[:2]
     assert await waiting(Lane.FIRST, in_order[0], 10) == expected[1:]
     assert await waiting(Lane.FIRST, in_order[-1], 10) == []
-    assert await waiting(Lane.AGAIN, UUID(int=0), 10) == [(others[2], False)]
+    assert await waiting(Lane.RETRY, UUID(int=0), 10) == [(others[2], False)]
 
 
 async def test_an_endpoint_that_the_mode_does_not_have_comes_as_none(queue: Queue) -> None:

@@ -103,7 +103,7 @@ async def test_what_begins_anew_has_its_whole_schedule_and_waits_behind_what_is_
     (never_tried,) = await queue.add(enabled=False)
     await replay(queue, events=events)
     assert await queue.claim(lanes=(Lane.FIRST,)) == []
-    claims = await queue.claim(lanes=(Lane.AGAIN,))
+    claims = await queue.claim(lanes=(Lane.RETRY,))
     assert {(claim.id, claim.tries, claim.replay) for claim in claims} == {
         (failed, 0, False),
         (never_tried, 0, False),
@@ -116,7 +116,7 @@ async def test_one_that_is_replayed_alone_waits_behind_what_is_fresh_too(queue: 
     for delivery in (skipped, fresh):
         await queue.replay(delivery)
     assert [claim.id for claim in await queue.claim(lanes=(Lane.FIRST,))] == [fresh]
-    assert [claim.id for claim in await queue.claim(lanes=(Lane.AGAIN,))] == [skipped]
+    assert [claim.id for claim in await queue.claim(lanes=(Lane.RETRY,))] == [skipped]
 
 
 @SPANS
@@ -315,7 +315,7 @@ async def test_a_backfill_makes_what_the_endpoint_lacks_and_nothing_else(
     assert {claim.event_id for claim in claims} == {
         (await queue.show(id_)).event_id for id_ in (*first, *second)
     }
-    assert {(claim.lane, claim.tries, claim.replay) for claim in claims} == {(Lane.AGAIN, 0, False)}
+    assert {(claim.lane, claim.tries, claim.replay) for claim in claims} == {(Lane.RETRY, 0, False)}
     for claim in claims:
         await new.settle(claim, Verdict.DELIVERED)
 
@@ -420,11 +420,11 @@ async def test_a_replay_for_one_endpoint_looks_at_its_deliveries_alone(
 
 async def test_fan_out_that_comes_later_adds_no_second_delivery(database: Database, queue: Queue) -> None:
     from consumers.consumer import Consumer
-    from consumers.fanout import FanOut, NoRoom
+    from consumers.fanout import FanOut, NoSlots
 
     await record_many(queue.data, queue.tenant, 3)
     await sequence_all(queue.data)
     assert (await backfill(queue)).replayed == 3
-    await Consumer(queue.data, FanOut(NoRoom(), lambda: 0)).step()
+    await Consumer(queue.data, FanOut(NoSlots(), lambda: 0)).step()
     assert await log.backlog(queue.data, "fanout") == 0
     assert len(await queue.claim()) == 3

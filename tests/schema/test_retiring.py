@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from consumers.consumer import Consumer
-from consumers.fanout import FanOut, NoRoom
+from consumers.fanout import FanOut, NoSlots
 from schema import deliveries, delivery_history, log, partitions
 from schema.database import Database, Pool
 from schema.error_kinds import is_transient
@@ -439,7 +439,7 @@ async def test_workers_go_on_whatever_is_sealed_and_for_however_long(
         await record(data, tenant)
         await ours.leave_waiting()
         async with data.acquire() as dead, dead.transaction():
-            claimed = await deliveries.claim(dead, deliveries.Lane.AGAIN, [(first, 9)], lease=7, worker=9)
+            claimed = await deliveries.claim(dead, deliveries.Lane.RETRY, [(first, 9)], lease=7, worker=9)
             assert len(claimed) == 1, "of the sealed month"
         assert await deliveries.take_over(data, [9]) == 1
         async with running(ours.settler, ours.dispatcher):
@@ -452,7 +452,7 @@ async def test_an_event_dated_back_before_the_seal_is_never_dead_lettered_by_fan
 ) -> None:
     """Workers sequence it and fan it out while the run looks."""
     await add_endpoint(database, tenant, "https://example.com/")
-    fanout = Consumer(data, FanOut(NoRoom(), lambda: 0))
+    fanout = Consumer(data, FanOut(NoSlots(), lambda: 0))
 
     async def work() -> None:
         await sequence_all(data)
@@ -481,7 +481,7 @@ async def test_a_consumer_waits_for_a_sealed_month_to_be_opened_and_dead_letters
     await add_endpoint(database, tenant, "https://example.com/")
     await data.execute("INSERT INTO cursors (consumer, pos) VALUES ('fanout', 0)")
     await owner.execute(f"SELECT seal_partition('webhook_deliveries_{OLD.suffix}')")
-    fanout = Consumer(data, FanOut(NoRoom(), lambda: 0))
+    fanout = Consumer(data, FanOut(NoSlots(), lambda: 0))
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError) as refused:
         await fanout.step()
     assert is_transient(refused.value)

@@ -92,11 +92,11 @@ async def test_what_waits_is_counted_by_lane_and_by_how_long_it_has_been_due(
     database: Database, tenant: UUID, owner: asyncpg.Connection
 ) -> None:
     await wait_since(database, tenant, owner, -HOUR, -HOUR, 1, 2 * MINUTE)
-    await wait_since(database, tenant, owner, HOUR, lane=Lane.AGAIN)
+    await wait_since(database, tenant, owner, HOUR, lane=Lane.RETRY)
     found = await read(database)
-    assert found.waiting == {Lane.FIRST: Waiting(4, 2, 1), Lane.AGAIN: Waiting(1, 1, 1)}
+    assert found.waiting == {Lane.FIRST: Waiting(4, 2, 1), Lane.RETRY: Waiting(1, 1, 1)}
     assert held(found.endpoints_due[Lane.FIRST]) == {"no": (1, 2 * MINUTE)}
-    assert held(found.endpoints_due[Lane.AGAIN]) == {"no": (1, HOUR)}
+    assert held(found.endpoints_due[Lane.RETRY]) == {"no": (1, HOUR)}
     assert (await read(database, Mode.LIVE)).waiting == dict.fromkeys(Lane, Waiting(0, 0, 0))
 
 
@@ -140,13 +140,13 @@ async def test_it_is_told_why_what_is_due_is_not_sent(
         "no": (1, MINUTE),
     }
     found = await read(database)
-    assert held(found.endpoints_due[Lane.FIRST]) == held(found.endpoints_due[Lane.AGAIN]) == reasons
+    assert held(found.endpoints_due[Lane.FIRST]) == held(found.endpoints_due[Lane.RETRY]) == reasons
     assert not found.retries_paused
 
     await owner.execute("UPDATE sandbox.delivery_switches SET retries_paused_at = now()")
     found = await read(database)
     assert held(found.endpoints_due[Lane.FIRST]) == reasons
-    assert held(found.endpoints_due[Lane.AGAIN]) == {"retries_paused": (4, 3 * HOUR)}
+    assert held(found.endpoints_due[Lane.RETRY]) == {"retries_paused": (4, 3 * HOUR)}
     assert found.retries_paused
 
 

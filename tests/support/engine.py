@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 
 from consumers.consumer import Consumer
-from consumers.fanout import FanOut, NoRoom
+from consumers.fanout import FanOut, NoSlots
 from consumers.sequencing import Sequencer
 from delivery.attempting import Attempts
 from delivery.capacity import CapacityLimits
@@ -63,7 +63,7 @@ class Engine:
         """The same, and everything waits in the table."""
         while await self.sequencer.step():
             pass
-        elsewhere = Consumer(self.pool, FanOut(NoRoom(), lambda: 0))
+        elsewhere = Consumer(self.pool, FanOut(NoSlots(), lambda: 0))
         while await elsewhere.step():
             pass
 
@@ -92,7 +92,7 @@ class Engine:
         return count
 
 
-def places(total: int = 1000, *, per_tenant: int = 500, per_endpoint: int = 100) -> CapacityLimits:
+def in_flight_limits(total: int = 1000, *, per_tenant: int = 500, per_endpoint: int = 100) -> CapacityLimits:
     return CapacityLimits(total, per_tenant, per_endpoint)
 
 

@@ -12,7 +12,7 @@ from tests.support.engine import Engine, running
 from tests.support.events import record_many
 
 
-def without_places(engine: Engine) -> Engine:
+def without_slots(engine: Engine) -> Engine:
     """The settler alone: what is settled here never took a place in the dispatcher."""
     engine.settler.on_settled = engine.settled.add
     return engine

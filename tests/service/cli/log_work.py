@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from consumers.consumer import Consumer
-from consumers.fanout import FanOut, NoRoom
+from consumers.fanout import FanOut, NoSlots
 from schema.database import Database
 from schema.modes import Mode
 from tests.support.events import sequence_all
@@ -13,7 +13,7 @@ async def fan_out(database: Database, mode: Mode = Mode.TEST) -> None:
     """Every event recorded so far gets its position and its deliveries."""
     pool = database.data(mode)
     await sequence_all(pool)
-    consumer = Consumer(pool, FanOut(NoRoom(), lambda: 0, timedelta(0)))
+    consumer = Consumer(pool, FanOut(NoSlots(), lambda: 0, timedelta(0)))
     while await consumer.step():
         pass
 

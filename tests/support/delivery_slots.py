@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from consumers.consumer import Consumer
-from consumers.fanout import FanOut, Room
+from consumers.fanout import DeliverySlots, FanOut
 from schema.database import Pool
 from schema.deliveries import ClaimedDelivery
 from tests.support.deliveries import LEASE_FOR
@@ -17,7 +17,7 @@ WORKER = 7
 
 
 @dataclass
-class Places(Room):
+class CountedSlots(DeliverySlots):
     """A worker's room as it is told of it; each endpoint has so many places."""
 
     per_endpoint: int
@@ -29,7 +29,7 @@ class Places(Room):
     unused: int = 1_000_000
     """What it says is free."""
 
-    async def free(self) -> int:
+    async def wait_for_slots(self) -> int:
         return self.unused
 
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
@@ -39,12 +39,12 @@ class Places(Room):
         self.characters += size
         return True
 
-    def give_back(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None:
+    def release(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None:
         self.taken[tenant_id, endpoint_id] -= 1
         self.characters -= size
         assert self.taken[tenant_id, endpoint_id] >= 0
 
-    def doubt(self, lease: int) -> None:
+    def report_uncertain_commit(self, lease: int) -> None:
         self.doubted.append(lease)
 
     def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None:
@@ -52,8 +52,8 @@ class Places(Room):
         self.others_wait.append(others_wait)
 
 
-def fan_out(data: Pool, room: Room) -> Consumer:
-    return Consumer(data, FanOut(room, lambda: WORKER, LEASE_FOR))
+def fan_out(data: Pool, slots: DeliverySlots) -> Consumer:
+    return Consumer(data, FanOut(slots, lambda: WORKER, LEASE_FOR))
 
 
 async def rows(data: Pool) -> list[asyncpg.Record]:
