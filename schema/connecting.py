@@ -33,6 +33,7 @@ from schema.pooler import (
     shared_sessions,
 )
 from schema.queries import load
+from schema.session_settings import NOT_EVERYWHERE
 from schema.tls import client_context
 
 # Where distributions and PostgreSQL itself put the socket, then TCP, as the driver tries them.
@@ -95,7 +96,7 @@ class Opener:
         self._settings = dict(settings)
         self._command_timeout = command_timeout
         self._is_trusted = False
-        self._at_login = self._settings
+        self._at_login = {name: value for name, value in settings.items() if name not in NOT_EVERYWHERE}
 
     async def open(self, **of_pool: Any) -> asyncpg.Connection:
         """`of_pool`: what a pool hands to its connections. Raises the driver's errors, and Unavailable for a pooler
@@ -124,7 +125,12 @@ class Opener:
         async with asyncio.timeout(self._target.connect_timeout):
             return bool(
                 await fetch_in_one_session(
-                    connection, _PIN, list(self._settings), list(self._settings.values()), pid
+                    connection,
+                    _PIN,
+                    list(self._settings),
+                    list(self._settings.values()),
+                    pid,
+                    list(NOT_EVERYWHERE),
                 )
             )
 

@@ -42,9 +42,11 @@ PINNED: Final = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
+    "transaction_timeout": "0",
     "exit_on_error": "off",
     # Notices tell nothing that we show.
     "client_min_messages": "warning",
+    "restrict_nonsystem_relation_kind": "",  # it would refuse views
     # Without these no query is planned in a reasonable way.
     "enable_indexscan": "on",
     "enable_indexonlyscan": "on",
@@ -56,3 +58,6 @@ PINNED: Final = {
     "join_collapse_limit": "8",
     "geqo_threshold": "12",
 }
+
+NOT_EVERYWHERE: Final = frozenset({"transaction_timeout", "restrict_nonsystem_relation_kind"})
+"""From PostgreSQL 17 and 16.4 on: pinned after the login, where the server knows them; in the startup message they would end it."""

@@ -1,13 +1,15 @@
 -- Sessions: what is settled before one is used. See schema/connecting.py.
 
 -- name: pin
--- $1 names of settings, $2 their values, $3 the process id that the server named at login. Pins the settings and
+-- $1 names of settings, $2 their values, $3 the process id that the server named at login, $4 the names that not every
+-- server knows, which are left out where it does not. Pins the settings and
 -- returns true, unless another process answers: then a pooler stands in between, and nothing is set.
 -- (unnest of several arrays cannot be qualified, and is always the system's.)
 SELECT coalesce(bool_and(pg_catalog.set_config(s.name, s.value, false) IS NOT NULL), true)
        AND pg_catalog.pg_backend_pid() = $3
   FROM unnest($1::text[], $2::text[]) AS s (name, value)
- WHERE pg_catalog.pg_backend_pid() = $3;
+ WHERE pg_catalog.pg_backend_pid() = $3
+   AND (s.name <> ALL ($4::text[]) OR pg_catalog.current_setting(s.name, true) IS NOT NULL);
 
 -- name: backend
 SELECT pg_catalog.pg_backend_pid();

@@ -17,6 +17,7 @@ from schema.migrate import migrate
 from schema.modes import Mode
 from schema.roles import CORE_ROLE
 from schema.secret_box import derive_role_password
+from schema.session_settings import NOT_EVERYWHERE
 from tests.support.databases import Cluster
 from tests.support.pgbouncer import PgBouncer, needs_pgbouncer, pgbouncer
 
@@ -35,8 +36,14 @@ async def pooler(cluster: Cluster) -> AsyncIterator[PgBouncer]:
         yield pooler
 
 
-async def in_force(connection: asyncpg.Connection, settings: dict[str, str]) -> bool:
+async def in_force(connection: asyncpg.Connection, pinned: dict[str, str]) -> bool:
     """Whether setting them again changes nothing."""
+    unknown = [
+        name
+        for name in NOT_EVERYWHERE
+        if await connection.fetchval("SELECT current_setting($1, true)", name) is None
+    ]
+    settings = {name: value for name, value in pinned.items() if name not in unknown}
     before = {name: await connection.fetchval("SELECT current_setting($1)", name) for name in settings}
     for name, value in settings.items():
         await connection.execute("SELECT set_config($1, $2, false)", name, value)
