@@ -38,6 +38,7 @@ SILENT_FOR = "3s"  # with the patience and two looks less than the ten seconds t
 BACK_WITHIN_S = 1.0  # the longest wait between two tries to come back, less than the others' patience
 ANSWER_WITHIN_S = 10.0
 SWEEP_EVERY_S = 30.0
+SWEEP_AGAIN_S = 5.0  # after a failure: less than it takes to be not ready
 SWEEP_WITHIN_S = 5.0  # each mode; the living it has read of are to be known better than SETTLED_IN ago
 
 
@@ -102,16 +103,20 @@ class Presence:
                 if guard.is_closed():
                     raise ConnectionResetError("the session that shows that this worker lives was lost")
 
-    async def sweep(self) -> None:
+    async def sweep(self) -> bool:
+        """Whether both modes could be swept."""
+        swept = 0
         for mode in Mode:
             with carrying_on(f"sweep {mode} deliveries"):
                 async with asyncio.timeout(SWEEP_WITHIN_S):
                     await self._sweep(mode)
+                swept += 1
+        return swept == len(Mode)
 
     async def _sweep_again_and_again(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await self.sweep()
-            await sleep_unless(stop, SWEEP_EVERY_S)
+            swept = await self.sweep()
+            await sleep_unless(stop, SWEEP_EVERY_S if swept else SWEEP_AGAIN_S)
 
     async def _stand_guard(self) -> asyncpg.Connection:
         """The session that our row names, made again when it was lost."""

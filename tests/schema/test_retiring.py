@@ -370,7 +370,7 @@ async def test_a_month_that_a_killed_run_left_sealed_is_opened_by_a_worker(
     await killed_at_its_note(connect, nothing)
     housekeeping = Housekeeping(database)
     async with exclusive_run(await connect(OWNER)):  # which could be about to note it
-        await housekeeping.unseal_leftovers()
+        await housekeeping.unseal(Mode.TEST)
         assert await sealed(owner) == 2
     stop = asyncio.Event()
     keeping = asyncio.create_task(housekeeping.run(stop))

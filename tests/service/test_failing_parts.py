@@ -17,6 +17,7 @@ from tenacity import wait_fixed
 
 from delivery import presence
 from schema import polling
+from schema.modes import Mode
 from service import housekeeping, supervisor
 from service.http_server import HttpServer
 from service.runtime import Worker, worker
@@ -77,6 +78,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "SWEEP_EVERY_S", 0.05)
     monkeypatch.setattr(presence, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(housekeeping, "_EVERY_S", 0.05)
+    monkeypatch.setattr(housekeeping, "_AGAIN_S", 0.05)
+    monkeypatch.setattr(presence, "SWEEP_AGAIN_S", 0.05)
 
 
 @asynccontextmanager
@@ -176,6 +179,33 @@ async def test_a_part_that_fails_logs_one_traceback_and_a_line_a_minute(
 
 def operation(record: logging.LogRecord) -> str:
     return re.split(" failed: | has been failing ", text(record))[0]
+
+
+async def test_housekeeping_that_fails_in_one_mode_is_done_in_the_other_and_repeated(
+    db_url: str, key: bytes, superuser: asyncpg.Connection
+) -> None:
+    """The mode that fails is the first one, and the job hourly."""
+    ahead = "SELECT {}.partitions_ahead()"
+    month = await superuser.fetchval("SELECT to_char(now() + interval '1 month', 'YYYY_MM')")
+    broken_by = [
+        "ALTER FUNCTION sandbox.ensure_partitions RENAME TO elsewhere",
+        *(f"DROP TABLE {mode.schema}.events_{month}" for mode in Mode),
+    ]
+    async with started(db_url, key, superuser, broken_by) as running:
+        await running.fails("housekeeping")
+        await eventually(lambda: _is(superuser, ahead.format("live"), 12), "live has its partitions")
+        assert await superuser.fetchval(ahead.format("sandbox")) == 11
+        running.clock.now += 10
+        (reason,) = await running.ready()
+        assert reason.startswith("housekeeping: make partitions of mode test has been failing since ")
+        await superuser.execute("ALTER FUNCTION sandbox.elsewhere RENAME TO ensure_partitions")
+        await eventually(
+            lambda: _is(superuser, ahead.format("sandbox"), 12), "the other one too, before long"
+        )
+
+
+async def _is(connection: asyncpg.Connection, question: str, answer: int) -> bool:
+    return bool(await connection.fetchval(question) == answer)
 
 
 async def test_a_consumer_that_dead_letters_event_after_event_is_not_ready(
