@@ -30,7 +30,7 @@ from delivery.capacity import Capacity, Slot
 from delivery.health_book import HealthBook
 from schema import deliveries
 from schema.database import Connection, Pool
-from schema.deliveries import ClaimedDelivery, Lane, Pacing, Waiting
+from schema.deliveries import ClaimedDelivery, Lane, RateLimitState, Waiting
 from schema.error_kinds import is_unreadable
 
 _logger = logging.getLogger(__name__)
@@ -201,13 +201,13 @@ class Claiming:
         *,
         with_data: bool,
     ) -> list[ClaimedDelivery]:
-        paces: dict[UUID, Pacing] = {}
+        paces: dict[UUID, RateLimitState] = {}
         if rates:
-            paces = await deliveries.lock_pacing(tx, [e for e, _ in wanted if e in rates])
+            paces = await deliveries.lock_rate_limits(tx, [e for e, _ in wanted if e in rates])
             wanted = _within_rates(wanted, rates, paces)
         claims = await deliveries.claim(tx, self._lane, wanted, lease, self._worker_id(), with_data=with_data)
         if paces and claims:
-            await deliveries.move_pacing(tx, _next_at(claims, rates, paces))
+            await deliveries.advance_rate_limits(tx, _next_at(claims, rates, paces))
         return claims
 
 
@@ -223,7 +223,7 @@ def _at_most(most: int, wanted: Sequence[tuple[Slot, int]]) -> list[tuple[Slot, 
 
 
 def _within_rates(
-    wanted: Sequence[tuple[UUID, int]], rates: dict[UUID, int], paces: dict[UUID, Pacing]
+    wanted: Sequence[tuple[UUID, int]], rates: dict[UUID, int], paces: dict[UUID, RateLimitState]
 ) -> list[tuple[UUID, int]]:
     granted: list[tuple[UUID, int]] = []
     for endpoint, count in wanted:
@@ -237,7 +237,7 @@ def _within_rates(
 
 
 def _next_at(
-    claims: Sequence[ClaimedDelivery], rates: dict[UUID, int], paces: dict[UUID, Pacing]
+    claims: Sequence[ClaimedDelivery], rates: dict[UUID, int], paces: dict[UUID, RateLimitState]
 ) -> dict[UUID, datetime]:
     taken = Counter(claim.endpoint_id for claim in claims)
     return {

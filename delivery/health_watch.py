@@ -24,7 +24,7 @@ from delivery.endpoint_health import DEFAULT_DISABLE_AFTER, Step, watch, watched
 from schema import endpoint_health, events
 from schema.database import Connection, Pool
 from schema.durations import format_duration
-from schema.endpoint_health import Failing, Fortune
+from schema.endpoint_health import FailingEndpoint, FailureSummary
 from schema.error_kinds import is_data_fault
 from schema.failures import current_part, succeeded
 from schema.ids import ENDPOINT, format_id
@@ -85,7 +85,7 @@ class HealthWatch:
     async def look(self, stop: asyncio.Event) -> None:
         """One round over all that fail for long enough. Raises what an outage raises."""
         round_ = _Round()
-        last: Failing | None = None
+        last: FailingEndpoint | None = None
         while not stop.is_set():
             page = await endpoint_health.failing(self._pool, watched_after(self._disable_after), last, PAGE)
             for found in page:
@@ -97,12 +97,12 @@ class HealthWatch:
                 return
             last = page[-1]
 
-    def _step(self, found: Failing) -> Step:
+    def _step(self, found: FailingEndpoint) -> Step:
         if not found.active:
             return Step.NOTHING
         return watch(found.failing_since, found.last_failure_at, found.warned, found.now, self._disable_after)
 
-    async def _act_apart(self, found: Failing, step: Step, round_: "_Round") -> None:
+    async def _act_apart(self, found: FailingEndpoint, step: Step, round_: "_Round") -> None:
         """One endpoint's trouble is not the others'. An outage is everybody's."""
         shown = format_id(ENDPOINT, found.endpoint_id)
         try:
@@ -115,7 +115,7 @@ class HealthWatch:
         else:
             round_.succeeded += 1
 
-    async def _act(self, found: Failing, step: Step) -> None:
+    async def _act(self, found: FailingEndpoint, step: Step) -> None:
         with suppress(_NothingToTell):
             async with self._pool.acquire() as tx, tx.transaction():
                 await endpoint_health.do_not_wait_long(tx)
@@ -124,27 +124,27 @@ class HealthWatch:
                 else:
                     await self._warn(tx, found, step)
 
-    async def _warn(self, tx: Connection, found: Failing, step: Step) -> None:
-        fortune = await endpoint_health.warn(tx, found, step)
+    async def _warn(self, tx: Connection, found: FailingEndpoint, step: Step) -> None:
+        summary = await endpoint_health.warn(tx, found, step)
         disables_at = iso_millis(found.failing_since + self._disable_after)
-        told = _told(found, fortune, percent=int(step), disablesAt=disables_at)
+        told = _told(found, summary, percent=int(step), disablesAt=disables_at)
         await events.record(tx, found.tenant_id, "webhook_endpoint_failing", told)
 
-    async def _disable(self, tx: Connection, found: Failing) -> None:
+    async def _disable(self, tx: Connection, found: FailingEndpoint) -> None:
         reason = f"Nothing was delivered for {format_duration(self._disable_after)}."
-        fortune = await endpoint_health.give_up(tx, found, reason)
-        told = _told(found, fortune, reason="failing")
+        summary = await endpoint_health.disable_failing(tx, found, reason)
+        told = _told(found, summary, reason="failing")
         await events.record(tx, found.tenant_id, "webhook_endpoint_disabled", told)
 
 
-def _told(found: Failing, fortune: Fortune | None, **more: Any) -> dict[str, Any]:
+def _told(found: FailingEndpoint, summary: FailureSummary | None, **more: Any) -> dict[str, Any]:
     """No URL: it may hold a token."""
-    if fortune is None:
+    if summary is None:
         raise _NothingToTell
     return {
         "endpointId": format_id(ENDPOINT, found.endpoint_id),
         "failingSince": iso_millis(found.failing_since),
-        "consecutiveFailures": fortune.consecutive_failures,
-        "lastError": fortune.last_error,
+        "consecutiveFailures": summary.consecutive_failures,
+        "lastError": summary.last_error,
         **more,
     }

@@ -258,24 +258,24 @@ async def endpoints_waiting(connection: Executor, lane: Lane, after: UUID, steps
 
 
 @dataclass(frozen=True, slots=True)
-class Pacing:
+class RateLimitState:
     """How far an endpoint with a rate limit has come, by the database's clock."""
 
     next_at: datetime | None
     now: datetime
 
 
-async def lock_pacing(tx: Connection, endpoints: Sequence[UUID]) -> dict[UUID, Pacing]:
+async def lock_rate_limits(tx: Connection, endpoints: Sequence[UUID]) -> dict[UUID, RateLimitState]:
     """Those of the endpoints that nobody else is claiming for; nobody else will before the transaction ends."""
-    await tx.execute(_SQL["add_pacing"], endpoints)
+    await tx.execute(_SQL["add_rate_limits"], endpoints)
     return {
-        row["endpoint_id"]: Pacing(row["next_at"], row["now"])
-        for row in await tx.fetch(_SQL["lock_pacing"], endpoints)
+        row["endpoint_id"]: RateLimitState(row["next_at"], row["now"])
+        for row in await tx.fetch(_SQL["lock_rate_limits"], endpoints)
     }
 
 
-async def move_pacing(tx: Connection, next_at: Mapping[UUID, datetime]) -> None:
-    await tx.execute(_SQL["move_pacing"], list(next_at), list(next_at.values()))
+async def advance_rate_limits(tx: Connection, next_at: Mapping[UUID, datetime]) -> None:
+    await tx.execute(_SQL["advance_rate_limits"], list(next_at), list(next_at.values()))
 
 
 async def claim(

@@ -87,7 +87,7 @@ async def disable(tx: Connection, endpoint_id: UUID, reason: str, at_url: str | 
     afresh when it is enabled again."""
     if not await tx.fetchval(_SQL["disable_endpoint"], endpoint_id, reason, at_url):
         return False
-    await tx.fetchrow(_SQL["start_afresh"], endpoint_id, None)
+    await tx.fetchrow(_SQL["reset_health"], endpoint_id, None)
     return True
 
 
@@ -95,13 +95,13 @@ async def enable(tx: Connection, endpoint_id: UUID) -> bool:
     """Whether it was disabled until now. Results that came in after that are left behind too."""
     if not await tx.fetchval(_SQL["enable_endpoint"], endpoint_id):
         return False
-    await tx.fetchrow(_SQL["start_afresh"], endpoint_id, None)
+    await tx.fetchrow(_SQL["reset_health"], endpoint_id, None)
     return True
 
 
-async def start_afresh(connection: Executor, endpoint_id: UUID) -> None:
+async def reset_health(connection: Executor, endpoint_id: UUID) -> None:
     """What the old URL's server did says nothing of the new one's."""
-    await connection.fetchrow(_SQL["start_afresh"], endpoint_id, None)
+    await connection.fetchrow(_SQL["reset_health"], endpoint_id, None)
 
 
 async def do_not_wait_long(tx: Connection) -> None:
@@ -113,7 +113,7 @@ async def do_not_wait_long(tx: Connection) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Failing:
+class FailingEndpoint:
     endpoint_id: UUID
     tenant_id: UUID
     failing_since: datetime
@@ -125,7 +125,7 @@ class Failing:
 
 
 @dataclass(frozen=True, slots=True)
-class Fortune:
+class FailureSummary:
     """What an event tells of an endpoint that fails."""
 
     consecutive_failures: int
@@ -133,28 +133,28 @@ class Fortune:
 
 
 async def failing(
-    connection: Executor, for_long: timedelta, after: Failing | None, limit: int
-) -> list[Failing]:
+    connection: Executor, for_long: timedelta, after: FailingEndpoint | None, limit: int
+) -> list[FailingEndpoint]:
     """The longest first; fewer than `limit` when these are the last."""
     since, endpoint_id = (after.failing_since, after.endpoint_id) if after else (None, _FIRST)
     rows = await connection.fetch(_SQL["failing"], for_long, since, endpoint_id, limit)
-    return [Failing(**row) for row in rows]
+    return [FailingEndpoint(**row) for row in rows]
 
 
-async def warn(tx: Connection, found: Failing, percent: int) -> Fortune | None:
+async def warn(tx: Connection, found: FailingEndpoint, percent: int) -> FailureSummary | None:
     """None when there is nothing to tell any more: it succeeded, or somebody else tells."""
-    return _fortune(await tx.fetchrow(_SQL["warn"], found.endpoint_id, found.failing_since, percent))
+    return _failure_summary(await tx.fetchrow(_SQL["warn"], found.endpoint_id, found.failing_since, percent))
 
 
-async def give_up(tx: Connection, found: Failing, reason: str) -> Fortune | None:
+async def disable_failing(tx: Connection, found: FailingEndpoint, reason: str) -> FailureSummary | None:
     """Disables an endpoint that still fails; the same. After None the transaction has to be undone."""
     if not await tx.fetchval(_SQL["disable_endpoint"], found.endpoint_id, reason, None):
         return None
-    return _fortune(await tx.fetchrow(_SQL["start_afresh"], found.endpoint_id, found.failing_since))
+    return _failure_summary(await tx.fetchrow(_SQL["reset_health"], found.endpoint_id, found.failing_since))
 
 
-def _fortune(row: Record | None) -> Fortune | None:
-    return Fortune(**row) if row is not None else None
+def _failure_summary(row: Record | None) -> FailureSummary | None:
+    return FailureSummary(**row) if row is not None else None
 
 
 # For people

@@ -85,7 +85,7 @@ class EndpointAdmin:
         changes = await self._check(endpoint_id, present.mode, wish)
         await endpoints.update(self._database.core, endpoint_id, changes)
         if changes.url is not None and changes.url != present.url:
-            await endpoint_health.start_afresh(self._database.data(present.mode), endpoint_id)
+            await endpoint_health.reset_health(self._database.data(present.mode), endpoint_id)
         return await self.show(endpoint_id)
 
     async def show(self, endpoint_id: UUID) -> Endpoint:

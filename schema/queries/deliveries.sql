@@ -65,20 +65,20 @@ SELECT s.tenant_id, s.endpoint_id,
                       WHERE e.id = s.endpoint_id OFFSET 0) e ON true
  ORDER BY s.endpoint_id;
 
--- name: add_pacing
--- $1 endpoints with a rate limit. Makes the rows that `lock_pacing` locks.
+-- name: add_rate_limits
+-- $1 endpoints with a rate limit. Makes the rows that `lock_rate_limits` locks.
 INSERT INTO endpoint_pacing (endpoint_id, next_at)
 SELECT endpoint_id, '-infinity' FROM unnest($1::uuid[]) AS endpoint_id
 ON CONFLICT DO NOTHING;
 
--- name: lock_pacing
+-- name: lock_rate_limits
 -- $1 endpoints. Those that no other worker is claiming for at present, with the clock by which they are paced.
 SELECT endpoint_id, nullif(next_at, '-infinity') AS next_at, clock_timestamp() AS now
   FROM endpoint_pacing
  WHERE endpoint_id = ANY($1::uuid[])
    FOR UPDATE SKIP LOCKED;
 
--- name: move_pacing
+-- name: advance_rate_limits
 -- $1 endpoints, $2 when the next delivery of each is due by its rate.
 UPDATE endpoint_pacing p
    SET next_at = n.next_at

@@ -67,7 +67,7 @@ UPDATE endpoint_health
  WHERE endpoint_id = $1 AND failing_since = $2 AND warned < $3
 RETURNING consecutive_failures, last_error;
 
--- name: start_afresh
+-- name: reset_health
 -- $1 endpoint, $2 failing since, or null whatever it is. What is behind counts no more; returns what it was.
 UPDATE endpoint_health h
    SET consecutive_failures = 0, failing_since = NULL, warned = 0, open_until = NULL, openings = 0, updated_at = now()

@@ -438,7 +438,7 @@ async def test_an_endpoint_that_another_worker_paces_is_passed_by_without_waitin
     await limit(limited, 100)
     assert (await rounds.served())[limited.endpoint] == 4
     async with data.acquire() as tx, tx.transaction():
-        assert limited.endpoint in await deliveries.lock_pacing(tx, [limited.endpoint])
+        assert limited.endpoint in await deliveries.lock_rate_limits(tx, [limited.endpoint])
         assert await rounds.served() == {free.endpoint: 4}
     assert limited.endpoint in await rounds.served()
 
@@ -467,7 +467,7 @@ async def test_a_rolled_back_claim_costs_nothing_of_the_rate(
         raise LookupError
 
     with monkeypatch.context() as broken:
-        broken.setattr(deliveries, "move_pacing", fail)
+        broken.setattr(deliveries, "advance_rate_limits", fail)
         with pytest.raises(LookupError):
             await rounds.round()
     assert await rounds.claimed() == {queue.endpoint: 3}

@@ -14,7 +14,7 @@ from delivery.endpoint_health import Step
 from delivery.health_watch import HealthWatch
 from schema import endpoint_health, endpoints
 from schema.database import Database
-from schema.endpoint_health import Failing, HealthNote
+from schema.endpoint_health import FailingEndpoint, HealthNote
 from schema.failures import PartFailures, enter_part
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
@@ -293,14 +293,14 @@ async def test_an_endpoint_that_cannot_be_told_of_stops_no_other(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = [await place.failing(days * FIVE_DAYS, last_failure=NOW) for days in (3, 2)]
-    tell = endpoint_health.give_up
+    tell = endpoint_health.disable_failing
 
-    async def defective(tx: Any, found: Failing, reason: str) -> Any:
+    async def defective(tx: Any, found: FailingEndpoint, reason: str) -> Any:
         if found.endpoint_id == first:
             raise ValueError("a defect")
         return await tell(tx, found, reason)
 
-    monkeypatch.setattr(endpoint_health, "give_up", defective)
+    monkeypatch.setattr(endpoint_health, "disable_failing", defective)
     await place.look()
     assert [data["endpointId"] for _, data in await place.told()] == [format_id(ENDPOINT, second)]
     assert await place.enabled(first)

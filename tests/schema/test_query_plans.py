@@ -160,14 +160,16 @@ async def test_skipping_costs_what_is_skipped(data: Connection) -> None:
 async def test_pacing_costs_a_look_up_for_each_endpoint(data: Connection) -> None:
     count = 50
     endpoints = [UUID(int=number + 1) for number in range(2 * count)]
-    await data.execute(DELIVERIES["add_pacing"], endpoints)
+    await data.execute(DELIVERIES["add_rate_limits"], endpoints)
     wanted = endpoints[:count]
     next_at = [datetime.now(UTC)] * count
-    assert_frugal(await explain(data, DELIVERIES["lock_pacing"], wanted), rows=count, pages=5 * count)
+    assert_frugal(await explain(data, DELIVERIES["lock_rate_limits"], wanted), rows=count, pages=5 * count)
     assert_frugal(
-        await explain(data, DELIVERIES["move_pacing"], wanted, next_at), rows=2 * count, pages=9 * count
+        await explain(data, DELIVERIES["advance_rate_limits"], wanted, next_at),
+        rows=2 * count,
+        pages=9 * count,
     )
-    assert_frugal(await explain(data, DELIVERIES["add_pacing"], wanted), rows=0, pages=5 * count)
+    assert_frugal(await explain(data, DELIVERIES["add_rate_limits"], wanted), rows=0, pages=5 * count)
 
 
 async def test_a_claim_costs_what_it_takes(data: Connection) -> None:
