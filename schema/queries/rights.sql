@@ -27,6 +27,13 @@ WITH RECURSIVE schema AS (
     SELECT c.oid, c.relname::text AS declared
       FROM pg_class c JOIN schema s ON c.relnamespace = s.oid
      WHERE c.relname = ANY($2::text[]) AND c.relkind IN ('r', 'p', 'v')
+    UNION ALL  -- months that retention has detached and not dropped yet
+    SELECT c.oid, NULL
+      FROM pg_class c
+      JOIN schema s ON c.relnamespace = s.oid
+      JOIN pg_class p ON p.relnamespace = s.oid AND p.relkind = 'p' AND p.relname = ANY($2::text[])
+                         AND c.relname ~ format('^%s(_g\d+)?_\d{4}_\d{2}$', p.relname)
+     WHERE c.relkind = 'r' AND NOT c.relispartition AND $6
     UNION ALL
     SELECT i.inhrelid, NULL FROM relation r JOIN pg_inherits i ON i.inhparent = r.oid AND $6
 ), found AS (

@@ -160,3 +160,11 @@ async def test_data_restored_alone_leaves_the_log_append_only(
         name: how for name, (how, _) in (await rights(target.owner)).items() if ".append_only" in name
     }
     assert set(triggers.values()) == {"A"}
+
+
+async def test_a_superuser_may_migrate_in_the_owner_s_place(target: Target) -> None:
+    """Everything belongs to the database's owner then, who can do it the next time."""
+    assert (await migrate(target.superuser, target.cluster.key)).files > 0
+    assert {owner for owner, _ in (await rights(target.owner)).values()} - {"A"} == {OWNER}
+    assert await migrate(target.owner, target.cluster.key) == Migrated(0, [])
+    assert await migrate(target.superuser, target.cluster.key) == Migrated(0, [])
