@@ -119,7 +119,7 @@ async def test_addresses_that_are_all_silent_end_with_the_timeout(limits: dict[s
 
 
 async def test_what_an_attempt_had_no_time_for_is_tried_first_by_the_next() -> None:
-    """Three silent addresses, of which two have their least share."""
+    """Two silent addresses take all the time, so a third is reached only by beginning with it."""
     async with (
         machines(None, None, CLOSING) as (silent, *_),
         sending(of(["127.0.0.2", "127.0.0.3", "127.0.0.4"]), connect_timeout=0.45) as sender,
@@ -128,7 +128,6 @@ async def test_what_an_attempt_had_no_time_for_is_tried_first_by_the_next() -> N
         first, second = await sender.send(request), await sender.send(request)
     assert (first.outcome, first.address) == (Outcome.TIMEOUT, "127.0.0.3")
     assert (second.outcome, second.address) == (Outcome.OK, "127.0.0.4")
-    assert second.timings.total < 400
 
 
 async def test_a_machine_that_connects_and_fails_is_left_by_the_next_attempt_and_not_within_one() -> None:
