@@ -1,7 +1,7 @@
-"""What a merchant may add to the request, decided when it is saved, so that sending never has to doubt it.
+"""Validates the custom headers of an endpoint when they are saved, so that sending need not check them.
 
-A custom header may not change the message's framing, its destination, what signs it, or how the answer
-is encoded. Values are often credentials, so no message repeats one.
+A custom header must not change the framing of the message, its destination, its signatures, or the encoding of the
+response. Values are often credentials, so no error repeats one.
 """
 
 import re
@@ -44,51 +44,51 @@ _VALUE: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 def validate_custom_headers(
     headers: Mapping[str, str], *, header_prefix: str = "Duro-"
 ) -> tuple[tuple[str, str], ...]:
-    """The headers in their order, fit for the wire. Raises InvalidInput.
+    """Returns the headers in their order. Raises InvalidInput.
 
-    `header_prefix` is the configured prefix of our own headers; it is reserved as well.
+    `header_prefix` is the configured prefix of duro's own headers; it is reserved too.
     """
     if len(headers) > MAX_HEADERS:
-        raise InvalidInput(f"At most {MAX_HEADERS} custom headers are possible, not {len(headers)}.")
+        raise InvalidInput(f"Too many custom headers: {len(headers)}, at most {MAX_HEADERS} are allowed.")
     reserved_prefixes = (*RESERVED_PREFIXES, header_prefix.lower())
     seen: set[str] = set()
     for name, value in headers.items():
         _check_name(name, reserved_prefixes)
         _check_value(name, value)
         if name.lower() in seen:
-            _refuse(name, "is given twice; names do not differ by case")
+            _reject(name, "is given twice: names are compared without case")
         seen.add(name.lower())
     total = sum(len(f"{name}: {value}\r\n") for name, value in headers.items())
     if total > MAX_TOTAL:
         raise InvalidInput(
-            f"The custom headers take {total} bytes together; at most {MAX_TOTAL} are possible."
+            f"The custom headers have {total} bytes in total; at most {MAX_TOTAL} are allowed."
         )
     return tuple(headers.items())
 
 
 def _check_name(name: object, reserved_prefixes: tuple[str, ...]) -> None:
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-        _refuse(name, "has a name that is not made of letters, digits and hyphens")
+        _reject(name, "has an invalid name: use only letters, digits and hyphens")
     if len(name) > MAX_NAME:
-        _refuse(name, f"has a name longer than {MAX_NAME} characters")
-    lowered = name.lower().replace("_", "-")  # which gateways hand on to a receiver as the same variable
+        _reject(name, f"has a name longer than {MAX_NAME} characters")
+    lowered = name.lower().replace("_", "-")  # gateways pass both to a receiver as one variable
     if lowered in RESERVED or lowered.startswith(reserved_prefixes):
-        _refuse(name, "is reserved: it is set by the sender alone")
+        _reject(name, "is reserved: duro sets it")
 
 
 def _check_value(name: str, value: object) -> None:
     if not isinstance(value, str):
-        _refuse(name, "has a value that is not text")
+        _reject(name, "has a value that is not text")
     if len(value) > MAX_VALUE:
-        _refuse(name, f"has a value longer than {MAX_VALUE} characters")
+        _reject(name, f"has a value longer than {MAX_VALUE} characters")
     if not _VALUE.fullmatch(value):
-        _refuse(
+        _reject(
             name,
-            "has a value with line breaks, control or non-ASCII characters, or spaces at its ends; remove them",
+            "has a value with line breaks, control characters, non-ASCII characters, or spaces at its ends: remove them",
         )
 
 
-def _refuse(name: object, fault: str) -> NoReturn:
+def _reject(name: object, fault: str) -> NoReturn:
     shown = ascii(name)
     if len(shown) > MAX_NAME:
         shown = f"{shown[:40]}…"

@@ -9,8 +9,8 @@ from schema.errors import InvalidInput
 from schema.strict_base64 import decode_strict
 
 PREFIX: Final = "whsec_"
-LEAST_BYTES: Final = 24
-MOST_BYTES: Final = 64
+MIN_BYTES: Final = 24
+MAX_BYTES: Final = 64
 
 
 def generate_secret(random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> str:
@@ -18,11 +18,11 @@ def generate_secret(random_bytes: Callable[[int], bytes] = secrets.token_bytes) 
 
 
 def parse_secret(text: str) -> bytes:
-    """The bytes a secret stands for. Raises InvalidInput, which never repeats the secret."""
+    """Decodes a secret into its bytes. Raises InvalidInput, whose text never contains the secret."""
     decoded = decode_strict(text.removeprefix(PREFIX)) if text.startswith(PREFIX) else None
-    if decoded is None or not LEAST_BYTES <= len(decoded) <= MOST_BYTES:
+    if decoded is None or not MIN_BYTES <= len(decoded) <= MAX_BYTES:
         raise InvalidInput(
-            f"The secret is not {PREFIX} followed by the padded base64 of {LEAST_BYTES} to {MOST_BYTES} bytes; "
-            "copy it whole, or rotate the endpoint's secret for a fresh one."
+            f"The secret is not {PREFIX} followed by the padded base64 of {MIN_BYTES} to {MAX_BYTES} bytes: "
+            "copy the whole secret, or rotate the endpoint's secret to get a new one."
         )
     return decoded

@@ -1,4 +1,4 @@
-"""From a claimed delivery to the exact bytes of one attempt."""
+"""Builds the exact request of an attempt from a claimed delivery."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,7 +17,7 @@ from schema.secret_box import SecretBox
 
 
 class Message(NamedTuple):
-    """An event as every endpoint gets it."""
+    """An event as it is sent to every endpoint."""
 
     event_id: str
     """As `evt_…`."""
@@ -25,7 +25,7 @@ class Message(NamedTuple):
 
 
 class _Route(NamedTuple):
-    """What all of an endpoint's requests share."""
+    """What all requests to an endpoint share."""
 
     url: EndpointUrl
     headers: tuple[tuple[str, str], ...]
@@ -33,7 +33,7 @@ class _Route(NamedTuple):
 
 
 class Outbound:
-    """Opens what the endpoint has sealed, once per sealed text; a rotated secret is another text."""
+    """Decrypts an endpoint's secrets and headers once per ciphertext; a rotated secret is a new ciphertext."""
 
     def __init__(self, box: SecretBox, header_prefix: str, user_agent: str) -> None:
         self._box = box
@@ -42,7 +42,8 @@ class Outbound:
         self._route = lru_cache(4096)(self._find_route)
 
     def request(self, claim: ClaimedDelivery, message: Message, timestamp: int) -> OutboundRequest:
-        """Raises Unavailable when a secret was sealed with another key, InvalidInput when the URL is no longer taken."""
+        """Builds one signed request. Raises Unavailable if a secret was sealed with another key, and InvalidInput if the
+        URL is no longer accepted."""
         endpoint = claim.endpoint
         assert endpoint is not None
         route = self._route(endpoint.id, endpoint.url, endpoint.sealed_headers, endpoint.sealed_secrets)
@@ -70,7 +71,7 @@ class Outbound:
 
 
 def messages(claims: Sequence[ClaimedDelivery]) -> dict[UUID, Message]:
-    """One per event, however many endpoints it goes to."""
+    """Builds one message per event, for all its endpoints."""
     made: dict[UUID, Message] = {}
     for claim in claims:
         if claim.event_id not in made:

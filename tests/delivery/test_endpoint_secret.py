@@ -1,3 +1,5 @@
+"""Signing secrets: 24 to 64 bytes as canonical base64, never shown in errors."""
+
 import base64
 
 import pytest
@@ -8,7 +10,7 @@ from delivery.endpoint_secret import generate_secret, parse_secret
 from schema.errors import InvalidInput
 
 
-def test_a_generated_secret_stands_for_32_random_bytes() -> None:
+def test_a_generated_secret_encodes_32_random_bytes() -> None:
     assert generate_secret(lambda count: bytes(range(count))) == (
         "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
     )
@@ -44,11 +46,11 @@ CANONICAL = base64.b64encode(b"\xfb\xff" * 16).decode()
     "empty", "prefix alone", "no prefix", "prefix in capitals", "23 bytes", "65 bytes", "no padding",
     "too much padding", "line break", "space", "spare bits set", "URL-safe alphabet", "not ASCII",
 ])  # fmt: skip
-def test_anything_else_is_refused_without_repeating_it(text: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+def test_an_invalid_secret_is_rejected_and_not_shown(text: str) -> None:
+    with pytest.raises(InvalidInput) as rejected:
         parse_secret(text)
     secret_part = text.removeprefix("whsec_").strip()
-    assert not secret_part or secret_part not in str(refused.value)
-    assert refused.value.__context__ is None, (
+    assert not secret_part or secret_part not in str(rejected.value)
+    assert rejected.value.__context__ is None, (
         "a chained decoder error would carry the text into the traceback"
     )

@@ -1,4 +1,4 @@
-"""`data` leaves as PostgreSQL spelled it, without the spaces that mean nothing."""
+"""The body keeps `data` as PostgreSQL spells it, without insignificant spaces."""
 
 import json
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from schema.ids import EVENT, format_id
 ID = UUID("018cd7f2-5ae9-f8e6-7d23-69e8fa132a86")
 CREATED_AT = datetime(2026, 6, 28, 9, tzinfo=UTC)
 
-# What orjson reads as another value (a float) or spells in another way, beside what it gives back unchanged.
+# Numbers that orjson reads as another value (a float) or spells differently, and others that it returns unchanged.
 numbers = st.one_of(
     st.integers(-(10**40), 10**40).map(Decimal),
     st.decimals(allow_nan=False, allow_infinity=False),
@@ -58,7 +58,7 @@ def body_with(data_json: str) -> bytes:
     return envelope(format_id(EVENT, ID), "invoice_created", CREATED_AT, data_json)
 
 
-def test_the_body_is_exactly_the_promised_one() -> None:
+def test_the_body_has_the_documented_form() -> None:
     moment = datetime(2026, 6, 28, 9, 0, 0, 999, tzinfo=UTC)
     assert (
         envelope(
@@ -78,8 +78,8 @@ def test_the_body_is_exactly_the_promised_one() -> None:
 @example({"a": Decimal("1.10"), "b": [Decimal(12345678901234567890123), "x, y: z"]})
 @example({", ": '": ", \\" , '})
 @example('\x7f\u2028é😀\t"\\')
-def test_any_json_keeps_its_spelling_and_loses_its_spaces(value: Any) -> None:
-    """Byte for byte what a compact writer that never had the spaces would have written."""
+def test_json_keeps_its_spelling_and_loses_its_spaces(value: Any) -> None:
+    """Equal to the output of a compact writer, byte for byte."""
     body = body_with(jsonb_text(value))
     prefix, data = body.split(b'"data":', 1)
     assert data == written(value, ",", ":").encode() + b"}"
@@ -96,9 +96,9 @@ def test_the_body_parses_back_to_the_same_value(value: Any) -> None:
 @pytest.mark.parametrize(
     "number", ["1.10", "-0", "1E-7", "1e5", "12345678901234567890123", "0.1000000000000000055"]
 )
-def test_a_number_is_never_respelled(number: str) -> None:
+def test_a_number_keeps_its_spelling(number: str) -> None:
     assert orjson.dumps(orjson.loads(number)) != number.encode(), (
-        "orjson alone would do, so this proves nothing"
+        "orjson keeps this spelling: the case proves nothing"
     )
     assert compact(f'{{"amount": {number}, "note": "a, b"}}'.encode()) == (
         f'{{"amount":{number},"note":"a, b"}}'.encode()
@@ -106,7 +106,7 @@ def test_a_number_is_never_respelled(number: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [200, 254, 255, 1024, 5000])
-def test_nesting_deeper_than_orjson_goes_is_no_limit(depth: int) -> None:
+def test_data_may_be_nested_deeper_than_orjson_supports(depth: int) -> None:
     assert compact(b'{"a": ' * depth + b"1" + b"}" * depth) == b'{"a":' * depth + b"1" + b"}" * depth
 
 

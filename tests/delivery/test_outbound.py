@@ -1,4 +1,4 @@
-"""From a claimed delivery to exactly the bytes and headers of contract.md."""
+"""Requests have the documented body and headers, are signed, and show no secret."""
 
 import json
 import time
@@ -64,14 +64,14 @@ def request(
     return outbound.request(claim, messages([claim])[claim.event_id], timestamp)
 
 
-def test_the_body_is_the_contract_s_to_the_byte() -> None:
+def test_the_body_has_the_documented_bytes() -> None:
     assert request(target(NEW)).body == (
         b'{"id":"evt_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6","type":"subscription_payment_success",'
         b'"createdAt":"2026-06-28T09:00:00.000Z","data":{"amount":500000,"currency":"NGN"}}'
     )
 
 
-def test_headers_are_complete_and_in_order_with_the_merchants_before_ours() -> None:
+def test_custom_headers_come_before_duro_s_own() -> None:
     headers = request(target(NEW, headers=[["Authorization", "Bearer x"], ["X-Shop", "7"]])).headers
     assert [name for name, _ in headers] == [
         "Authorization",
@@ -94,13 +94,13 @@ def test_headers_are_complete_and_in_order_with_the_merchants_before_ours() -> N
     assert values["Authorization"] == "Bearer x"
 
 
-def test_another_product_s_prefix_is_in_its_headers_and_user_agent() -> None:
+def test_the_prefix_names_the_headers() -> None:
     names = [name for name, _ in request(target(NEW), prefix="Acme").headers]
     assert names[1:5] == ["User-Agent", "Acme-Signature", "Acme-Event-Id", "Acme-Event-Type"]
 
 
 @pytest.mark.parametrize("held", [OLD, NEW], ids=["old", "new"])
-def test_during_a_rotation_either_secret_verifies_with_code_that_is_not_ours(held: str) -> None:
+def test_during_a_rotation_either_secret_verifies(held: str) -> None:
     made = request(target(NEW, OLD), timestamp=int(time.time()))
     headers = dict(made.headers)
     assert headers["Duro-Signature"].count("v1=") == 2
@@ -119,8 +119,8 @@ def test_after_the_grace_period_only_the_new_secret_verifies() -> None:
         standardwebhooks.Webhook(OLD).verify(made.body, headers)
 
 
-def test_a_rotated_secret_counts_from_the_next_request_on() -> None:
-    """What was opened is remembered by what was sealed, so a change cannot be missed."""
+def test_a_rotated_secret_signs_the_next_request() -> None:
+    """The cache of decrypted secrets is keyed by ciphertext, so no change is missed."""
     outbound = Outbound(BOX, "Duro", "x")
     for secret in (OLD, NEW):
         claim = claimed(target(secret))
@@ -128,12 +128,12 @@ def test_a_rotated_secret_counts_from_the_next_request_on() -> None:
         verify_duro_signature(dict(made.headers)["Duro-Signature"], b"{}", [secret], 1_782_637_200)
 
 
-def test_a_secret_sealed_with_another_key_is_unavailable_and_is_not_shown() -> None:
+def test_a_secret_sealed_with_another_key_is_unavailable() -> None:
     endpoint = target(NEW)
     stranger = Outbound(SecretBox(bytes(32)), "Duro", "x")
-    with pytest.raises(Unavailable, match="DURO_SECRET_KEY") as refused:
+    with pytest.raises(Unavailable, match="DURO_SECRET_KEY") as rejected:
         stranger.request(claimed(endpoint), Message(EVENT, b"{}"), 1)
-    assert NEW not in str(refused.value)
+    assert NEW not in str(rejected.value)
 
 
 def test_headers_sealed_with_another_key_are_unavailable() -> None:
@@ -142,30 +142,30 @@ def test_headers_sealed_with_another_key_are_unavailable() -> None:
         request(endpoint)
 
 
-def test_a_secret_moved_from_another_endpoint_does_not_open() -> None:
+def test_a_secret_of_another_endpoint_does_not_open() -> None:
     moved = replace(target(NEW), id=new_id())
     with pytest.raises(Unavailable):
         request(moved)
 
 
-def test_an_endpoint_without_a_secret_gets_nothing_unsigned() -> None:
+def test_an_endpoint_without_a_secret_gets_no_request() -> None:
     with pytest.raises(ValueError, match="unsigned"):
         request(target())
 
 
-def test_a_url_that_is_no_longer_taken_is_refused() -> None:
+def test_an_invalid_url_is_rejected() -> None:
     with pytest.raises(InvalidInput):
         request(target(NEW, url="https://user:password@example.com/"))
 
 
-def test_one_event_to_many_endpoints_has_one_body() -> None:
+def test_an_event_has_one_body_for_all_endpoints() -> None:
     claims = [claimed(target(NEW)) for _ in range(3)] + [claimed(target(NEW), new_id())]
     made = messages(claims)
     assert len(made) == 2
     assert json.loads(made[claims[3].event_id].body)["id"] != EVENT
 
 
-def test_nothing_secret_is_in_the_request_s_repr() -> None:
-    made = request(target(NEW, headers=[["Authorization", "Bearer hush"]]))
-    assert "hush" not in repr(made)
+def test_the_repr_of_a_request_shows_no_secret() -> None:
+    made = request(target(NEW, headers=[["Authorization", "Bearer hidden"]]))
+    assert "hidden" not in repr(made)
     assert dict(made.headers)["Duro-Signature"] not in repr(made)

@@ -1,4 +1,4 @@
-"""Receivers verify with code that is not ours, so the signatures are held to that code and to published vectors."""
+"""Signatures verify with the libraries that receivers use, and match published vectors."""
 
 import base64
 import hashlib
@@ -77,7 +77,7 @@ def test_published_vectors_are_reproduced(vector: dict[str, Any]) -> None:
 
 
 def test_headers_have_their_names_order_and_form() -> None:
-    """What contract.md prints is what goes out."""
+    """They are as documented."""
     headers = signed_headers(
         signing_keys([NEW]), event_id=EVENT_ID, event_type="invoice_created", timestamp=NOW, body=BODY
     )
@@ -93,7 +93,7 @@ def test_headers_have_their_names_order_and_form() -> None:
     )
 
 
-def test_another_product_puts_its_own_name_on_the_headers() -> None:
+def test_the_header_prefix_is_configurable() -> None:
     assert list(sign(BODY, NEW, prefix="Acme"))[:3] == ["Acme-Signature", "Acme-Event-Id", "Acme-Event-Type"]
 
 
@@ -112,7 +112,7 @@ def test_stripe_and_standardwebhooks_verify_during_rotation(held: str) -> None:
     assert standardwebhooks.Webhook(held).verify(BODY, headers) == json.loads(BODY)
 
 
-def test_stripe_and_standardwebhooks_refuse_another_endpoints_secret() -> None:
+def test_stripe_and_standardwebhooks_reject_the_secret_of_another_endpoint() -> None:
     headers = sign(BODY, NEW, OLD, timestamp=int(time.time()))
     with pytest.raises(stripe.SignatureVerificationError):
         stripe.WebhookSignature.verify_header(BODY, headers["Duro-Signature"], FOREIGN, tolerance=300)
@@ -140,7 +140,7 @@ def test_any_body_verifies_with_any_of_its_secrets(
 
 
 @given(body=st.binary(min_size=1), secret=secrets, bit=st.integers(0))
-def test_a_flipped_bit_of_the_body_is_noticed(body: bytes, secret: str, bit: int) -> None:
+def test_a_flipped_bit_in_the_body_is_rejected(body: bytes, secret: str, bit: int) -> None:
     headers = sign(body, secret)
     with pytest.raises(NoMatchingSignature):
         verify_duro_signature(headers["Duro-Signature"], flip(body, bit), [secret], now=NOW)
@@ -149,7 +149,7 @@ def test_a_flipped_bit_of_the_body_is_noticed(body: bytes, secret: str, bit: int
 
 
 @given(raw=secret_bytes, bit=st.integers(0))
-def test_a_flipped_bit_of_the_secret_is_noticed(raw: bytes, bit: int) -> None:
+def test_a_flipped_bit_in_the_secret_is_rejected(raw: bytes, bit: int) -> None:
     headers, other = sign(BODY, as_secret(raw)), as_secret(flip(raw, bit))
     with pytest.raises(NoMatchingSignature):
         verify_duro_signature(headers["Duro-Signature"], BODY, [other], now=NOW)
@@ -158,8 +158,8 @@ def test_a_flipped_bit_of_the_secret_is_noticed(raw: bytes, bit: int) -> None:
 
 
 @given(bit=st.integers(0))
-def test_a_flipped_bit_of_a_header_is_noticed(bit: int) -> None:
-    """Carried as surrogates where it makes a byte that is no UTF-8, as HTTP libraries do."""
+def test_a_flipped_bit_in_a_header_is_rejected(bit: int) -> None:
+    """A byte that is not UTF-8 becomes a surrogate, as in HTTP libraries."""
     headers = sign(BODY, NEW)
 
     def damaged(name: str) -> str:
@@ -181,23 +181,31 @@ def test_a_flipped_bit_of_a_header_is_noticed(bit: int) -> None:
     ids=["duro", "standard"],
 )
 class TestTimestamp:
-    """Both schemes share one idea of recent: the bounds count in, on either side."""
+    """Both schemes accept the same range of timestamps, bounds included."""
 
     @pytest.mark.parametrize("now", [NOW - 300, NOW, NOW + 300])
     def test_within_the_tolerance_is_accepted(self, verify: Callable[..., None], now: int) -> None:
         verify(sign(BODY, NEW), body=BODY, secrets=[NEW], now=now)
 
-    @pytest.mark.parametrize(("now", "reason"), [(NOW + 301, "too old"), (NOW - 301, "in the future")])
-    def test_beyond_the_tolerance_is_refused(
-        self, verify: Callable[..., None], now: int, reason: str
+    @pytest.mark.parametrize(
+        ("now", "reason"),
+        [
+            (NOW + 301, "too old: it was made 301 s ago, and 300 s are allowed"),
+            (NOW + 300.001, "too old: it was made 301 s ago"),
+            (NOW - 301, "301 s in the future, and 300 s are allowed"),
+            (NOW - 300.001, "301 s in the future"),
+        ],
+    )
+    def test_beyond_the_tolerance_is_rejected(
+        self, verify: Callable[..., None], now: float, reason: str
     ) -> None:
         with pytest.raises(TimestampOutOfTolerance, match=reason):
             verify(sign(BODY, NEW), body=BODY, secrets=[NEW], now=now)
 
-    def test_support_can_check_an_old_request(self, verify: Callable[..., None]) -> None:
+    def test_without_a_tolerance_an_old_request_verifies(self, verify: Callable[..., None]) -> None:
         verify(sign(BODY, NEW), body=BODY, secrets=[NEW], now=NOW + 10**7, tolerance_s=None)
 
-    def test_a_wrong_secret_is_named_before_an_old_timestamp(self, verify: Callable[..., None]) -> None:
+    def test_a_wrong_secret_is_reported_before_an_old_timestamp(self, verify: Callable[..., None]) -> None:
         with pytest.raises(NoMatchingSignature):
             verify(sign(BODY, FOREIGN), body=BODY, secrets=[NEW], now=NOW + 10**7)
 
@@ -215,7 +223,7 @@ class TestTimestamp:
     f"t={NOW},t={NOW},v1=00",
     f"t={'9' * 5000},v1=00",
 ])  # fmt: skip
-def test_a_malformed_duro_signature_is_called_so(header: str) -> None:
+def test_a_malformed_duro_signature_is_reported(header: str) -> None:
     with pytest.raises(MalformedSignature):
         verify_duro_signature(header, BODY, [NEW], now=NOW)
 
@@ -228,13 +236,13 @@ def test_a_malformed_duro_signature_is_called_so(header: str) -> None:
     {"webhook-signature": ""},
     {"webhook-signature": "v1a,AAAA"},
 ])  # fmt: skip
-def test_malformed_standard_headers_are_called_so(change: dict[str, str]) -> None:
+def test_malformed_standard_headers_are_reported(change: dict[str, str]) -> None:
     with pytest.raises(MalformedSignature):
         verify_standard({**sign(BODY, NEW), **change}, BODY, [NEW], now=NOW)
 
 
 @pytest.mark.parametrize("text", ["", "v1=", "é", "\udcff\ud800", "=" * 5000])
-def test_a_signature_of_any_text_is_refused_and_nothing_worse(text: str) -> None:
+def test_any_text_as_a_signature_is_rejected(text: str) -> None:
     with pytest.raises(NoMatchingSignature):
         verify_duro_signature(f"t={NOW},v1={text}", BODY, [NEW], now=NOW)
     with pytest.raises(NoMatchingSignature):
@@ -248,7 +256,7 @@ def test_standard_headers_are_found_in_any_case() -> None:
 
 
 def test_every_signature_is_compared_with_every_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time taken must not tell which one matched."""
+    """Timing must not show which one matched."""
     compared = []
 
     def counting(candidate: bytes, signature: bytes) -> bool:
@@ -260,24 +268,24 @@ def test_every_signature_is_compared_with_every_secret(monkeypatch: pytest.Monke
     assert len(set(compared)) == 3 * 2
 
 
-def test_nothing_goes_out_unsigned() -> None:
+def test_signing_without_a_key_fails() -> None:
     with pytest.raises(ValueError, match="unsigned"):
         sign(BODY)
 
 
-def test_a_key_does_not_show_itself() -> None:
+def test_a_key_is_not_in_its_repr() -> None:
     assert repr(SigningKey.from_secret(NEW)) == "SigningKey()"
 
 
 @pytest.mark.parametrize("secret", ["whsec_short", "whsec_" + "é" * 40, "whsec_\ud800"])
-def test_a_bad_secret_is_refused_without_being_shown(secret: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+def test_an_invalid_secret_is_rejected_and_not_shown(secret: str) -> None:
+    with pytest.raises(InvalidInput) as rejected:
         SigningKey.from_secret(secret)
-    assert secret[6:] not in str(refused.value)
+    assert secret[6:] not in str(rejected.value)
 
 
 @given(key=st.binary(max_size=200), message=st.binary(max_size=200))
-def test_a_key_taken_in_beforehand_signs_as_the_standard_library_does(key: bytes, message: bytes) -> None:
+def test_a_precomputed_key_signs_as_the_standard_library(key: bytes, message: bytes) -> None:
     keyed = _Hmac(key)
     assert keyed.digest(message) == hmac.digest(key, message, "sha256")
     assert keyed.digest(message) == hmac.digest(key, message, "sha256"), "and again"
