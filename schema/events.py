@@ -1,6 +1,7 @@
 """Events of one tenant in one mode: recorded, listed, shown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ import asyncpg
 import orjson
 
 from schema.database import Executor
+from schema.error_kinds import describe, is_unreadable
 from schema.errors import InvalidInput, NotFound, Unavailable
 from schema.ids import EVENT, format_id
 from schema.pages import After, Page, page
@@ -78,10 +80,24 @@ def _sentence(error: asyncpg.PostgresError) -> str:
     return f"{message} {error.hint}" if error.hint else message
 
 
+@contextmanager
+def _damage_explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
+        raise Unavailable(
+            f"{what} cannot be read, for its stored data is damaged ({describe(error)}): "
+            "correct its row in its partition of the table events."
+        ) from None
+
+
 async def list_events(
     connection: Executor, tenant_id: UUID, type_: str | None, after: After, limit: int
 ) -> Page[Event]:
-    rows = await connection.fetch(_SQL["list"], tenant_id, type_, after.created_at, after.id, limit + 1)
+    with _damage_explained("An event of this page"):
+        rows = await connection.fetch(_SQL["list"], tenant_id, type_, after.created_at, after.id, limit + 1)
     return page([Event(**row) for row in rows], limit)
 
 
@@ -91,7 +107,8 @@ async def tenant_of(connection: Executor, event_id: UUID) -> UUID | None:
 
 
 async def show(connection: Executor, tenant_id: UUID, event_id: UUID) -> ShownEvent:
-    row = await connection.fetchrow(_SQL["show"], tenant_id, event_id)
+    with _damage_explained(f"Event {format_id(EVENT, event_id)}"):
+        row = await connection.fetchrow(_SQL["show"], tenant_id, event_id)
     if row is None:
         raise NotFound(f"There is no event {format_id(EVENT, event_id)} of this tenant in this mode.")
     fanned_out = await connection.fetch(_SQL["deliveries_of"], tenant_id, event_id, row["created_at"])

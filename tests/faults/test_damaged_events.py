@@ -15,8 +15,10 @@ from consumers.projecting import Serving
 from consumers.rebuilding import Rebuild
 from consumers.rollups import Rollups
 from consumers.tail import Tail
-from schema import log
+from schema import events, log
 from schema.database import Database
+from schema.errors import Unavailable
+from schema.pages import After
 from schema.positions import events_after, events_of_tenants
 from service.dead_events import Retried, retry_dead_events
 from tests.support.connections import Connect
@@ -131,8 +133,8 @@ async def test_listeners_hear_what_is_around_it(
 ) -> None:
     tail = Tail(ours.pool)
     heard: list[int] = []
-    async with running(tail), asyncio.timeout(20), tail.listen(tenant, after=0) as events:
-        async for event in events:
+    async with running(tail), asyncio.timeout(20), tail.listen(tenant, after=0) as hearing:
+        async for event in hearing:
             heard.append(getattr(event, "pos", -1))
             if len(heard) == len(GOOD):
                 await record_damaged(ascii_session, tenant)
@@ -170,3 +172,10 @@ async def test_a_delivery_whose_event_was_damaged_later_holds_up_no_other(
     async with running(*ours.everything()):
         await ours.settled.count(14)
     assert {row["status"] for row in await ours.rows()} == {"delivered"}
+
+
+async def test_a_look_at_it_says_what_to_do(ours: Engine, tenant: UUID, bad: dict[int, UUID]) -> None:
+    with pytest.raises(Unavailable, match=r"Event evt_.* correct its row in its partition"):
+        await events.show(ours.pool, tenant, bad[5])
+    with pytest.raises(Unavailable, match="An event of this page cannot be read"):
+        await events.list_events(ours.pool, tenant, None, After(), 100)
