@@ -7,7 +7,8 @@
                  └─────────────┘ nothing leaves before it is written
 
 A transaction settles deliveries, appends attempts and notes health. Endpoints' breakers learn of a result when it arrives,
-once, however often its batch is tried. After a 410 another transaction disables the endpoint and records the event.
+once, however often its batch is tried. After a 410 another transaction disables the endpoint and records the event; if it
+fails, it is repeated later.
 
 No trouble of the database drops a result: its delivery would be sent again. Memory is bounded, because each result holds
 a slot (capacity.py) until it is written, so that attempts end when all slots are taken. Only after a stop, and
@@ -34,6 +35,7 @@ from schema.polling import through_outages
 _BATCH = 1000
 GONE = "The receiver answered 410 Gone."
 LAST_TRIES_S = 3.0
+DISABLE_AGAIN_S = 5.0
 _WRITE: Final = "write results"
 _STORE_DETAILS: Final = "store a result's details"
 _DISABLE: Final = "disable an endpoint that answered 410"
@@ -73,6 +75,8 @@ class Settler:
         self._gathered: list[Settled] = []
         self._tried = 0  # of the gathered, the first ones: an earlier try may have been committed
         self._size = _BATCH
+        self._gone: dict[UUID, ClaimedDelivery] = {}
+        self._disable_not_before = 0.0
         self._arrived = asyncio.Event()
         self.on_settled: Callable[[Settled], None] = lambda _result: None
         self.tally = Tally()
@@ -102,8 +106,13 @@ class Settler:
                 else:
                     self._arrived.clear()
                     arriving = asyncio.ensure_future(self._arrived.wait())
-                    await asyncio.wait((arriving, stopping), return_when=asyncio.FIRST_COMPLETED)
+                    again_s = DISABLE_AGAIN_S if self._gone else None
+                    await asyncio.wait(
+                        (arriving, stopping), timeout=again_s, return_when=asyncio.FIRST_COMPLETED
+                    )
                     arriving.cancel()
+                if self._gone:
+                    await self._disable_gone()
         finally:
             stopping.cancel()
             giving_up.cancel()
@@ -189,15 +198,26 @@ class Settler:
         self.settled += len(settled)
         self.fenced_off += len(batch) - len(settled)
         claims = [result.settlement.claim for result in batch if result.disable_endpoint]
-        disabled = [
-            await self._disable(claim)
-            for claim in {claim.endpoint_id: claim for claim in claims if claim.id in settled}.values()
-        ]
-        if all(disabled):
+        gone = {claim.endpoint_id: claim for claim in claims if claim.id in settled}
+        if gone:
+            self._gone |= gone
+            self._disable_not_before = 0.0
+
+    async def _disable_gone(self) -> None:
+        """Those that answered 410. One whose row is held by another session is tried again after a while."""
+        now = asyncio.get_running_loop().time()
+        if now < self._disable_not_before:
+            return
+        for claim in list(self._gone.values()):
+            if await self._disable(claim):
+                del self._gone[claim.endpoint_id]
+        if self._gone:
+            self._disable_not_before = now + DISABLE_AGAIN_S
+        else:
             succeeded(_DISABLE)
 
     async def _disable(self, claim: ClaimedDelivery) -> bool:
-        """Whether nothing failed. Apart from the batch, which must not wait for whoever is at the endpoint's row. The next 410 tries again."""
+        """Whether that is settled. Apart from the batch, which must not wait for another session that holds the row."""
         assert claim.endpoint is not None
         told = {"endpointId": format_id(ENDPOINT, claim.endpoint_id), "reason": "gone"}
         try:
@@ -210,5 +230,5 @@ class Settler:
                 self._health.forget(claim.endpoint_id)
         except Exception as error:  # noqa: BLE001  whatever it is, it is reported, and the results are written
             failed(_DISABLE, error, f"endpoint {told['endpointId']}", harmless=True)
-            return False
+            return is_data_fault(error)  # nor would it be disabled later
         return True

@@ -93,7 +93,7 @@ async def test_whoever_is_at_the_endpoint_s_row_holds_results_up_for_a_moment_at
         async with asyncio.timeout(5):
             await settle(ours, *(gone(claimed) for claimed in claims))
     assert [row["status"] for row in await ours.rows()] == ["failed"] * 6
-    assert await told_disabled(superuser) == [], "the next 410 tells"
+    assert await told_disabled(superuser) == [], "it is done later"
 
 
 async def test_410_that_cannot_be_noted_is_reported_until_it_can(

@@ -6,6 +6,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from delivery import settler as settling
 from delivery.dispatcher import DispatchLimits
 from schema import deliveries
 from schema.database import Database
@@ -14,7 +15,7 @@ from tests.support.connections import OWNER, SUPERUSER, Connect
 from tests.support.engine import Engine, add_endpoint, engine, in_flight_limits, running
 from tests.support.events import record
 from tests.support.receiver import Receiver
-from tests.support.settling import delivered, some_claims
+from tests.support.settling import delivered, gone, some_claims
 from tests.support.trouble import raising
 
 STATES = (
@@ -116,3 +117,19 @@ async def test_attempts_end_when_all_slots_hold_results(
             await ours.settled.count(3 * most)
         assert set(receiver.event_ids().values()) == {1}
         assert ours.dispatcher.in_flight == 0
+
+
+async def test_a_410_whose_endpoint_is_locked_disables_it_later_by_itself(
+    ours: Engine, connect: Connect, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "DISABLE_AGAIN_S", 0.05)
+    owner, observer = await connect(OWNER), await connect(OWNER)
+    enabled = "SELECT enabled FROM core.webhook_endpoints WHERE id = $1"
+    (claimed,) = await some_claims(ours, tenant, endpoint, 1)
+    async with running(ours.settler), raising(owner, ["core.webhook_endpoints"], "55P03", times=3):
+        ours.settler.put(gone(claimed))
+        await ours.settled.count(1)
+        assert await observer.fetchval(enabled, endpoint)
+    async with running(ours.settler):
+        await until(observer, f"SELECT NOT ({enabled})", endpoint)
+    assert len(await ours.attempts()) == 1
