@@ -1,6 +1,6 @@
 -- The benchmark's, as the owner of a scratch database; nothing else uses them. All in schema live.
 
--- name: hold_back
+-- name: hold_sequencer
 -- Until the transaction ends, no worker gives an event its position.
 LOCK TABLE live.sequencer_lock IN EXCLUSIVE MODE;
 
@@ -34,7 +34,7 @@ SELECT date_trunc('month', now(), 'UTC') AS since, now() AS until;
 -- $1 tenants. Their endpoints.
 SELECT tenant_id, id AS endpoint_id FROM core.webhook_endpoints WHERE tenant_id = ANY($1::uuid[]) AND mode = 'live';
 
--- name: past
+-- name: history_step
 -- One step of a past. $1 tenants and $2 their endpoints, side by side; $3 type, $4 data, $5 the first position,
 -- $6 how many, $7 and $8 since and until when, $9 of how many in all, $10 delivered or pending. What is pending is due.
 WITH made AS MATERIALIZED (
@@ -70,13 +70,13 @@ SELECT attempt_id, tenant_id, delivery_id, endpoint_id, created_at, false, creat
   FROM made
  WHERE $10 = 'delivered';
 
--- name: past_sequenced
+-- name: advance_sequencer
 -- $1 the past's last position: the sequencer goes on behind it.
 WITH gone AS (DELETE FROM live.sequencer RETURNING tick, restore_floor, system_identifier)
 INSERT INTO live.sequencer (done, last_pos, restore_floor, system_identifier)
 SELECT pg_current_snapshot(), $1, restore_floor, system_identifier FROM gone ORDER BY tick DESC LIMIT 1;
 
--- name: past_consumed
+-- name: advance_consumers
 -- $1 the past's last position: every consumer goes on behind it, but those that build anew.
 INSERT INTO live.cursors (consumer, pos) SELECT name, $1 FROM live.consumers WHERE name NOT LIKE '%\_rebuild';
 
@@ -89,7 +89,7 @@ SELECT id FROM core.workers WHERE name LIKE '%/' || $1::text;
 SELECT id FROM live.webhook_deliveries WHERE lease IS NOT NULL AND leased_by = $1;
 
 -- name: recovered
--- $1 deliveries, $2 since when. How many are still pending, when the last of the others was settled, and when the
+-- $1 deliveries, $2 since when. How many are still pending, when the last of the other_load was settled, and when the
 -- first attempt began since then.
 SELECT count(*) FILTER (WHERE d.status = 'pending') AS pending, max(d.settled_at) AS settled_at,
        (SELECT min(a.started_at) FROM live.webhook_attempts a
@@ -97,7 +97,7 @@ SELECT count(*) FILTER (WHERE d.status = 'pending') AS pending, max(d.settled_at
   FROM live.webhook_deliveries d
  WHERE d.id = ANY($1::uuid[]);
 
--- name: past_events
+-- name: event_log_step
 -- One step of a past of events alone, which no consumer has applied. $1 tenants; $2 types and $3 their data, side by side; $4 the
 -- first position, $5 how many, $6 and $7 since and until when, $8 of how many in all, $9 how many subscriptions they are of.
 WITH made AS MATERIALIZED (

@@ -1,20 +1,20 @@
-"""One measurement of the bare aiohttp loop, by the same receiver and the same arithmetic as ours."""
+"""Measures the bare aiohttp loop with the same receiver and the same arithmetic as duro."""
 
 from dataclasses import dataclass
 from typing import Final
 
 from schema.errors import Unavailable
+from service.bench.bench_database import Shape
+from service.bench.bench_setup import BenchSetup
 from service.bench.drain import arrival_rate
-from service.bench.ground import Ground
 from service.bench.proc import cpu_s
 from service.bench.process import process
-from service.bench.stage import Shape
 
 _WITHIN_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Posted:
+class BareLoopResult:
     rate: float
     """Per second, between the tenth and the ninetieth percent of the arrivals."""
     client_us: float
@@ -23,13 +23,13 @@ class Posted:
     wire_bytes: float
 
 
-async def bare_loop(ground: Ground, shape: Shape, count: int) -> Posted:
-    receiver = ground.receiver
-    ground.watch(f"bare aiohttp loop: {count:,} requests")
+async def bare_loop(setup: BenchSetup, shape: Shape, count: int) -> BareLoopResult:
+    receiver = setup.receiver
+    setup.progress(f"bare aiohttp loop: {count:,} requests")
     async with process(
-        "bare aiohttp loop", ("-m", "service.bench.baseline"), ground.certificate.trust
+        "bare aiohttp loop", ("-m", "service.bench.baseline"), setup.certificate.trust
     ) as loop:
-        await receiver.forget()
+        await receiver.reset()
         before = cpu_s(receiver.process.pid)
         answer = await loop.ask(
             {
@@ -45,10 +45,10 @@ async def bare_loop(ground: Ground, shape: Shape, count: int) -> Posted:
         report = await receiver.report()
     if answer["failed"] or report.count != answer["count"]:
         raise Unavailable(
-            f"The bare loop's {answer['count']} requests came out as {report.count} at the receiver, "
-            f"{answer['failed']} of them refused: nothing can be measured against it."
+            f"The bare loop sent {answer['count']} requests; the receiver counted {report.count} and rejected "
+            f"{answer['failed']}. Without a correct baseline nothing can be compared: run the row again."
         )
     each = 1e6 / report.count
-    return Posted(
+    return BareLoopResult(
         arrival_rate(report), answer["cpu_s"] * each, spent * each, report.wire_bytes / report.count
     )

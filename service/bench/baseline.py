@@ -1,11 +1,10 @@
-"""What duro is measured against: a bare aiohttp client loop that posts the same bytes. No database, no signing, no
-retry, nothing remembered.
+"""The baseline: a bare aiohttp client loop that posts the same bytes, without database, signing, retries or state.
 
     stdin  ◄ {"url": …, "body_bytes": …, "count": …, "paths": …, "within_s": …}
     stdout ► {"count": …, "failed": …, "seconds": …, "cpu_s": …}
 
-100 coroutines share a session without a limit on connections; body, headers and URLs are made once. That is
-aiohttp at its quickest: each thing left out here would only flatter duro.
+100 coroutines share a session without a connection limit. Body, headers and URLs are built once. This is aiohttp at
+its fastest: a slower baseline would flatter duro.
 """
 
 import asyncio
@@ -17,11 +16,11 @@ import uvloop
 from multidict import CIMultiDict
 from yarl import URL
 
-from service.bench.dialogue import answer_questions
+from service.bench.child_requests import answer_questions
 from service.bench.payload import webhook
 
 COROUTINES: Final = 100
-_AS_DURO: Final = ("Accept", "Accept-Encoding")  # headers that duro does not send either
+_SKIPPED_HEADERS: Final = ("Accept", "Accept-Encoding")  # duro does not send them either
 
 
 async def post_all(question: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +45,7 @@ async def post_all(question: dict[str, Any]) -> dict[str, Any]:
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=_AS_DURO,
+        skip_auto_headers=_SKIPPED_HEADERS,
     ) as session:
         await asyncio.gather(*(post(session) for _ in range(COROUTINES)))
         seconds, cpu_s = time.monotonic() - began, time.process_time() - cpu

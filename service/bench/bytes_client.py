@@ -1,4 +1,4 @@
-"""The quickest client there can be, to show how fast the receiver is alone: fixed bytes out, fixed bytes in.
+"""Measures the receiver alone with a minimal client: it writes fixed bytes and reads fixed bytes.
 
 stdin  ◄ {"port": …, "body_bytes": …, "seconds": …}
 stdout ► {"count": …, "seconds": …, "cpu_s": …}
@@ -10,15 +10,15 @@ from typing import Any, Final, cast
 
 import uvloop
 
-from service.bench.dialogue import answer_questions
+from service.bench.child_requests import answer_questions
 from service.bench.payload import webhook
 from service.bench.receiver import ANSWER, HOST
 
 CONNECTIONS: Final = 100
 
 
-class Posting(asyncio.Protocol):
-    """Posts again after each answer until `over_at`."""
+class PostingProtocol(asyncio.Protocol):
+    """Sends the next request after each response, until `over_at`."""
 
     def __init__(self, request: bytes, over_at: float) -> None:
         self._request = request
@@ -58,7 +58,7 @@ async def post_for(question: dict[str, Any]) -> dict[str, Any]:
     posting = [
         (
             await loop.create_connection(
-                lambda: Posting(request, began + question["seconds"]), HOST, question["port"]
+                lambda: PostingProtocol(request, began + question["seconds"]), HOST, question["port"]
             )
         )[1]
         for _ in range(CONNECTIONS)

@@ -1,4 +1,4 @@
-"""The rows."""
+"""The table of rows that `duro bench` can measure."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from itertools import product
 from typing import Final
 
 from schema.errors import InvalidInput
-from service.bench.finding import Finding
-from service.bench.ground import Ground
+from service.bench.bench_database import Shape
+from service.bench.bench_setup import BenchSetup
+from service.bench.measurement import Measurement
 from service.bench.payload import LARGE, SMALL
-from service.bench.rows.circumstances import history, open_transaction, two_workers
+from service.bench.rows.conditions import history, open_transaction, two_workers
 from service.bench.rows.latency import AIMED_AT, latency
 from service.bench.rows.memory import memory
 from service.bench.rows.neighbours import neighbours
@@ -22,9 +23,8 @@ from service.bench.rows.producers import producers
 from service.bench.rows.projections import projections, rebuild
 from service.bench.rows.receiver_alone import receiver_alone
 from service.bench.rows.recovery import recovery
-from service.bench.stage import Shape
 
-Measure = Callable[[Ground], Awaitable[list[Finding]]]
+Measure = Callable[[BenchSetup], Awaitable[list[Measurement]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ class Row:
     """For --help."""
     measure: Measure
     within_s: float
-    """Limit at full length; a row that takes longer has failed."""
+    """Time limit at full length. A row that exceeds it fails."""
     quick: bool = False
-    """Whether `duro bench --quick` measures it without being asked by name."""
+    """Whether `duro bench --quick` measures it by default."""
 
 
 def _row(
     name: str,
     description: str,
-    measure: Callable[..., Awaitable[list[Finding]]],
+    measure: Callable[..., Awaitable[list[Measurement]]],
     within_s: float,
     *,
     quick: bool = False,
@@ -124,13 +124,13 @@ ROWS: Final = (
 )
 
 
-def chosen(names: Sequence[str], *, quick: bool) -> list[Row]:
-    """Rows by name or pattern, in the order of the catalog; without names all, or the quick ones. Raises InvalidInput."""
+def select_rows(names: Sequence[str], *, quick: bool) -> list[Row]:
+    """Returns rows by name or pattern, in table order. Without names: all, or the quick ones. Raises InvalidInput."""
     for name in names:
         if not any(fnmatchcase(row.name, name) for row in ROWS):
             near = get_close_matches(name, [row.name for row in ROWS], 1)
-            hint = f"did you mean {near[0]}?" if near else "duro bench --list shows all rows."
-            raise InvalidInput(f"There is no row {name!r}: {hint}")
+            hint = f"Did you mean {near[0]}?" if near else "duro bench --list shows all rows."
+            raise InvalidInput(f"There is no row {name!r}. {hint}")
     if names:
         return [row for row in ROWS if any(fnmatchcase(row.name, name) for name in names)]
     return [row for row in ROWS if row.quick or not quick]

@@ -1,4 +1,4 @@
-"""A certificate for 127.0.0.1 that lasts a day: for the receiver's TLS, trusted through SSL_CERT_FILE."""
+"""Makes the receiver's TLS certificate for 127.0.0.1, valid for a day and trusted through SSL_CERT_FILE."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Certificate:
 
     @property
     def trust(self) -> dict[str, str]:
-        """The environment in which OpenSSL believes it."""
+        """The environment variable that makes OpenSSL trust it."""
         return {"SSL_CERT_FILE": str(self.certificate)}
 
 

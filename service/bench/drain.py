@@ -1,12 +1,12 @@
-"""One measurement of throughput: a backlog, and workers that have just been let at it.
+"""One throughput measurement: workers start on a prepared backlog, all at the same moment.
 
-    events recorded ─► workers at work, but held back ─► let go (t0) ─► all arrived ─► all settled
+    events recorded ─► workers running, sequencer held ─► released (t0) ─► all arrived ─► all settled
 
-Two figures come of it, and the lower one counts:
+It yields two rates, and the lower one counts:
 
     arriving    between the tenth and the ninetieth percent of the arrivals at the receiver, as for the bare loop
-    settled     from t0 until the database knew the last result: the sequencer and fan-out's head start, the slow
-                first requests and the last batch are all in it
+    settled     from t0 until the last result is in the database: this includes the sequencer, fan-out, the slow
+                first requests and the last batch
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Final
 
 from schema.errors import Unavailable
-from service.bench.ground import Ground
+from service.bench.bench_database import SQL, BenchDatabase
+from service.bench.bench_setup import BenchSetup
 from service.bench.proc import cpu_s, tree_cpu_s
 from service.bench.process import Process
 from service.bench.receiver import Report
-from service.bench.stage import SQL, Stage
 
 PATIENCE_S: Final = 30.0
 _SETTLED_WITHIN_S: Final = 60.0
@@ -31,7 +31,7 @@ _ASKED_EVERY_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Cpu:
+class CpuPerDelivery:
     """Microseconds per delivery."""
 
     worker: float
@@ -39,8 +39,8 @@ class Cpu:
     receiver: float
 
     @property
-    def ours(self) -> float:
-        """All but the receiver's, which is not duro's."""
+    def duro(self) -> float:
+        """Without the receiver, which is not part of duro."""
         return self.worker + self.postgres
 
 
@@ -50,11 +50,11 @@ class Drain:
     arriving: float
     """Per second."""
     settled: float
-    cpu: Cpu
+    cpu: CpuPerDelivery
     repeated: int
-    """Requests beyond one per delivery."""
+    """Requests in excess of one per delivery."""
     wire_bytes: float
-    """Per request, head included."""
+    """Per request, including the head."""
 
     @property
     def rate(self) -> float:
@@ -62,22 +62,22 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
-class _Spent:
+class _CpuTotals:
     worker: float
     postgres: float
     receiver: float
 
     @classmethod
-    def by(cls, ground: Ground, workers: Sequence[Process]) -> "_Spent":
+    def by(cls, setup: BenchSetup, workers: Sequence[Process]) -> "_CpuTotals":
         return cls(
             sum(cpu_s(worker.pid) for worker in workers),
-            tree_cpu_s(ground.scratch.postmaster),
-            cpu_s(ground.receiver.process.pid),
+            tree_cpu_s(setup.scratch.postmaster),
+            cpu_s(setup.receiver.process.pid),
         )
 
-    def since(self, before: "_Spent", deliveries: int) -> Cpu:
+    def since(self, before: "_CpuTotals", deliveries: int) -> CpuPerDelivery:
         each = 1e6 / deliveries
-        return Cpu(
+        return CpuPerDelivery(
             (self.worker - before.worker) * each,
             (self.postgres - before.postgres) * each,
             (self.receiver - before.receiver) * each,
@@ -85,33 +85,33 @@ class _Spent:
 
 
 def arrival_rate(report: Report) -> float:
-    """Per second, without the ramps at both ends. Raises Unavailable for too few to tell."""
+    """Returns arrivals per second without the ramps at both ends. Raises Unavailable if there are too few."""
     between = report.count * 9 // 10 - report.count // 10
     if report.at_90_ns <= report.at_10_ns:
-        raise Unavailable(f"{report.count} arrivals are too few to tell a rate from.")
+        raise Unavailable(f"{report.count} arrivals are too few to compute a rate.")
     return between / (report.at_90_ns - report.at_10_ns) * 1e9
 
 
 @asynccontextmanager
-async def held_back(stage: Stage) -> AsyncIterator[asyncio.Event]:
-    """Nothing is sequenced until the event yielded is set. An idle transaction without a snapshot: it holds up
-    neither the horizon nor any producer.
+async def hold_sequencer(bench: BenchDatabase) -> AsyncIterator[asyncio.Event]:
+    """Holds the sequencer until the yielded event is set. The idle transaction has no snapshot, so it blocks neither
+    the vacuum horizon nor producers.
     """
-    let_go, locked = asyncio.Event(), asyncio.Event()
+    release, locked = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
-        async with stage.ground.scratch.connect(stage.name) as connection, connection.transaction():
-            await connection.execute(SQL["hold_back"])
+        async with bench.setup.scratch.connect(bench.name) as connection, connection.transaction():
+            await connection.execute(SQL["hold_sequencer"])
             locked.set()
-            await let_go.wait()
+            await release.wait()
 
     holding = asyncio.create_task(hold())
     waiting = asyncio.create_task(locked.wait())
     await asyncio.wait((holding, waiting), return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     try:
-        yield let_go
-        let_go.set()
+        yield release
+        release.set()
         await holding
     finally:
         holding.cancel()
@@ -119,45 +119,43 @@ async def held_back(stage: Stage) -> AsyncIterator[asyncio.Event]:
 
 
 async def drain(
-    stage: Stage, deliveries: int, *, workers: int = 1, profile: Path | None = None, note: str = ""
+    bench: BenchDatabase, deliveries: int, *, workers: int = 1, profile: Path | None = None, note: str = ""
 ) -> Drain:
-    events = max(deliveries // stage.shape.fan_out, 1)
+    events = max(deliveries // bench.shape.fan_out, 1)
     async with AsyncExitStack() as stack:
-        let_go = await stack.enter_async_context(held_back(stage))
-        since = await stage.now()
-        await stage.record(events)
-        at_work = [await stack.enter_async_context(stage.worker(profile)) for _ in range(workers)]
-        return await measure(stage, at_work, let_go, since, events * stage.shape.fan_out, note)
+        release = await stack.enter_async_context(hold_sequencer(bench))
+        since = await bench.now()
+        await bench.record(events)
+        running_workers = [await stack.enter_async_context(bench.worker(profile)) for _ in range(workers)]
+        return await measure(bench, running_workers, release, since, events * bench.shape.fan_out, note)
 
 
 async def measure(
-    stage: Stage,
+    bench: BenchDatabase,
     workers: Sequence[Process],
-    let_go: asyncio.Event,
+    release: asyncio.Event,
     since: datetime,
     deliveries: int,
     note: str,
 ) -> Drain:
-    """From letting go to the last settlement of `deliveries` made for events since then."""
-    receiver = stage.ground.receiver
-    await receiver.forget()
-    before, began = _Spent.by(stage.ground, workers), time.time()
-    let_go.set()
+    """Measures from the release until all `deliveries` of events recorded after `since` are settled."""
+    receiver = bench.setup.receiver
+    await receiver.reset()
+    before, began = _CpuTotals.by(bench.setup, workers), time.time()
+    release.set()
     counted = f"duro{note and ' ' + note}: {{:,}} of {deliveries:,} deliveries"
-    if not await receiver.reaches(
-        deliveries, PATIENCE_S, lambda seen: stage.ground.watch(counted.format(seen))
+    if not await receiver.wait_for_count(
+        deliveries, PATIENCE_S, lambda seen: bench.setup.progress(counted.format(seen))
     ):
-        said = " ".join(worker.last_words for worker in workers)
-        raise Unavailable(
-            f"Nothing arrived for {PATIENCE_S:g} s in the middle of a measurement. The worker: {said}"
-        )
-    await settled(stage, since)
-    spent = _Spent.by(stage.ground, workers).since(before, deliveries)
-    outcome = await stage.owner.fetchrow(SQL["outcome"], stage.tenants, since)
+        output = " ".join(worker.last_output for worker in workers)
+        raise Unavailable(f"Nothing arrived for {PATIENCE_S:g} s during a measurement. The worker: {output}")
+    await wait_settled(bench, since)
+    spent = _CpuTotals.by(bench.setup, workers).since(before, deliveries)
+    outcome = await bench.owner.fetchrow(SQL["outcome"], bench.tenants, since)
     assert outcome is not None
     if outcome["delivered"] != deliveries:
         raise Unavailable(
-            f"{outcome['delivered']} of {deliveries} deliveries were delivered; the rate of a faulty run says nothing."
+            f"Only {outcome['delivered']} of {deliveries} deliveries succeeded, so the rate is not valid."
         )
     report = await receiver.report()
     return Drain(
@@ -170,10 +168,10 @@ async def measure(
     )
 
 
-async def settled(stage: Stage, since: datetime) -> None:
-    """Waits until nothing of the answering tenants' events since then is left to be settled."""
+async def wait_settled(bench: BenchDatabase, since: datetime) -> None:
+    """Waits until every delivery of the answering tenants' events after `since` is settled."""
     deadline = asyncio.get_running_loop().time() + _SETTLED_WITHIN_S
-    while await stage.owner.fetchval(SQL["unsettled"], stage.tenants, since):
+    while await bench.owner.fetchval(SQL["unsettled"], bench.tenants, since):
         if asyncio.get_running_loop().time() > deadline:
             raise Unavailable(
                 f"Deliveries were still unsettled {_SETTLED_WITHIN_S:g} s after the last arrival."

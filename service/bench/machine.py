@@ -1,4 +1,4 @@
-"""The machine that the figures are from."""
+"""Describes the machine of the run: CPU, memory, kernel and versions."""
 
 import os
 import platform

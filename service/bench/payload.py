@@ -1,4 +1,4 @@
-"""The same bytes for everybody: an event's data of a given size, and a webhook as duro would post it."""
+"""The bytes that both sides send: event data of a given size, and a webhook as duro would post it."""
 
 import secrets
 import time
@@ -22,7 +22,7 @@ _LINE_ITEM: Final = {
 
 
 def data_for(body_bytes: int) -> str:
-    """JSON such that the webhook's body has `body_bytes` bytes: a charge, its line items, and a note that fills up."""
+    """Returns a charge as JSON, padded so that the webhook's body has `body_bytes` bytes."""
     charge = {
         "subscriptionCode": "SUB_vsyqdmlzble3uii",
         "customer": {"email": "ada@example.com", "name": "Ada Obi", "phone": "+2348012345678"},
@@ -37,7 +37,7 @@ def data_for(body_bytes: int) -> str:
 
 
 def webhook(body_bytes: int) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of the sizes that duro's have. The receiver verifies nothing, so the signatures need no key."""
+    """Returns body and headers of the same sizes as duro's. The receiver does not verify, so signatures are random."""
     event_id, timestamp = format_id(EVENT, new_id()), int(time.time())
     return _body(data_for(body_bytes).encode()), {
         "Content-Type": "application/json",

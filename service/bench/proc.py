@@ -1,4 +1,4 @@
-"""What /proc tells of processes: CPU time and memory."""
+"""Reads CPU time and memory of processes from /proc."""
 
 import os
 import resource
@@ -10,18 +10,18 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _PROC: Final = Path("/proc")
 
-# Fields of /proc/PID/stat after the name, which is in brackets and may hold anything: proc(5), counted from 3.
+# Fields of /proc/PID/stat after the name, numbered from 3 as in proc(5). The name may contain any character.
 _PARENT, _USER, _SYSTEM, _ENDED_USER, _ENDED_SYSTEM = 4 - 3, 14 - 3, 15 - 3, 16 - 3, 17 - 3
 
 
 def cpu_s(pid: int) -> float:
-    """Of the process itself, all its threads, since it began; 0 when it is gone."""
+    """Returns the CPU time of the process with all its threads, or 0 if it has ended."""
     fields = _stat(pid)
     return (int(fields[_USER]) + int(fields[_SYSTEM])) / _TICKS if fields else 0.0
 
 
 def tree_cpu_s(root: int) -> float:
-    """Of `root` and its children, those that have ended included: of a PostgreSQL server all there is."""
+    """Returns the CPU time of `root` and its children, including ended ones: a whole PostgreSQL server."""
     ended = 0.0
     if fields := _stat(root):
         ended = (int(fields[_ENDED_USER]) + int(fields[_ENDED_SYSTEM])) / _TICKS
@@ -29,7 +29,7 @@ def tree_cpu_s(root: int) -> float:
 
 
 def busy_s() -> float:
-    """CPU time that the whole machine has spent on processes, and that its host took away from it."""
+    """Returns the CPU time that the whole machine has spent on processes, including time stolen by its host."""
     user, nice, system, _idle, _io_wait, _irq, _soft_irq, stolen = (
         int(ticks) for ticks in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]
     )
@@ -37,7 +37,7 @@ def busy_s() -> float:
 
 
 def own_cpu_s() -> float:
-    """Of this process and of all its children that have ended."""
+    """Returns the CPU time of this process and of all its ended children."""
     return sum(
         usage.ru_utime + usage.ru_stime
         for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))

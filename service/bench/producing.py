@@ -1,4 +1,4 @@
-"""Measurements with live producers: how fast they commit, and how soon after it a webhook's first byte arrives."""
+"""Measures running producers: their commit rate, and the latency from a commit to the webhook's first byte."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from typing import Any, Final
 
 from schema.errors import Unavailable
 from schema.secret_box import derive_role_password
-from service.bench.drain import PATIENCE_S, settled
+from service.bench.bench_database import MODE, BenchDatabase
+from service.bench.drain import PATIENCE_S, wait_settled
 from service.bench.payload import data_for
 from service.bench.process import process
-from service.bench.stage import MODE, Stage
 
 _WARM_UP_S: Final = 2.0
 _MS: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Produced:
+class ProducerResult:
     committed: int
     seconds: float
     transaction_ms: Sequence[float]
@@ -29,35 +29,35 @@ class Produced:
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """To the first byte at the receiver, in milliseconds."""
+    """Milliseconds to the first byte at the receiver."""
 
     after_commit: Sequence[float]
-    """From the moment the commit was confirmed."""
+    """From the commit's confirmation: a lower bound."""
     before_commit: Sequence[float]
-    """From the moment it was sent: longer than the truth, as the other is shorter."""
+    """From sending COMMIT: an upper bound."""
     committed_per_s: float
 
 
-async def produce(stage: Stage, seconds: float, rate: float | None) -> Produced:
-    written = await _write(stage, seconds, rate)
+async def produce(bench: BenchDatabase, seconds: float, rate: float | None) -> ProducerResult:
+    written = await _write(bench, seconds, rate)
     took = [(a - b) / _MS for a, b in zip(written["after_ns"], written["began_ns"], strict=True)]
-    return Produced(written["committed"], written["seconds"], took)
+    return ProducerResult(written["committed"], written["seconds"], took)
 
 
-async def latencies(stage: Stage, seconds: float, rate: float) -> Latencies:
-    """At a fixed rate, with a worker already at work; what the first two seconds bring is left out."""
-    receiver, watch = stage.ground.receiver, stage.ground.watch
-    await receiver.forget(track=True)
-    since = await stage.now()
-    watch(f"latency at {rate:g} events/s for {seconds:g} s")
-    written = await _write(stage, seconds + _WARM_UP_S, rate)
-    expected = written["committed"] * stage.shape.fan_out
-    if not await receiver.reaches(
-        expected, PATIENCE_S, lambda seen: watch(f"{seen:,} of {expected:,} arrived")
+async def latencies(bench: BenchDatabase, seconds: float, rate: float) -> Latencies:
+    """Measures latencies at a fixed rate with a running worker. The first two seconds are left out."""
+    receiver, progress = bench.setup.receiver, bench.setup.progress
+    await receiver.reset(track=True)
+    since = await bench.now()
+    progress(f"latency at {rate:g} events/s for {seconds:g} s")
+    written = await _write(bench, seconds + _WARM_UP_S, rate)
+    expected = written["committed"] * bench.shape.fan_out
+    if not await receiver.wait_for_count(
+        expected, PATIENCE_S, lambda seen: progress(f"{seen:,} of {expected:,} arrived")
     ):
-        raise Unavailable(f"Not all of {expected} webhooks arrived while latency was measured.")
+        raise Unavailable(f"Some of {expected} webhooks did not arrive during the latency measurement.")
     arrived = await receiver.first_bytes()
-    await settled(stage, since)
+    await wait_settled(bench, since)
     warm_at = written["began_ns"][0] + _WARM_UP_S * 1e9
     rows = [
         (arrived[id_], before, after)
@@ -71,15 +71,15 @@ async def latencies(stage: Stage, seconds: float, rate: float) -> Latencies:
     )
 
 
-async def _write(stage: Stage, seconds: float, rate: float | None) -> dict[str, Any]:
+async def _write(bench: BenchDatabase, seconds: float, rate: float | None) -> dict[str, Any]:
     async with process("writers", ("-m", "service.bench.writers")) as writers:
         question = {
-            "url": stage.url,
+            "url": bench.url,
             "user": MODE.role,
-            "password": derive_role_password(stage.database.key, MODE.role),
+            "password": derive_role_password(bench.database.key, MODE.role),
             "schema": MODE.schema,
-            "tenants": [str(tenant) for tenant in stage.tenants],
-            "data": data_for(stage.shape.body_bytes),
+            "tenants": [str(tenant) for tenant in bench.tenants],
+            "data": data_for(bench.shape.body_bytes),
             "rate": rate,
             "seconds": seconds,
         }

@@ -1,12 +1,12 @@
-"""A receiver that is never the bottleneck: reads a request's end and length, answers with fixed bytes, counts.
+"""A receiver fast enough never to be the bottleneck: it finds the end of each request, sends a fixed response and counts.
 
     stdout ► {"plain": port, "tls": port}               once it listens
-    stdin  ◄ {"do": "forget", "track": true}            counts from nothing; tracks when each event's first byte came
+    stdin  ◄ {"do": "reset", "track": true}             resets the counts; tracks each event's first byte
     stdin  ◄ {"do": "report"}                           ► Report
     stdin  ◄ {"do": "tracked"}                          ► {"ids": [evt_…], "at": [ns]}
     stdin  ◄ end                                        stops it
 
-What is posted to /hang/… is read and never answered. Times are CLOCK_MONOTONIC, which all processes share.
+Requests to /hang/… are read and never answered. Times are CLOCK_MONOTONIC, which all processes share.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import uvloop
 
-from service.bench.dialogue import answer_questions, say
+from service.bench.child_requests import answer_questions, write_line
 
 HOST: Final = "127.0.0.1"
 HANG: Final = "/hang/"
@@ -32,28 +32,28 @@ _BACKLOG: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Of what has arrived since the last `forget`; hanging requests are only counted."""
+    """What has arrived since the last `reset`. Hanging requests appear in `hung` only."""
 
     count: int
     hung: int
     bad: int
-    """Requests whose length was not to be found."""
+    """Requests without Content-Length."""
     connections: int
     body_bytes: int
     wire_bytes: int
     """Heads included."""
     first_ns: int
     at_10_ns: int
-    """When a tenth had arrived."""
+    """When a tenth of the requests had arrived."""
     at_90_ns: int
     last_ns: int
 
 
 class Arrivals:
     def __init__(self) -> None:
-        self.forget(track=False)
+        self.reset(track=False)
 
-    def forget(self, *, track: bool) -> None:
+    def reset(self, *, track: bool) -> None:
         self.track = track
         self.times = array("q")
         self.ids: list[str] = []
@@ -67,8 +67,8 @@ class Arrivals:
         return Report(count, self.hung, self.bad, self.connections, self.body_bytes, self.wire_bytes, *marks)
 
 
-class Receiving(asyncio.Protocol):
-    """One connection. Between requests `_head` holds the start of the next; within one, `_missing` counts down."""
+class ReceivingProtocol(asyncio.Protocol):
+    """One connection. Between requests `_head` holds the start of the next. Within one, `_missing` counts down."""
 
     def __init__(self, arrivals: Arrivals) -> None:
         self._arrivals = arrivals
@@ -91,7 +91,7 @@ class Receiving(asyncio.Protocol):
             self._first_byte_ns = now
 
     def _take(self, data: bytes) -> bytes:
-        """What is left of `data` after the request it belongs to."""
+        """Returns the part of `data` that follows the current request."""
         if self._missing:
             taken = min(self._missing, len(data))
             self._missing -= taken
@@ -110,7 +110,7 @@ class Receiving(asyncio.Protocol):
         return head[end + 4 :]
 
     def _read(self, head: bytes, end: int) -> int:
-        """The length of the body."""
+        """Counts the request and returns the length of its body."""
         arrivals = self._arrivals
         found = _LENGTH.search(head, 0, end + 2)
         length = int(found[1]) if found else 0
@@ -141,15 +141,15 @@ async def _serve(certificate: str, key: str) -> None:
     context.load_cert_chain(certificate, key)
     loop = asyncio.get_running_loop()
     plain, tls = [
-        await loop.create_server(lambda: Receiving(arrivals), HOST, 0, ssl=secure, backlog=_BACKLOG)
+        await loop.create_server(lambda: ReceivingProtocol(arrivals), HOST, 0, ssl=secure, backlog=_BACKLOG)
         for secure in (None, context)
     ]
-    say({"plain": plain.sockets[0].getsockname()[1], "tls": tls.sockets[0].getsockname()[1]})
+    write_line({"plain": plain.sockets[0].getsockname()[1], "tls": tls.sockets[0].getsockname()[1]})
 
     async def answer(question: dict[str, Any]) -> Any:
         match question["do"]:
-            case "forget":
-                arrivals.forget(track=question["track"])
+            case "reset":
+                arrivals.reset(track=question["track"])
                 return {}
             case "report":
                 return asdict(arrivals.report())

@@ -1,4 +1,4 @@
-"""A run as a table for people and as JSON for machines, whose keys are camelCase as in all of duro's JSON."""
+"""Reports a run as a table for people and as JSON for programs. JSON keys are camelCase, as everywhere in duro."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,91 +6,93 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from service.bench.company import WORTH_TELLING
-from service.bench.finding import Finding
-from service.bench.perform import Run
+from service.bench.bench_run import Run
+from service.bench.measurement import Measurement
+from service.bench.other_load import REPORTED_ABOVE
 
 
 def as_json(run: Run) -> dict[str, Any]:
     return {
         "machine": _camel(run.machine),
         "quick": run.quick,
-        "rows": [_row(finding) for finding in run.findings],
+        "rows": [_row(measurement) for measurement in run.measurements],
         "failed": run.failed,
-        "toDo": run.to_do,
-        "others": {name: round(share, 3) for name, share in run.others.items()},
+        "remaining": run.remaining,
+        "otherLoad": {name: round(share, 3) for name, share in run.other_load.items()},
         "seconds": {name: round(seconds, 1) for name, seconds in run.seconds.items()},
         "profile": None if run.profile is None else run.profile.splitlines(),
     }
 
 
-def show(run: Run, out: Console) -> None:
+def print_table(run: Run, out: Console) -> None:
     table = Table(title="duro bench", title_justify="left", show_lines=False)
-    for name in ("row", "what", "against", "value", "aim", "", "ours ; theirs"):
+    for name in ("row", "what", "against", "value", "aim", "", "duro ; compared with"):
         table.add_column(name, justify="right" if name in {"value", "aim"} else "left", overflow="fold")
-    for finding in run.findings:
+    for measurement in run.measurements:
         table.add_row(
-            finding.row,
-            finding.what,
-            finding.against,
-            _value(finding),
-            "" if finding.aim is None else str(finding.aim),
-            "" if finding.aim is None else finding.verdict.value,
-            finding.shown,
+            measurement.row,
+            measurement.what,
+            measurement.against,
+            _value(measurement),
+            "" if measurement.aim is None else str(measurement.aim),
+            "" if measurement.aim is None else measurement.verdict.value,
+            measurement.summary,
         )
     out.print(table)
     for name, why in run.failed.items():
         out.print(f"{name} could not be measured. {why}")
     out.print(_machine(run))
-    if (most := max(run.others.values(), default=0.0)) > WORTH_TELLING:
+    if (most := max(run.other_load.values(), default=0.0)) > REPORTED_ABOVE:
         out.print(
-            f"Other processes took up to {most:.0%} of this machine meanwhile: measure again when it is quiet."
+            f"Other processes used up to {most:.0%} of this machine during the run. Measure again when it is idle."
         )
     if run.profile is not None:
         out.print(run.profile)
 
 
-def _value(finding: Finding) -> str:
-    if finding.value is None:
+def _value(measurement: Measurement) -> str:
+    if measurement.value is None:
         return "?"
-    if finding.against:
+    if measurement.against:
         spread = (
-            f" ({min(finding.rounds):.2f} to {max(finding.rounds):.2f})" if len(finding.rounds) > 1 else ""
+            f" ({min(measurement.rounds):.2f} to {max(measurement.rounds):.2f})"
+            if len(measurement.rounds) > 1
+            else ""
         )
-        return f"{finding.value:.2f}{spread}"
-    figure = f"{finding.value:,.0f}" if finding.value >= 100 else f"{finding.value:.1f}"
-    return figure + (finding.unit if finding.unit.startswith("/") else f" {finding.unit}")
+        return f"{measurement.value:.2f}{spread}"
+    figure = f"{measurement.value:,.0f}" if measurement.value >= 100 else f"{measurement.value:.1f}"
+    return figure + (measurement.unit if measurement.unit.startswith("/") else f" {measurement.unit}")
 
 
 def _machine(run: Run) -> str:
-    of, postgres = run.machine, run.machine["postgres"]
+    host, postgres = run.machine, run.machine["postgres"]
     return (
-        f"{of['cores']} cores of {of['cpu']}, {of['memory']}, {of['system']} {of['kernel']}, Python {of['python']}, "
-        f"aiohttp {of['aiohttp']}, PostgreSQL {postgres['server_version']} with fsync {postgres['fsync']} and "
-        f"synchronous_commit {postgres['synchronous_commit']}, duro {of['duro']}, {of['date']}"
-        f"{', quick' if run.quick else ''}; load average before the run {of['load_average']:.1f}"
+        f"{host['cores']} cores of {host['cpu']}, {host['memory']}, {host['system']} {host['kernel']}, Python {host['python']}, "
+        f"aiohttp {host['aiohttp']}, PostgreSQL {postgres['server_version']} with fsync {postgres['fsync']} and "
+        f"synchronous_commit {postgres['synchronous_commit']}, duro {host['duro']}, {host['date']}"
+        f"{', quick' if run.quick else ''}; load average before the run {host['load_average']:.1f}"
     )
 
 
-def _row(finding: Finding) -> dict[str, Any]:
+def _row(measurement: Measurement) -> dict[str, Any]:
     return {
-        "row": finding.row,
-        "what": finding.what,
-        "against": finding.against or None,
-        "value": finding.value,
-        "rounds": list(finding.rounds),
-        "unit": finding.unit or None,
-        "aim": None if finding.aim is None else str(finding.aim),
-        "verdict": finding.verdict.value,
-        "figures": _camel(finding.figures),
+        "row": measurement.row,
+        "what": measurement.what,
+        "against": measurement.against or None,
+        "value": measurement.value,
+        "rounds": list(measurement.rounds),
+        "unit": measurement.unit or None,
+        "aim": None if measurement.aim is None else str(measurement.aim),
+        "verdict": measurement.verdict.value,
+        "figures": _camel(measurement.figures),
     }
 
 
 def _camel(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Its names, and those within it: load_average becomes loadAverage."""
+    """Converts the keys at every level: load_average becomes loadAverage."""
     return {
-        first + "".join(word.capitalize() for word in others): _camel(value)
+        first + "".join(word.capitalize() for word in rest): _camel(value)
         if isinstance(value, Mapping)
         else value
-        for (first, *others), value in ((name.split("_"), value) for name, value in values.items())
+        for (first, *rest), value in ((name.split("_"), value) for name, value in values.items())
     }

@@ -1,4 +1,4 @@
-"""How long measurements last. Counts follow from the speed that is seen, and end at a ceiling."""
+"""How long measurements last. Counts follow from the measured speed, up to a maximum."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,24 +8,24 @@ from typing import Final
 class Scale:
     quick: bool
     seconds: float
-    """Of one measurement of throughput."""
+    """Length of one throughput measurement."""
     rounds: int
-    """How often the main row measures both sides."""
+    """How many times the main row measures both sides."""
     pairs: int
-    """How often the others do."""
+    """How many times the other rows do."""
     least: int
-    """Deliveries, of a measurement and of the short first one that tells the speed."""
+    """Minimum deliveries of a measurement, and of the short first one that finds the speed."""
     most_deliveries: int
     latency_s: float
     history: int
     memory_deliveries: int
     memory_within_s: float
-    waiting: int
-    """Deliveries that hang."""
+    pending: int
+    """Pending deliveries to hanging endpoints."""
     pages_of: int
-    """Deliveries in the list that is paged through."""
+    """Deliveries in the paged list."""
     log_events: int
-    """Of a log that consumers follow."""
+    """Events in the log that consumers read."""
 
     def count(self, per_second: float) -> int:
         return max(min(int(per_second * self.seconds), self.most_deliveries), self.least) // 100 * 100
@@ -42,7 +42,7 @@ FULL: Final = Scale(
     history=10_000_000,
     memory_deliveries=1_000_000,
     memory_within_s=240,
-    waiting=100_000,
+    pending=100_000,
     pages_of=200_000,
     log_events=1_000_000,
 )
@@ -57,7 +57,7 @@ QUICK: Final = Scale(
     history=200_000,
     memory_deliveries=50_000,
     memory_within_s=30,
-    waiting=20_000,
+    pending=20_000,
     pages_of=50_000,
     log_events=200_000,
 )

@@ -1,6 +1,6 @@
-"""A PostgreSQL 16 of the benchmark's own, with the embedded server's defaults, gone afterwards; and fresh databases in it.
+"""A temporary PostgreSQL 16 with the embedded server's defaults, and fresh databases in it.
 
-Each measurement gets a database of its own, copied from a migrated template, so none finds another's dead rows.
+Each measurement gets its own database, copied from a migrated template, so it does not see another's dead rows.
 """
 
 import os
@@ -28,8 +28,8 @@ _TEMPLATE: Final = "bench_template"
 _STOPS_WITHIN_S: Final = 30.0
 _DDL_TIMEOUT_S: Final = 300.0
 
-# What decides how dear a commit is; told beside the figures, never changed.
-TOLD_SETTINGS: Final = (
+# Settings that determine the cost of a commit. They are reported with the results and never changed.
+REPORTED_SETTINGS: Final = (
     "server_version",
     "fsync",
     "synchronous_commit",
@@ -43,7 +43,7 @@ TOLD_SETTINGS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Scratch:
+class ScratchServer:
     url: str = field(repr=False)
     superuser_url: str = field(repr=False)
     key: bytes = field(repr=False)
@@ -56,23 +56,24 @@ class Scratch:
         return urlsplit(self.url)._replace(path=f"/{name}").geturl()
 
     def connect(self, name: str) -> AbstractAsyncContextManager[asyncpg.Connection]:
-        """To a database, as its owner."""
+        """Connects to a database as its owner."""
         return _connected(self.database_url(name))
 
     async def prepare(self) -> dict[str, str]:
-        """Makes the template; returns the server's version and settings."""
+        """Creates the template database. Returns the server's version and settings."""
         async with _connected(self.superuser_url) as superuser:
             await superuser.execute(f"CREATE DATABASE {_TEMPLATE} OWNER {_OWNER}")
-            told = {
-                name: await superuser.fetchval("SELECT current_setting($1)", name) for name in TOLD_SETTINGS
+            settings = {
+                name: await superuser.fetchval("SELECT current_setting($1)", name)
+                for name in REPORTED_SETTINGS
             }
         async with self.connect(_TEMPLATE) as owner:
             await migrate(owner, self.key, lambda _step: None)
-        return told
+        return settings
 
     @asynccontextmanager
     async def fresh_database(self) -> AsyncIterator[str]:
-        """Its name. Whoever is still connected to it at the end, autovacuum for one, is thrown out."""
+        """Yields its name. Remaining connections, such as autovacuum, are terminated at the end."""
         name = f"bench_{next(self._numbers)}"
         async with _connected(self.superuser_url) as superuser:
             await superuser.execute(
@@ -97,22 +98,22 @@ async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @contextmanager
-def scratch_server(parent: Path | None, progress: Callable[[str], None]) -> Iterator[Scratch]:
-    """Blocks while it starts, so enter it before the event loop. `parent` defaults to the system's temporary directory."""
+def scratch_server(parent: Path | None, progress: Callable[[str], None]) -> Iterator[ScratchServer]:
+    """Blocks while it starts, so enter it before the event loop. `parent` defaults to the temporary directory."""
     top = Path(tempfile.mkdtemp(prefix="duro-bench-", dir=parent))
     if os.geteuid() == 0:
-        top.chmod(0o711)  # the server's own user passes through
+        top.chmod(0o711)  # the server runs as another user and needs to enter it
     data = DataDir(top / "data")
     try:
         with attach(data.root, progress=progress) as server:
             postmaster = int(data.pid_file.read_text().split()[0])
-            yield Scratch(server.owner_url, server.superuser_url, server.secret_key, top, postmaster)
+            yield ScratchServer(server.owner_url, server.superuser_url, server.secret_key, top, postmaster)
     finally:
         _remove(top, data.root)
 
 
 def _remove(top: Path, data_dir: Path) -> None:
-    """A second Ctrl-C does not hurry this: half of it would leave a server's files behind."""
+    """Removes the directory. Ctrl-C is ignored during this, because it would leave the server's files behind."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         if data_dir.exists():

@@ -1,11 +1,11 @@
-"""Producers in a process of their own: each connection records one event per transaction and stamps its commit.
+"""Producers in a separate process: each connection records one event per transaction and timestamps its commit.
 
     stdin  ◄ {"url": …, "tenants": […], "data": …, "rate": null | per second, "seconds": …}
     stdout ► {"committed": n, "seconds": …, "ids": […], "before_ns": […], "after_ns": […], "began_ns": […]}
 
-With a rate, events are due by the clock and not by what comes back, so a slow moment is not followed by fewer
-events; without one each connection goes as fast as it can. Stamps are CLOCK_MONOTONIC, which the receiver shares:
-`began` before BEGIN, `before` when COMMIT is about to be sent, `after` when it has been confirmed.
+With a rate, events are due by the clock and not by earlier responses, so a slow response does not reduce the load.
+Without a rate, each connection commits as fast as it can. Timestamps are CLOCK_MONOTONIC, as at the receiver:
+`began` before BEGIN, `before` just before COMMIT is sent, `after` when it has been confirmed.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from schema.connecting import Login
 from schema.database import connect_with, target_of
 from schema.ids import EVENT, format_id
 from schema.queries import load
-from service.bench.dialogue import answer_questions
+from service.bench.child_requests import answer_questions
 from service.bench.payload import EVENT_TYPE
 
 CONNECTIONS: Final = 8
@@ -33,15 +33,15 @@ _STATEMENT_WITHIN_S: Final = 30.0
 
 
 @dataclass(slots=True)
-class Written:
+class Commits:
     ids: list[UUID] = field(default_factory=list)
     began: "array[int]" = field(default_factory=lambda: array("q"))
     before: "array[int]" = field(default_factory=lambda: array("q"))
     after: "array[int]" = field(default_factory=lambda: array("q"))
 
 
-class Clock:
-    """When the next transaction is due."""
+class Schedule:
+    """Decides when the next transaction is due."""
 
     def __init__(self, rate: float | None, seconds: float) -> None:
         self._rate = rate
@@ -50,7 +50,7 @@ class Clock:
         self._numbers = count()
 
     async def next(self) -> bool:
-        """Whether there is one more to do; returns when it is due."""
+        """Waits until the next transaction is due. Returns False after the last one."""
         due = time.monotonic() if self._rate is None else self._began + next(self._numbers) / self._rate
         if due >= self._over_at:
             return False
@@ -60,7 +60,7 @@ class Clock:
 
 
 async def write(question: dict[str, Any]) -> dict[str, Any]:
-    tenants, written = [UUID(tenant) for tenant in question["tenants"]], Written()
+    tenants, commits = [UUID(tenant) for tenant in question["tenants"]], Commits()
     connections = [
         await connect_with(
             target_of(question["url"]),
@@ -72,39 +72,39 @@ async def write(question: dict[str, Any]) -> dict[str, Any]:
         for _ in range(CONNECTIONS)
     ]
     try:
-        clock, began = Clock(question["rate"], question["seconds"]), time.monotonic()
+        schedule, began = Schedule(question["rate"], question["seconds"]), time.monotonic()
         turns = cycle(tenants)
         await asyncio.gather(
-            *(_write(connection, turns, question["data"], clock, written) for connection in connections)
+            *(_write(connection, turns, question["data"], schedule, commits) for connection in connections)
         )
         seconds = time.monotonic() - began
     finally:
         for connection in connections:
             connection.terminate()
     return {
-        "committed": len(written.ids),
+        "committed": len(commits.ids),
         "seconds": seconds,
-        "ids": [format_id(EVENT, id_) for id_ in written.ids],
-        "began_ns": written.began.tolist(),
-        "before_ns": written.before.tolist(),
-        "after_ns": written.after.tolist(),
+        "ids": [format_id(EVENT, id_) for id_ in commits.ids],
+        "began_ns": commits.began.tolist(),
+        "before_ns": commits.before.tolist(),
+        "after_ns": commits.after.tolist(),
     }
 
 
 async def _write(
-    connection: asyncpg.Connection, turns: Iterator[UUID], data: str, clock: Clock, written: Written
+    connection: asyncpg.Connection, turns: Iterator[UUID], data: str, schedule: Schedule, commits: Commits
 ) -> None:
-    while await clock.next():
+    while await schedule.next():
         began = time.monotonic_ns()
         transaction = connection.transaction()
         await transaction.start()
         event_id = await connection.fetchval(_RECORD, next(turns), EVENT_TYPE, data)
         before = time.monotonic_ns()
         await transaction.commit()
-        written.after.append(time.monotonic_ns())
-        written.before.append(before)
-        written.began.append(began)
-        written.ids.append(event_id)
+        commits.after.append(time.monotonic_ns())
+        commits.before.append(before)
+        commits.began.append(began)
+        commits.ids.append(event_id)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import uvloop
 
 from schema.errors import DuroError
 from service.bench import report
-from service.bench.catalog import ROWS, Row, chosen
-from service.bench.ground import Watch
-from service.bench.keeping import keep, require_writable
-from service.bench.perform import Run, perform
+from service.bench.bench_run import Run, run_rows
+from service.bench.bench_setup import Progress
+from service.bench.catalog import ROWS, Row, select_rows
+from service.bench.result_file import require_writable, write_results
 from service.bench.scale import FULL, QUICK, Scale
 from service.bench.scratch import scratch_server
 from service.cli.app import App, command, database_errors, main
@@ -88,7 +88,7 @@ def bench(
     if listed:
         _show_rows(app)
         return
-    rows = chosen(names, quick=quick)
+    rows = select_rows(names, quick=quick)
     require_writable(out, "--out")
     if profile is not None:
         require_writable(profile, "--profile")
@@ -96,9 +96,9 @@ def bench(
     scale = QUICK if quick else FULL
     if history_rows is not None:
         scale = replace(scale, history=history_rows)
-    run = _perform(app, rows, scale, data_dir, profile, out)
-    app.result(report.as_json(run), lambda console: report.show(run, console))
-    keep(out, report.as_json(run))
+    run = _run(app, rows, scale, data_dir, profile, out)
+    app.result(report.as_json(run), lambda console: report.print_table(run, console))
+    write_results(out, report.as_json(run))
     if run.failed:
         raise BenchFailed(f"Not measured: {'; '.join(f'{name}: {why}' for name, why in run.failed.items())}")
 
@@ -110,32 +110,32 @@ def _row_list() -> str:
 bench.help = f"{cleandoc(bench.help or '')}\n\n\b\nRows:\n{_row_list()}"
 
 
-def _perform(
+def _run(
     app: App, rows: list[Row], scale: Scale, data_dir: Path | None, profile: Path | None, out: Path
 ) -> Run:
-    def keep_so_far(run: Run) -> None:
+    def save_results(run: Run) -> None:
         try:
-            keep(out, report.as_json(run))
-        except DuroError as error:  # there may be room again at the end; measuring goes on
+            write_results(out, report.as_json(run))
+        except DuroError as error:  # measuring continues: a later write may succeed
             app.progress(str(error))
 
     with scratch_server(data_dir, app.progress) as scratch, database_errors(), app.counting("") as counting:
-        watch = counting if app.err.is_terminal else _now_and_then(app)
-        return uvloop.run(perform(scratch, rows, scale, watch, profile=profile, keep=keep_so_far))
+        progress = counting if app.err.is_terminal else _throttled_progress(app)
+        return uvloop.run(run_rows(scratch, rows, scale, progress, profile=profile, save=save_results))
 
 
-def _now_and_then(app: App) -> Watch:
-    """Lines for a log rather than a terminal: the first of each kind, then one every few seconds."""
-    said_at, said = 0.0, ""
+def _throttled_progress(app: App) -> Progress:
+    """Prints progress for a log file: the first line of each step, then one every few seconds."""
+    printed_at, last_step = 0.0, ""
 
-    def watch(line: str) -> None:
-        nonlocal said_at, said
+    def progress(line: str) -> None:
+        nonlocal printed_at, last_step
         step, now = _NUMBERS.sub("", line), time.monotonic()
-        if step != said or now - said_at > _LINE_EVERY_S:
-            said_at, said = now, step
+        if step != last_step or now - printed_at > _LINE_EVERY_S:
+            printed_at, last_step = now, step
             app.progress(line)
 
-    return watch
+    return progress
 
 
 def _show_rows(app: App) -> None:

@@ -1,1 +1,1 @@
-"""The rows: each takes the ground it stands on and returns what it found."""
+"""The rows: each takes the shared setup and returns its measurements."""

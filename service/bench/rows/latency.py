@@ -1,21 +1,21 @@
-"""From commit to the first byte at the receiver, at fixed rates."""
+"""Measures the latency from commit to the first byte at the receiver, at fixed rates."""
 
 from typing import Final
 
-from service.bench.finding import AtMost, Finding
-from service.bench.ground import Ground
+from service.bench.bench_database import Shape, bench_database
+from service.bench.bench_setup import BenchSetup
+from service.bench.measurement import AtMost, Measurement
 from service.bench.numbers import percentile
 from service.bench.producing import latencies
-from service.bench.stage import Shape, stage
 
 AIMED_AT: Final = 200
 P50: Final = AtMost(5, "ms")
 P99: Final = AtMost(20, "ms")
 
 
-async def latency(ground: Ground, row: str, rate: int) -> list[Finding]:
-    async with stage(ground, Shape()) as here, here.worker():
-        seen = await latencies(here, ground.scale.latency_s, rate)
+async def latency(setup: BenchSetup, row: str, rate: int) -> list[Measurement]:
+    async with bench_database(setup, Shape()) as bench, bench.worker():
+        seen = await latencies(bench, setup.scale.latency_s, rate)
     after, before = seen.after_commit, seen.before_commit
     figures = {
         "p50_ms": percentile(after, 50),
@@ -27,7 +27,7 @@ async def latency(ground: Ground, row: str, rate: int) -> list[Finding]:
         "webhooks": len(after),
     }
     return [
-        Finding(
+        Measurement(
             f"{row}-p{percent}",
             f"commit confirmed to first byte at the receiver, p{percent}, {rate} events/s",
             "",

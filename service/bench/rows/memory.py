@@ -1,4 +1,4 @@
-"""A worker's memory while it drains a great backlog: how much at most, and whether it grows."""
+"""Measures a worker's memory while it drains a large backlog: the maximum, and whether it grows."""
 
 import asyncio
 from contextlib import suppress
@@ -6,12 +6,12 @@ from statistics import median
 from typing import Final
 
 from schema.errors import Unavailable
-from service.bench.drain import PATIENCE_S, held_back
-from service.bench.finding import AtMost, Finding
-from service.bench.ground import Ground
+from service.bench.bench_database import Shape, bench_database
+from service.bench.bench_setup import BenchSetup
+from service.bench.drain import PATIENCE_S, hold_sequencer
+from service.bench.measurement import AtMost, Measurement
 from service.bench.numbers import slope
 from service.bench.proc import resident_bytes
-from service.bench.stage import Shape, stage
 
 MOST: Final = AtMost(150, "MiB")
 FLAT: Final = AtMost(10, "MiB")
@@ -19,29 +19,29 @@ _EVERY_S: Final = 0.1
 _MIB: Final = 1 << 20
 
 
-async def memory(ground: Ground, row: str) -> list[Finding]:
-    """Until all has arrived, or for as long as the scale allows."""
-    total, samples = ground.scale.memory_deliveries, list[tuple[float, float]]()
+async def memory(setup: BenchSetup, row: str) -> list[Measurement]:
+    """Samples until everything has arrived or the scale's time limit ends."""
+    total, samples = setup.scale.memory_deliveries, list[tuple[float, float]]()
 
-    def watch(seen: int) -> None:
-        ground.watch(f"{seen:,} of {total:,} deliveries")
+    def progress(seen: int) -> None:
+        setup.progress(f"{seen:,} of {total:,} deliveries")
 
-    async with stage(ground, Shape()) as here, held_back(here) as let_go:
-        await here.record(total)
-        async with here.worker() as worker:
-            await ground.receiver.forget()
+    async with bench_database(setup, Shape()) as bench, hold_sequencer(bench) as release:
+        await bench.record(total)
+        async with bench.worker() as worker:
+            await setup.receiver.reset()
             sampling = asyncio.create_task(_sample(worker.pid, samples))
             try:
-                let_go.set()
+                release.set()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(ground.scale.memory_within_s):
-                        if not await ground.receiver.reaches(total, PATIENCE_S, watch):
-                            raise Unavailable(f"Nothing arrived for {PATIENCE_S:g} s: {worker.last_words}")
+                    async with asyncio.timeout(setup.scale.memory_within_s):
+                        if not await setup.receiver.wait_for_count(total, PATIENCE_S, progress):
+                            raise Unavailable(f"Nothing arrived for {PATIENCE_S:g} s: {worker.last_output}")
             finally:
                 sampling.cancel()
-            arrived = (await ground.receiver.report()).count
-            worker.kill()  # the rest of the backlog is of no interest
-    return _findings(row, samples, arrived)
+            arrived = (await setup.receiver.report()).count
+            worker.kill()  # the rest of the backlog is not needed
+    return _measurements(row, samples, arrived)
 
 
 async def _sample(pid: int, samples: list[tuple[float, float]]) -> None:
@@ -51,7 +51,7 @@ async def _sample(pid: int, samples: list[tuple[float, float]]) -> None:
         await asyncio.sleep(_EVERY_S)
 
 
-def _findings(row: str, samples: list[tuple[float, float]], arrived: int) -> list[Finding]:
+def _measurements(row: str, samples: list[tuple[float, float]], arrived: int) -> list[Measurement]:
     quarter = len(samples) // 4
     second, last = (
         median(mib for _, mib in part) for part in (samples[quarter : 2 * quarter], samples[3 * quarter :])
@@ -68,14 +68,16 @@ def _findings(row: str, samples: list[tuple[float, float]], arrived: int) -> lis
         "seconds": seconds,
     }
     what = f"while draining {arrived:,} deliveries"
-    shown = (
+    summary = (
         f"{samples[0][1]:.0f} MiB at the start, {most:.0f} MiB at most, {last:.0f} MiB in the last quarter"
     )
     return [
-        Finding(row, f"a worker's resident memory at most, {what}", "", most, MOST, "MiB", figures, shown),
-        Finding(
+        Measurement(
+            row, f"maximum resident memory of a worker {what}", "", most, MOST, "MiB", figures, summary
+        ),
+        Measurement(
             f"{row}-growth",
-            f"its growth from the second quarter to the last, {what}",
+            f"growth from the second quarter of the time to the last, {what}",
             "",
             last - second,
             FLAT,

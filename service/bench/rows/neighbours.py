@@ -1,5 +1,6 @@
-"""A tenth of the endpoints take requests and never answer, with a great many deliveries waiting for them; what do the
-others notice?
+"""Compares the other endpoints' throughput and latency while a tenth of the endpoints hang.
+
+Hanging endpoints accept requests and never answer. Many deliveries to them are pending.
 """
 
 import asyncio
@@ -7,14 +8,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
+from service.bench.bench_database import Shape, bench_database
+from service.bench.bench_setup import BenchSetup
 from service.bench.calibration import deliveries_for
-from service.bench.drain import Drain, held_back, measure
-from service.bench.finding import AtLeast, AtMost, Finding
-from service.bench.ground import Ground
+from service.bench.delivery_history_fill import fill_history
+from service.bench.drain import Drain, hold_sequencer, measure
+from service.bench.measurement import AtLeast, AtMost, Measurement
 from service.bench.numbers import percentile, ratio, ratios
-from service.bench.past import make_past
 from service.bench.producing import latencies
-from service.bench.stage import Shape, stage
 
 THROUGHPUT_AIM: Final = AtLeast(0.95)
 P99_AIM: Final = AtMost(2)
@@ -29,66 +30,71 @@ class _Side:
     p50_ms: float
     p99_ms: float
     hung: int
-    """Requests that the hanging endpoints had taken by then."""
+    """Requests that the hanging endpoints had accepted before the measurement."""
 
 
-async def neighbours(ground: Ground, row: str) -> list[Finding]:
-    calm, noisy = [], []
-    for _ in range(ground.scale.pairs):
-        deliveries = await deliveries_for(ground, Shape())
-        calm.append(await _side(ground, 0, deliveries))
-        noisy.append(await _side(ground, ground.scale.waiting, deliveries))
-    rates = {side: median(s.drain.rate for s in sides) for side, sides in (("calm", calm), ("noisy", noisy))}
-    p99s = {side: median(s.p99_ms for s in sides) for side, sides in (("calm", calm), ("noisy", noisy))}
-    figures: dict[str, Any] = {
-        "waiting": ground.scale.waiting,
-        "calm_per_s": [s.drain.rate for s in calm],
-        "noisy_per_s": [s.drain.rate for s in noisy],
-        "calm_p50_ms": [s.p50_ms for s in calm],
-        "noisy_p50_ms": [s.p50_ms for s in noisy],
-        "calm_p99_ms": [s.p99_ms for s in calm],
-        "noisy_p99_ms": [s.p99_ms for s in noisy],
-        "hanging_requests": [s.hung for s in noisy],
+async def neighbours(setup: BenchSetup, row: str) -> list[Measurement]:
+    without, beside = [], []
+    for _ in range(setup.scale.pairs):
+        deliveries = await deliveries_for(setup, Shape())
+        without.append(await _side(setup, 0, deliveries))
+        beside.append(await _side(setup, setup.scale.pending, deliveries))
+    rates = {
+        side: median(s.drain.rate for s in sides)
+        for side, sides in (("without", without), ("beside", beside))
     }
-    circumstance = f"while 10 % of endpoints hang with {ground.scale.waiting:,} waiting"
+    p99s = {
+        side: median(s.p99_ms for s in sides) for side, sides in (("without", without), ("beside", beside))
+    }
+    figures: dict[str, Any] = {
+        "pending": setup.scale.pending,
+        "without_per_s": [s.drain.rate for s in without],
+        "with_hanging_per_s": [s.drain.rate for s in beside],
+        "without_p50_ms": [s.p50_ms for s in without],
+        "with_hanging_p50_ms": [s.p50_ms for s in beside],
+        "without_p99_ms": [s.p99_ms for s in without],
+        "with_hanging_p99_ms": [s.p99_ms for s in beside],
+        "hanging_requests": [s.hung for s in beside],
+    }
+    condition = f"while 10 % of endpoints hang with {setup.scale.pending:,} deliveries pending"
     return [
-        Finding(
+        Measurement(
             f"{row}-throughput",
-            f"others' deliveries/s {circumstance}",
+            f"other endpoints' deliveries/s {condition}",
             "without",
-            ratio(rates["noisy"], rates["calm"]),
+            ratio(rates["beside"], rates["without"]),
             THROUGHPUT_AIM,
             figures=figures,
-            shown=f"{rates['noisy']:,.0f}/s ; {rates['calm']:,.0f}/s",
-            rounds=ratios(figures["noisy_per_s"], figures["calm_per_s"]),
+            summary=f"{rates['beside']:,.0f}/s ; {rates['without']:,.0f}/s",
+            rounds=ratios(figures["with_hanging_per_s"], figures["without_per_s"]),
         ),
-        Finding(
+        Measurement(
             f"{row}-p99",
-            f"others' p99 from commit to first byte, {RATE} events/s, {circumstance}",
+            f"other endpoints' p99 from commit to first byte, {RATE} events/s, {condition}",
             "without",
-            ratio(p99s["noisy"], p99s["calm"]),
+            ratio(p99s["beside"], p99s["without"]),
             P99_AIM,
             figures=figures,
-            shown=f"{p99s['noisy']:.1f} ms ; {p99s['calm']:.1f} ms",
-            rounds=ratios(figures["noisy_p99_ms"], figures["calm_p99_ms"]),
+            summary=f"{p99s['beside']:.1f} ms ; {p99s['without']:.1f} ms",
+            rounds=ratios(figures["with_hanging_p99_ms"], figures["without_p99_ms"]),
         ),
     ]
 
 
-async def _side(ground: Ground, waiting: int, deliveries: int) -> _Side:
-    async with stage(ground, _SHAPE) as here:
+async def _side(setup: BenchSetup, waiting: int, deliveries: int) -> _Side:
+    async with bench_database(setup, _SHAPE) as bench:
         if waiting:
-            await make_past(here, waiting, "pending", here.hanging)
-        await ground.receiver.forget()
-        async with here.worker() as worker:
-            await asyncio.sleep(_SETTLES_IN_S)  # the hanging ones have taken what places they get
-            hung = (await ground.receiver.report()).hung
-            async with held_back(here) as let_go:
-                since = await here.now()
-                await here.record(deliveries)
+            await fill_history(bench, waiting, "pending", bench.hanging)
+        await setup.receiver.reset()
+        async with bench.worker() as worker:
+            await asyncio.sleep(_SETTLES_IN_S)  # the hanging endpoints reach their in-flight limits
+            hung = (await setup.receiver.report()).hung
+            async with hold_sequencer(bench) as release:
+                since = await bench.now()
+                await bench.record(deliveries)
                 note = "beside hanging endpoints" if waiting else ""
-                drained = await measure(here, [worker], let_go, since, deliveries, note)
-            seen = await latencies(here, ground.scale.latency_s, RATE)
-            worker.kill()  # its stop would wait for those that hang
+                drained = await measure(bench, [worker], release, since, deliveries, note)
+            seen = await latencies(bench, setup.scale.latency_s, RATE)
+            worker.kill()  # a clean stop would wait for the hanging requests
     after = seen.after_commit
     return _Side(drained, percentile(after, 50), percentile(after, 99), hung)

@@ -1,44 +1,44 @@
-"""What producers notice of the service: their commits per second with a worker running and without."""
+"""Compares producers' commits per second with and without a running worker."""
 
 from contextlib import AsyncExitStack
 from statistics import median
 from typing import Final
 
-from service.bench.finding import AtLeast, Finding
-from service.bench.ground import Ground
+from service.bench.bench_database import Shape, bench_database
+from service.bench.bench_setup import BenchSetup
+from service.bench.measurement import AtLeast, Measurement
 from service.bench.numbers import percentile, ratio, ratios
-from service.bench.producing import Produced, produce
-from service.bench.stage import Shape, stage
+from service.bench.producing import ProducerResult, produce
 from service.bench.writers import CONNECTIONS
 
 AIM: Final = AtLeast(0.95)
 STEADY: Final = 500
 
 
-async def producers(ground: Ground, row: str) -> list[Finding]:
-    """As fast as they can, where the worker takes cores from them; and at a steady rate, where only locks could."""
+async def producers(setup: BenchSetup, row: str) -> list[Measurement]:
+    """Measures at full speed, where the worker competes for cores, and at a steady rate, where only locks can slow."""
     return [
         await _compare(
-            ground, row, None, f"commits/s of {CONNECTIONS} producers that do nothing else, a worker running"
+            setup, row, None, f"commits/s of {CONNECTIONS} producers that do nothing else, a worker running"
         ),
         await _compare(
-            ground, f"{row}-steady", STEADY, f"commits/s of producers offering {STEADY}/s, a worker running"
+            setup, f"{row}-steady", STEADY, f"commits/s of producers offering {STEADY}/s, a worker running"
         ),
     ]
 
 
-async def _compare(ground: Ground, row: str, rate: float | None, what: str) -> Finding:
+async def _compare(setup: BenchSetup, row: str, rate: float | None, what: str) -> Measurement:
     without, with_it = [], []
-    for _ in range(ground.scale.pairs):
-        without.append(await _produce(ground, rate, workers=0))
-        with_it.append(await _produce(ground, rate, workers=1))
-    here, there = median(p.rate for p in with_it), median(p.rate for p in without)
+    for _ in range(setup.scale.pairs):
+        without.append(await _produce(setup, rate, workers=0))
+        with_it.append(await _produce(setup, rate, workers=1))
+    with_rate, without_rate = median(p.rate for p in with_it), median(p.rate for p in without)
     p99s = [median(percentile(p.transaction_ms, 99) for p in sides) for sides in (with_it, without)]
-    return Finding(
+    return Measurement(
         row,
         what,
         "without",
-        ratio(here, there),
+        ratio(with_rate, without_rate),
         AIM,
         figures={
             "with_per_s": [p.rate for p in with_it],
@@ -46,17 +46,17 @@ async def _compare(ground: Ground, row: str, rate: float | None, what: str) -> F
             "with_transaction_p99_ms": p99s[0],
             "without_transaction_p99_ms": p99s[1],
         },
-        shown=f"{here:,.0f}/s, p99 {p99s[0]:.1f} ms ; {there:,.0f}/s, p99 {p99s[1]:.1f} ms",
+        summary=f"{with_rate:,.0f}/s, p99 {p99s[0]:.1f} ms ; {without_rate:,.0f}/s, p99 {p99s[1]:.1f} ms",
         rounds=ratios([p.rate for p in with_it], [p.rate for p in without]),
     )
 
 
-async def _produce(ground: Ground, rate: float | None, workers: int) -> Produced:
-    ground.watch(
+async def _produce(setup: BenchSetup, rate: float | None, workers: int) -> ProducerResult:
+    setup.progress(
         f"producers {'with' if workers else 'without'} a worker, {f'{rate}/s' if rate else 'at full speed'}"
     )
     async with AsyncExitStack() as stack:
-        here = await stack.enter_async_context(stage(ground, Shape()))
+        bench = await stack.enter_async_context(bench_database(setup, Shape()))
         for _ in range(workers):
-            await stack.enter_async_context(here.worker())
-        return await produce(here, ground.scale.seconds, rate)
+            await stack.enter_async_context(bench.worker())
+        return await produce(bench, setup.scale.seconds, rate)

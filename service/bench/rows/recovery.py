@@ -1,4 +1,4 @@
-"""SIGKILL to one of two workers in the middle of a backlog: how long until what it held has been settled?"""
+"""Measures how long the deliveries of a killed worker take to settle. SIGKILL hits one of two workers mid-backlog."""
 
 import asyncio
 from datetime import datetime
@@ -8,12 +8,12 @@ from uuid import UUID
 import asyncpg
 
 from schema.errors import Unavailable
+from service.bench.bench_database import SQL, BenchDatabase, Shape, bench_database
+from service.bench.bench_setup import BenchSetup
 from service.bench.calibration import deliveries_for
-from service.bench.drain import PATIENCE_S, held_back
-from service.bench.finding import AtMost, Finding
-from service.bench.ground import Ground
+from service.bench.drain import PATIENCE_S, hold_sequencer
+from service.bench.measurement import AtMost, Measurement
 from service.bench.process import Process
-from service.bench.stage import SQL, Shape, Stage, stage
 
 AIM: Final = AtMost(10, "s")
 _LEAST: Final = 10_000
@@ -21,49 +21,49 @@ _WITHIN_S: Final = 60.0
 _ASKED_EVERY_S: Final = 0.1
 
 
-async def recovery(ground: Ground, row: str) -> list[Finding]:
-    total = max(await deliveries_for(ground, Shape()), _LEAST)
-    async with stage(ground, Shape()) as here, held_back(here) as let_go:
-        await here.record(total)
-        async with here.worker() as victim, here.worker():
-            await ground.receiver.forget()
-            let_go.set()
-            if not await ground.receiver.reaches(total // 3, PATIENCE_S, lambda _seen: None):
-                raise Unavailable("The two workers delivered nothing, so there was nothing to recover from.")
-            held, killed_at = await _kill(here, victim)
-            ground.watch(f"recovery: a worker was killed that held {len(held):,} deliveries")
-            recovered = await _recovered(here, held, killed_at)
+async def recovery(setup: BenchSetup, row: str) -> list[Measurement]:
+    total = max(await deliveries_for(setup, Shape()), _LEAST)
+    async with bench_database(setup, Shape()) as bench, hold_sequencer(bench) as release:
+        await bench.record(total)
+        async with bench.worker() as victim, bench.worker():
+            await setup.receiver.reset()
+            release.set()
+            if not await setup.receiver.wait_for_count(total // 3, PATIENCE_S, lambda _seen: None):
+                raise Unavailable("The two workers delivered nothing, so recovery cannot be measured.")
+            held, killed_at = await _kill(bench, victim)
+            setup.progress(f"recovery: killed a worker with {len(held):,} leased deliveries")
+            recovered = await _recovered(bench, held, killed_at)
     settled_s = (recovered["settled_at"] - killed_at).total_seconds()
     first_s = (recovered["first_at"] - killed_at).total_seconds()
     return [
-        Finding(
+        Measurement(
             row,
-            "from SIGKILL of one of two workers until all it held was settled",
+            "from SIGKILL of one of two workers until all its deliveries were settled",
             "",
             settled_s,
             AIM,
             "s",
             {"settled_s": settled_s, "first_sent_s": first_s, "held": len(held)},
-            f"{len(held)} held; the first sent again after {first_s:.2f} s, the last settled after {settled_s:.2f} s",
+            f"{len(held)} leased; the first retried after {first_s:.2f} s, the last settled after {settled_s:.2f} s",
         )
     ]
 
 
-async def _kill(stage: Stage, victim: Process) -> tuple[list[UUID], datetime]:
-    """What it held when it died, and when that was."""
-    worker_id = await stage.owner.fetchval(SQL["worker_of"], str(victim.pid))
-    killed_at = await stage.now()
+async def _kill(bench: BenchDatabase, victim: Process) -> tuple[list[UUID], datetime]:
+    """Kills the worker. Returns the deliveries it had leased, and the time."""
+    worker_id = await bench.owner.fetchval(SQL["worker_of"], str(victim.pid))
+    killed_at = await bench.now()
     victim.kill()
-    held = [row["id"] for row in await stage.owner.fetch(SQL["held"], worker_id)]
+    held = [row["id"] for row in await bench.owner.fetch(SQL["held"], worker_id)]
     if not held:
-        raise Unavailable("The killed worker held nothing at that moment; measure again.")
+        raise Unavailable("The killed worker had no leased deliveries. Run the row again.")
     return held, killed_at
 
 
-async def _recovered(stage: Stage, held: list[UUID], killed_at: datetime) -> dict[str, Any]:
+async def _recovered(bench: BenchDatabase, held: list[UUID], killed_at: datetime) -> dict[str, Any]:
     deadline = asyncio.get_running_loop().time() + _WITHIN_S
     while True:
-        row: asyncpg.Record | None = await stage.owner.fetchrow(SQL["recovered"], held, killed_at)
+        row: asyncpg.Record | None = await bench.owner.fetchrow(SQL["recovered"], held, killed_at)
         assert row is not None
         if not row["pending"]:
             return dict(row)

@@ -1,4 +1,4 @@
-"""The processes around duro in a benchmark count what really happened."""
+"""The benchmark's receiver, clients and producers count correctly."""
 
 import asyncio
 import ssl
@@ -13,9 +13,9 @@ from schema.ids import EVENT, format_id
 from schema.modes import Mode
 from schema.secret_box import derive_role_password
 from service.bench.baseline import COROUTINES
+from service.bench.bench_setup import ReceiverProcess, receiver_process
 from service.bench.bytes_client import CONNECTIONS
 from service.bench.certificate import Certificate, make_certificate
-from service.bench.ground import ReceiverProcess, receiver_process
 from service.bench.payload import LARGE, SMALL, data_for, webhook
 from service.bench.process import process
 from service.bench.receiver import ANSWER, HOST
@@ -40,14 +40,14 @@ def request(path: str, body: bytes, event_id: str = "evt_1") -> bytes:
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-def test_a_webhook_has_the_size_that_was_asked_for(size: int) -> None:
+def test_a_webhook_has_the_requested_size(size: int) -> None:
     body, headers = webhook(size)
     assert len(body) == size
     assert len(headers["Duro-Signature"].partition(",v1=")[2]) == 64
 
 
-async def test_the_receiver_counts_requests_however_they_are_cut(receiver: ReceiverProcess) -> None:
-    await receiver.forget(track=True)
+async def test_the_receiver_counts_requests_split_anywhere(receiver: ReceiverProcess) -> None:
+    await receiver.reset(track=True)
     bodies = [b"", b"abc", b"x" * 100_000]
     whole = b"".join(request("/1", body, f"evt_{number}") for number, body in enumerate(bodies))
     reader, writer = await asyncio.open_connection(HOST, receiver.plain)
@@ -66,20 +66,20 @@ async def test_the_receiver_counts_requests_however_they_are_cut(receiver: Recei
     writer.close()
 
 
-async def test_an_answer_to_a_question_that_was_given_up_is_not_taken_for_another(
+async def test_a_late_answer_is_not_taken_for_the_next(
     receiver: ReceiverProcess,
 ) -> None:
     given_up = asyncio.create_task(receiver.report())
     await asyncio.sleep(0)
     given_up.cancel()
     await asyncio.wait([given_up])
-    await receiver.forget(track=True)
+    await receiver.reset(track=True)
     assert await receiver.first_bytes() == {}
     assert (await receiver.report()).count == 0
 
 
-async def test_what_hangs_is_counted_apart_and_never_answered(receiver: ReceiverProcess) -> None:
-    await receiver.forget()
+async def test_hanging_requests_are_counted_apart_and_never_answered(receiver: ReceiverProcess) -> None:
+    await receiver.reset()
     reader, writer = await asyncio.open_connection(HOST, receiver.plain)
     writer.write(request("/hang/1", b"abc"))
     await writer.drain()
@@ -91,7 +91,7 @@ async def test_what_hangs_is_counted_apart_and_never_answered(receiver: Receiver
     writer.close()
 
 
-async def test_a_client_that_trusts_the_certificate_speaks_tls(
+async def test_a_client_that_trusts_the_certificate_can_use_tls(
     receiver: ReceiverProcess, certificate: Certificate
 ) -> None:
     context = ssl.create_default_context(cafile=str(certificate.certificate))
@@ -104,10 +104,10 @@ async def test_a_client_that_trusts_the_certificate_speaks_tls(
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_the_bare_loop_posts_exactly_as_many_as_it_says(
+async def test_the_bare_loop_reports_its_exact_request_count(
     receiver: ReceiverProcess, certificate: Certificate, *, tls: bool
 ) -> None:
-    await receiver.forget()
+    await receiver.reset()
     async with process("bare loop", ("-m", "service.bench.baseline"), certificate.trust) as loop:
         question = {
             "url": receiver.url(tls=tls),
@@ -122,8 +122,8 @@ async def test_the_bare_loop_posts_exactly_as_many_as_it_says(
     assert (answer["failed"], report.bad, report.body_bytes) == (0, 0, report.count * SMALL)
 
 
-async def test_the_bytes_client_counts_what_was_answered(receiver: ReceiverProcess) -> None:
-    await receiver.forget()
+async def test_the_bytes_client_counts_responses(receiver: ReceiverProcess) -> None:
+    await receiver.reset()
     async with process("bytes client", ("-m", "service.bench.bytes_client")) as client:
         answer = await client.ask({"port": receiver.plain, "body_bytes": SMALL, "seconds": 0.2})
     report = await receiver.report()
@@ -132,10 +132,10 @@ async def test_the_bytes_client_counts_what_was_answered(receiver: ReceiverProce
 
 
 @pytest.mark.parametrize("rate", [None, 100.0])
-async def test_writers_say_what_the_database_holds(
+async def test_producers_report_the_events_they_committed(
     database: Database, key: bytes, tenant: UUID, rate: float | None
 ) -> None:
-    """Each id is an event that was committed, between the two stamps."""
+    """Each id is a committed event. Its timestamps are in order."""
     async with process("writers", ("-m", "service.bench.writers")) as writers:
         question = {
             "url": database.url,

@@ -1,4 +1,4 @@
-"""Whole runs in small: a scratch server, real workers, a table and JSON. No speed is asserted."""
+"""Short complete runs: a scratch server, real workers, a table and JSON. No speed is asserted."""
 
 import os
 import re
@@ -18,13 +18,13 @@ from rich.console import Console
 
 from schema.errors import InvalidInput, Unavailable
 from service.bench import report
-from service.bench.catalog import ROWS, Row, chosen
-from service.bench.finding import Finding
-from service.bench.ground import Ground
-from service.bench.keeping import keep
-from service.bench.perform import Run, perform
+from service.bench.bench_run import Run, run_rows
+from service.bench.bench_setup import BenchSetup
+from service.bench.catalog import ROWS, Row, select_rows
+from service.bench.measurement import Measurement
+from service.bench.result_file import write_results
 from service.bench.scale import QUICK
-from service.bench.scratch import Scratch, scratch_server
+from service.bench.scratch import ScratchServer, scratch_server
 from tests.service.cli.duro_command import Duro
 from tests.support.places import temporary_place
 
@@ -39,63 +39,67 @@ def own_tmp() -> Iterator[Path]:
 
 
 @pytest.fixture
-def scratch(own_tmp: Path) -> Iterator[Scratch]:
+def scratch(own_tmp: Path) -> Iterator[ScratchServer]:
     with scratch_server(own_tmp, lambda _line: None) as started:
         yield started
     assert not list(own_tmp.iterdir())
 
 
-async def broken(_ground: Ground) -> list[Finding]:
+async def broken(_setup: BenchSetup) -> list[Measurement]:
     raise Unavailable("The receiver fell off the table.")
 
 
 @pytest.mark.drill
-async def test_a_run_measures_real_deliveries_and_rows_that_fail_do_not_stop_the_others(
-    scratch: Scratch,
+async def test_failing_rows_do_not_stop_the_others(
+    scratch: ScratchServer,
 ) -> None:
-    """With a past too: the worker goes on behind it, and delivers each new event once. A row that takes too long fails."""
-    said: list[str] = []
-    pipeline, history = chosen(["pipeline", "history"], quick=True)
+    """Rows measure real deliveries, with a history too, each once. A row that exceeds its limit fails."""
+    lines: list[str] = []
+    pipeline, history = select_rows(["pipeline", "history"], quick=True)
     hurried = replace(pipeline, name="hurried", within_s=0.3)
     rows = [Row("broken", "", broken, 60), hurried, pipeline, history]
-    kept: list[tuple[int, list[str]]] = []
+    results: list[tuple[int, list[str]]] = []
     nowhere = scratch.directory / "none" / "x"
-    run = await perform(
+    run = await run_rows(
         scratch,
         rows,
         TINY,
-        said.append,
+        lines.append,
         profile=nowhere,
-        keep=lambda so_far: kept.append((len(so_far.findings), [*so_far.to_do])),
+        save=lambda so_far: results.append((len(so_far.measurements), [*so_far.remaining])),
     )
     assert run.failed == {
         "broken": "The receiver fell off the table.",
-        "hurried": "It was given up after 0.3 s.",
-        "profile": f"The profile could not be kept in {nowhere}: No such file or directory.",
+        "hurried": "It exceeded its limit of 0.3 s.",
+        "profile": f"The profile could not be written to {nowhere}: No such file or directory.",
     }
-    assert kept == [
+    assert results == [
         (0, ["hurried", "pipeline", "history", "profile"]),
         (0, ["pipeline", "history", "profile"]),
         (2, ["history", "profile"]),
         (3, ["profile"]),
         (3, []),
     ]
-    told = orjson.loads(orjson.dumps(report.as_json(run)))
-    found = {row["row"]: row for row in told["rows"]}
+    report_json = orjson.loads(orjson.dumps(report.as_json(run)))
+    found = {row["row"]: row for row in report_json["rows"]}
     assert set(found) == {"pipeline", "pipeline-cpu", "history"}
     figures = found["pipeline"]["figures"]
     assert figures["repeated"] == 0
     assert found["pipeline"]["value"] == pytest.approx(figures["duroPerS"][0] / figures["barePerS"][0])
     assert figures["duroPerS"][0] == min(figures["duroArrivingPerS"][0], figures["duroSettledPerS"][0])
-    # The same bytes, but for ids in paths.
+    # The same bytes except for ids in paths.
     assert abs(figures["duroWireBytes"] - figures["bareWireBytes"]) < 40
     assert found["history"]["figures"]["pastDeliveries"] == TINY.history
     cpu = found["pipeline-cpu"]["figures"]
     assert min(cpu["workerUs"], cpu["postgresUs"], cpu["bareClientUs"]) > 0
-    assert told["machine"]["postgres"]["fsync"] == told["machine"]["postgres"]["synchronousCommit"] == "on"
-    assert not [key for key in _keys(told) if "_" in key]
-    assert any("pipeline" in line for line in said)
-    assert any(re.search(r"3,000 of 3,000 delivered deliveries, [0-9,]+/s", line) for line in said)
+    assert (
+        report_json["machine"]["postgres"]["fsync"]
+        == report_json["machine"]["postgres"]["synchronousCommit"]
+        == "on"
+    )
+    assert not [key for key in _keys(report_json) if "_" in key]
+    assert any("pipeline" in line for line in lines)
+    assert any(re.search(r"3,000 of 3,000 delivered deliveries, [0-9,]+/s", line) for line in lines)
 
 
 def _keys(value: Any) -> Iterator[str]:
@@ -108,56 +112,58 @@ def _keys(value: Any) -> Iterator[str]:
 
 
 @pytest.mark.drill
-async def test_a_profile_s_top_lines_are_in_the_json(scratch: Scratch) -> None:
-    kept = scratch.directory / "kept"
-    run = await perform(scratch, [], TINY, lambda _line: None, profile=kept)
+async def test_the_json_has_the_top_lines_of_the_profile(scratch: ScratchServer) -> None:
+    profile = scratch.directory / "profile.out"
+    run = await run_rows(scratch, [], TINY, lambda _line: None, profile=profile)
     assert run.failed == {}
-    assert kept.exists()
+    assert profile.exists()
     assert any("tottime" in line for line in report.as_json(run)["profile"])
 
 
-def test_the_table_shows_value_aim_and_what_could_not_be_measured() -> None:
+def test_the_table_shows_values_and_failed_rows() -> None:
     postgres = {"server_version": "16.9", "fsync": "on", "synchronous_commit": "on"}
     machine = {
         "cores": 2, "cpu": "C", "memory": "1 kB", "load_average": 0.1, "system": "Linux", "kernel": "6", "python": "3",
         "aiohttp": "3", "duro": "0", "date": "today", "postgres": postgres,
     }  # fmt: skip
-    findings = [
-        Finding("fast", "what", "the loop", 1.5, rounds=(1.4, 1.6)),
-        Finding("late", "what", "", 0.25, unit="ms"),
-        Finding("many", "what", "", 76_769.0, unit="/s"),
+    measurements = [
+        Measurement("fast", "what", "the loop", 1.5, rounds=(1.4, 1.6)),
+        Measurement("late", "what", "", 0.25, unit="ms"),
+        Measurement("many", "what", "", 76_769.0, unit="/s"),
     ]
     out = StringIO()
-    report.show(Run(machine, True, findings, {"slow": "It was given up."}), Console(file=out, width=300))
+    report.print_table(
+        Run(machine, True, measurements, {"slow": "It took too long."}), Console(file=out, width=300)
+    )
     for text in (
         "1.50 (1.40 to 1.60)",
         "0.2 ms",
         "76,769/s",
-        "slow could not be measured. It was given up.",
+        "slow could not be measured. It took too long.",
         "16.9",
     ):
         assert text in out.getvalue()
 
 
-def test_rows_are_chosen_by_name_by_pattern_or_all() -> None:
-    assert [row.name for row in chosen(["pages", "latency-*"], quick=False)] == [
+def test_rows_are_selected_by_name_or_pattern() -> None:
+    assert [row.name for row in select_rows(["pages", "latency-*"], quick=False)] == [
         "latency-50", "latency-200", "latency-1000", "pages",
     ]  # fmt: skip
-    assert len(chosen([], quick=False)) == len(ROWS)
-    assert 0 < len(chosen([], quick=True)) < len(ROWS)
+    assert len(select_rows([], quick=False)) == len(ROWS)
+    assert 0 < len(select_rows([], quick=True)) < len(ROWS)
 
 
-def test_a_name_that_is_none_is_answered_with_the_nearest() -> None:
-    with pytest.raises(InvalidInput, match="There is no row 'pipline': did you mean pipeline"):
-        chosen(["pages", "pipline"], quick=False)
+def test_an_unknown_row_gets_the_closest_name() -> None:
+    with pytest.raises(InvalidInput, match=r"There is no row 'pipline'\. Did you mean pipeline\?"):
+        select_rows(["pages", "pipline"], quick=False)
 
 
-async def test_the_command_refuses_what_cannot_work_before_it_starts_anything(tmp_path: Path) -> None:
+async def test_bad_arguments_fail_before_anything_starts(tmp_path: Path) -> None:
     duro = Duro({})
     for arguments, sentence in (
-        (["wxyz"], "There is no row 'wxyz': duro bench --list shows all rows."),
-        (["pages", "--out", str(tmp_path / "none" / "x.json")], "choose another file with --out"),
-        (["pages", "--profile", str(tmp_path / "none" / "x")], "choose another file with --profile"),
+        (["wxyz"], "There is no row 'wxyz'. duro bench --list shows all rows."),
+        (["pages", "--out", str(tmp_path / "none" / "x.json")], "Choose another file with --out"),
+        (["pages", "--profile", str(tmp_path / "none" / "x")], "Choose another file with --profile"),
     ):
         outcome = await duro("bench", *arguments)
         assert outcome.status != 0
@@ -165,35 +171,35 @@ async def test_the_command_refuses_what_cannot_work_before_it_starts_anything(tm
         assert outcome.stderr.count("\n") == 1
 
 
-async def test_the_list_tells_each_row() -> None:
+async def test_the_list_describes_each_row() -> None:
     outcome = await Duro({})("bench", "--list")
     assert outcome.status == 0
     assert all(row.name in outcome.stdout and row.description in outcome.stdout for row in ROWS)
 
 
-def test_a_file_of_figures_is_replaced_whole_and_one_that_cannot_be_written_is_left(own_tmp: Path) -> None:
-    kept = own_tmp / "bench.json"
-    keep(kept, {"run": 1})
-    with kept.open() as reading:
-        keep(kept, {"run": 2})
+def test_the_results_file_is_replaced_atomically(own_tmp: Path) -> None:
+    results = own_tmp / "bench.json"
+    write_results(results, {"run": 1})
+    with results.open() as reading:
+        write_results(results, {"run": 2})
         assert orjson.loads(reading.read()) == {"run": 1}
-    assert orjson.loads(kept.read_bytes()) == {"run": 2}
-    assert list(own_tmp.iterdir()) == [kept]
+    assert orjson.loads(results.read_bytes()) == {"run": 2}
+    assert list(own_tmp.iterdir()) == [results]
     with pytest.raises(Unavailable, match="could not be written"):
-        keep(own_tmp / "none" / "x.json", {})
+        write_results(own_tmp / "none" / "x.json", {})
 
 
 def test_a_device_is_written_to_and_not_replaced(own_tmp: Path) -> None:
     link = own_tmp / "figures"
     link.symlink_to(os.devnull)
-    keep(link, {"run": 1})
+    write_results(link, {"run": 1})
     assert link.is_symlink()
     assert Path(os.devnull).is_char_device()
 
 
 @contextmanager
 def running(place: Path, *rows: str) -> Iterator["subprocess.Popen[str]"]:
-    """As a script starts it with `&` and nohup: both SIGINT and SIGHUP are ignored."""
+    """Starts it as a script does with `&` and nohup: SIGINT and SIGHUP are ignored."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DURO_")}
     command = [sys.executable, "-P", "-m", "service.cli", "bench", "--quick", *rows]
     process = subprocess.Popen(
@@ -212,18 +218,18 @@ def running(place: Path, *rows: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.mark.drill
-def test_an_interruption_leaves_the_figures_so_far_and_no_process_and_nothing_else(own_tmp: Path) -> None:
-    """SIGTERM, which ends it as Ctrl-C does, also in a script's background; SIGHUP under nohup does not."""
+def test_an_interrupted_run_leaves_only_its_results(own_tmp: Path) -> None:
+    """SIGTERM ends it like Ctrl-C, even as a background job. SIGHUP under nohup does not. No process remains."""
     with running(own_tmp, "receiver", "pipeline") as process:
         assert process.stderr
-        assert any("duro" in line and "deliveries" in line for line in process.stderr)  # a worker is at work
+        assert any("duro" in line and "deliveries" in line for line in process.stderr)  # a worker is running
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert [file.name for file in own_tmp.iterdir()] == ["bench.json"]
-    kept = orjson.loads((own_tmp / "bench.json").read_bytes())
-    assert [row["row"] for row in kept["rows"]] == ["receiver"]
-    assert kept["toDo"] == ["pipeline"]
+    results = orjson.loads((own_tmp / "bench.json").read_bytes())
+    assert [row["row"] for row in results["rows"]] == ["receiver"]
+    assert results["remaining"] == ["pipeline"]
     listed = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
     assert str(own_tmp) not in listed

@@ -1,4 +1,4 @@
-"""A log as a billing product writes it: the catalog's events, each about as often as in a year of business."""
+"""Fills the event log as a billing product would: the catalog's event types in the proportions of a business year."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from schema.event_catalog import catalog
-from service.bench.stage import SQL, Stage
+from service.bench.bench_database import SQL, BenchDatabase
 
 SUBSCRIPTIONS: Final = 50_000
 _OF_100: Final = {
@@ -30,28 +30,28 @@ _STEP_WITHIN_S: Final = 120.0
 _VACUUM_WITHIN_S: Final = 900.0
 
 
-async def make_log(stage: Stage, events: int) -> None:
-    """Before any worker has run: events with positions, which no consumer has applied."""
+async def fill_event_log(bench: BenchDatabase, events: int) -> None:
+    """Writes events with positions that no consumer has applied. No worker may have run yet."""
     steps = iter(range(0, events, _STEP))
     async with asyncio.TaskGroup() as filling:
         for _ in range(_SESSIONS):
-            filling.create_task(_fill(stage, events, steps))
-    await stage.owner.execute(SQL["past_sequenced"], events)
-    stage.ground.watch(f"vacuuming {events:,} events")
-    await stage.owner.execute("VACUUM (ANALYZE)", timeout=_VACUUM_WITHIN_S)
+            filling.create_task(_fill(bench, events, steps))
+    await bench.owner.execute(SQL["advance_sequencer"], events)
+    bench.setup.progress(f"vacuuming {events:,} events")
+    await bench.owner.execute("VACUUM (ANALYZE)", timeout=_VACUUM_WITHIN_S)
 
 
-async def _fill(stage: Stage, events: int, steps: Iterator[int]) -> None:
+async def _fill(bench: BenchDatabase, events: int, steps: Iterator[int]) -> None:
     types = [name for name, count in _OF_100.items() for _ in range(count)]
     data = [orjson.dumps(_example(name)).decode() for name in types]
     began = time.monotonic()
-    async with stage.ground.scratch.connect(stage.name) as session:
+    async with bench.setup.scratch.connect(bench.name) as session:
         month = await session.fetchrow(SQL["month"])
         assert month is not None
-        statement = await session.prepare(SQL["past_events"])
+        statement = await session.prepare(SQL["event_log_step"])
         for done in steps:
             await statement.fetchval(
-                list(stage.tenants),
+                list(bench.tenants),
                 types,
                 data,
                 done + 1,
@@ -63,7 +63,7 @@ async def _fill(stage: Stage, events: int, steps: Iterator[int]) -> None:
                 timeout=_STEP_WITHIN_S,
             )
             rate = (done + _STEP) / max(time.monotonic() - began, 0.001)
-            stage.ground.watch(f"writing a log: {done:,} of {events:,} events, {rate:,.0f}/s")
+            bench.setup.progress(f"writing a log: {done:,} of {events:,} events, {rate:,.0f}/s")
 
 
 def _example(name: str) -> dict[str, Any]:

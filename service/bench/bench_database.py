@@ -1,4 +1,4 @@
-"""A fresh database with tenants and endpoints, events in it, and workers on it."""
+"""A fresh database with tenants, endpoints and events, and the workers that run on it."""
 
 import asyncio
 from base64 import b64encode
@@ -18,7 +18,7 @@ from schema.database import Database
 from schema.errors import Unavailable
 from schema.modes import Mode
 from schema.queries import load
-from service.bench.ground import Ground
+from service.bench.bench_setup import BenchSetup
 from service.bench.payload import EVENT_TYPE, data_for
 from service.bench.process import Process, process
 from service.endpoint_admin import EndpointAdmin, Wish, endpoint_admin
@@ -35,14 +35,14 @@ _STATEMENT_WITHIN_S: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Who gets what: each tenant's every event goes to all `fan_out` endpoints of that tenant."""
+    """The load: each event of a tenant goes to all `fan_out` endpoints of that tenant."""
 
     fan_out: int = 1
     body_bytes: int = 800
     tls: bool = False
     tenants: int = TENANTS
     hanging: int = 0
-    """How many of the tenants have endpoints that take a request and never answer."""
+    """How many tenants have endpoints that accept requests and never answer."""
 
     def __str__(self) -> str:
         scheme = "https" if self.tls else "http"
@@ -53,16 +53,17 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    ground: Ground
+class BenchDatabase:
+    setup: BenchSetup
     name: str
-    """The database's."""
+    """Name of the database."""
     database: Database
     owner: asyncpg.Connection
     shape: Shape
     tenants: Sequence[UUID]
-    """Whose endpoints answer."""
+    """Tenants whose endpoints answer."""
     hanging: Sequence[UUID]
+    """Tenants whose endpoints hang."""
 
     @property
     def url(self) -> str:
@@ -70,12 +71,12 @@ class Stage:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a process that works here."""
+        """Environment of a duro process on this database."""
         return {
             "DURO_DATABASE_URL": self.url,
             "DURO_SECRET_KEY": b64encode(self.database.key).decode(),
             "DURO_EGRESS_ALLOW": EGRESS_ALLOW,
-            **self.ground.certificate.trust,
+            **self.setup.certificate.trust,
         }
 
     async def now(self) -> datetime:
@@ -83,18 +84,18 @@ class Stage:
         return moment
 
     async def record(self, events: int) -> None:
-        """As a producer would, a hundred to a transaction."""
+        """Records events as a producer would, 100 per transaction."""
         data, recipients = data_for(self.shape.body_bytes), list(self.tenants)
         statement = await self.owner.prepare(SQL["record"])
         for done in range(0, events, EVENTS_PER_TRANSACTION):
             count = min(EVENTS_PER_TRANSACTION, events - done)
             await statement.fetchval(recipients, EVENT_TYPE, data, count, timeout=_STATEMENT_WITHIN_S)
             if done % 5_000 == 0:
-                self.ground.watch(f"recording events: {done:,} of {events:,}")
+                self.setup.progress(f"recording events: {done:,} of {events:,}")
 
     @asynccontextmanager
     async def worker(self, profile: Path | None = None) -> AsyncIterator[Process]:
-        """At work, that is registered and polling."""
+        """Starts a worker; yields once it has registered and polls."""
         before = await self.owner.fetchval(SQL["workers"])
         profiling = () if profile is None else ("-m", "cProfile", "-o", str(profile))
         arguments = (*profiling, "-m", "service.cli", "work", "--until-stdin-closes")
@@ -106,35 +107,35 @@ class Stage:
         deadline = asyncio.get_running_loop().time() + _WORKER_STARTS_WITHIN_S
         while await self.owner.fetchval(SQL["workers"]) < count:
             if not worker.running:
-                raise Unavailable(f"The worker ended by itself: {worker.last_words}")
+                raise Unavailable(f"The worker ended unexpectedly: {worker.last_output}")
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable(f"The worker did not start within {_WORKER_STARTS_WITHIN_S:g} s.")
             await asyncio.sleep(0.05)
-        await asyncio.sleep(0.5)  # so that its start is not measured
+        await asyncio.sleep(0.5)  # leaves its startup out of the measurement
 
 
 @asynccontextmanager
-async def stage(ground: Ground, shape: Shape) -> AsyncIterator[Stage]:
+async def bench_database(setup: BenchSetup, shape: Shape) -> AsyncIterator[BenchDatabase]:
     async with AsyncExitStack() as stack:
-        name = await stack.enter_async_context(ground.scratch.fresh_database())
+        name = await stack.enter_async_context(setup.scratch.fresh_database())
         database = await stack.enter_async_context(
             Database.open(
-                ground.scratch.database_url(name), ground.scratch.key, name="duro bench", max_per_role=2
+                setup.scratch.database_url(name), setup.scratch.key, name="duro bench", max_per_role=2
             )
         )
-        owner = await stack.enter_async_context(ground.scratch.connect(name))
-        enrolled = await _enrol(ground, database, shape)
-        hanging, answering = enrolled[: shape.hanging], enrolled[shape.hanging :]
-        yield Stage(ground, name, database, owner, shape, answering, hanging)
+        owner = await stack.enter_async_context(setup.scratch.connect(name))
+        created = await _create_tenants(setup, database, shape)
+        hanging, answering = created[: shape.hanging], created[shape.hanging :]
+        yield BenchDatabase(setup, name, database, owner, shape, answering, hanging)
 
 
-async def _enrol(ground: Ground, database: Database, shape: Shape) -> list[UUID]:
-    """The tenants; those that hang come first."""
+async def _create_tenants(setup: BenchSetup, database: Database, shape: Shape) -> list[UUID]:
+    """Returns the tenants, those with hanging endpoints first."""
     made = []
     async with endpoint_admin(Settings(egress_allow=parse_cidrs(EGRESS_ALLOW)), database) as admin:
         for number in range(shape.tenants):
             tenant_id, _api_keys = await tenants.create(database.core, f"Bench {number}")
-            top = ground.receiver.url(tls=shape.tls) + ("/hang" if number < shape.hanging else "")
+            top = setup.receiver.url(tls=shape.tls) + ("/hang" if number < shape.hanging else "")
             await _create_endpoints(admin, tenant_id, f"{top}/{number}", shape.fan_out)
             made.append(tenant_id)
     return made

@@ -1,8 +1,8 @@
-"""The child's side of process.py: answers each line of JSON on standard input with one on standard output.
+"""The child's side of Process: answers each JSON line on standard input with one on standard output.
 
     stdin  ◄ {"number": 7, …question}        stdout ► {"number": 7, "answer": …}
 
-Whoever asked may have given up by then, and tells by the number that an answer is an old one.
+The parent may have timed out in the meantime. The number lets it discard a late answer.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ import orjson
 from service.child_process import stdin_reader
 
 
-def say(answer: Any) -> None:
+def write_line(answer: Any) -> None:
     sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
     sys.stdout.buffer.flush()
 
 
 async def answer_questions(answer: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
-    """Until standard input ends, which also cuts off an answer that is being made."""
+    """Answers until standard input ends, which also cancels the answer in progress."""
     questions = await stdin_reader()
     coming = asyncio.ensure_future(questions.readline())
     while line := await coming:
@@ -32,4 +32,4 @@ async def answer_questions(answer: Callable[[dict[str, Any]], Awaitable[Any]]) -
         if not making.done() and not coming.result():
             making.cancel()
             return
-        say({"number": question["number"], "answer": await making})
+        write_line({"number": question["number"], "answer": await making})

@@ -1,4 +1,4 @@
-"""Where the figures go: a file that at any moment holds a whole run so far, never half of one."""
+"""Writes the results file. It is replaced atomically, so it always holds complete JSON of the run so far."""
 
 import os
 from pathlib import Path
@@ -10,17 +10,17 @@ from schema.errors import Unavailable
 
 
 def require_writable(file: Path, option: str) -> None:
-    """Before half an hour of work rather than after it. Raises Unavailable."""
+    """Checks the file before the measurements rather than after them. Raises Unavailable."""
     touched = [file] if file.exists() else []
     if _replaceable(file):
         touched.append(file.resolve().parent)
     if not all(os.access(path, os.W_OK) for path in touched):
-        raise Unavailable(f"{file} cannot be written: choose another file with {option}.")
+        raise Unavailable(f"{file} cannot be written. Choose another file with {option}.")
 
 
-def keep(file: Path, figures: dict[str, Any]) -> None:
-    """Raises Unavailable; what was kept before is then still there."""
-    content = orjson.dumps(figures, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+def write_results(file: Path, results: dict[str, Any]) -> None:
+    """Replaces the file. Raises Unavailable, and then leaves the previous file unchanged."""
+    content = orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     try:
         if not _replaceable(file):
             file.write_bytes(content)
@@ -33,9 +33,9 @@ def keep(file: Path, figures: dict[str, Any]) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise Unavailable(f"{file} could not be written ({error.strerror}): free disk space.") from error
+        raise Unavailable(f"{file} could not be written ({error.strerror}). Free disk space.") from error
 
 
 def _replaceable(file: Path) -> bool:
-    """Not a device or a pipe, which must stay what it is."""
+    """Returns whether the file may be replaced: a device or a pipe is written to instead."""
     return file.is_file() or not file.exists()

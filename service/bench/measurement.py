@@ -1,4 +1,4 @@
-"""What a row found, in the form that the table and the JSON share."""
+"""The result of a row, as the table and the JSON report share it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ class Verdict(StrEnum):
     MET = "met"
     NOT_MET = "not met"
     REPORTED = "reported"
-    """There is no aim."""
+    """It has no aim."""
 
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
     limit: float
     goal: float | None = None
-    """What is hoped for beyond the limit; told, and not judged by."""
+    """A goal beyond the limit. It is shown, but does not affect the verdict."""
 
     def judge(self, value: float) -> Verdict:
         return Verdict.MET if value >= self.limit else Verdict.NOT_MET
@@ -42,21 +42,21 @@ Aim = AtLeast | AtMost
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Measurement:
     row: str
     what: str
     against: str
-    """What it is compared with; empty for nothing."""
+    """The other side of the comparison, or empty."""
     value: float | None
-    """The ratio, or in `unit` where nothing is compared. None when it could not be told."""
+    """A ratio, or an absolute value in `unit` without a comparison. None if it could not be computed."""
     aim: Aim | None = None
     unit: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
-    """Absolute figures by name; the unit ends the name, as in p99_ms."""
-    shown: str = ""
-    """The ones that matter, for people."""
+    """Absolute values by name. The name ends with the unit, as in p99_ms."""
+    summary: str = ""
+    """The most important figures, for the table."""
     rounds: Sequence[float] = ()
-    """The ratio of each round, where there were several."""
+    """The ratio of each round, if there were several."""
 
     @property
     def verdict(self) -> Verdict:

@@ -1,4 +1,4 @@
-"""What all rows stand on: the scratch server, the receiver, and how much time there is."""
+"""The setup that all rows share: the scratch server, the receiver and the scale."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -11,11 +11,11 @@ from service.bench.certificate import Certificate, make_certificate
 from service.bench.process import Process, process
 from service.bench.receiver import HOST, Report
 from service.bench.scale import Scale
-from service.bench.scratch import Scratch
+from service.bench.scratch import ScratchServer
 
 _ASKED_EVERY_S: Final = 0.25
 
-Watch = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +27,29 @@ class ReceiverProcess:
     def url(self, *, tls: bool = False) -> str:
         return f"https://{HOST}:{self.tls}" if tls else f"http://{HOST}:{self.plain}"
 
-    async def forget(self, *, track: bool = False) -> None:
-        await self.process.ask({"do": "forget", "track": track})
+    async def reset(self, *, track: bool = False) -> None:
+        await self.process.ask({"do": "reset", "track": track})
 
     async def report(self) -> Report:
         return Report(**await self.process.ask({"do": "report"}))
 
     async def first_bytes(self) -> Mapping[str, int]:
-        """When each event's first byte came, in nanoseconds of CLOCK_MONOTONIC; of several attempts the first."""
+        """Returns the arrival of each event's first byte at its first attempt, in ns of CLOCK_MONOTONIC."""
         tracked = await self.process.ask({"do": "tracked"})
         earliest: dict[str, int] = {}
         for event_id, at in zip(tracked["ids"], tracked["at"], strict=True):
             earliest.setdefault(event_id, at)
         return earliest
 
-    async def reaches(self, count: int, patience_s: float, watch: Callable[[int], None]) -> bool:
-        """Whether that many arrive, with never more than `patience_s` without a new one."""
+    async def wait_for_count(self, count: int, patience_s: float, progress: Callable[[int], None]) -> bool:
+        """Waits for that many requests. Returns False after `patience_s` without a new one."""
         loop = asyncio.get_running_loop()
         seen, moved = -1, loop.time()
         while seen < count:
-            here = (await self.report()).count
-            if here > seen:
-                seen, moved = here, loop.time()
-                watch(seen)
+            arrived = (await self.report()).count
+            if arrived > seen:
+                seen, moved = arrived, loop.time()
+                progress(seen)
             elif loop.time() - moved > patience_s:
                 return False
             await asyncio.sleep(_ASKED_EVERY_S if seen < count else 0)
@@ -57,27 +57,27 @@ class ReceiverProcess:
 
 
 @dataclass
-class Ground:
-    scratch: Scratch
+class BenchSetup:
+    scratch: ScratchServer
     receiver: ReceiverProcess
     certificate: Certificate
     scale: Scale
-    watch: Watch = field(repr=False)
-    """EventFacts what is going on."""
+    progress: Progress = field(repr=False)
+    """Called with a line that describes the current step."""
     speeds: dict[str, float] = field(default_factory=dict)
-    """Deliveries per second seen last, by shape."""
+    """Last measured deliveries per second, by shape."""
 
 
 @asynccontextmanager
 async def receiver_process(certificate: Certificate) -> AsyncIterator[ReceiverProcess]:
     arguments = ("-m", "service.bench.receiver", str(certificate.certificate), str(certificate.key))
     async with process("receiver", arguments) as started:
-        ports: dict[str, Any] = await started.hear()
+        ports: dict[str, Any] = await started.read()
         yield ReceiverProcess(started, **ports)
 
 
 @asynccontextmanager
-async def ground(scratch: Scratch, scale: Scale, watch: Watch) -> AsyncIterator[Ground]:
+async def bench_setup(scratch: ScratchServer, scale: Scale, progress: Progress) -> AsyncIterator[BenchSetup]:
     certificate = make_certificate(Path(scratch.directory))
     async with receiver_process(certificate) as receiver:
-        yield Ground(scratch, receiver, certificate, scale, watch)
+        yield BenchSetup(scratch, receiver, certificate, scale, progress)
