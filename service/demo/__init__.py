@@ -1,15 +1,15 @@
-"""`duro demo`: the main job on a real PostgreSQL 16, and a verdict on it that can be "no".
+"""`duro demo`: runs the main job on a real PostgreSQL 16 and checks the result. The check can fail.
 
-     billing  ── record_event, commit ──► PostgreSQL ◄──► duro work          (a process of its own)
+     billing  ── record_event, commit ──► PostgreSQL ◄──► duro work          (a separate process)
      engine       (or roll back)              │               │ signed POST
         │                                     │               ▼
-        │ what was committed                  │           receiver            (a process of its own, code not ours)
-        ▼                                     ▼               │ what arrived, when, verified or not
-      board ─────────────► verdict ◄────── audit              │
+        │ committed events                    │           receiver            (a separate process, independent code)
+        ▼                                     ▼               │ receipts: what arrived, when, verified or not
+    observations ────────► verdict ◄────── audit              │
         ▲                                                     │
         └─────────────────────────────────────────────────────┘
 
-One transaction stays open, with an event in it, from before the first commit until everything has arrived, and is
-then rolled back. A last event in each mode follows it: once those have arrived, everything that finished before
-them has been sequenced, so what has not come by then never will.
+One transaction with an event in it stays open from before the first commit until everything has arrived. Then it is
+rolled back. A last event in each mode follows: once those have arrived, everything that finished before them has
+been sequenced, so an event that is still missing is lost.
 """

@@ -1,4 +1,4 @@
-"""What the receiver tells the demo of each request, one line of JSON each, and how content is compared."""
+"""What the receiver reports about each request, as one line of JSON, and how content is compared."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,15 +8,15 @@ from typing import Any, Final
 import orjson
 
 OK: Final = "ok"
-"""The answer that counts as delivered; any other is a Fault's name, or REFUSED."""
-REFUSED: Final = "refused"
+"""The answer that counts as delivered; any other is a Fault's name, or REJECTED."""
+REJECTED: Final = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     path: str
     at: float
-    """When the request's head had arrived, on the clock that all processes of a machine share (time.monotonic)."""
+    """When the request's head had arrived (time.monotonic, which all processes of a machine share)."""
     answer: str
     event_id: str = ""
     event_type: str = ""
@@ -24,8 +24,8 @@ class Receipt:
     """Counted by the receiver, from 1."""
     body_digest: str = ""
     data_digest: str = ""
-    why: str = ""
-    """Why it was refused; empty when both signatures and the form were right."""
+    reason: str = ""
+    """Why it was rejected. Empty if both signatures and the form were valid."""
 
     def line(self) -> bytes:
         return orjson.dumps(asdict(self), option=orjson.OPT_APPEND_NEWLINE)
@@ -36,5 +36,5 @@ class Receipt:
 
 
 def data_digest(data: Any) -> str:
-    """The same for equal JSON values, however they are spelled."""
+    """Returns a digest that is equal for equal JSON values, whatever their formatting."""
     return sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

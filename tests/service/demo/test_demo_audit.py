@@ -1,4 +1,4 @@
-"""The database's own witness: what the audit asks would show an event without a place, a hole, a ghost."""
+"""The database audit finds events without a position, gaps, and rolled-back events."""
 
 from uuid import UUID
 
@@ -21,7 +21,7 @@ async def test_an_event_that_was_not_sequenced_has_no_position(database: Databas
     assert await audit.without_position(pool, [*known, late]) == [late]
 
 
-async def test_a_hole_in_the_log_shows(database: Database, tenant: UUID, owner: asyncpg.Connection) -> None:
+async def test_a_gap_in_the_log_is_found(database: Database, tenant: UUID, owner: asyncpg.Connection) -> None:
     pool = database.data(Mode.TEST)
     await record_many(pool, tenant, 5)
     await sequence_all(pool)
@@ -35,7 +35,7 @@ async def test_a_hole_in_the_log_shows(database: Database, tenant: UUID, owner: 
     assert [await audit.positions_missing(pool, after) for after in (0, 2, 5)] == [2, 2, 2]
 
 
-async def test_only_what_was_committed_is_recorded(database: Database, tenant: UUID) -> None:
+async def test_only_committed_events_are_recorded(database: Database, tenant: UUID) -> None:
     pool = database.data(Mode.TEST)
     committed = await record(pool, tenant)
     async with pool.acquire() as connection:

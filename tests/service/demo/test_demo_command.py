@@ -1,4 +1,4 @@
-"""`duro demo` as a user runs it: a process with processes of its own, on real PostgreSQL."""
+"""`duro demo` as a user runs it: real processes on a real PostgreSQL."""
 
 import json
 import os
@@ -24,9 +24,9 @@ PATIENCE_S = 60
 
 @pytest.fixture
 def own_tmp() -> Iterator[Path]:
-    """TMPDIR of the demo's."""
-    with temporary_place() as place:
-        yield place
+    """The demo's TMPDIR."""
+    with temporary_place() as directory:
+        yield directory
 
 
 @pytest.fixture
@@ -64,111 +64,107 @@ def children(process: subprocess.Popen[str]) -> dict[int, str]:
     }
 
 
-def at_work(process: subprocess.Popen[str], deliveries: int = 1) -> dict[int, str]:
-    """Its worker and receiver by pid, once so many deliveries have been made."""
-    until_told(process, lambda made, _expected: made >= deliveries)
+def running_processes(process: subprocess.Popen[str], deliveries: int = 1) -> dict[int, str]:
+    """Returns its worker and receiver by pid, once that many deliveries are done."""
+    wait_for_progress(process, lambda made, _expected: made >= deliveries)
     return {pid: args for pid, args in children(process).items() if "service." in args}
 
 
-def until_told(process: subprocess.Popen[str], enough: Callable[[int, int], bool]) -> None:
-    """Of how many deliveries were made, and how many are expected."""
+def wait_for_progress(process: subprocess.Popen[str], enough: Callable[[int, int], bool]) -> None:
+    """Waits until `enough` accepts the delivered and the expected count."""
     for line in process.stderr:
-        told = re.search(r"(\d+) of (\d+) deliveries made", line.replace(",", ""))
-        if told and enough(int(told[1]), int(told[2])):
+        result = re.search(r"(\d+) of (\d+) deliveries made", line.replace(",", ""))
+        if result and enough(int(result[1]), int(result[2])):
             return
-    raise AssertionError("it ended before that")
+    raise AssertionError("the demo ended first")
 
 
 def gone(pids: Mapping[int, str]) -> bool:
     return wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), PATIENCE_S)
 
 
-def test_the_main_job_is_done_in_a_place_that_is_gone_afterwards(own_tmp: Path, tmp_path: Path) -> None:
-    """Nothing is configured, and the working directory has folders with our packages' names."""
+def test_the_demo_passes_on_a_temporary_database(own_tmp: Path, tmp_path: Path) -> None:
+    """Nothing is configured. The working directory has folders with our packages' names."""
     (tmp_path / "service").mkdir()
     (tmp_path / "service" / "__init__.py").write_text("raise RuntimeError('not ours')")
     with demo(["--events", "200", "--json"], {"TMPDIR": str(own_tmp)}, tmp_path) as process:
         out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, "")
-    told = json.loads(out)
-    assert told["ok"]
-    assert told["problems"] == []
-    assert 200 <= told["committed"] < 250, (
-        "as many as were asked for, and what the last transactions had more"
-    )
-    assert told["expected"] == told["delivered"] == told["verified"] > 100
-    assert told["rolled_back"] > 0
-    assert 0 < told["retried"] < told["expected"]
-    assert told["lost"] == told["wrong"] == told["unverified"] == 0
-    assert 0 < told["p50_ms"] <= told["p99_ms"]
+    result = json.loads(out)
+    assert result["ok"]
+    assert result["problems"] == []
+    assert 200 <= result["committed"] < 250, "the requested number, plus the rest of the last transactions"
+    assert result["expected"] == result["delivered"] == result["verified"] > 100
+    assert result["rolled_back"] > 0
+    assert 0 < result["retried"] < result["expected"]
+    assert result["lost"] == result["wrong"] == result["unverified"] == 0
+    assert 0 < result["p50_ms"] <= result["p99_ms"]
     assert list(own_tmp.iterdir()) == []
 
 
 def interrupted(process: subprocess.Popen[str], number: signal.Signals) -> bool:
-    """Whether it and both its processes have ended as they should."""
-    started = at_work(process)
+    """Returns whether the demo and both its processes have ended."""
+    started = running_processes(process)
     process.send_signal(number)
     process.communicate(timeout=PATIENCE_S)
     return (process.returncode, len(started), gone(started)) == (130, 2, True)
 
 
-def test_ctrl_c_leaves_nothing_behind(own_tmp: Path) -> None:
+def test_ctrl_c_removes_everything(own_tmp: Path) -> None:
     with demo(["--events", "5000"], {"TMPDIR": str(own_tmp)}) as process:
         assert interrupted(process, signal.SIGINT)
     assert list(own_tmp.iterdir()) == []
 
 
-async def test_sigterm_ends_it_in_order_too(configured: dict[str, str], database: Database) -> None:
-    """In a database that stays, nothing goes on sending to a receiver that is gone."""
+async def test_sigterm_disables_its_endpoints(configured: dict[str, str], database: Database) -> None:
+    """In a persistent database, nothing sends to the ended receiver afterwards."""
     with demo(["--events", "5000"], configured) as process:
         assert interrupted(process, signal.SIGTERM)
     assert await endpoints(database) == (6, 0)
 
 
 async def endpoints(database: Database) -> tuple[int, int]:
-    """How many there are, and how many of them enabled."""
+    """Returns how many endpoints exist, and how many are enabled."""
     row = await database.core.fetchrow(
         "SELECT count(*), count(*) FILTER (WHERE enabled) AS enabled FROM webhook_endpoints"
     )
     return tuple(row)
 
 
-async def test_it_fails_when_the_worker_dies_and_says_so(
-    configured: dict[str, str], database: Database
-) -> None:
+async def test_a_killed_worker_fails_the_demo(configured: dict[str, str], database: Database) -> None:
     with demo(["--events", "5000"], configured) as process:
-        started = at_work(process, deliveries=10)
+        started = running_processes(process, deliveries=10)
         (worker,) = (pid for pid, args in started.items() if "service.cli" in args)
-        os.kill(worker, signal.SIGSTOP)  # and killed later: there must be something that it did not deliver
-        until_told(process, lambda made, expected: expected - made >= 20)
+        os.kill(worker, signal.SIGSTOP)  # killed later, so that some deliveries are missing
+        wait_for_progress(process, lambda made, expected: expected - made >= 20)
         os.kill(worker, signal.SIGKILL)
         out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
-    assert err.splitlines()[-1] == "duro: The demo failed. The worker ended by itself."
+    assert err.splitlines()[-1] == "duro: The demo failed. The worker ended unexpectedly."
     assert "did not arrive" in out
     assert "duro event show evt_" in out
     assert await endpoints(database) == (6, 0)
 
 
-def test_its_processes_do_not_outlive_it_even_when_it_is_killed(configured: dict[str, str]) -> None:
+def test_its_processes_end_when_it_is_killed(configured: dict[str, str]) -> None:
     with demo(["--events", "5000"], configured) as process:
-        started = at_work(process)
+        started = running_processes(process)
         process.kill()
         assert len(started) == 2
         assert gone(started)
 
 
-def test_two_at_once_in_one_database_do_not_disturb_each_other(configured: dict[str, str]) -> None:
+def test_two_demos_in_one_database_do_not_interfere(configured: dict[str, str]) -> None:
     with (
         demo(["--events", "40", "--json"], configured) as one,
         demo(["--events", "40", "--json"], configured) as other,
     ):
-        told = [json.loads(process.communicate(timeout=PATIENCE_S)[0]) for process in (one, other)]
-    assert [figures["problems"] for figures in told] == [[], []]
-    assert all(40 <= figures["committed"] < 80 for figures in told)
+        result = [json.loads(process.communicate(timeout=PATIENCE_S)[0]) for process in (one, other)]
+    assert [figures["problems"] for figures in result] == [[], []]
+    assert all(40 <= figures["committed"] < 80 for figures in result)
 
 
-def test_a_data_directory_beside_a_configured_database_is_refused(configured: dict[str, str]) -> None:
+def test_data_dir_conflicts_with_a_configured_database(configured: dict[str, str]) -> None:
     with demo(["--data-dir", "/nowhere"], configured) as process:
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2

@@ -1,4 +1,4 @@
-"""The demo's receiver, as the process it is, over real HTTP: it takes what is genuine and nothing else."""
+"""The demo's receiver, in its process over real HTTP, accepts only genuine webhooks."""
 
 import asyncio
 import json
@@ -12,11 +12,11 @@ import pytest
 
 from delivery.endpoint_secret import generate_secret
 from delivery.signing import SigningKey, signed_headers
-from service.demo.faults import Fault, fault_for
-from service.demo.processes import ReceiverProcess, receiver_process
-from service.demo.receipts import OK, REFUSED, Receipt, data_digest
-from service.demo.receiver import Script
-from service.demo.verification import Expectation
+from service.demo.demo_processes import ReceiverProcess, receiver_process
+from service.demo.demo_receiver import ReceiverScript
+from service.demo.receipts import OK, REJECTED, Receipt, data_digest
+from service.demo.receiver_faults import Fault, fault_for
+from service.demo.webhook_verification import Expectation
 
 PATIENCE_S = 20
 PATH, OTHER_PATH = "/run/app", "/run/crm"
@@ -25,7 +25,7 @@ DATA = {"invoiceId": "inv_1", "amount": 500000, "customerName": "Adébáyọ̀"}
 
 
 def event_with(fault: Fault | None, path: str = PATH) -> str:
-    """An event id whose first attempt at `path` goes so, and whose second goes well."""
+    """Returns an event id whose first attempt at `path` has this fault, and whose second succeeds."""
     ids = (f"evt_{n}" for n in range(100_000))
     return next(i for i in ids if fault_for(i, path, 1) is fault and fault_for(i, path, 2) is None)
 
@@ -73,9 +73,9 @@ async def receiver() -> AsyncIterator[Running]:
     async with receiver_process(receipts.put_nowait) as process, aiohttp.ClientSession() as session:
         expectations = {
             PATH: Expectation(SECRET, {}),
-            OTHER_PATH: Expectation(OTHER_SECRET, {"X-Shop": "bodija"}),
+            OTHER_PATH: Expectation(OTHER_SECRET, {"X-Store": "bodija"}),
         }
-        await process.process.write(Script(0.3, expectations).line())
+        await process.process.write(ReceiverScript(0.3, expectations).line())
         running = Running(process, session, receipts)
         await until_it_knows_its_script(running)
         yield running
@@ -88,14 +88,14 @@ async def until_it_knows_its_script(running: Running) -> None:
     await running.receipt()
 
 
-async def test_a_genuine_webhook_is_taken_and_reported(receiver: Running) -> None:
+async def test_a_genuine_webhook_is_accepted_and_reported(receiver: Running) -> None:
     event_id = event_with(None)
     body = body_of(event_id)
     before = time.monotonic()
     assert await receiver.post(body, headers_for(event_id, body)) == 200
     receipt = await receiver.receipt()
-    assert before <= receipt.at <= time.monotonic()  # one clock for all processes: latencies rest on it
-    assert (receipt.answer, receipt.why, receipt.attempt) == (OK, "", 1)
+    assert before <= receipt.at <= time.monotonic()  # latencies need one clock for all processes
+    assert (receipt.answer, receipt.reason, receipt.attempt) == (OK, "", 1)
     assert (receipt.event_id, receipt.event_type, receipt.path) == (event_id, "invoice_created", PATH)
     assert receipt.body_digest == sha256(body).hexdigest()
     assert receipt.data_digest == data_digest(DATA)
@@ -146,17 +146,17 @@ async def test_a_tampered_webhook_is_refused_and_reported(receiver: Running) -> 
         headers, sent = tamper(headers_for(event_id, body), body)
         assert await receiver.post(sent, headers) == 401, what
         receipt = await receiver.receipt()
-        assert (receipt.answer, bool(receipt.why)) == (REFUSED, True), what
+        assert (receipt.answer, bool(receipt.reason)) == (REJECTED, True), what
 
 
-async def test_each_signature_is_checked_on_its_own(receiver: Running) -> None:
-    """The report names the one that failed, so neither check hides behind the other."""
+async def test_each_signature_is_checked_separately(receiver: Running) -> None:
+    """The reason names the failed header, so neither check hides the other."""
     event_id = event_with(None)
     body = body_of(event_id)
     for name in ("webhook-signature", "Duro-Signature"):
         forged = headers_for(event_id, body) | {name: headers_for(event_id, body, OTHER_SECRET)[name]}
         await receiver.post(body, forged)
-        assert (await receiver.receipt()).why.startswith(name)
+        assert (await receiver.receipt()).reason.startswith(name)
 
 
 async def test_an_old_signature_is_refused(receiver: Running) -> None:
@@ -176,7 +176,7 @@ OTHERWISE_FORMED = {
 }
 
 
-async def test_a_well_signed_body_of_another_form_is_refused(receiver: Running) -> None:
+async def test_a_signed_body_of_another_form_is_rejected(receiver: Running) -> None:
     for what, body in OTHERWISE_FORMED.items():
         assert await receiver.post(body, headers_for("evt_1", body)) == 401, what
 
@@ -186,11 +186,11 @@ async def test_custom_headers_must_arrive(receiver: Running) -> None:
     body = body_of(event_id)
     headers = headers_for(event_id, body, OTHER_SECRET)
     assert await receiver.post(body, headers, OTHER_PATH) == 401
-    assert "X-Shop" in (await receiver.receipt()).why
-    assert await receiver.post(body, {**headers, "X-Shop": "bodija"}, OTHER_PATH) == 200
+    assert "X-Store" in (await receiver.receipt()).reason
+    assert await receiver.post(body, {**headers, "X-Store": "bodija"}, OTHER_PATH) == 200
 
 
-async def test_a_fault_is_shown_first_and_success_then(receiver: Running) -> None:
+async def test_a_fault_is_followed_by_success(receiver: Running) -> None:
     for fault, status in {Fault.SERVER_ERROR: 500, Fault.RATE_LIMITED: 429, Fault.SLOW: 503}.items():
         event_id = event_with(fault)
         body = body_of(event_id)
@@ -200,7 +200,7 @@ async def test_a_fault_is_shown_first_and_success_then(receiver: Running) -> Non
         assert [(r.answer, r.attempt) for r in receipts] == [(fault.value, 1), (OK, 2)]
 
 
-async def test_it_can_hang_up(receiver: Running) -> None:
+async def test_a_fault_can_close_the_connection(receiver: Running) -> None:
     event_id = event_with(Fault.CLOSED)
     body = body_of(event_id)
     with pytest.raises(aiohttp.ClientConnectionError):
@@ -208,13 +208,13 @@ async def test_it_can_hang_up(receiver: Running) -> None:
     assert (await receiver.receipt()).answer == Fault.CLOSED
 
 
-async def test_what_is_nobodys_endpoint_is_not_found_and_not_counted(receiver: Running) -> None:
+async def test_an_unknown_path_gets_404_and_no_receipt(receiver: Running) -> None:
     assert await receiver.post(b"{}", {}, "/elsewhere") == 404
     await receiver.process.process.end()
     assert receiver.receipts.empty()
 
 
-async def test_it_ends_with_its_input_having_reported_everything(receiver: Running) -> None:
+async def test_closing_its_input_ends_it_after_all_receipts(receiver: Running) -> None:
     event_id = event_with(None)
     body = body_of(event_id)
     await receiver.post(body, headers_for(event_id, body))
@@ -223,7 +223,7 @@ async def test_it_ends_with_its_input_having_reported_everything(receiver: Runni
     assert not receiver.process.process.log
 
 
-def test_trouble_is_for_a_fair_share_and_over_after_two_attempts() -> None:
+def test_few_deliveries_fail_and_at_most_twice() -> None:
     ids = [f"evt_{n}" for n in range(4000)]
     first = [fault for i in ids if (fault := fault_for(i, PATH, 1))]
     assert set(first) == set(Fault)

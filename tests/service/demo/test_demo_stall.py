@@ -1,38 +1,38 @@
-"""When nothing arrives, the demo does not wait for ever: it says so, and what is missing."""
+"""When nothing arrives, the demo stops waiting and reports what is missing."""
 
 import asyncpg
 
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
 from service.backbone import Backbone
-from service.demo.progress import no_progress
-from service.demo.show import perform
+from service.demo.demo_run import run_demo
+from service.demo.progress_display import no_progress
 from tests.support.connections import Connect
 
 
 async def stop_sequencing(session: asyncpg.Connection) -> None:
-    """No worker gets the sequencers' locks any more while this session's transaction is open."""
+    """Blocks the sequencers while this session's transaction is open."""
     await session.execute("BEGIN")
     for mode in Mode:
         await session.execute(f"LOCK TABLE {mode.schema}.sequencer_lock IN EXCLUSIVE MODE")
 
 
-async def test_a_stalled_log_is_told_within_the_patience_there_is(
+async def test_a_stalled_log_fails_the_demo_in_time(
     connect: Connect, superuser: asyncpg.Connection, db_url: str, key: bytes
 ) -> None:
     await stop_sequencing(superuser)
     base = Backbone(db_url, key, embedded=False)
-    outcome = await perform(base, 40, lasting=True, watch=no_progress, patience_s=0.5)
-    told = {problem.what: problem.examples for problem in outcome.verdict.problems}
-    assert next(iter(told)) == "Nothing arrived for 0.5 s, so the demo stopped waiting."
-    greetings = [
+    outcome = await run_demo(base, 40, persistent=True, progress=no_progress, patience_s=0.5)
+    problems = {problem.what: problem.examples for problem in outcome.verdict.problems}
+    assert next(iter(problems)) == "Nothing arrived for 0.5 s, so the demo stopped waiting."
+    first_events = [
         row["id"]
         for mode in Mode
         for row in await superuser.fetch(
             f"SELECT id FROM {mode.schema}.events WHERE type = 'subscription_created'"
         )
     ]
-    assert len(greetings) == outcome.verdict.figures.committed == 4
-    unplaced = next(examples for what, examples in told.items() if "no position" in what)
-    assert set(unplaced) == {format_id(EVENT, event_id) for event_id in greetings}
+    assert len(first_events) == outcome.verdict.figures.committed == 4
+    unsequenced = next(examples for what, examples in problems.items() if "no position" in what)
+    assert set(unsequenced) == {format_id(EVENT, event_id) for event_id in first_events}
     assert outcome.verdict.figures.lost == outcome.verdict.figures.expected == 4

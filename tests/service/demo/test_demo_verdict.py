@@ -1,4 +1,4 @@
-"""The demo's verdict can be "no": each way in which the main job can fail is found, and told with an example."""
+"""The demo's verdict finds each way in which the main job can fail, and gives an example."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,9 +8,9 @@ import pytest
 
 from schema.ids import new_id
 from schema.modes import Mode
-from service.demo.board import Committed
-from service.demo.receipts import OK, REFUSED, Receipt
-from service.demo.verdict import SHOWN, Audit, Evidence, Verdict, judge, percentile
+from service.demo.demo_verdict import MAX_EXAMPLES, Audit, Evidence, Verdict, judge, percentile
+from service.demo.observations import Committed
+from service.demo.receipts import OK, REJECTED, Receipt
 
 APP, LEDGER = "/run/app", "/run/ledger"
 SOUND = Audit(
@@ -27,7 +27,7 @@ def receipt(event_id: str, path: str = APP, at: float = 100.005, **other: Any) -
 
 
 def good_evidence(*more: Receipt, without: Sequence[tuple[str, str]] = (), **other: Any) -> Evidence:
-    """Two events, one of them for two endpoints and delivered at the second attempt at one of them; one rolled back."""
+    """Two committed events and one rolled back. The first goes to two endpoints, to one at its second attempt."""
     events = {"evt_1": committed(APP, LEDGER), "evt_2": committed(APP)}
     receipts = [
         receipt("evt_1", answer="server_error"),
@@ -44,22 +44,22 @@ def only_problem(verdict: Verdict) -> str:
     return f"{problem.what} {' '.join(problem.examples)}"
 
 
-def test_what_is_as_promised_is_good_and_counted() -> None:
+def test_a_correct_run_passes_and_is_counted() -> None:
     verdict = judge(good_evidence())
     figures = verdict.figures
-    assert verdict.good
+    assert verdict.passed
     assert (figures.committed, figures.rolled_back, figures.expected) == (2, 1, 3)
     assert (figures.delivered, figures.verified, figures.retried) == (3, 3, 1)
     assert (figures.duplicates, figures.lost, figures.wrong, figures.unverified) == (0, 0, 0, 0)
 
 
-def test_latency_is_that_of_the_first_attempt_even_if_it_was_answered_with_an_error() -> None:
+def test_latency_counts_the_first_attempt_even_if_it_failed() -> None:
     figures = judge(good_evidence()).figures
     assert figures.p50_ms == pytest.approx(5)
     assert figures.p99_ms == pytest.approx(7)
 
 
-def test_untimed_events_have_no_part_in_the_latencies() -> None:
+def test_untimed_events_do_not_count_for_latency() -> None:
     events = {"evt_1": committed(APP, at=0.0, timed=False), "evt_2": committed(APP)}
     receipts = [receipt("evt_1"), receipt("evt_2", at=100.002)]
     audit = replace(SOUND, deliveries={"delivered": 2})
@@ -67,33 +67,33 @@ def test_untimed_events_have_no_part_in_the_latencies() -> None:
     assert figures.p99_ms == pytest.approx(2)
 
 
-def test_a_receipt_before_its_commit_returned_counts_as_no_time_at_all() -> None:
+def test_a_receipt_before_commit_returned_has_zero_latency() -> None:
     evidence = Evidence({"evt_1": committed(APP)}, (), [receipt("evt_1", at=99.9)], SOUND, 0)
     assert judge(evidence).figures.p50_ms == 0
 
 
-def test_a_duplicate_is_counted_and_forgiven() -> None:
+def test_a_duplicate_is_counted_but_passes() -> None:
     verdict = judge(good_evidence(receipt("evt_2", attempt=2)))
-    assert verdict.good
+    assert verdict.passed
     assert verdict.figures.duplicates == 1
 
 
-def test_a_delivery_that_never_came_is_lost() -> None:
+def test_a_missing_delivery_is_lost() -> None:
     verdict = judge(good_evidence(without=[("evt_1", LEDGER)]))
     assert verdict.figures.lost == 1
     assert "1 delivery did not arrive" in only_problem(verdict)
     assert f"evt_1 at {LEDGER}" in only_problem(verdict)
 
 
-def test_a_delivery_whose_every_attempt_was_answered_with_an_error_is_lost() -> None:
+def test_a_delivery_without_a_successful_attempt_is_lost() -> None:
     failing = receipt("evt_2", answer="server_error")
     verdict = judge(good_evidence(failing, without=[("evt_2", APP)]))
     assert (verdict.figures.lost, verdict.figures.delivered) == (1, 2)
-    assert not verdict.good
+    assert not verdict.passed
 
 
 @pytest.mark.parametrize(
-    ("arrival", "why"),
+    ("arrival", "reason"),
     [
         (receipt("evt_9"), "rolled back"),
         (receipt("evt_9", answer="server_error"), "rolled back"),
@@ -104,58 +104,59 @@ def test_a_delivery_whose_every_attempt_was_answered_with_an_error_is_lost() -> 
         (receipt("evt_2", body_digest="other"), "differ between attempts"),
     ],
 )
-def test_what_should_not_have_come_so_is_wrong(arrival: Receipt, why: str) -> None:
+def test_an_unexpected_arrival_is_wrong(arrival: Receipt, reason: str) -> None:
     verdict = judge(good_evidence(arrival))
     assert verdict.figures.wrong == 1
-    assert why in only_problem(verdict)
+    assert reason in only_problem(verdict)
     assert f"{arrival.event_id} at {arrival.path}" in only_problem(verdict)
 
 
-def test_a_delivery_with_other_content_does_not_count_as_verified() -> None:
+def test_a_delivery_with_other_content_is_not_verified() -> None:
     figures = judge(good_evidence(receipt("evt_2", data_digest="other"))).figures
     assert (figures.delivered, figures.verified) == (3, 2)
 
 
-def test_a_single_request_that_did_not_verify_fails_the_demo() -> None:
-    verdict = judge(good_evidence(Receipt(APP, 100.0, REFUSED, why="no v1 matches")))
+def test_one_unverified_request_fails_the_demo() -> None:
+    verdict = judge(good_evidence(Receipt(APP, 100.0, REJECTED, reason="no v1 matches")))
     assert verdict.figures.unverified == 1
     assert "1 request did not verify" in only_problem(verdict)
     assert "no v1 matches" in only_problem(verdict)
 
 
 @pytest.mark.parametrize(
-    ("finding", "told"),
+    ("difference", "expected"),
     [
         ({"without_position": ["evt_1"]}, "no position in the log. evt_1"),
-        ({"recorded_though_rolled_back": ["evt_9"]}, "Rolled-back events are in the table of events. evt_9"),
-        ({"positions_missing": 2}, "not dense: 2 positions"),
-        ({"deliveries": {"delivered": 2, "pending": 1}}, "it has 2 delivered, 1 pending"),
-        ({"deliveries": {"delivered": 4}}, "3 deliveries, all delivered; it has 4 delivered"),
-        ({"deliveries": {}}, "it has none"),
+        ({"recorded_though_rolled_back": ["evt_9"]}, "Rolled-back events are in the events table. evt_9"),
+        ({"positions_missing": 2}, "has gaps: 2 positions"),
+        ({"deliveries": {"delivered": 2, "pending": 1}}, "It has 2 delivered, 1 pending"),
+        ({"deliveries": {"delivered": 4}}, "3 deliveries, all delivered. It has 4 delivered"),
+        ({"deliveries": {}}, "It has none"),
     ],
 )
-def test_the_database_must_agree(finding: dict[str, Any], told: str) -> None:
-    assert told in only_problem(judge(good_evidence(audit=replace(SOUND, **finding))))
+def test_the_database_must_agree(difference: dict[str, Any], expected: str) -> None:
+    assert expected in only_problem(judge(good_evidence(audit=replace(SOUND, **difference))))
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [(None, "did not end within 25 s"), (1, "status 1"), (-9, "status -9")]
+    ("status", "expected"),
+    [(None, "did not end within 25 s after SIGTERM"), (1, "status 1"), (-9, "status -9")],
 )
-def test_the_worker_must_end_well(status: int | None, told: str) -> None:
-    assert told in only_problem(judge(good_evidence(worker_status=status)))
+def test_the_worker_must_exit_with_status_zero(status: int | None, expected: str) -> None:
+    assert expected in only_problem(judge(good_evidence(worker_status=status)))
 
 
-def test_why_the_demo_was_cut_short_is_told_first() -> None:
-    verdict = judge(good_evidence(without=[("evt_1", LEDGER)], cut_short="Nothing arrived for 60 s."))
+def test_the_abort_reason_comes_first() -> None:
+    verdict = judge(good_evidence(without=[("evt_1", LEDGER)], abort_reason="Nothing arrived for 60 s."))
     assert verdict.problems[0].what == "Nothing arrived for 60 s."
-    assert not verdict.good
+    assert not verdict.passed
 
 
-def test_examples_are_few_however_much_is_missing() -> None:
+def test_the_number_of_examples_is_limited() -> None:
     events = {f"evt_{n}": committed(APP) for n in range(50)}
     verdict = judge(Evidence(events, (), [], replace(SOUND, deliveries={"delivered": 50}), 0))
     assert verdict.figures.lost == 50
-    assert len(verdict.problems[0].examples) == SHOWN
+    assert len(verdict.problems[0].examples) == MAX_EXAMPLES
 
 
 def test_percentiles_are_by_nearest_rank() -> None:

@@ -1,4 +1,4 @@
-"""Where the demo's database is: the configured one, a data directory, or a place that is gone afterwards."""
+"""Chooses the demo's database: the configured one, a data directory, or a temporary one that is removed afterwards."""
 
 import os
 import shutil
@@ -18,49 +18,51 @@ _STOPS_WITHIN_S: Final = 30.0
 
 
 @dataclass
-class Place:
+class DemoDatabase:
     settings: Settings
-    told: str
-    """For people."""
-    lasting: bool
-    """Whether the database outlives the demo; set it to keep a temporary one."""
+    description: str
+    """For progress messages."""
+    persistent: bool
+    """Whether the database outlives the demo. Set it to keep a temporary database."""
 
     @property
     def environment(self) -> str:
-        """What to put before a `duro` command that is to look there."""
+        """The prefix that makes a `duro` command use this database."""
         return "" if self.settings.database_url else f"DURO_DATA_DIR={self.settings.data_dir} "
 
 
 @contextmanager
-def place(settings: Settings, data_dir: Path | None) -> Iterator[Place]:
+def demo_database(settings: Settings, data_dir: Path | None) -> Iterator[DemoDatabase]:
     if settings.database_url is not None:
         if data_dir is not None:
             raise InvalidInput(
-                "--data-dir is for the embedded database: remove it, or unset DURO_DATABASE_URL."
+                "--data-dir is for the embedded database. Remove it, or unset DURO_DATABASE_URL."
             )
-        yield Place(settings, "the database in DURO_DATABASE_URL", lasting=True)
+        yield DemoDatabase(settings, "the database in DURO_DATABASE_URL", persistent=True)
     elif data_dir is not None:
-        there = replace(settings, data_dir=data_dir)
-        yield Place(there, f"an embedded PostgreSQL 16 in {data_dir}", lasting=True)
+        embedded = replace(settings, data_dir=data_dir)
+        yield DemoDatabase(embedded, f"an embedded PostgreSQL 16 in {data_dir}", persistent=True)
     else:
         yield from _temporary(settings)
 
 
-def _temporary(settings: Settings) -> Iterator[Place]:
+def _temporary(settings: Settings) -> Iterator[DemoDatabase]:
     top = Path(tempfile.mkdtemp(prefix="duro-demo-"))
     if os.geteuid() == 0:
-        top.chmod(0o711)  # the server's own user passes through
+        top.chmod(0o711)  # the server runs as another user and needs to enter it
     data_dir = top / "data"
-    found = Place(replace(settings, data_dir=data_dir), "a temporary embedded PostgreSQL 16", lasting=False)
+    found = DemoDatabase(
+        replace(settings, data_dir=data_dir), "a temporary embedded PostgreSQL 16", persistent=False
+    )
     try:
         yield found
     finally:
-        if not found.lasting:
+        if not found.persistent:
             _remove(top, data_dir)
 
 
 def _remove(top: Path, data_dir: Path) -> None:
-    """A second Ctrl-C does not hurry this: it takes a moment, and half of it would leave a server's files behind."""
+    """Removes the directory. Ctrl-C is ignored during this, because it would leave the server's files behind."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         if data_dir.exists():

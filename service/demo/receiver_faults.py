@@ -1,4 +1,4 @@
-"""How the receiver misbehaves: decided by the event's id alone, so a run can be explained afterwards."""
+"""Decides how the receiver fails. It depends only on event id, path and attempt, so a run can be explained later."""
 
 from enum import StrEnum
 from hashlib import sha256
@@ -12,8 +12,8 @@ class Fault(StrEnum):
     SLOW = "slow"
 
 
-_TROUBLED: Final = 20  # of 256 deliveries: about 8 %
-_FAULTS: Final = (  # slow ones are rare: each holds a connection for seconds
+_FAULTY_OF_256: Final = 20  # about 8 %
+_FAULTS: Final = (  # slow responses are rare, because each holds a connection for seconds
     Fault.SERVER_ERROR,
     Fault.SERVER_ERROR,
     Fault.SERVER_ERROR,
@@ -26,9 +26,9 @@ _FAULTS: Final = (  # slow ones are rare: each holds a connection for seconds
 
 
 def fault_for(event_id: str, path: str, attempt: int) -> Fault | None:
-    """What goes wrong at this attempt, counted from 1; from the third on nothing does."""
+    """Returns the fault of this attempt, counted from 1. From the third attempt there is none."""
     digest = sha256(f"{event_id} {path}".encode()).digest()
-    troubled_attempts = 1 + digest[1] % 2
-    if digest[0] >= _TROUBLED or attempt > troubled_attempts:
+    failing_attempts = 1 + digest[1] % 2
+    if digest[0] >= _FAULTY_OF_256 or attempt > failing_attempts:
         return None
     return _FAULTS[digest[2] % len(_FAULTS)]

@@ -1,4 +1,4 @@
-"""Who takes part: two merchants with endpoints in both modes, plain, filtered, and with headers of their own."""
+"""The demo's two tenants. They have endpoints in both modes: plain, filtered, and with custom headers."""
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,13 +34,13 @@ PLAN: Final[Mapping[str, Sequence[EndpointPlan]]] = {
         EndpointPlan("staging", Mode.TEST),
     ),
     "Bodija Books": (
-        EndpointPlan("shop", Mode.LIVE),
+        EndpointPlan("store", Mode.LIVE),
         EndpointPlan("crm", Mode.LIVE, ("subscription_*",), {"Authorization": "Bearer bodija-crm"}),
         EndpointPlan(
             "trial-run",
             Mode.TEST,
             ("subscription_payment_*", "subscription_cancelled"),
-            {"X-Shop": "bodija", "X-Environment": "test"},
+            {"X-Store": "bodija", "X-Environment": "test"},
         ),
     ),
 }
@@ -51,32 +51,32 @@ class Endpoint:
     id: UUID
     mode: Mode
     path: str
-    """At the receiver; tells endpoints apart there."""
+    """Identifies the endpoint at the receiver."""
     event_types: tuple[str, ...]
     headers: Mapping[str, str]
     secret: str = field(repr=False)
 
-    def wants(self, event_type: str) -> bool:
-        """Decided without the product's own matching, so that the two check each other."""
+    def subscribes_to(self, event_type: str) -> bool:
+        """Uses independent matching code, so that it checks the product's."""
         return not self.event_types or any(fnmatchcase(event_type, pattern) for pattern in self.event_types)
 
 
 @dataclass(frozen=True, slots=True)
-class Merchant:
+class DemoTenant:
     id: UUID
     name: str
     endpoints: Sequence[Endpoint]
 
     def recipients(self, mode: Mode, event_type: str) -> frozenset[str]:
-        """Paths of the endpoints that should get such an event."""
-        return frozenset(e.path for e in self.endpoints if e.mode is mode and e.wants(event_type))
+        """Returns the paths of the endpoints that should receive such an event."""
+        return frozenset(e.path for e in self.endpoints if e.mode is mode and e.subscribes_to(event_type))
 
 
-async def enrol(database: Database, receiver_url: str) -> list[Merchant]:
-    """Creates the tenants and endpoints. Paths are this run's own, so nobody else's webhook is taken for one."""
+async def create_tenants(database: Database, receiver_url: str) -> list[DemoTenant]:
+    """Creates the tenants and endpoints. Paths are unique to this run, so other webhooks are not mistaken for its own."""
     run = secrets.token_hex(8)
     async with endpoint_admin(Settings(egress_allow=parse_cidrs(EGRESS_ALLOW)), database) as admin:
-        merchants = []
+        demo_tenants = []
         for name, plans in PLAN.items():
             tenant_id, _api_keys = await tenants.create(database.core, f"{name} (demo)")
             base_path = f"/{run}/{name.lower().replace(' ', '-')}"
@@ -84,8 +84,8 @@ async def enrol(database: Database, receiver_url: str) -> list[Merchant]:
                 await _create(admin, tenant_id, receiver_url, f"{base_path}/{plan.name}", plan)
                 for plan in plans
             ]
-            merchants.append(Merchant(tenant_id, name, made))
-    return merchants
+            demo_tenants.append(DemoTenant(tenant_id, name, made))
+    return demo_tenants
 
 
 async def _create(
@@ -96,9 +96,9 @@ async def _create(
     return Endpoint(endpoint_id, plan.mode, path, plan.event_types, plan.headers, secret)
 
 
-async def retire(database: Database, merchants: Iterable[Merchant]) -> None:
-    """Disables the endpoints in a database that outlives the demo: their receiver is gone."""
+async def disable_endpoints(database: Database, demo_tenants: Iterable[DemoTenant]) -> None:
+    """Disables the endpoints in a database that outlives the demo, because their receiver no longer exists."""
     async with endpoint_admin(Settings(), database) as admin:
-        for endpoint in (e for merchant in merchants for e in merchant.endpoints):
+        for endpoint in (e for tenant in demo_tenants for e in tenant.endpoints):
             with suppress(Conflict):
-                await admin.disable(endpoint.id, "The demo is over.")
+                await admin.disable(endpoint.id, "The demo has ended.")

@@ -1,4 +1,4 @@
-"""What producers have committed and what the receiver has reported, as far as both are known."""
+"""What the producers have committed so far, and what the receiver has reported so far."""
 
 import asyncio
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from uuid import UUID
 from schema.billing.books import Fact
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from service.demo.merchants import Merchant
+from service.demo.demo_tenants import DemoTenant
 from service.demo.receipts import OK, Receipt, data_digest
 
 Pair: TypeAlias = tuple[str, str]
@@ -22,14 +22,16 @@ class Committed:
     type: str
     data_digest: str
     recipients: frozenset[str]
-    """Paths of the endpoints that should get it."""
+    """Paths of the endpoints that should receive it."""
     at: float
-    """Just after COMMIT returned (time.monotonic). A receipt may be earlier: others see a commit before its client does."""
+    """Just after COMMIT returned (time.monotonic). A receipt may be earlier: other sessions can see a commit before its
+    client does.
+    """
     timed: bool
-    """False for events from before the worker was at work, whose latency says nothing."""
+    """False for events recorded before the worker ran. Their latency is meaningless."""
 
 
-class Board:
+class Observations:
     def __init__(self) -> None:
         self.committed: dict[str, Committed] = {}
         self.rolled_back: dict[str, tuple[UUID, Mode]] = {}
@@ -37,14 +39,14 @@ class Board:
         self.expected: set[Pair] = set()
         self.delivered: set[Pair] = set()
         self.retried: set[Pair] = set()
-        self.moved = asyncio.Event()
-        """Set at each delivery; who waits clears it."""
+        self.delivery_seen = asyncio.Event()
+        """Set at each delivery. The waiter clears it."""
 
     def commit(
-        self, event_id: UUID, fact: Fact, merchant: Merchant, mode: Mode, at: float, *, timed: bool = True
+        self, event_id: UUID, fact: Fact, tenant: DemoTenant, mode: Mode, at: float, *, timed: bool = True
     ) -> None:
         shown = format_id(EVENT, event_id)
-        recipients = merchant.recipients(mode, fact.type)
+        recipients = tenant.recipients(mode, fact.type)
         self.committed[shown] = Committed(
             event_id, mode, fact.type, data_digest(fact.data), recipients, at, timed
         )
@@ -60,7 +62,7 @@ class Board:
             self.retried.add(pair)
         if receipt.answer == OK:
             self.delivered.add(pair)
-            self.moved.set()
+            self.delivery_seen.set()
 
     @property
     def missing(self) -> set[Pair]:

@@ -1,4 +1,4 @@
-"""The two processes beside the demo: the receiver, and a worker as anyone would run it."""
+"""Starts the demo's two processes: the receiver, and a worker by its normal command."""
 
 import asyncio
 from base64 import b64encode
@@ -14,10 +14,10 @@ from schema.durations import format_duration
 from schema.errors import Unavailable
 from service.backbone import Backbone
 from service.child_process import ChildProcess, child_process
-from service.demo.merchants import EGRESS_ALLOW, Merchant
+from service.demo.demo_receiver import HOST, ReceiverScript
+from service.demo.demo_tenants import EGRESS_ALLOW, DemoTenant
 from service.demo.receipts import Receipt
-from service.demo.receiver import HOST, Script
-from service.demo.verification import Expectation
+from service.demo.webhook_verification import Expectation
 
 ATTEMPT_TIMEOUT: Final = timedelta(seconds=2)
 RETRY_SCHEDULE: Final = "200ms,500ms,1s,2s,2s,4s,4s,8s,8s,16s"
@@ -29,10 +29,10 @@ class ReceiverProcess:
     url: str
     process: ChildProcess
 
-    async def expect(self, merchants: Sequence[Merchant]) -> None:
-        known = {e.path: Expectation(e.secret, e.headers) for m in merchants for e in m.endpoints}
+    async def expect(self, demo_tenants: Sequence[DemoTenant]) -> None:
+        known = {e.path: Expectation(e.secret, e.headers) for m in demo_tenants for e in m.endpoints}
         hold_s = ATTEMPT_TIMEOUT.total_seconds() + 0.5
-        await self.process.write(Script(hold_s, known).line())
+        await self.process.write(ReceiverScript(hold_s, known).line())
 
 
 @asynccontextmanager
@@ -45,14 +45,12 @@ async def receiver_process(on_receipt: Callable[[Receipt], None]) -> AsyncIterat
         else:
             listening.set_result(orjson.loads(line)["port"])
 
-    async with child_process("receiver", ("-m", "service.demo.receiver"), on_line=on_line) as process:
+    async with child_process("receiver", ("-m", "service.demo.demo_receiver"), on_line=on_line) as process:
         await asyncio.wait(
             [listening, process.ended], timeout=_RECEIVER_STARTS_WITHIN_S, return_when=asyncio.FIRST_COMPLETED
         )
         if not listening.done():
-            raise Unavailable(
-                f"The demo's receiver did not start: {' '.join(process.log) or 'it said nothing'}"
-            )
+            raise Unavailable(f"The demo's receiver did not start: {' '.join(process.log) or 'no output'}")
         yield ReceiverProcess(f"http://{HOST}:{listening.result()}", process)
 
 

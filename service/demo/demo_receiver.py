@@ -1,9 +1,9 @@
-"""The merchants' server, in a process of its own: verifies, misbehaves a little, and reports each request.
+"""The tenants' server, in a separate process: verifies each request, fails some on purpose, and reports all of them.
 
 stdout ► {"port": …}            once it listens
 stdin  ◄ {"hold_s": …, "endpoints": {path: {"secret": …, "headers": {…}}}}    one line, before any webhook
 stdout ► one Receipt a line
-stdin  ◄ end                    stops it; so it ends with the demo, however that ends
+stdin  ◄ end                    stops it, so it ends even if the demo is killed
 """
 
 import asyncio
@@ -20,9 +20,9 @@ import uvloop
 from aiohttp import web
 
 from service.child_process import stdin_reader
-from service.demo.faults import Fault, fault_for
-from service.demo.receipts import OK, REFUSED, Receipt, data_digest
-from service.demo.verification import Expectation, Refused, verify
+from service.demo.receipts import OK, REJECTED, Receipt, data_digest
+from service.demo.receiver_faults import Fault, fault_for
+from service.demo.webhook_verification import Expectation, InvalidWebhook, verify
 
 HOST: Final = "127.0.0.1"
 _LARGEST_BODY: Final = 512 * 1024
@@ -30,29 +30,31 @@ _REPORT_EVERY_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """What the demo tells the receiver."""
+class ReceiverScript:
+    """The demo's instructions to the receiver."""
 
     hold_s: float
-    """How long a slow answer takes: longer than an attempt may."""
+    """Duration of a slow response. It exceeds the attempt timeout."""
     endpoints: Mapping[str, Expectation]
 
     def line(self) -> bytes:
         return orjson.dumps(self, option=orjson.OPT_APPEND_NEWLINE)
 
     @classmethod
-    def read(cls, line: bytes) -> "Script":
-        told = orjson.loads(line)
-        return cls(told["hold_s"], {path: Expectation(**known) for path, known in told["endpoints"].items()})
+    def read(cls, line: bytes) -> "ReceiverScript":
+        script = orjson.loads(line)
+        return cls(
+            script["hold_s"], {path: Expectation(**known) for path, known in script["endpoints"].items()}
+        )
 
 
 class Receiver:
     def __init__(self) -> None:
-        self._script = Script(0, {})
+        self._script = ReceiverScript(0, {})
         self._attempts: Counter[tuple[str, str]] = Counter()
         self._unreported: list[bytes] = []
 
-    def follow(self, script: Script) -> None:
+    def set_script(self, script: ReceiverScript) -> None:
         self._script = script
 
     def take_report(self) -> bytes:
@@ -67,8 +69,8 @@ class Receiver:
         body = await request.read()
         try:
             content = verify(request.headers, body, expected, time.time())
-        except Refused as error:
-            self._unreported.append(Receipt(request.path, at, REFUSED, why=str(error)).line())
+        except InvalidWebhook as error:
+            self._unreported.append(Receipt(request.path, at, REJECTED, reason=str(error)).line())
             return web.Response(status=401, text=f"{error}\n")
         fault = self._record(request.path, at, body, content)
         return await self._answer(request, fault)
@@ -118,7 +120,7 @@ async def _serve() -> None:
     commands = await stdin_reader()
     reporting = asyncio.create_task(_report(receiver))
     while line := await commands.readline():
-        receiver.follow(Script.read(line))
+        receiver.set_script(ReceiverScript.read(line))
     await runner.cleanup()
     reporting.cancel()
     _write(receiver.take_report())

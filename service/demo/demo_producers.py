@@ -1,8 +1,8 @@
-"""A billing product at work: the real engine, whose merchants and customers are played by the simulation, and plain
-connections as a product in any language would have them.
+"""The demo's producers: the real billing engine with simulated tenants and customers, and plain connections as a
+product in any language would use them.
 
-Most of its transactions commit at once, some take their time, some roll back and are done again, as after a time-out at
-the bank. The pace is set by a clock and not by what comes back, so latencies are those of a steady load.
+Most transactions commit immediately. Some are slow. Some roll back and run a second time, as after a bank's timeout.
+The rate follows a clock and not earlier responses, so latencies are those of a steady load.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from schema.modes import Mode
 from schema.secret_box import derive_role_password
 from service.billing.clock import VirtualClock
 from service.billing.ledger import Unit
-from service.demo.board import Board
-from service.demo.merchants import Merchant
+from service.demo.demo_tenants import DemoTenant
+from service.demo.observations import Observations
 from service.simulation.stage import Observed
 
 T = TypeVar("T")
@@ -37,22 +37,22 @@ _COMMAND_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
-    """One merchant in one mode."""
+class TenantMode:
+    """A tenant in one mode."""
 
-    merchant: Merchant
+    tenant: DemoTenant
     mode: Mode
 
 
-class Pacer:
-    """Hands out events at a steady rate to however many producers ask."""
+class RateLimiter:
+    """Limits all producers together to a steady rate of events."""
 
     def __init__(self, per_second: float) -> None:
         self._interval = 1 / per_second
         self._due: float | None = None
 
     async def take(self, count: int) -> None:
-        """Waits until so many more may have been recorded."""
+        """Waits until `count` more events fit the rate."""
         now = time.monotonic()
         due = now if self._due is None else self._due
         self._due = due + count * self._interval
@@ -60,15 +60,24 @@ class Pacer:
 
 
 class DemoLedger(Observed):
-    """A shop's transactions: paced, now and then slow, now and then rolled back and done again; all of it is noted."""
+    """A ledger for one tenant and mode.
+
+    It limits the rate, delays some transactions, rolls some back and repeats them, and records each in the observations.
+    """
 
     def __init__(
-        self, database: Database, clock: VirtualClock, board: Board, shop: Shop, pacer: Pacer, rng: Random
+        self,
+        database: Database,
+        clock: VirtualClock,
+        observed: Observations,
+        tenant_mode: TenantMode,
+        rate_limiter: RateLimiter,
+        rng: Random,
     ) -> None:
-        super().__init__(database.data(shop.mode), clock)
-        self._board = board
-        self._shop = shop
-        self._pacer = pacer
+        super().__init__(database.data(tenant_mode.mode), clock)
+        self._board = observed
+        self._tenant_mode = tenant_mode
+        self._pacer = rate_limiter
         self._rng = rng
 
     async def once(self, work: Callable[[Unit], Awaitable[T]]) -> T:
@@ -87,7 +96,7 @@ class DemoLedger(Observed):
     def committed(self, unit: Unit) -> None:
         at = time.monotonic()
         for event_id, fact in unit.recorded:
-            self._board.commit(event_id, fact, self._shop.merchant, self._shop.mode, at)
+            self._board.commit(event_id, fact, self._tenant_mode.tenant, self._tenant_mode.mode, at)
         super().committed(unit)
 
     async def _roll_back(self, work: Callable[[Unit], Awaitable[T]]) -> None:
@@ -98,14 +107,14 @@ class DemoLedger(Observed):
                 unit = Unit(tx, await self.clock.now(tx), self.clock.moment)
                 await work(unit)
                 for event_id, _ in unit.recorded:
-                    self._board.roll_back(event_id, self._shop.mode)
+                    self._board.roll_back(event_id, self._tenant_mode.mode)
             finally:
                 await transaction.rollback()
 
 
 @asynccontextmanager
 async def product_connection(database: Database, mode: Mode) -> AsyncIterator[asyncpg.Connection]:
-    """As a product in any language would log in."""
+    """Connects as a product in any language would."""
     connection = await connect_with(
         database.target,
         Login(mode.role, derive_role_password(database.key, mode.role)),
@@ -120,27 +129,31 @@ async def product_connection(database: Database, mode: Mode) -> AsyncIterator[as
         connection.terminate()
 
 
-def example(shop: Shop, type_: str) -> Fact:
-    """As the catalog has it."""
-    return Fact(shop.merchant.id, type_, dict(catalog()[type_].example))
+def example(tenant_mode: TenantMode, type_: str) -> Fact:
+    """Returns the catalog's example of the event type."""
+    return Fact(tenant_mode.tenant.id, type_, dict(catalog()[type_].example))
 
 
-async def say(database: Database, board: Board, shop: Shop, type_: str, *, timed: bool) -> None:
-    """One event in a transaction of its own, by plain SQL."""
-    fact = example(shop, type_)
-    async with product_connection(database, shop.mode) as connection:
+async def record_event(
+    database: Database, observed: Observations, tenant_mode: TenantMode, type_: str, *, timed: bool
+) -> None:
+    """Records one event in its own transaction, by plain SQL."""
+    fact = example(tenant_mode, type_)
+    async with product_connection(database, tenant_mode.mode) as connection:
         event_id = await events.record(connection, fact.tenant_id, fact.type, fact.data)
-    board.commit(event_id, fact, shop.merchant, shop.mode, time.monotonic(), timed=timed)
+    observed.commit(event_id, fact, tenant_mode.tenant, tenant_mode.mode, time.monotonic(), timed=timed)
 
 
 @asynccontextmanager
-async def left_open(database: Database, board: Board, shop: Shop) -> AsyncIterator[None]:
-    """A transaction with an event in it, open for the length of the block and then rolled back."""
-    forgotten = example(shop, "subscription_updated")
-    async with product_connection(database, shop.mode) as connection:
+async def open_transaction(
+    database: Database, observed: Observations, tenant_mode: TenantMode
+) -> AsyncIterator[None]:
+    """Keeps a transaction with an event open during the block, then rolls it back."""
+    event = example(tenant_mode, "subscription_updated")
+    async with product_connection(database, tenant_mode.mode) as connection:
         transaction = connection.transaction()
         await transaction.start()
-        event_id = await events.record(connection, forgotten.tenant_id, forgotten.type, forgotten.data)
-        board.roll_back(event_id, shop.mode)
+        event_id = await events.record(connection, event.tenant_id, event.type, event.data)
+        observed.roll_back(event_id, tenant_mode.mode)
         yield
         await transaction.rollback()

@@ -1,4 +1,4 @@
-"""The outcome as a table and a sentence for people, or as one object for programs."""
+"""Reports the outcome as a table and a sentence for people, or as one JSON object for programs."""
 
 from dataclasses import asdict
 from typing import Any, Final
@@ -6,31 +6,31 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from service.demo.show import Outcome
-from service.demo.verdict import Figures, Problem
+from service.demo.demo_run import Outcome
+from service.demo.demo_verdict import Figures, Problem
 
-_LOOK: Final = "duro event show evt_…"
+_SHOW_EVENT: Final = "duro event show evt_…"
 
 
-def as_json(outcome: Outcome, look: str) -> dict[str, Any]:
-    """`look` is what to put before a duro command that is to look at the demo's database."""
+def as_json(outcome: Outcome, command_prefix: str) -> dict[str, Any]:
+    """`command_prefix` makes a duro command use the demo's database."""
     figures = asdict(outcome.verdict.figures)
     result: dict[str, Any] = {
-        "ok": outcome.verdict.good,
+        "ok": outcome.verdict.passed,
         **{name: round(value, 1) if isinstance(value, float) else value for name, value in figures.items()},
         "seconds": round(outcome.seconds, 3),
         "events_per_second": _rate(outcome),
         "problems": [asdict(problem) for problem in outcome.verdict.problems],
     }
-    if not outcome.verdict.good:
-        result |= {"logs": outcome.logs, "look": f"{look}{_LOOK}"}
+    if not outcome.verdict.passed:
+        result |= {"logs": outcome.logs, "inspect": f"{command_prefix}{_SHOW_EVENT}"}
     return result
 
 
-def show(outcome: Outcome, look: str, out: Console) -> None:
+def print_report(outcome: Outcome, command_prefix: str, out: Console) -> None:
     out.print(_table(outcome))
-    if outcome.verdict.good:
-        out.print(_praise(outcome.verdict.figures))
+    if outcome.verdict.passed:
+        out.print(_success_message(outcome.verdict.figures))
         return
     for problem in outcome.verdict.problems:
         _show_problem(problem, out)
@@ -39,7 +39,7 @@ def show(outcome: Outcome, look: str, out: Console) -> None:
             out.print(
                 f"\nLast lines of the {name}:", *(f"  {line}" for line in lines), sep="\n", markup=False
             )
-    out.print("\nTo examine one of them:", f"  {look}{_LOOK}", sep="\n", markup=False)
+    out.print("\nTo inspect one of them:", f"  {command_prefix}{_SHOW_EVENT}", sep="\n", markup=False)
 
 
 def _table(outcome: Outcome) -> Table:
@@ -71,7 +71,7 @@ def _rows(outcome: Outcome) -> list[tuple[str, str]]:
     ]
 
 
-def _praise(f: Figures) -> str:
+def _success_message(f: Figures) -> str:
     return (
         f"All {f.committed:,} committed events arrived and were verified at every subscribed endpoint.\n"
         f"None of the {f.rolled_back:,} rolled-back events was sent. The transaction that stayed open delayed nothing."

@@ -1,4 +1,4 @@
-"""What can be seen while the demo runs: moving counters on a terminal, a line now and then elsewhere."""
+"""Shows the demo's progress: live counters on a terminal, a line every few seconds elsewhere."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,21 +8,21 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from service.demo.board import Board
+from service.demo.observations import Observations
 
 _REDRAW_EVERY_S: Final = 0.1
 _LINE_EVERY_S: Final = 2.0
 
 
 @asynccontextmanager
-async def no_progress(_board: Board) -> AsyncIterator[None]:
+async def no_progress(_board: Observations) -> AsyncIterator[None]:
     yield
 
 
 @asynccontextmanager
-async def shown_progress(board: Board, console: Console, total: int) -> AsyncIterator[None]:
+async def show_progress(observed: Observations, console: Console, total: int) -> AsyncIterator[None]:
     if not console.is_terminal:
-        async with _repeating(lambda: console.print(_line(board, total)), _LINE_EVERY_S):
+        async with _repeating(lambda: console.print(_line(observed, total)), _LINE_EVERY_S):
             yield
         return
     with Progress(
@@ -34,7 +34,7 @@ async def shown_progress(board: Board, console: Console, total: int) -> AsyncIte
     ) as bars:
         committed = bars.add_task("committed", total=total, counts="")
         delivered = bars.add_task("delivered", total=total, counts="")
-        async with _repeating(lambda: _draw(bars, committed, delivered, board), _REDRAW_EVERY_S):
+        async with _repeating(lambda: _draw(bars, committed, delivered, observed), _REDRAW_EVERY_S):
             yield
 
 
@@ -53,22 +53,22 @@ async def _repeating(show: Callable[[], None], every_s: float) -> AsyncIterator[
         task.cancel()
 
 
-def _line(board: Board, total: int) -> str:
+def _line(observed: Observations, total: int) -> str:
     return (
-        f"{len(board.committed)} of {total} events committed, {len(board.rolled_back)} rolled back; "
-        f"{len(board.delivered)} of {len(board.expected)} deliveries made, {len(board.retried)} retried"
+        f"{len(observed.committed)} of {total} events committed, {len(observed.rolled_back)} rolled back; "
+        f"{len(observed.delivered)} of {len(observed.expected)} deliveries made, {len(observed.retried)} retried"
     )
 
 
-def _draw(bars: Progress, committed: TaskID, delivered: TaskID, board: Board) -> None:
+def _draw(bars: Progress, committed: TaskID, delivered: TaskID, observed: Observations) -> None:
     bars.update(
         committed,
-        completed=len(board.committed),
-        counts=f"{len(board.committed):,} events, {len(board.rolled_back)} rolled back",
+        completed=len(observed.committed),
+        counts=f"{len(observed.committed):,} events, {len(observed.rolled_back)} rolled back",
     )
     bars.update(
         delivered,
-        completed=len(board.delivered),
-        total=len(board.expected),
-        counts=f"{len(board.delivered):,} deliveries, {len(board.retried)} retried",
+        completed=len(observed.delivered),
+        total=len(observed.expected),
+        counts=f"{len(observed.delivered):,} deliveries, {len(observed.retried)} retried",
     )
