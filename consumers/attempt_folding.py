@@ -6,8 +6,8 @@ from typing import Final
 
 import asyncpg
 
-from schema import delivery_hours
-from schema.database import Pool
+from schema.connections.database import Pool
+from schema.deliveries import delivery_hours
 from schema.polling import sleep_unless, through_outages
 
 _logger = logging.getLogger(__name__)

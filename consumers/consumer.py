@@ -8,7 +8,7 @@
       │        │                            so a projection is exactly-once
       │     commit ──► effect.committed()
       │        │
-      └────────┘       failed: effect.rolled_back(), then by kind of error (schema/error_kinds.py)
+      └────────┘       failed: effect.rolled_back(), then by kind of error (schema/connections/error_kinds.py)
                          · the data's own      again a few times, then half the batch, until one event stands
                                                alone: it is dead-lettered (dead_events), and the cursor moves on
                          · out of time         half the batch at once; one event alone is retried for as long as
@@ -34,11 +34,11 @@ from typing import Final, Protocol
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from consumers.slow_event import SlowEvent
-from schema import log
-from schema.database import Connection, Pool
-from schema.error_kinds import describe, is_data_fault, is_out_of_time, is_unreadable
+from schema.connections.database import Connection, Pool
+from schema.connections.error_kinds import describe, is_data_fault, is_out_of_time, is_unreadable
+from schema.event_log import log
+from schema.event_log.log import Batch, Cursor, LogEntry, LoggedEvent
 from schema.failures import failed, succeeded
-from schema.log import Batch, Cursor, LogEntry, LoggedEvent
 from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)

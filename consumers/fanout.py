@@ -3,7 +3,7 @@
 What the worker has room for it claims in the same insert and hands to its dispatcher after the commit; the
 rest waits in the table for whoever has room. Between commit and hand-over nothing can be lost: the leases of a
 worker that dies are taken over, and what a commit of unknown fate leaves leased to nobody's knowledge, the
-worker's own audit gives back (see delivery/dispatcher.py).
+worker's own audit gives back (see delivery/engine/dispatcher.py).
 """
 
 from collections import defaultdict
@@ -16,12 +16,12 @@ from uuid import UUID
 import asyncpg
 
 from consumers.consumer import Applied
-from consumers.subscriptions import targets_of
-from schema import deliveries
-from schema.database import Connection
-from schema.deliveries import ClaimedDelivery, EndpointTarget, PlannedDelivery
+from consumers.event_type_matching import targets_of
+from schema.connections.database import Connection
+from schema.deliveries import deliveries
+from schema.deliveries.deliveries import ClaimedDelivery, EndpointTarget, PlannedDelivery
+from schema.event_log.log import LoggedEvent
 from schema.ids import new_id
-from schema.log import LoggedEvent
 
 FANOUT: Final = "fanout"
 MOST_PAIRS: Final = (

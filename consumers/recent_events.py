@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Final
 from uuid import UUID
 
-from schema.log import LoggedEvent
+from schema.event_log.log import LoggedEvent
 
 _POS: Final = attrgetter("pos")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import asyncpg
 
-from schema import log
-from schema.database import Pool
+from schema.connections.database import Pool
+from schema.event_log import log
 from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)

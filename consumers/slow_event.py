@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from schema import session_state
-from schema.database import Connection, Pool
+from schema.connections import session_state
+from schema.connections.database import Connection, Pool
 
 _LOOKS: Final = 10
 """In the time that a statement may take."""

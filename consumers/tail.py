@@ -24,11 +24,11 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from consumers.listener import Listener
 from consumers.recent_events import RecentEvents
-from schema.database import Pool
+from consumers.tail_listener import Listener
+from schema.connections.database import Pool
+from schema.event_log.positions import EventsAfter, events_after, events_of_tenants, log_end
 from schema.polling import Pace, through_outages
-from schema.positions import EventsAfter, events_after, events_of_tenants, log_end
 
 PAGE_EVENTS: Final = 100
 PAGE_BYTES: Final = 256 * 1024  # one each for listeners that catch up, and there may be hundreds

@@ -23,7 +23,7 @@ from typing import Final
 
 import asyncpg
 
-from schema.error_kinds import is_transient, needs_operator
+from schema.connections.error_kinds import is_transient, needs_operator
 from schema.errors import DuroError
 from schema.timestamps import iso_millis
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
-from schema.error_kinds import is_transient
+from schema.connections.error_kinds import is_transient
 from schema.failures import PartFailures, current_part
 
 T = TypeVar("T")

@@ -1,6 +1,6 @@
 """How signals interrupt a command: by KeyboardInterrupt, which its cleanup sees.
 
-Commands that run until they are stopped drain instead: see service/signals.py.
+Commands that run until they are stopped drain instead: see service/worker/signals.py.
 """
 
 import signal

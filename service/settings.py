@@ -12,11 +12,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from delivery.egress_guard import Network, parse_cidrs
-from delivery.egress_proxy import EgressProxy, parse_egress_proxy
-from delivery.retry_policy import DEFAULT_DELAYS
-from schema import connection_budget
-from schema.database_url import parse_database_url
+from delivery.egress.guard import Network, parse_cidrs
+from delivery.engine.retry_policy import DEFAULT_DELAYS
+from delivery.http.proxy_tunnel import EgressProxy, parse_egress_proxy
+from schema.connections import connection_budget
+from schema.connections.database_url import parse_database_url
 from schema.durations import format_duration, parse_duration, parse_schedule
 from schema.errors import DuroError, InvalidInput
 from schema.secret_box import parse_secret_key

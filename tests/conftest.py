@@ -10,11 +10,18 @@ import asyncpg
 import pytest
 from hypothesis import settings
 
-from schema import tenants
-from schema.database import Database
+from schema.connections.database import Database
+from schema.core import tenants
 from tests.faults.figures import pytest_terminal_summary  # noqa: F401  a hook, by its name
-from tests.support.connections import SUPERUSER, Connect, connections
-from tests.support.databases import OWNER, TEMPLATE, Cluster, make_template, run_apart, running_cluster
+from tests.support.servers.connections import SUPERUSER, Connect, connections
+from tests.support.servers.databases import (
+    OWNER,
+    TEMPLATE,
+    Cluster,
+    make_template,
+    run_apart,
+    running_cluster,
+)
 
 # A background shell starts us with SIGINT ignored, which every process that a test starts would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

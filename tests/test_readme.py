@@ -11,8 +11,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from delivery.endpoint_secret import generate_secret
-from delivery.signing import signed_headers, signing_keys
+from delivery.message.endpoint_secret import generate_secret
+from delivery.message.signing import signed_headers, signing_keys
 from schema.ids import TENANT, format_id
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from schema.database import Executor
+from schema.connections.database import Executor
 from schema.errors import NotFound
 from schema.ids import format_id
 from schema.pages import After, Keyed, Page, page

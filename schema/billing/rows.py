@@ -30,7 +30,7 @@ class Interval(StrEnum):
 
 
 class Status(StrEnum):
-    """Status of a subscription; service/billing/lifecycle.py has the transitions."""
+    """Status of a subscription; service/billing/decisions/lifecycle.py has the transitions."""
 
     INCOMPLETE = "incomplete"
     INCOMPLETE_EXPIRED = "incomplete_expired"

@@ -31,20 +31,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from schema.embedded import cluster, owner, server
-from schema.embedded.address import HOST
-from schema.embedded.data_dir import DataDir, open_data_dir, usable
-from schema.embedded.keeper_process import ensure_keeper
-from schema.embedded.locks import FileLock, is_held
-from schema.embedded.secret_files import (
+from schema.embedded.files.address import HOST
+from schema.embedded.files.data_dir import DataDir, open_data_dir, usable
+from schema.embedded.files.locks import FileLock, is_held
+from schema.embedded.files.secret_files import (
     ensure_key,
     ensure_secrets,
     read_owner_password,
     read_secret_key,
     read_superuser_password,
 )
-from schema.embedded.site import locate
-from schema.embedded.waiting import wait_until
+from schema.embedded.files.site import locate
+from schema.embedded.process import cluster, owner, server
+from schema.embedded.process.keeper_process import ensure_keeper
+from schema.embedded.process.waiting import wait_until
 from schema.errors import Unavailable
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from schema.event_catalog.endpoints import ENDPOINT_TYPES
+from schema.event_catalog.endpoint_events import ENDPOINT_TYPES
 from schema.event_catalog.event_type import EventType
-from schema.event_catalog.payments import PAYMENT_TYPES
-from schema.event_catalog.subscriptions import SUBSCRIPTION_TYPES
+from schema.event_catalog.payment_events import PAYMENT_TYPES
+from schema.event_catalog.subscription_events import SUBSCRIPTION_TYPES
 
 __all__ = ["EventType", "catalog"]
 

@@ -1,5 +1,5 @@
 -- How endpoints fare, and what follows from it. See migrations/data/0007_endpoint_health.sql for the columns, and
--- delivery/endpoint_health.py for the states. All moments are the database's: workers' clocks differ, and jump.
+-- delivery/health/breaker.py for the states. All moments are the database's: workers' clocks differ, and jump.
 
 -- name: note_health
 -- Column arrays, one entry per endpoint: $1 endpoint, $2 tenant, $3 succeeded, $4 failures since the last success of

@@ -1,4 +1,4 @@
--- What building an index asks of the catalog: see schema/index_building.py.
+-- What building an index asks of the catalog: see schema/installation/index_building.py.
 
 -- name: parents
 -- $1 schema, $2 table. The partitioned tables of its tree, from the top; none for a table that is not partitioned.

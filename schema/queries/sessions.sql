@@ -1,4 +1,4 @@
--- Sessions: what is settled before one is used. See schema/connecting.py.
+-- Sessions: what is settled before one is used. See schema/connections/connecting.py.
 
 -- name: pin
 -- $1 names of settings, $2 their values, $3 the process id that the server named at login, $4 the names that not every

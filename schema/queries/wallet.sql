@@ -1,4 +1,4 @@
--- The wallet, in core: phones, the codes that prove them, and payment methods. See schema/wallet.py for who waits for whom.
+-- The wallet, in core: phones, the codes that prove them, and payment methods. See schema/core/wallet.py for who waits for whom.
 
 -- name: lock_phone
 -- $1 phone. Challenges of one phone are started in turn; the phone may not have a row yet that could be locked.

@@ -1,4 +1,4 @@
--- Presence: a worker is alive while the session named in its row exists and holds the mark. See delivery/presence.py.
+-- Presence: a worker is alive while the session named in its row exists and holds the mark. See delivery/engine/presence.py.
 
 -- name: mark
 -- Marks this session as a worker's. The number is random, so that nobody else can be holding that lock.

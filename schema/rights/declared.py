@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from schema.installation.roles import CORE_ROLE, analyst_of, producer_of
 from schema.modes import Mode
-from schema.roles import CORE_ROLE, analyst_of, producer_of
 
 Grants: TypeAlias = Mapping[str, str]
 """{role: privileges}."""

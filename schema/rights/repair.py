@@ -12,10 +12,10 @@ from typing import Final
 import asyncpg
 
 from schema.errors import Unavailable
+from schema.installation.roles import ALL_ROLES
 from schema.queries import load
 from schema.rights.declared import DECLARED, Declared
 from schema.rights.differences import Found, Kind, Repair, differences, missing, quoted, summary
-from schema.roles import ALL_ROLES
 
 _SQL: Final = load("rights")
 

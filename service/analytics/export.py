@@ -12,14 +12,14 @@ from typing import Any, Final, cast
 
 import asyncpg
 
-from schema.analytics import View
-from schema.connecting import Login
-from schema.database import CONNECT_TIMEOUT_S, Database, connect_with
+from schema.connections.connecting import Login
+from schema.connections.database import CONNECT_TIMEOUT_S, Database, connect_with
+from schema.connections.session_settings import PINNED
 from schema.errors import Conflict, Unavailable
 from schema.modes import Mode
+from schema.read_models.analytics import View
 from schema.secret_box import derive_role_password
-from schema.session_settings import PINNED
-from service.analytics.writers import Rows
+from service.analytics.file_writers import Rows
 
 STDOUT: Final = "-"
 _ROWS: Final = 20_000

@@ -12,16 +12,16 @@ from uuid import UUID
 
 import asyncpg
 
-from delivery.egress_guard import parse_cidrs
-from schema import tenants
-from schema.database import Database
+from delivery.egress.guard import parse_cidrs
+from schema.connections.database import Database
+from schema.core import tenants
 from schema.errors import Unavailable
 from schema.modes import Mode
 from schema.queries import load
+from service.admin.endpoint_admin import EndpointAdmin, Wish, endpoint_admin
 from service.bench.bench_setup import BenchSetup
-from service.bench.payload import EVENT_TYPE, data_for
-from service.bench.process import Process, process
-from service.endpoint_admin import EndpointAdmin, Wish, endpoint_admin
+from service.bench.load.payload import EVENT_TYPE, data_for
+from service.bench.processes.bench_process import Process, process
 from service.settings import Settings
 
 SQL: Final = load("bench")

@@ -12,13 +12,13 @@ from typing import Any, Final, TypeVar
 from schema.errors import DuroError
 from service.bench.bench_database import Shape
 from service.bench.bench_setup import Progress, bench_setup
-from service.bench.catalog import Row
-from service.bench.machine import machine
-from service.bench.measurement import Measurement
-from service.bench.other_load import CpuSnapshot
+from service.bench.processes.scratch_server import ScratchServer
+from service.bench.report.machine import machine
+from service.bench.report.measurement import Measurement
+from service.bench.report.other_load import CpuSnapshot
+from service.bench.row_table import Row
 from service.bench.rows.pipeline import profiled
 from service.bench.scale import Scale
-from service.bench.scratch import ScratchServer
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from service.bench.certificate import Certificate, make_certificate
-from service.bench.process import Process, process
-from service.bench.receiver import HOST, Report
+from service.bench.load.bench_receiver import HOST, Report
+from service.bench.processes.bench_process import Process, process
+from service.bench.processes.certificate import Certificate, make_certificate
+from service.bench.processes.scratch_server import ScratchServer
 from service.bench.scale import Scale
-from service.bench.scratch import ScratchServer
 
 _ASKED_EVERY_S: Final = 0.25
 
@@ -70,7 +70,12 @@ class BenchSetup:
 
 @asynccontextmanager
 async def receiver_process(certificate: Certificate) -> AsyncIterator[ReceiverProcess]:
-    arguments = ("-m", "service.bench.receiver", str(certificate.certificate), str(certificate.key))
+    arguments = (
+        "-m",
+        "service.bench.load.bench_receiver",
+        str(certificate.certificate),
+        str(certificate.key),
+    )
     async with process("receiver", arguments) as started:
         ports: dict[str, Any] = await started.read()
         yield ReceiverProcess(started, **ports)

@@ -21,9 +21,9 @@ from typing import Final
 from schema.errors import Unavailable
 from service.bench.bench_database import SQL, BenchDatabase
 from service.bench.bench_setup import BenchSetup
-from service.bench.proc import cpu_s, tree_cpu_s
-from service.bench.process import Process
-from service.bench.receiver import Report
+from service.bench.load.bench_receiver import Report
+from service.bench.processes.bench_process import Process
+from service.bench.processes.proc import cpu_s, tree_cpu_s
 
 PATIENCE_S: Final = 30.0
 _SETTLED_WITHIN_S: Final = 60.0

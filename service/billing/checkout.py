@@ -13,10 +13,10 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from schema.billing.books import Case, Changes, Overdue
+from schema.billing.billing_cases import Case, Changes, Overdue
+from schema.billing.catalog_repositories import PaymentLinks, Plans, PromoCodes, check_on_sale, store_settings
 from schema.billing.checks import check_email, check_name
-from schema.billing.customers import Customers
-from schema.billing.dealings import CheckoutSessions
+from schema.billing.customer_repository import Customers
 from schema.billing.rows import (
     CheckoutSession,
     CheckoutStatus,
@@ -26,17 +26,17 @@ from schema.billing.rows import (
     Status,
     Subscription,
 )
-from schema.billing.shelf import PaymentLinks, Plans, PromoCodes, check_on_sale, store_settings
+from schema.billing.subscription_repositories import CheckoutSessions
+from schema.core.phones import normalise_phone
 from schema.errors import Conflict, InvalidInput
 from schema.ids import CHECKOUT, CUSTOMER, format_id, new_id
-from schema.phones import normalise_phone
-from service.billing import facts
-from service.billing.cashier import ChargeProcessor
-from service.billing.invoicing import next_invoice
+from service.billing import billing_events as facts
+from service.billing.charges import ChargeProcessor
+from service.billing.decisions.invoicing import next_invoice
+from service.billing.decisions.lifecycle import Action, transition
+from service.billing.decisions.prices import price
+from service.billing.decisions.renewal import moved
 from service.billing.ledger import Ledger, Unit, Work
-from service.billing.lifecycle import Action, transition
-from service.billing.prices import price
-from service.billing.renewing import moved
 
 SESSION_FOR: Final = timedelta(hours=24)
 COMPLETE_WITHIN: Final = timedelta(hours=23)

@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from schema.billing import books
-from schema.database import Executor
+from schema.billing import billing_cases as books
+from schema.connections.database import Executor
 
 _TICK: Final = timedelta(microseconds=1)
 

@@ -9,22 +9,22 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from schema import wallet
-from schema.billing import books
-from schema.billing.books import TenantFilter
-from schema.billing.dealings import expire_checkouts
-from schema.database import Database
+from schema.billing import billing_cases as books
+from schema.billing.billing_cases import TenantFilter
+from schema.billing.subscription_repositories import expire_checkouts
+from schema.connections.database import Database
+from schema.core import wallet
 from schema.modes import Mode
 from schema.polling import sleep_unless, through_outages
 from schema.secret_box import SecretBox
-from service.billing.cashier import ChargeProcessor
+from service.billing.catalog import MerchantCatalog
+from service.billing.charges import ChargeProcessor
 from service.billing.checkout import Checkout
 from service.billing.clock import DatabaseClock
-from service.billing.desk import SubscriptionActions
-from service.billing.gateway import Gateway
+from service.billing.gateway.gateway import Gateway
 from service.billing.ledger import Ledger
 from service.billing.scanning import BATCH, Scanner, scanners
-from service.billing.shelf import MerchantCatalog
+from service.billing.subscriptions import SubscriptionActions
 from service.supervisor import Part
 
 _EXPIRE_EVERY_S: Final = 60.0

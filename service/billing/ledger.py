@@ -27,11 +27,11 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from schema.billing import books
-from schema.billing.books import Changes, Fact, Key
+from schema.billing import billing_cases as books
+from schema.billing.billing_cases import Changes, Fact, Key
 from schema.billing.rows import PaymentAttempt
-from schema.database import Connection, Pool
-from schema.error_kinds import is_out_of_time, is_transient
+from schema.connections.database import Connection, Pool
+from schema.connections.error_kinds import is_out_of_time, is_transient
 from service.billing.clock import Clock
 
 T = TypeVar("T")

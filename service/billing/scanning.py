@@ -20,17 +20,17 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
-from schema.billing import books
-from schema.billing.books import Case, Changes, Overdue, TenantFilter
+from schema.billing import billing_cases as books
+from schema.billing.billing_cases import Case, Changes, Overdue, TenantFilter
 from schema.billing.rows import DunningState, PaymentState, Status
-from schema.error_kinds import DataFault, is_data_fault, is_out_of_time
+from schema.connections.error_kinds import DataFault, is_data_fault, is_out_of_time
 from schema.ids import SUBSCRIPTION, format_id
 from schema.polling import sleep_unless, through_outages
-from service.billing.cashier import ChargeProcessor
-from service.billing.invoicing import LEASE
+from service.billing.charges import ChargeProcessor
+from service.billing.decisions.dunning_step import recover
+from service.billing.decisions.invoicing import LEASE
+from service.billing.decisions.renewal import renew
 from service.billing.ledger import Ledger, Unit
-from service.billing.recovering import recover
-from service.billing.renewing import renew
 
 _logger = logging.getLogger(__name__)
 BATCH: Final = 100

@@ -16,11 +16,11 @@ import orjson
 import uvloop
 from rich.console import Console
 
-from schema.database import Database
-from schema.error_kinds import is_transient, needs_operator
+from schema.connections.database import Database
+from schema.connections.error_kinds import is_transient, needs_operator
 from schema.errors import Conflict, Unavailable
-from service.backbone import backbone
 from service.cli.root import main
+from service.database_access import backbone
 from service.settings import Settings
 
 __all__ = ["App", "command", "group", "main"]

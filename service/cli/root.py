@@ -48,16 +48,38 @@ SECTIONS: Final = {
     },
 }
 
+_MODULES: Final = {
+    "up": "processes.up_command",
+    "demo": "processes.demo_command",
+    "bench": "processes.bench_command",
+    "work": "processes.work_command",
+    "migrate": "processes.migrate_command",
+    "config": "processes.config_command",
+    "tenant": "tenants.tenant_commands",
+    "endpoint": "tenants.endpoint_commands",
+    "event": "log.event_commands",
+    "activity": "log.activity_commands",
+    "consumers": "log.consumers_commands",
+    "analytics": "log.analytics_commands",
+    "retention": "log.retention_commands",
+    "delivery": "deliveries.delivery_commands",
+    "retries": "deliveries.retries_commands",
+    "billing": "billing.billing_commands",
+    "listen": "receiving.listen_command",
+    "verify": "receiving.verify_command",
+}
+"""Command to its module in service.cli."""
+
 
 class Root(click.Group):
-    """Imports `service.cli.NAME` for `duro NAME`; the import registers the command here."""
+    """Imports the module of `duro NAME`; the import registers the command here."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         return [name for commands in SECTIONS.values() for name in commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.list_commands(ctx):
-            import_module(f"service.cli.{cmd_name}")
+            import_module(f"service.cli.{_MODULES[cmd_name]}")
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(

@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 
-from schema.billing import books
-from schema.database import Database
+from schema.billing import billing_cases as books
+from schema.connections.database import Database
 from schema.modes import Mode
 from service.billing.clock import VirtualClock
 from service.demo.demo_producers import EVENTS_PER_SECOND, DemoLedger, RateLimiter, TenantMode
 from service.demo.observations import Observations
-from service.simulation.merchants import Trade
-from service.simulation.stage import Cast, stage
+from service.simulation.simulated_merchants import Trade
+from service.simulation.simulation_setup import Cast, stage
 from service.simulation.trades import TRADES
 
 _KINDS: Final = {"Ikeja Fitness Club": "Fitness Club", "Bodija Books": "Books"}

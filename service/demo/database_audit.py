@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from uuid import UUID
 
-from schema import audit
-from schema.database import Database
+from schema.connections.database import Database
+from schema.core import audit_log as audit
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
 from service.demo.demo_verdict import Audit

@@ -12,8 +12,8 @@ import orjson
 
 from schema.durations import format_duration
 from schema.errors import Unavailable
-from service.backbone import Backbone
 from service.child_process import ChildProcess, child_process
+from service.database_access import Backbone
 from service.demo.demo_receiver import HOST, ReceiverScript
 from service.demo.demo_tenants import EGRESS_ALLOW, DemoTenant
 from service.demo.receipts import Receipt

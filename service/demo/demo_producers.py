@@ -15,18 +15,18 @@ from typing import Final, TypeVar
 
 import asyncpg
 
-from schema import events
-from schema.billing.books import Fact
-from schema.connecting import Login
-from schema.database import CONNECT_TIMEOUT_S, Database, connect_with
+from schema.billing.billing_cases import Fact
+from schema.connections.connecting import Login
+from schema.connections.database import CONNECT_TIMEOUT_S, Database, connect_with
 from schema.event_catalog import catalog
+from schema.event_log import events
 from schema.modes import Mode
 from schema.secret_box import derive_role_password
 from service.billing.clock import VirtualClock
 from service.billing.ledger import Unit
 from service.demo.demo_tenants import DemoTenant
 from service.demo.observations import Observations
-from service.simulation.stage import Observed
+from service.simulation.simulation_setup import Observed
 
 T = TypeVar("T")
 EVENTS_PER_SECOND: Final = 300

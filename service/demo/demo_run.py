@@ -7,10 +7,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from schema.database import Database
+from schema.connections.database import Database
 from schema.modes import Mode
-from service.backbone import Backbone
 from service.child_process import ChildProcess
+from service.database_access import Backbone
 from service.demo.billing_load import generate_load
 from service.demo.database_audit import audit_database, log_ends
 from service.demo.demo_processes import ReceiverProcess, receiver_process, worker_process

@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 from typing import Final
 from uuid import UUID
 
-from delivery.egress_guard import parse_cidrs
-from schema import tenants
-from schema.database import Database
+from delivery.egress.guard import parse_cidrs
+from schema.connections.database import Database
+from schema.core import tenants
 from schema.errors import Conflict
 from schema.modes import Mode
-from service.endpoint_admin import EndpointAdmin, Wish, endpoint_admin
+from service.admin.endpoint_admin import EndpointAdmin, Wish, endpoint_admin
 from service.settings import Settings
 
 EGRESS_ALLOW: Final = "127.0.0.0/8"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
-from schema.billing.books import Fact
+from schema.billing.billing_cases import Fact
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
 from service.demo.demo_tenants import DemoTenant

@@ -5,10 +5,10 @@ from random import Random
 from typing import Final
 
 from schema.billing.rows import Rail
+from schema.core.wallet import NewMethod
 from schema.modes import Mode
-from schema.wallet import NewMethod
-from service.billing.failures import FailureCode
-from service.billing.scenario_gateway import OK, TEST_CARDS
+from service.billing.decisions.failure_codes import FailureCode
+from service.billing.gateway.scenario_gateway import OK, TEST_CARDS
 
 _BRANDS: Final = ("verve", "mastercard", "visa")
 _GOOD: Final = tuple(number for number, scenario in TEST_CARDS.items() if scenario == OK)

@@ -6,7 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from service.billing.checkout import Contact
-from service.simulation.merchants import Store
+from service.simulation.simulated_merchants import Store
 from service.simulation.trades import person_name
 
 _KNOWN_ELSEWHERE: Final = 0.1

@@ -9,9 +9,9 @@ from random import Random
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from schema import wallet
-from schema.billing.books import Fact
-from schema.database import Database
+from schema.billing.billing_cases import Fact
+from schema.connections.database import Database
+from schema.core import wallet
 from schema.errors import Conflict, InvalidInput
 from schema.ids import PAYMENT, SUBSCRIPTION, parse_id
 from schema.modes import Mode
@@ -22,8 +22,8 @@ from service.billing.ledger import Unit
 from service.simulation.agenda import Agenda
 from service.simulation.cards import new_card
 from service.simulation.habits import Act, Intention, reactions
-from service.simulation.merchants import PROMO, Store
 from service.simulation.people import Customer, Population
+from service.simulation.simulated_merchants import PROMO, Store
 
 TICK: Final = timedelta(hours=1)
 _HAS_A_CODE: Final = 0.08

@@ -6,7 +6,7 @@ from random import Random
 from typing import Final
 
 from schema.billing.rows import Interval
-from service.billing.shelf import NewPlan
+from service.billing.catalog import NewPlan
 
 TRADES: Final[Mapping[str, Sequence[NewPlan]]] = {
     "Fitness Club": (

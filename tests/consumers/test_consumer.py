@@ -9,14 +9,14 @@ import pytest
 
 from consumers import consumer as loop
 from consumers.consumer import Applied, Consumer
-from schema import log
-from schema.database import Connection, Database, Executor, Pool
-from schema.log import LoggedEvent
+from schema.connections.database import Connection, Database, Executor, Pool
+from schema.event_log import log
+from schema.event_log.log import LoggedEvent
 from schema.modes import Mode
 from schema.polling import Pace
 from tests.support.arrivals import Arrivals
-from tests.support.connections import Connect
 from tests.support.events import sequenced
+from tests.support.servers.connections import Connect
 
 Fault = Callable[[Connection, Sequence[LoggedEvent]], Awaitable[None]]
 

@@ -9,13 +9,13 @@ import pytest
 
 from consumers import consumer as loop
 from consumers.consumer import SLOW_TRIES, Applied, Consumer
-from schema import database as databases
-from schema import events, log
-from schema.database import Connection, Database, Pool
-from schema.log import LoggedEvent
+from schema.connections import database as databases
+from schema.connections.database import Connection, Database, Pool
+from schema.event_log import events, log
+from schema.event_log.log import LoggedEvent
 from schema.modes import Mode
-from tests.support.connections import Connect
 from tests.support.events import sequence_all, sequenced
+from tests.support.servers.connections import Connect
 
 TIMEOUT_S = 0.6
 ENVIRONMENT = (

@@ -11,8 +11,10 @@ import pytest
 from consumers import consumer as loop
 from consumers import fanout
 from consumers.fanout import FANOUT, NoSlots
-from schema import deliveries, endpoints, log
-from schema.database import Database, Pool
+from schema.connections.database import Database, Pool
+from schema.core import endpoints
+from schema.deliveries import deliveries
+from schema.event_log import log
 from schema.modes import Mode
 from tests.support.deliveries import LEASE_FOR, Queue, new_endpoint
 from tests.support.delivery_slots import WORKER, CountedSlots, fan_out, pairs, rows

@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 
 from consumers.fanout import FANOUT, NoSlots
-from schema import deliveries, log
-from schema.database import Database, Pool
+from schema.connections.database import Database, Pool
+from schema.deliveries import deliveries
+from schema.event_log import log
 from schema.modes import Mode
 from tests.support.deliveries import new_endpoint, plan
 from tests.support.delivery_slots import WORKER, CountedSlots, fan_out, pairs, rows

@@ -10,18 +10,18 @@ import asyncpg
 import pytest
 
 from consumers import tail as tails
-from consumers.listener import Gone
 from consumers.tail import Tail
-from schema.database import Database, Pool
+from consumers.tail_listener import Gone
+from schema.connections.database import Database, Pool
 from schema.errors import InvalidInput
-from schema.log import LoggedEvent
+from schema.event_log.log import LoggedEvent
+from schema.event_log.positions import log_end
 from schema.modes import Mode
-from schema.positions import log_end
-from tests.support.connections import Connect
+from tests.support.billing.lifecycle import stress_lifecycle
 from tests.support.events import record, sequence_all, sequenced
-from tests.support.lifecycle import stress_lifecycle
+from tests.support.servers.connections import Connect
+from tests.support.servers.tcp_proxy import proxying
 from tests.support.tails import Hearing, hearing, running
-from tests.support.tcp_proxy import proxying
 
 NewTenant = Callable[[], Awaitable[UUID]]
 

@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumers.tail import Tail
-from schema import log, tenants
-from schema.database import Database, Pool
+from schema.connections.database import Database, Pool
+from schema.core import tenants
+from schema.event_log import log
 from schema.modes import Mode
-from tests.support.connections import Connect
 from tests.support.events import record, sequence_all
+from tests.support.servers.connections import Connect
 from tests.support.tails import Hearing
 
 TYPES = ("invoice_created", "webhook_test")

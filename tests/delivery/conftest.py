@@ -8,12 +8,12 @@ from uuid import UUID
 
 import pytest
 
-from schema import deliveries
-from schema.database import Database
+from schema.connections.database import Database
+from schema.deliveries import deliveries
 from tests.support.engine import Engine, add_endpoint, engine
-from tests.support.receiver import OK, Answer, Receiver, receiving
+from tests.support.servers.receiver import OK, Answer, Receiver, receiving
+from tests.support.servers.tcp_proxy import TcpProxy, proxying
 from tests.support.settling import without_slots
-from tests.support.tcp_proxy import TcpProxy, proxying
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.receiver import Receiver, receiving
+from tests.support.servers.receiver import Receiver, receiving
 
 
 @pytest.fixture

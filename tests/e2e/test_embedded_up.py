@@ -10,16 +10,16 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema import tenants
-from schema.database import Database
+from schema.connections.database import Database
+from schema.core import tenants
 from schema.embedded import read_secret_key
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from tests.support.duro_process import DuroProcess, duro, eventually
 from tests.support.engine import add_endpoint
 from tests.support.events import record_many
-from tests.support.places import temporary_place
-from tests.support.receiver import Receiver
+from tests.support.servers.duro_process import DuroProcess, duro, eventually
+from tests.support.servers.places import temporary_place
+from tests.support.servers.receiver import Receiver
 
 pytestmark = pytest.mark.drill
 

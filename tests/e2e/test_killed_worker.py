@@ -7,13 +7,13 @@ from uuid import UUID
 
 import asyncpg
 
-from schema.database import Database
+from schema.connections.database import Database
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from tests.support.duro_process import duro, eventually, settings
 from tests.support.engine import add_endpoint
 from tests.support.events import record_many
-from tests.support.receiver import OK, Answer, Received, Receiver
+from tests.support.servers.duro_process import duro, eventually, settings
+from tests.support.servers.receiver import OK, Answer, Received, Receiver
 
 
 async def all_delivered(pool: asyncpg.Pool) -> bool:

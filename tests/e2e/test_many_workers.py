@@ -7,13 +7,13 @@ from uuid import UUID
 
 import pytest
 
-from schema.database import Database, Pool
+from schema.connections.database import Database, Pool
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from tests.support.duro_process import duro, eventually, processes_in_group, settings
 from tests.support.engine import add_endpoint
 from tests.support.events import record_many
-from tests.support.receiver import Answer, Receiver
+from tests.support.servers.duro_process import duro, eventually, processes_in_group, settings
+from tests.support.servers.receiver import Answer, Receiver
 
 pytestmark = pytest.mark.drill
 

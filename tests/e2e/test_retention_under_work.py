@@ -6,16 +6,16 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema import log
-from schema.database import Database
+from schema.connections.database import Database
+from schema.event_log import log
 from schema.ids import format_id
 from schema.modes import Mode
-from service.projections import CONSUMERS
-from tests.support.duro_process import duro, eventually, settings
+from service.worker.projection_consumers import CONSUMERS
 from tests.support.engine import add_endpoint
 from tests.support.events import record
 from tests.support.months import OLD, attached, past
-from tests.support.receiver import Receiver
+from tests.support.servers.duro_process import duro, eventually, settings
+from tests.support.servers.receiver import Receiver
 
 pytestmark = pytest.mark.drill
 

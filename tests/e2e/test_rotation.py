@@ -8,14 +8,14 @@ import pytest
 import standardwebhooks
 import stripe
 
-from delivery.endpoint_secret import generate_secret
-from schema.database import Database
+from delivery.message.endpoint_secret import generate_secret
+from schema.connections.database import Database
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from tests.support.duro_process import duro, settings
 from tests.support.engine import add_endpoint, rotate
 from tests.support.events import record, record_many
-from tests.support.receiver import Received, Receiver
+from tests.support.servers.duro_process import duro, settings
+from tests.support.servers.receiver import Received, Receiver
 
 pytestmark = pytest.mark.drill
 

@@ -13,20 +13,20 @@ import orjson
 import pytest
 from asyncpg import Record
 
-from schema import log
-from schema.billing import books
-from schema.database import Database, Pool
+from schema.billing import billing_cases as books
+from schema.connections.database import Database, Pool
+from schema.event_log import log
+from schema.event_log.partitions import ensure_past_partitions
 from schema.ids import CUSTOMER, EVENT, format_id
 from schema.modes import Mode
-from schema.partitions import ensure_past_partitions
 from service.billing.clock import VirtualClock
-from service.projections import CONSUMERS
-from service.simulation.merchants import draw_trade, enrol
-from service.simulation.stage import Cast, Observed, stage
+from service.simulation.simulated_merchants import draw_trade, enrol
+from service.simulation.simulation_setup import Cast, Observed, stage
+from service.worker.projection_consumers import CONSUMERS
 from tests.faults.length import length
-from tests.support.duro_process import duro, eventually, settings
 from tests.support.engine import add_endpoint
-from tests.support.receiver import Receiver
+from tests.support.servers.duro_process import duro, eventually, settings
+from tests.support.servers.receiver import Receiver
 
 pytestmark = pytest.mark.drill
 

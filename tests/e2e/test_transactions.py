@@ -2,14 +2,14 @@
 
 from uuid import UUID
 
-from schema.database import Database
+from schema.connections.database import Database
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from tests.support.connections import Connect
-from tests.support.duro_process import duro, settings
 from tests.support.engine import add_endpoint
 from tests.support.events import record
-from tests.support.receiver import Receiver
+from tests.support.servers.connections import Connect
+from tests.support.servers.duro_process import duro, settings
+from tests.support.servers.receiver import Receiver
 
 
 async def test_a_rolled_back_event_never_arrives_and_an_open_transaction_stalls_nobody(

@@ -9,11 +9,11 @@ import sys
 from base64 import b64decode
 from itertools import chain
 
-from schema.database import Database
+from schema.connections.database import Database
 from schema.modes import Mode
 from service.billing.engine import engine
-from service.signals import stop_on_signals
 from service.supervisor import Supervisor
+from service.worker.signals import stop_on_signals
 from tests.faults.far_gateway import FarGateway
 
 

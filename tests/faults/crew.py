@@ -9,7 +9,7 @@ from functools import partial
 
 from tests.faults.length import SLACK_S, TAKEN_OVER_WITHIN_S
 from tests.faults.world import World
-from tests.support.duro_process import DuroProcess, duro, eventually, settings
+from tests.support.servers.duro_process import DuroProcess, duro, eventually, settings
 
 RETRIES = "200ms,500ms,1s,2s,2s,4s,4s,8s,8s"
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from schema.embedded import attach, wait_stopped
-from schema.embedded.account import server_account
-from schema.embedded.address import read_address
-from schema.embedded.data_dir import DataDir
-from schema.embedded.programs import environment
-from schema.embedded.waiting import wait_until
-from tests.support.databases import TEMPLATE, Cluster, make_template, run_apart, with_database
-from tests.support.places import temporary_place
+from schema.embedded.files.account import server_account
+from schema.embedded.files.address import read_address
+from schema.embedded.files.data_dir import DataDir
+from schema.embedded.process.programs import environment
+from schema.embedded.process.waiting import wait_until
+from tests.support.servers.databases import TEMPLATE, Cluster, make_template, run_apart, with_database
+from tests.support.servers.places import temporary_place
 
 _PATIENCE_S = 60.0
 

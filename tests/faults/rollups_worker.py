@@ -10,10 +10,10 @@ from base64 import b64decode
 from collections.abc import Sequence
 
 from consumers.consumer import Consumer
-from consumers.projecting import Serving
-from consumers.rollups import Rollups
-from schema.database import Connection, Database
-from schema.log import LoggedEvent
+from consumers.projection_handlers import Serving
+from consumers.rollups.rollups_consumer import Rollups
+from schema.connections.database import Connection, Database
+from schema.event_log.log import LoggedEvent
 from schema.modes import Mode
 
 

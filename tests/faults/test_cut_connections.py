@@ -14,8 +14,8 @@ from tests.faults.length import FULL, length
 from tests.faults.merchant import merchant
 from tests.faults.registered import has_new_id, id_of
 from tests.faults.world import World, world
-from tests.support.duro_process import eventually
-from tests.support.tcp_proxy import Cut, TcpProxy, proxying
+from tests.support.servers.duro_process import eventually
+from tests.support.servers.tcp_proxy import Cut, TcpProxy, proxying
 
 DELIVERIES = length(1_500, 40_000)
 CUTS = length(12, 120)

@@ -8,24 +8,24 @@ import asyncpg
 import pytest
 
 from consumers import consumer as loop
-from consumers.activity import Activity
+from consumers.activity.activity_consumer import Activity
 from consumers.consumer import Consumer
 from consumers.fanout import FanOut, NoSlots
-from consumers.projecting import Serving
-from consumers.rebuilding import Rebuild
-from consumers.rollups import Rollups
+from consumers.projection_handlers import Serving
+from consumers.rebuild import Rebuild
+from consumers.rollups.rollups_consumer import Rollups
 from consumers.tail import Tail
-from schema import events, log
-from schema.database import Database
+from schema.connections.database import Database
 from schema.errors import Unavailable
+from schema.event_log import events, log
+from schema.event_log.positions import events_after, events_of_tenants
 from schema.pages import After
-from schema.positions import events_after, events_of_tenants
-from service.dead_events import Retried, retry_dead_events
-from tests.support.connections import Connect
-from tests.support.damage import damage, into_sql_ascii, record_damaged, repair
+from service.admin.dead_events import Retried, retry_dead_events
 from tests.support.engine import Engine, add_endpoint, engine, running
 from tests.support.events import record, sequence_all
-from tests.support.receiver import Receiver, receiving
+from tests.support.servers.connections import Connect
+from tests.support.servers.damage import damage, into_sql_ascii, record_damaged, repair
+from tests.support.servers.receiver import Receiver, receiving
 
 COUNT, BAD = 9, (1, 5, 9)
 GOOD = [pos for pos in range(1, COUNT + 1) if pos not in BAD]

@@ -19,20 +19,20 @@ import asyncpg
 import pytest
 
 from consumers import consumer as loop
-from consumers.activity import Activity
+from consumers.activity.activity_consumer import Activity
 from consumers.attempt_folding import AttemptFolder
 from consumers.consumer import Consumer
-from consumers.projecting import Serving
-from consumers.rollups import Rollups
-from delivery.presence import Presence
-from schema import database as databases
-from schema import log
-from schema.database import Database
+from consumers.projection_handlers import Serving
+from consumers.rollups.rollups_consumer import Rollups
+from delivery.engine.presence import Presence
+from schema.connections import database as databases
+from schema.connections.database import Database
+from schema.event_log import log
 from service import supervisor as supervising
 from service.supervisor import Part, Supervisor
-from tests.support.connections import OWNER, SUPERUSER, Connect
 from tests.support.engine import AT_ONCE, Engine, add_endpoint, engine
-from tests.support.receiver import OK, Answer, Received, receiving
+from tests.support.servers.connections import OWNER, SUPERUSER, Connect
+from tests.support.servers.receiver import OK, Answer, Received, receiving
 from tests.support.trouble import end_sessions, locked, raising
 
 CONSUMERS = ("fanout", "activity", "rollups")

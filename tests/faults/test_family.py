@@ -10,7 +10,7 @@ from tests.faults.figures import Figures
 from tests.faults.length import length
 from tests.faults.merchant import merchant
 from tests.faults.world import World, world
-from tests.support.duro_process import duro, eventually, processes_in_group
+from tests.support.servers.duro_process import duro, eventually, processes_in_group
 
 DELIVERIES = length(600, 20_000)
 CHILD_KILLS = length(1, 10)

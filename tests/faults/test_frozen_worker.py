@@ -10,7 +10,7 @@ from tests.faults.length import length
 from tests.faults.merchant import merchant
 from tests.faults.registered import has_new_id, id_of
 from tests.faults.world import World, world
-from tests.support.duro_process import eventually
+from tests.support.servers.duro_process import eventually
 
 DELIVERIES = length(1_000, 30_000)
 FREEZES = length(1, 4)

@@ -16,18 +16,18 @@ from random import Random
 
 import asyncpg
 
-from schema import tenants
-from schema.billing import books
-from schema.database import Database
+from schema.billing import billing_cases as books
+from schema.connections.database import Database
+from schema.core import tenants
 from schema.ids import PAYMENT, format_id
 from schema.modes import Mode
 from tests.faults.far_gateway import GatewayServer, Moment, gateway_server
 from tests.faults.figures import Charges
 from tests.faults.length import PATIENCE_S, SEED, length
-from tests.support.billing import FLAKY_CARD, GOOD_CARD, POOR_CARD
-from tests.support.due import add_due
-from tests.support.duro_process import DuroProcess, duro, eventually, settings
-from tests.support.reckoning import reckon
+from tests.support.billing.billing_world import FLAKY_CARD, GOOD_CARD, POOR_CARD
+from tests.support.billing.due import add_due
+from tests.support.read_models.reckoning import reckon
+from tests.support.servers.duro_process import DuroProcess, duro, eventually, settings
 
 DUE = length(400, 10_000)
 KILLS = length(6, 60)

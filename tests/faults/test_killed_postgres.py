@@ -13,9 +13,9 @@ from tests.faults.figures import Figures
 from tests.faults.length import length
 from tests.faults.merchant import merchant
 from tests.faults.world import World, world
-from tests.support.databases import Cluster, make_template, run_apart, running_cluster
-from tests.support.duro_process import eventually
-from tests.support.tcp_proxy import TcpProxy, proxying
+from tests.support.servers.databases import Cluster, make_template, run_apart, running_cluster
+from tests.support.servers.duro_process import eventually
+from tests.support.servers.tcp_proxy import TcpProxy, proxying
 
 DELIVERIES = length(1_500, 60_000)
 POSTMASTER_KILLS = length(1, 6)

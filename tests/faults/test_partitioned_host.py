@@ -17,7 +17,7 @@ from tests.faults.namespaces import MIDDLE, NETWORK, Host, Network, network
 from tests.faults.own_server import OwnCluster, own_cluster
 from tests.faults.registered import has_new_id, id_of
 from tests.faults.world import world
-from tests.support.duro_process import eventually
+from tests.support.servers.duro_process import eventually
 
 DELIVERIES = length(1_000, 30_000)
 PARTITIONS = length(1, 3)

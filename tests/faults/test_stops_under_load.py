@@ -11,7 +11,7 @@ from tests.faults.figures import Figures
 from tests.faults.length import FULL, SLACK_S, length
 from tests.faults.merchant import Answer, human, merchant
 from tests.faults.world import world
-from tests.support.tcp_proxy import TcpProxy, proxying
+from tests.support.servers.tcp_proxy import TcpProxy, proxying
 
 DELIVERIES = length(1_000, 20_000)
 DRAINED_WITHIN_S = 25.0

@@ -18,15 +18,15 @@ from typing import Any
 
 import asyncpg
 
-from schema import tenants
-from schema.database import Database
+from schema.connections.database import Database
+from schema.core import tenants
 from schema.modes import Mode
 from tests.faults.figures import Figures
 from tests.faults.length import PATIENCE_S, SEED
 from tests.faults.merchant import Merchant
 from tests.faults.producers import EVENT_TYPE, Connect, Producer, Stream
-from tests.support.duro_process import eventually
 from tests.support.engine import add_endpoint
+from tests.support.servers.duro_process import eventually
 
 _ENDPOINTS = 2  # of each tenant
 _AHEAD = 500  # deliveries that producers may be ahead of the merchant

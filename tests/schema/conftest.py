@@ -12,11 +12,11 @@ import pytest
 import pytest_asyncio
 from asyncpg.connection import LoggedQuery
 
-from schema.database import Database, Pool
-from tests.support import history
-from tests.support.databases import Cluster
+from schema.connections.database import Database, Pool
+from tests.support.billing.wallets import new_phone
 from tests.support.months import OLD
-from tests.support.wallets import new_phone
+from tests.support.read_models import history
+from tests.support.servers.databases import Cluster
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

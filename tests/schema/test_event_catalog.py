@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from schema import events
-from schema.database import Database
+from schema.connections.database import Database
 from schema.event_catalog import catalog
+from schema.event_log import events
 from schema.ids import format_id
 from schema.modes import Mode
 from schema.queries import load

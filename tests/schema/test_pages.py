@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema import events, tenants
-from schema.database import Database
+from schema.connections.database import Database
+from schema.core import tenants
 from schema.errors import InvalidInput
+from schema.event_log import events
 from schema.modes import Mode
 from schema.pages import MOST, After, check_limit, page
 from tests.support.events import record

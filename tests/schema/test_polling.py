@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema.error_kinds import is_data_fault, is_out_of_time
+from schema.connections.error_kinds import is_data_fault, is_out_of_time
 from schema.polling import Pace, sleep_unless, through_outages
 
 MUCH_TOO_LONG = 3600.0

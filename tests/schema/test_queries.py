@@ -6,10 +6,10 @@ from importlib.resources import files
 import asyncpg
 import pytest
 
+from schema.installation.roles import CORE_ROLE
 from schema.queries import load
-from schema.roles import CORE_ROLE
-from tests.support.connections import LIVE, SANDBOX, Connect
-from tests.support.databases import OWNER
+from tests.support.servers.connections import LIVE, SANDBOX, Connect
+from tests.support.servers.databases import OWNER
 
 SENDERS = {
     "activity": (SANDBOX, LIVE),

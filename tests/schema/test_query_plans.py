@@ -12,17 +12,18 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from schema import delivery_history, events, log
-from schema.database import Connection, Database
-from schema.deliveries import Lane
+from schema.connections.database import Connection, Database
+from schema.deliveries import delivery_history
+from schema.deliveries.deliveries import Lane
+from schema.event_log import events, log
 from schema.ids import new_id
 from schema.modes import Mode
 from schema.pages import After
 from schema.queries import load
-from tests.support import history
-from tests.support.databases import Cluster
 from tests.support.events import sequence_all
 from tests.support.plans import Plan, explain
+from tests.support.read_models import history
+from tests.support.servers.databases import Cluster
 
 LOG, DELIVERIES, EVENTS = load("log"), load("deliveries"), load("events")
 HISTORY, REPLAYS = load("delivery_history"), load("replays")

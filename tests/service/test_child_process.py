@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from service.child_process import child_process
-from tests.support.duro_process import eventually, processes_in_group
+from tests.support.servers.duro_process import eventually, processes_in_group
 
 READS_STDIN = "import sys; print('ready', flush=True); sys.stdin.read(); sys.exit(7)"
 IGNORES_EVERYTHING = """

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from service import supervisor as supervisor_module
-from service.runtime import Worker, worker
 from service.settings import Settings
 from service.supervisor import Part, Supervisor
+from service.worker.composition import Worker, worker
 from tests.support.arrivals import Arrivals
-from tests.support.lifecycle import stress_lifecycle
-from tests.support.tcp_proxy import proxying
+from tests.support.billing.lifecycle import stress_lifecycle
+from tests.support.servers.tcp_proxy import proxying
 
 Log = Arrivals[str]
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from schema.database import Executor
+from schema.connections.database import Executor
 from schema.ids import new_id
 
 OUTCOMES: Final = ("ok", "http_status", "timeout", "dns", "connect", "tls", "protocol", "blocked")

@@ -7,11 +7,12 @@ from uuid import UUID
 
 import asyncpg
 
-from schema import deliveries, delivery_history, endpoints, replays
-from schema.database import Database, Pool
-from schema.deliveries import Attempt, ClaimedDelivery, Lane, PlannedDelivery, Settlement, Verdict
+from schema.connections.database import Database, Pool
+from schema.core import endpoints
+from schema.deliveries import deliveries, delivery_history, replays
+from schema.deliveries.deliveries import Attempt, ClaimedDelivery, Lane, PlannedDelivery, Settlement, Verdict
+from schema.event_log.log import LoggedEvent
 from schema.ids import new_id
-from schema.log import LoggedEvent
 from schema.modes import Mode
 from tests.support.events import sequenced
 

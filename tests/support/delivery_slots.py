@@ -9,8 +9,8 @@ import asyncpg
 
 from consumers.consumer import Consumer
 from consumers.fanout import DeliverySlots, FanOut
-from schema.database import Pool
-from schema.deliveries import ClaimedDelivery
+from schema.connections.database import Pool
+from schema.deliveries.deliveries import ClaimedDelivery
 from tests.support.deliveries import LEASE_FOR
 
 WORKER = 7

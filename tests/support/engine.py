@@ -1,4 +1,4 @@
-"""One mode's delivery engine around a real database and real sockets, put together as service/runtime.py does."""
+"""One mode's delivery engine around a real database and real sockets, put together as service/worker/composition.py does."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,21 +13,21 @@ import orjson
 from consumers.consumer import Consumer
 from consumers.fanout import FanOut, NoSlots
 from consumers.sequencing import Sequencer
-from delivery.attempting import Attempts
-from delivery.capacity import CapacityLimits
-from delivery.dispatcher import Dispatcher, DispatchLimits
-from delivery.egress_guard import EgressGuard, EgressPolicy, parse_cidrs
-from delivery.endpoint_secret import generate_secret
-from delivery.health_book import HealthBook
-from delivery.http_sender import HttpSender
-from delivery.outbound import Outbound
-from delivery.resolver import SystemResolver
-from delivery.retry_policy import RetryPolicy
-from delivery.sending import SendLimits
-from delivery.settler import Settled, Settler
-from schema import endpoints
-from schema.database import Database, Pool
-from schema.endpoints import NewEndpoint
+from delivery.egress.guard import EgressGuard, EgressPolicy, parse_cidrs
+from delivery.egress.resolver import SystemResolver
+from delivery.engine.attempting import Attempts
+from delivery.engine.capacity import CapacityLimits
+from delivery.engine.dispatcher import Dispatcher, DispatchLimits
+from delivery.engine.request_building import Outbound
+from delivery.engine.retry_policy import RetryPolicy
+from delivery.engine.settler import Settled, Settler
+from delivery.health.health_book import HealthBook
+from delivery.http.attempt_contract import SendLimits
+from delivery.http.http_sender import HttpSender
+from delivery.message.endpoint_secret import generate_secret
+from schema.connections.database import Database, Pool
+from schema.core import endpoints
+from schema.core.endpoints import NewEndpoint
 from schema.ids import new_id
 from schema.modes import Mode
 from schema.secret_box import SecretBox

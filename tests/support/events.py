@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from schema import events, log
-from schema.database import Executor
+from schema.connections.database import Executor
+from schema.event_log import events, log
 from schema.ids import EVENT, format_id
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from schema.migration import Migration
+from schema.installation.migration import Migration
 from schema.modes import Mode
 
 _FOLDER = Path(__file__).parents[1] / "schema" / "further_migrations" / "data"

@@ -6,7 +6,7 @@ catalog and from its own locks.
 
 import asyncpg
 
-from schema.migration import Kind, Migration
+from schema.installation.migration import Kind, Migration
 
 BASELINE = {"core": "0099", "data": "0099"}
 """Files up to these make a new database, where nobody is held up. The first release sets them to its last files."""

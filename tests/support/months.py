@@ -8,10 +8,10 @@ from uuid import UUID
 
 import asyncpg
 
-from schema.database import Pool
+from schema.connections.database import Pool
 from schema.modes import Mode
-from schema.retention import Ages, Month
-from schema.retiring import Outcome, RetentionRun
+from schema.retention.retention import Ages, Month
+from schema.retention.retiring import Outcome, RetentionRun
 from tests.service.cli.log_work import fan_out
 from tests.support.events import sequence_all
 

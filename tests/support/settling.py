@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from delivery.settler import Settled
-from schema import deliveries
-from schema.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
+from delivery.engine.settler import Settled
+from schema.deliveries import deliveries
+from schema.deliveries.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
 from schema.ids import new_id
 from tests.support.engine import Engine, running
 from tests.support.events import record_many

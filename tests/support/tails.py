@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
-from consumers.listener import Gone, Heard, Listener
 from consumers.tail import Tail
+from consumers.tail_listener import Gone, Heard, Listener
 from tests.support.arrivals import Arrivals
 
 

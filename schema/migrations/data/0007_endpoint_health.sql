@@ -1,4 +1,4 @@
--- The breaker and the warnings, beside what is known of an endpoint's fortune. See delivery/endpoint_health.py for
+-- The breaker and the warnings, beside what is known of an endpoint's fortune. See delivery/health/breaker.py for
 -- the states and what leads from one to the other.
 --   open_until   null: the breaker is closed. In the future: open, nothing is sent. Past: half-open, single probes
 --   openings     how often it has opened without a recovery in between; each time it stays open longer

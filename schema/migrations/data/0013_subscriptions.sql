@@ -120,7 +120,7 @@ CREATE INDEX payment_attempts_leased ON payment_attempts (leased_until) WHERE le
 ALTER TABLE payment_attempts ADD PRIMARY KEY (tenant_id, id),
     ADD FOREIGN KEY (tenant_id, refund_of) REFERENCES payment_attempts (tenant_id, id);
 
--- The memory of one invoice's recovery. See service/billing/dunning.py for what decides.
+-- The memory of one invoice's recovery. See service/billing/decisions/dunning.py for what decides.
 --   attempts          charges made by it
 --   rail              for the next one
 --   next_attempt_at   waiting: when it is charged; awaiting_card: until when the card can be replaced

@@ -32,7 +32,7 @@ LANGUAGE sql STABLE SET search_path = :schema, pg_temp SET timezone = 'UTC' AS $
 $$;
 
 -- Months whose events have been dropped, or will be for certain: appended before the first of their tables goes, so that
--- nobody finds less without finding out. See schema/retention.py for the protocol.
+-- nobody finds less without finding out. See schema/retention/retention.py for the protocol.
 --   last_pos   the highest position of the month's events; 0: it had none
 --   events     how many there were; another number at the end means that something slipped in, and nothing is dropped
 --   tables     its partitions; a table that has such a name and is not among them is somebody else's

@@ -1,6 +1,6 @@
 -- The activity feed: one entry per event, written by the consumer `activity`. Generations are 0015_projections.sql's.
 --
---   summary       what happened, in a sentence; consumers/activity_lines.py writes it
+--   summary       what happened, in a sentence; consumers/activity/entry_text.py writes it
 --   subject_*     the row that it is about in the first place: the kind is its id's prefix
 --   links         the rows concerned, by what they are to the event: {"subscription": "sub_…", "previousPlan": "plan_…"}
 --   amount        null where the data names none, or none that is a whole number of a currency's smallest unit

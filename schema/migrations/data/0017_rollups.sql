@@ -1,4 +1,4 @@
--- Rollups: what consumers/rollups.py counts of the log, and the views of it that are published for analysts.
+-- Rollups: what consumers/rollups/rollups_consumer.py counts of the log, and the views of it that are published for analysts.
 --
 --      log ──► event_hours       every event, by what it tells of plan, rail, failure code and currency
 --        ├───► movement_hours    subscriptions and their monthly recurring revenue (MRR), from what to what

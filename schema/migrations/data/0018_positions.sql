@@ -7,7 +7,7 @@ CREATE INDEX event_log_by_tenant ON event_log (tenant_id, pos);
 -- partition has ended, and none can write again, so that what is found out about it stays true. Making the trigger
 -- waits for the partition's writers and holds up its writers alone. Of deliveries only what makes one pending is refused: a
 -- worker's statement is about many endpoints' and many months' at once, and must not fail for one of them. Who is refused
--- before the month is noted may wait (see schema/error_kinds.py); afterwards it does not open any more.
+-- before the month is noted may wait (see schema/connections/error_kinds.py); afterwards it does not open any more.
 CREATE FUNCTION refuse_retiring() RETURNS trigger LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
     noted boolean;

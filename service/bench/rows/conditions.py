@@ -11,10 +11,10 @@ from typing import Any, Final
 from service.bench.bench_database import Shape, bench_database
 from service.bench.bench_setup import BenchSetup
 from service.bench.calibration import deliveries_for, plain_drain
-from service.bench.delivery_history_fill import fill_history
 from service.bench.drain import Drain, drain
-from service.bench.measurement import AtLeast, Measurement
-from service.bench.numbers import ratio, ratios
+from service.bench.load.delivery_history_fill import fill_history
+from service.bench.report.measurement import AtLeast, Measurement
+from service.bench.report.numbers import ratio, ratios
 
 HISTORY_AIM: Final = AtLeast(0.95)
 OPEN_AIM: Final = AtLeast(0.9)

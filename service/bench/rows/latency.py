@@ -4,9 +4,9 @@ from typing import Final
 
 from service.bench.bench_database import Shape, bench_database
 from service.bench.bench_setup import BenchSetup
-from service.bench.measurement import AtMost, Measurement
-from service.bench.numbers import percentile
-from service.bench.producing import latencies
+from service.bench.load.producing import latencies
+from service.bench.report.measurement import AtMost, Measurement
+from service.bench.report.numbers import percentile
 
 AIMED_AT: Final = 200
 P50: Final = AtMost(5, "ms")

@@ -9,9 +9,9 @@ from schema.errors import Unavailable
 from service.bench.bench_database import Shape, bench_database
 from service.bench.bench_setup import BenchSetup
 from service.bench.drain import PATIENCE_S, hold_sequencer
-from service.bench.measurement import AtMost, Measurement
-from service.bench.numbers import slope
-from service.bench.proc import resident_bytes
+from service.bench.processes.proc import resident_bytes
+from service.bench.report.measurement import AtMost, Measurement
+from service.bench.report.numbers import slope
 
 MOST: Final = AtMost(150, "MiB")
 FLAT: Final = AtMost(10, "MiB")

@@ -11,11 +11,11 @@ from typing import Any, Final
 from service.bench.bench_database import Shape, bench_database
 from service.bench.bench_setup import BenchSetup
 from service.bench.calibration import deliveries_for
-from service.bench.delivery_history_fill import fill_history
 from service.bench.drain import Drain, hold_sequencer, measure
-from service.bench.measurement import AtLeast, AtMost, Measurement
-from service.bench.numbers import percentile, ratio, ratios
-from service.bench.producing import latencies
+from service.bench.load.delivery_history_fill import fill_history
+from service.bench.load.producing import latencies
+from service.bench.report.measurement import AtLeast, AtMost, Measurement
+from service.bench.report.numbers import percentile, ratio, ratios
 
 THROUGHPUT_AIM: Final = AtLeast(0.95)
 P99_AIM: Final = AtMost(2)

@@ -9,13 +9,13 @@ from statistics import median
 from typing import Final
 
 from schema.errors import Unavailable
-from service.bench.bare_loop import BareLoopResult, bare_loop
 from service.bench.bench_database import Shape, bench_database
 from service.bench.bench_setup import BenchSetup
 from service.bench.calibration import deliveries_for, plain_drain
 from service.bench.drain import Drain, drain
-from service.bench.measurement import AtLeast, Measurement
-from service.bench.numbers import ratio, ratios
+from service.bench.load.bare_loop import BareLoopResult, bare_loop
+from service.bench.report.measurement import AtLeast, Measurement
+from service.bench.report.numbers import ratio, ratios
 
 AIM: Final = AtLeast(2)
 MAIN_AIM: Final = AtLeast(1.5, goal=2)

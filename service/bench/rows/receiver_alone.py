@@ -1,15 +1,15 @@
 """Measures the receiver alone, without duro."""
 
 from service.bench.bench_setup import BenchSetup
-from service.bench.measurement import Measurement
-from service.bench.payload import SMALL
-from service.bench.process import process
+from service.bench.load.payload import SMALL
+from service.bench.processes.bench_process import process
+from service.bench.report.measurement import Measurement
 
 
 async def receiver_alone(setup: BenchSetup, row: str) -> list[Measurement]:
     setup.progress("receiver alone")
     await setup.receiver.reset()
-    async with process("bytes client", ("-m", "service.bench.bytes_client")) as client:
+    async with process("bytes client", ("-m", "service.bench.load.bytes_client")) as client:
         question = {
             "port": setup.receiver.plain,
             "body_bytes": SMALL,

@@ -12,8 +12,8 @@ from service.bench.bench_database import SQL, BenchDatabase, Shape, bench_databa
 from service.bench.bench_setup import BenchSetup
 from service.bench.calibration import deliveries_for
 from service.bench.drain import PATIENCE_S, hold_sequencer
-from service.bench.measurement import AtMost, Measurement
-from service.bench.process import Process
+from service.bench.processes.bench_process import Process
+from service.bench.report.measurement import AtMost, Measurement
 
 AIM: Final = AtMost(10, "s")
 _LEAST: Final = 10_000

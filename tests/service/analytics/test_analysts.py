@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import asyncpg
 import pytest
 
-from schema import migrate as migrating
-from schema.database import Database
+from schema.connections.database import Database
+from schema.installation import migrate as migrating
+from schema.installation.roles import ANALYST_ROLES, analyst_of, ensure_roles, set_analyst_password
 from schema.modes import Mode
-from schema.roles import ANALYST_ROLES, analyst_of, ensure_roles, set_analyst_password
-from service.analyst_watch import AnalystWatch
-from tests.support.databases import Cluster
+from service.worker.analyst_watch import AnalystWatch
+from tests.support.servers.databases import Cluster
 
 LogIn = Callable[..., Awaitable[asyncpg.Connection]]
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.bench.drain import arrival_rate
-from service.bench.measurement import AtLeast, AtMost, Measurement, Verdict
-from service.bench.numbers import percentile, ratio, ratios, slope
-from service.bench.receiver import Report
+from service.bench.load.bench_receiver import Report
+from service.bench.report.measurement import AtLeast, AtMost, Measurement, Verdict
+from service.bench.report.numbers import percentile, ratio, ratios, slope
 
 numbers = st.floats(-1e9, 1e9)
 

@@ -8,17 +8,17 @@ from uuid import UUID
 
 import pytest
 
-from schema.database import Database
+from schema.connections.database import Database
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
 from schema.secret_box import derive_role_password
-from service.bench.baseline import COROUTINES
 from service.bench.bench_setup import ReceiverProcess, receiver_process
-from service.bench.bytes_client import CONNECTIONS
-from service.bench.certificate import Certificate, make_certificate
-from service.bench.payload import LARGE, SMALL, data_for, webhook
-from service.bench.process import process
-from service.bench.receiver import ANSWER, HOST
+from service.bench.load.bare_loop_client import COROUTINES
+from service.bench.load.bench_receiver import ANSWER, HOST
+from service.bench.load.bytes_client import CONNECTIONS
+from service.bench.load.payload import LARGE, SMALL, data_for, webhook
+from service.bench.processes.bench_process import process
+from service.bench.processes.certificate import Certificate, make_certificate
 
 PATIENCE_S = 20
 
@@ -108,7 +108,7 @@ async def test_the_bare_loop_reports_its_exact_request_count(
     receiver: ReceiverProcess, certificate: Certificate, *, tls: bool
 ) -> None:
     await receiver.reset()
-    async with process("bare loop", ("-m", "service.bench.baseline"), certificate.trust) as loop:
+    async with process("bare loop", ("-m", "service.bench.load.bare_loop_client"), certificate.trust) as loop:
         question = {
             "url": receiver.url(tls=tls),
             "body_bytes": SMALL,
@@ -124,7 +124,7 @@ async def test_the_bare_loop_reports_its_exact_request_count(
 
 async def test_the_bytes_client_counts_responses(receiver: ReceiverProcess) -> None:
     await receiver.reset()
-    async with process("bytes client", ("-m", "service.bench.bytes_client")) as client:
+    async with process("bytes client", ("-m", "service.bench.load.bytes_client")) as client:
         answer = await client.ask({"port": receiver.plain, "body_bytes": SMALL, "seconds": 0.2})
     report = await receiver.report()
     assert answer["count"] == report.count >= CONNECTIONS
@@ -136,7 +136,7 @@ async def test_producers_report_the_events_they_committed(
     database: Database, key: bytes, tenant: UUID, rate: float | None
 ) -> None:
     """Each id is a committed event. Its timestamps are in order."""
-    async with process("writers", ("-m", "service.bench.writers")) as writers:
+    async with process("writers", ("-m", "service.bench.load.bench_producers")) as writers:
         question = {
             "url": database.url,
             "user": Mode.LIVE.role,

@@ -17,16 +17,16 @@ import pytest
 from rich.console import Console
 
 from schema.errors import InvalidInput, Unavailable
-from service.bench import report
 from service.bench.bench_run import Run, run_rows
 from service.bench.bench_setup import BenchSetup
-from service.bench.catalog import ROWS, Row, select_rows
-from service.bench.measurement import Measurement
-from service.bench.result_file import write_results
+from service.bench.processes.scratch_server import ScratchServer, scratch_server
+from service.bench.report import bench_report as report
+from service.bench.report.measurement import Measurement
+from service.bench.report.result_file import write_results
+from service.bench.row_table import ROWS, Row, select_rows
 from service.bench.scale import QUICK
-from service.bench.scratch import ScratchServer, scratch_server
 from tests.service.cli.duro_command import Duro
-from tests.support.places import temporary_place
+from tests.support.servers.places import temporary_place
 
 TINY = replace(QUICK, seconds=0.1, rounds=1, least=400, most_deliveries=2_000, history=3_000)
 PATIENCE_S = 60

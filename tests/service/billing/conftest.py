@@ -2,9 +2,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from schema.database import Database
-from tests.support.billing import Business, business, idle_business
-from tests.support.gateways import HeldGateway
+from schema.connections.database import Database
+from tests.support.billing.billing_world import Business, business, idle_business
+from tests.support.billing.gateways import HeldGateway
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 
 from service.supervisor import Supervisor
 from tests.support.asking import until
-from tests.support.billing import Business
-from tests.support.lifecycle import Runs, stress_lifecycle
+from tests.support.billing.billing_world import Business
+from tests.support.billing.lifecycle import Runs, stress_lifecycle
 
 SCANNERS = ("unanswered charges", "renewals", "trials", "incomplete", "recoveries", "cards awaited")
 PARTS = ("charges", "checkout expiry", *SCANNERS)

@@ -5,18 +5,18 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from schema.billing.customers import Customers
-from schema.billing.dealings import CheckoutSessions
+from schema.billing.catalog_repositories import PromoCodes
+from schema.billing.customer_repository import Customers
 from schema.billing.rows import CheckoutSession
-from schema.billing.shelf import PromoCodes
-from schema.database import Database
+from schema.billing.subscription_repositories import CheckoutSessions
+from schema.connections.database import Database
 from schema.errors import Conflict, InvalidInput, NotFound
 from schema.ids import CUSTOMER, format_id, new_id
 from schema.modes import Mode
 from schema.pages import After
+from service.billing.catalog import NewPromoCode
 from service.billing.checkout import SESSION_FOR, Contact
-from service.billing.shelf import NewPromoCode
-from tests.support.billing import GOOD_CARD, START, Business, business
+from tests.support.billing.billing_world import GOOD_CARD, START, Business, business
 
 ADA = Contact("Ada Obi", "Ada.Obi@Example.com ", "+2348031234567")
 

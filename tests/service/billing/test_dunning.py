@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 
 from schema.billing.rows import DunningSchedule, DunningState, Interval, Rail, Status
-from service.billing.failures import FailureCode
-from service.billing.gateway import Order, Outcome
-from service.billing.periods import boundary
-from tests.support.billing import (
+from service.billing.decisions.failure_codes import FailureCode
+from service.billing.decisions.periods import boundary
+from service.billing.gateway.gateway import Order, Outcome
+from tests.support.billing.billing_world import (
     EXPIRED_CARD,
     GOOD_CARD,
     REFUSED_CARD,

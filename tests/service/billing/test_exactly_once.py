@@ -5,18 +5,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
-from schema import tenants
-from schema.billing import books
-from schema.database import Database
+from schema.billing import billing_cases as books
+from schema.connections.database import Database
+from schema.core import tenants
 from schema.modes import Mode
 from service.billing.engine import Engine, engine
-from service.billing.gateway import Order, Outcome
+from service.billing.gateway.gateway import Order, Outcome
 from service.billing.scanning import Scanner
 from service.supervisor import Part, Supervisor
 from tests.faults.length import PATIENCE_S, SEED, length
-from tests.support.billing import GOOD_CARD, CountingGateway
-from tests.support.due import add_due
-from tests.support.reckoning import reckon
+from tests.support.billing.billing_world import GOOD_CARD, CountingGateway
+from tests.support.billing.due import add_due
+from tests.support.read_models.reckoning import reckon
 
 DUE = length(2_000, 10_000)
 SLOWEST_S = 0.008

@@ -5,8 +5,8 @@ from decimal import Decimal
 import pytest
 
 from schema.errors import InvalidInput
-from service.billing.shelf import NewPlan
-from tests.support.billing import Business
+from service.billing.catalog import NewPlan
+from tests.support.billing.billing_world import Business
 
 
 async def test_a_rate_is_kept_to_its_last_decimal(shop: Business) -> None:

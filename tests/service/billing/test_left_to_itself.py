@@ -3,10 +3,10 @@
 import asyncio
 
 from schema.billing.rows import Interval
+from service.billing.decisions.periods import boundary
 from service.billing.engine import engine
-from service.billing.periods import boundary
 from service.supervisor import Supervisor
-from tests.support.billing import START, Business
+from tests.support.billing.billing_world import START, Business
 
 NEXT = boundary(START, Interval.MONTH, 1)
 

@@ -5,7 +5,7 @@ import pytest
 from schema.billing.rows import Status
 from schema.errors import Conflict
 from schema.event_catalog import catalog
-from service.billing.lifecycle import (
+from service.billing.decisions.lifecycle import (
     ENDED,
     TRANSITIONS,
     Action,

@@ -13,17 +13,19 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from schema import wallet
 from schema.billing.rows import PaymentAttempt, Plan, Rail, Subscription
-from schema.database import Database
+from schema.connections.database import Database
+from schema.core import wallet
+from schema.core.wallet import NewMethod
 from schema.errors import Conflict, InvalidInput
 from schema.secret_box import SecretBox
-from schema.wallet import NewMethod
-from service.billing.failures import FailureCode
-from service.billing.gateway import GatewayUnavailable, Order, Outcome
-from service.billing.invoicing import LEASE
-from service.billing.shelf import NewPromoCode
-from tests.support.billing import (
+from service.billing.catalog import NewPromoCode
+from service.billing.decisions.failure_codes import FailureCode
+from service.billing.decisions.invoicing import LEASE
+from service.billing.gateway.gateway import GatewayUnavailable, Order, Outcome
+from tests.support.billing.billing_invariants import check_invariants
+from tests.support.billing.billing_replay import replay, rows_of
+from tests.support.billing.billing_world import (
     EXPIRED_CARD,
     FLAKY_CARD,
     GOOD_CARD,
@@ -33,8 +35,6 @@ from tests.support.billing import (
     Business,
     business,
 )
-from tests.support.billing_invariants import check_invariants
-from tests.support.billing_replay import replay, rows_of
 from tests.support.event_schemas import assert_conforms
 
 CARDS = (

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from schema.billing import books
-from schema.database import Database
+from schema.billing import billing_cases as books
+from schema.connections.database import Database
 from service.billing import ledger
+from service.billing.decisions.lifecycle import Action
+from service.billing.decisions.renewal import act
 from service.billing.engine import engine
 from service.billing.ledger import CommitInDoubt, Ledger, Unit
-from service.billing.lifecycle import Action
-from service.billing.renewing import act
-from tests.support.billing import Business, at_work
-from tests.support.tcp_proxy import Cut, TcpProxy, proxying
+from tests.support.billing.billing_world import Business, at_work
+from tests.support.servers.tcp_proxy import Cut, TcpProxy, proxying
 
 either_way = pytest.mark.parametrize("where", [Cut.BEFORE, Cut.AFTER])
 

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from schema.billing import books
-from schema.billing.books import Changes, NewInvoice
+from schema.billing import billing_cases as books
+from schema.billing.billing_cases import Changes, NewInvoice
 from schema.errors import Conflict
 from schema.ids import new_id
-from service.billing.invoicing import next_invoice
+from service.billing.decisions.invoicing import next_invoice
 from service.billing.ledger import Unit
-from tests.support.billing import Business
+from tests.support.billing.billing_world import Business
 
 
 async def test_an_overlapping_period_is_refused_in_one_sentence_and_changes_nothing(shop: Business) -> None:

@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from service.billing.cashier import ChargeProcessor
-from service.billing.gateway import Outcome
+from service.billing.charges import ChargeProcessor
+from service.billing.gateway.gateway import Outcome
 from service.billing.scanning import Scanner, scanners
-from tests.support.billing import Business, at_work
-from tests.support.gateways import HeldGateway
+from tests.support.billing.billing_world import Business, at_work
+from tests.support.billing.gateways import HeldGateway
 
 PLACES = 5
 

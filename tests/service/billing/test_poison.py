@@ -8,11 +8,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema.billing import books
-from service.billing.gateway import Outcome
-from service.billing.invoicing import LEASE
+from schema.billing import billing_cases as books
+from service.billing.decisions.invoicing import LEASE
+from service.billing.gateway.gateway import Outcome
 from service.billing.scanning import HOLD
-from tests.support.billing import Business
+from tests.support.billing.billing_world import Business
 from tests.support.refusals import refusing
 
 UNANSWERED = "unanswered charges"

@@ -10,15 +10,15 @@ from uuid import UUID
 import pytest
 
 from schema.billing.rows import Interval
-from schema.database import Database
+from schema.connections.database import Database
 from schema.ids import SUBSCRIPTION, format_id
 from schema.modes import Mode
 from schema.timestamps import iso_millis
+from service.billing.catalog import NewPromoCode
 from service.billing.checkout import COMPLETE_WITHIN
-from service.billing.gateway import Order, Outcome
-from service.billing.periods import boundary
-from service.billing.shelf import NewPromoCode
-from tests.support.billing import FLAKY_CARD, POOR_CARD, START, Business, business, colleague
+from service.billing.decisions.periods import boundary
+from service.billing.gateway.gateway import Order, Outcome
+from tests.support.billing.billing_world import FLAKY_CARD, POOR_CARD, START, Business, business, colleague
 from tests.support.event_schemas import assert_conforms
 
 PAID = ["invoice_created", "subscription_payment_success"]

@@ -11,16 +11,16 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema.billing import books
-from schema.billing.books import Changes, Overdue
+from schema.billing import billing_cases as books
+from schema.billing.billing_cases import Changes, Overdue
 from schema.billing.rows import DunningState, Status
-from service.billing.gateway import Outcome
-from service.billing.invoicing import next_invoice
+from service.billing.decisions.invoicing import next_invoice
+from service.billing.gateway.gateway import Outcome
 from service.billing.ledger import Unit
 from service.billing.scanning import Begin, recoveries, renewals
 from tests.support.asking import until_waiting
-from tests.support.billing import Business
-from tests.support.connections import SANDBOX, Connect
+from tests.support.billing.billing_world import Business
+from tests.support.servers.connections import SANDBOX, Connect
 
 _PAUSE = 4711
 

@@ -1,8 +1,8 @@
 """A scanner that finds nothing it can do says so, and rests: else it would ask again at once, for as long as that lasts."""
 
-from service.billing.failures import FailureCode
-from service.billing.gateway import Order, Outcome
-from tests.support.billing import Business
+from service.billing.decisions.failure_codes import FailureCode
+from service.billing.gateway.gateway import Order, Outcome
+from tests.support.billing.billing_world import Business
 
 
 def silent(_order: Order) -> Outcome:

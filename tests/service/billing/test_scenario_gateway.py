@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schema.billing.rows import Interval, Rail
-from service.billing.dunning import DunningAction, Memory, decide
-from service.billing.failures import FailureCode
-from service.billing.gateway import Order, Outcome
-from service.billing.periods import boundary
-from service.billing.scenario_gateway import OK, OK_SECOND, TEST_CARDS, ScenarioGateway, failure_of
+from service.billing.decisions.dunning import DunningAction, Memory, decide
+from service.billing.decisions.failure_codes import FailureCode
+from service.billing.decisions.periods import boundary
+from service.billing.gateway.gateway import Order, Outcome
+from service.billing.gateway.scenario_gateway import OK, OK_SECOND, TEST_CARDS, ScenarioGateway, failure_of
 
 NOW = datetime(2026, 11, 10, 14, 5, tzinfo=UTC)
 ORDER = Order("pay_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6", 500_000, "NGN", Rail.CARD, None, 1, NOW)

@@ -5,9 +5,9 @@ from uuid import UUID
 import pytest
 
 from schema.billing.rows import PaymentState
-from service.billing.cashier import ChargeProcessor
-from service.billing.invoicing import LEASE
-from tests.support.billing import Business
+from service.billing.charges import ChargeProcessor
+from service.billing.decisions.invoicing import LEASE
+from tests.support.billing.billing_world import Business
 
 SEALED_WITH_ANOTHER_KEY = b"\x01" * 64
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema.billing.books import Case, Changes
+from schema.billing.billing_cases import Case, Changes
 from schema.billing.rows import (
     DunningState,
     Interval,
@@ -21,12 +21,12 @@ from schema.billing.rows import (
     Subscription,
 )
 from schema.ids import new_id
-from service.billing.failures import FailureCode
-from service.billing.gateway import Outcome
-from service.billing.lifecycle import ENDED
-from service.billing.periods import boundary
-from service.billing.settling import give_up_waiting, settle
-from tests.support.billing_cases import (
+from service.billing.decisions.failure_codes import FailureCode
+from service.billing.decisions.lifecycle import ENDED
+from service.billing.decisions.periods import boundary
+from service.billing.decisions.settlement import give_up_waiting, settle
+from service.billing.gateway.gateway import Outcome
+from tests.support.billing.billing_cases import (
     ACTIVE,
     ASKED,
     CASE,

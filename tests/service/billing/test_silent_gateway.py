@@ -6,18 +6,18 @@ from collections.abc import Iterable
 
 import pytest
 
-from schema.billing import books
-from schema.database import Database
+from schema.billing import billing_cases as books
+from schema.connections.database import Database
 from schema.errors import Conflict
 from schema.ids import PAYMENT, format_id
-from service.billing.cashier import SILENT_AFTER, TRIES, ChargeProcessor, settle_by_hand
-from service.billing.gateway import GatewayUnavailable, Order, Outcome
-from service.billing.invoicing import LEASE
+from service.billing.charges import SILENT_AFTER, TRIES, ChargeProcessor, settle_by_hand
+from service.billing.decisions.invoicing import LEASE
+from service.billing.gateway.gateway import GatewayUnavailable, Order, Outcome
 from service.billing.scanning import BATCH, Scanner, scanners
-from tests.support.billing import GOOD_CARD, Business, at_work, business
-from tests.support.due import add_due
-from tests.support.gateways import HeldGateway
-from tests.support.reckoning import reckon
+from tests.support.billing.billing_world import GOOD_CARD, Business, at_work, business
+from tests.support.billing.due import add_due
+from tests.support.billing.gateways import HeldGateway
+from tests.support.read_models.reckoning import reckon
 
 UNANSWERED = "unanswered charges"
 ANSWER_WITHIN_S = 0.05

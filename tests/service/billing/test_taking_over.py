@@ -4,14 +4,14 @@ and whatever answers come, and from whom, one is written.
 
 from uuid import UUID
 
-from schema import wallet
-from schema.billing.books import Overdue
+from schema.billing.billing_cases import Overdue
 from schema.billing.rows import PaymentState, Status
+from schema.core import wallet
 from schema.ids import PAYMENT, format_id
-from service.billing.gateway import Outcome
-from service.billing.invoicing import LEASE
-from tests.support.billing import Business, colleague
-from tests.support.gateways import HeldGateway, begin_renewal, renewing
+from service.billing.decisions.invoicing import LEASE
+from service.billing.gateway.gateway import Outcome
+from tests.support.billing.billing_world import Business, colleague
+from tests.support.billing.gateways import HeldGateway, begin_renewal, renewing
 
 UNANSWERED = "unanswered charges"
 

@@ -12,9 +12,9 @@ from schema.errors import Conflict
 from service.billing.ledger import Unit
 from service.billing.scanning import renewals
 from tests.support.asking import until
-from tests.support.billing import Business
-from tests.support.connections import SANDBOX, Connect
-from tests.support.gateways import HeldGateway, renewing
+from tests.support.billing.billing_world import Business
+from tests.support.billing.gateways import HeldGateway, renewing
+from tests.support.servers.connections import SANDBOX, Connect
 
 
 async def another_card(shop: Business, sub: UUID) -> object:

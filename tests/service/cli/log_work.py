@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from consumers.consumer import Consumer
 from consumers.fanout import FanOut, NoSlots
-from schema.database import Database
+from schema.connections.database import Database
 from schema.modes import Mode
 from tests.support.events import sequence_all
 

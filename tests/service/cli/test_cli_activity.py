@@ -5,12 +5,12 @@ from uuid import UUID
 
 import pytest
 
-from schema import events
-from schema.database import Database
+from schema.connections.database import Database
 from schema.event_catalog import catalog
+from schema.event_log import events
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
-from service.projections import projecting
+from service.worker.projection_consumers import projecting
 from tests.service.cli.duro_command import Duro
 from tests.service.cli.log_work import fan_out, settle_all
 from tests.support.engine import add_endpoint

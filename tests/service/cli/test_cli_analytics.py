@@ -14,17 +14,17 @@ import duckdb
 import pytest
 
 from consumers.consumer import Consumer
-from consumers.projecting import Serving
-from consumers.rollups import Rollups
-from schema.database import Database
+from consumers.projection_handlers import Serving
+from consumers.rollups.rollups_consumer import Rollups
+from schema.connections.database import Database
+from schema.event_log.partitions import ensure_past_partitions
 from schema.ids import TENANT, format_id
 from schema.modes import Mode
-from schema.partitions import ensure_past_partitions
 from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.support.asking import until
-from tests.support.databases import Cluster
 from tests.support.events import sequence_all
-from tests.support.subscription_events import event, tell
+from tests.support.read_models.subscription_events import event, tell
+from tests.support.servers.databases import Cluster
 
 VIEW = ("--view", "daily_revenue", "--mode", "test")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from schema.database import Database
+from schema.connections.database import Database
 from schema.modes import Mode
 from tests.service.cli.duro_command import Duro
-from tests.support.databases import Cluster
+from tests.support.servers.databases import Cluster
 
 SOMEONE = "ten_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"
 AN_ENDPOINT = "we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"

@@ -8,15 +8,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from schema.billing import books
-from schema.database import Database
+from schema.billing import billing_cases as books
+from schema.connections.database import Database
 from schema.ids import PAYMENT, SUBSCRIPTION, TENANT, format_id, new_id
 from schema.modes import Mode
-from service.billing.gateway import GatewayUnavailable, Order, Outcome
-from service.cli.billing_simulate import Lines
-from service.simulation.stage import RUNNING, SIMULATING, Plot, Progress
+from service.billing.gateway.gateway import GatewayUnavailable, Order, Outcome
+from service.cli.billing.billing_simulate import Lines
+from service.simulation.simulation_setup import RUNNING, SIMULATING, Plot, Progress
 from tests.service.cli.duro_command import PATIENCE, Duro
-from tests.support.billing import Business, business
+from tests.support.billing.billing_world import Business, business
 
 MONTHS_AGO = timedelta(days=40)
 POISON = """

@@ -5,10 +5,10 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema import log
-from schema.database import Database
+from schema.connections.database import Database
+from schema.event_log import log
 from schema.modes import Mode
-from service.projections import PROJECTIONS
+from service.worker.projection_consumers import PROJECTIONS
 from tests.service.cli.duro_command import Duro
 from tests.service.cli.log_work import fan_out
 from tests.support.engine import add_endpoint

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.service.cli.duro_command import PATIENCE, Duro
-from tests.support.places import temporary_place
+from tests.support.servers.places import temporary_place
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema.database import Database
+from schema.connections.database import Database
 from schema.errors import Unavailable
-from schema.migrate import _LOCK_KEY
+from schema.installation.migrate import _LOCK_KEY
 from schema.modes import Mode
 from service.cli.app import database_errors
 from tests.service.cli.duro_command import PATIENCE, Duro
-from tests.support.connections import Connect
-from tests.support.duro_process import SIGINT_IGNORED
 from tests.support.events import record_many
+from tests.support.servers.connections import Connect
+from tests.support.servers.duro_process import SIGINT_IGNORED
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])

@@ -6,9 +6,9 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema import endpoint_health
-from schema.database import Database
-from schema.endpoint_health import BreakerChange, HealthNote
+from schema.connections.database import Database
+from schema.deliveries import endpoint_health
+from schema.deliveries.endpoint_health import BreakerChange, HealthNote
 from schema.ids import ENDPOINT, parse_id
 from schema.modes import Mode
 from tests.service.cli.duro_command import Duro

@@ -9,16 +9,16 @@ from uuid import UUID
 import orjson
 import pytest
 
-from schema.database import Database
+from schema.connections.database import Database
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
-from service.cli.endpoint_sending import longer_than
+from service.cli.tenants.endpoint_sending import longer_than
 from tests.service.cli.duro_command import Duro
 from tests.service.cli.log_work import fan_out
 from tests.support.engine import Engine, add_endpoint, engine, running
 from tests.support.event_schemas import assert_conforms
 from tests.support.events import sequence_all
-from tests.support.receiver import Answer, Receiver, receiving
+from tests.support.servers.receiver import Answer, Receiver, receiving
 
 
 @pytest.fixture

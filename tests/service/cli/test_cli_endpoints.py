@@ -5,9 +5,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from delivery.endpoint_secret import generate_secret, parse_secret
-from schema.database import Database
-from schema.deliveries import endpoints_by_id
+from delivery.message.endpoint_secret import generate_secret, parse_secret
+from schema.connections.database import Database
+from schema.deliveries.deliveries import endpoints_by_id
 from schema.ids import ENDPOINT, parse_id
 from schema.modes import Mode
 from schema.secret_box import SecretBox

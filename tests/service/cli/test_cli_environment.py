@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from schema.embedded import attach
-from tests.schema.embedded_harness import query
+from tests.schema.embedded.embedded_harness import query
 from tests.service.cli.duro_command import Duro
-from tests.support.hostile_environment import hostile_environment
-from tests.support.places import temporary_place
+from tests.support.servers.hostile_environment import hostile_environment
+from tests.support.servers.places import temporary_place
 
 
 async def test_the_embedded_database_is_made_and_used_whatever_the_shell_has_set(tmp_path: Path) -> None:

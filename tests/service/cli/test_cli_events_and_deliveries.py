@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from schema.database import Database
+from schema.connections.database import Database
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
 from tests.service.cli.duro_command import Duro

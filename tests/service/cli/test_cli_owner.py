@@ -10,15 +10,15 @@ import asyncpg
 import click
 import pytest
 
-from schema.database import Database
+from schema.connections.database import Database
 from schema.modes import Mode
 from service.cli import main
 from tests.service.cli.duro_command import Duro
-from tests.support.duro_process import duro as process
-from tests.support.duro_process import settings
 from tests.support.engine import add_endpoint
 from tests.support.events import record
-from tests.support.receiver import receiving
+from tests.support.servers.duro_process import duro as process
+from tests.support.servers.duro_process import settings
+from tests.support.servers.receiver import receiving
 
 OWNERS = {
     ("migrate",),
@@ -123,8 +123,8 @@ async def test_a_worker_without_the_owner_s_login_delivers(
 async def test_the_children_of_up_do_not_have_the_owner_s_password(
     owner: asyncpg.Connection, db_url: str, key: bytes
 ) -> None:
-    from service.backbone import Backbone
-    from service.cli.up import _environment
+    from service.cli.processes.up_command import _environment
+    from service.database_access import Backbone
 
     url = f"{db_url}?user=duro_owner&password=secret&sslmode=disable"
     password = urlsplit(db_url).password

@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 
 from consumers.consumer import Consumer
-from consumers.projecting import Serving
-from schema import projections
-from schema.database import Database, Pool
+from consumers.projection_handlers import Serving
+from schema.connections.database import Database, Pool
 from schema.modes import Mode
-from schema.projections import Generations
-from service.projections import PROJECTIONS
+from schema.read_models import projections
+from schema.read_models.projections import Generations
+from service.worker.projection_consumers import PROJECTIONS
 from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.support.asking import until
 from tests.support.events import record_many, sequence_all

@@ -13,11 +13,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema.database import Database
+from schema.connections.database import Database
+from schema.deliveries.replay_steps import STEP
 from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
-from schema.replay_steps import STEP
-from service.cli import replaying
+from service.cli.deliveries import replaying
 from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.service.cli.log_work import fan_out, settle_all
 from tests.support.asking import until

@@ -8,16 +8,16 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema.database import Database, Pool
+from schema.connections.database import Database, Pool
 from schema.ids import DELIVERY, format_id
 from schema.modes import Mode
 from tests.service.cli.duro_command import Duro
 from tests.support.asking import until
-from tests.support.connections import Connect
-from tests.support.databases import OWNER
 from tests.support.engine import add_endpoint
 from tests.support.events import record
 from tests.support.months import OLD, attached, finished, past
+from tests.support.servers.connections import Connect
+from tests.support.servers.databases import OWNER
 
 AGES = ("--events", "300d", "--deliveries", "300d", "--attempts", "90d", "--activity", "300d")
 
@@ -109,7 +109,7 @@ async def test_what_makes_no_sense_is_refused_before_anything_happens(
 
 
 async def test_a_second_run_says_that_there_is_one(duro: Duro, owner: asyncpg.Connection) -> None:
-    from schema.retiring import exclusive_run
+    from schema.retention.retiring import exclusive_run
 
     async with exclusive_run(owner):
         assert "Another duro retention run is running" in (await duro("retention", "run", *AGES)).refusal

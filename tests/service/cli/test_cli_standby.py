@@ -3,8 +3,8 @@
 import asyncio
 
 from tests.service.cli.duro_command import Duro
-from tests.support.databases import Cluster
-from tests.support.standby import standby, with_port
+from tests.support.servers.databases import Cluster
+from tests.support.servers.standby import standby, with_port
 
 
 async def test_every_command_says_that_the_database_is_a_standby(

@@ -11,11 +11,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema import replays
-from schema.database import Database
+from schema.connections.database import Database
+from schema.deliveries import replays
 from schema.ids import ENDPOINT, format_id, parse_id
 from schema.modes import Mode
-from service.cli.endpoint import update
+from service.cli.tenants.endpoint_commands import update
 from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.service.cli.log_work import fan_out, settle_all
 from tests.support.asking import until

@@ -2,11 +2,11 @@
 
 import hashlib
 
-from schema.database import Database
-from schema.migrate import migrations
-from schema.tenants import create
+from schema.connections.database import Database
+from schema.core.tenants import create
+from schema.installation.migrate import migrations
 from tests.service.cli.duro_command import Duro
-from tests.support.databases import Cluster
+from tests.support.servers.databases import Cluster
 
 
 async def test_a_tenant_comes_with_a_key_per_mode_of_which_only_the_hash_is_kept(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from delivery.endpoint_secret import generate_secret
-from delivery.signing import signed_headers, signing_keys
+from delivery.message.endpoint_secret import generate_secret
+from delivery.message.signing import signed_headers, signing_keys
 from tests.service.cli.duro_command import Duro
 
 BODY = b'{"id":"evt_1","type":"invoice_created","createdAt":"2026-06-28T09:00:00.000Z","data":{}}'

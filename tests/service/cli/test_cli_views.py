@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from service.cli.listen import _body_shape, _show
+from service.cli.receiving.listen_command import _body_shape, _show
 from service.cli.views import table, visible
-from service.receiver import Received
+from service.receiver.local_receiver import Received
 
 NOW = datetime(2026, 6, 28, 9, tzinfo=UTC)
 

@@ -4,8 +4,8 @@ from uuid import UUID
 
 import asyncpg
 
-from schema import audit
-from schema.database import Database
+from schema.connections.database import Database
+from schema.core import audit_log as audit
 from schema.ids import new_id
 from schema.modes import Mode
 from tests.support.events import record, record_many, sequence_all

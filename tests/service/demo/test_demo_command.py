@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from schema.database import Database
-from schema.embedded.waiting import wait_until
-from tests.support.places import temporary_place
+from schema.connections.database import Database
+from schema.embedded.process.waiting import wait_until
+from tests.support.servers.places import temporary_place
 
 pytestmark = pytest.mark.drill
 

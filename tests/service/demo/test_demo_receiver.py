@@ -10,8 +10,8 @@ from hashlib import sha256
 import aiohttp
 import pytest
 
-from delivery.endpoint_secret import generate_secret
-from delivery.signing import SigningKey, signed_headers
+from delivery.message.endpoint_secret import generate_secret
+from delivery.message.signing import SigningKey, signed_headers
 from service.demo.demo_processes import ReceiverProcess, receiver_process
 from service.demo.demo_receiver import ReceiverScript
 from service.demo.receipts import OK, REJECTED, Receipt, data_digest

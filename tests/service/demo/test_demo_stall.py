@@ -4,10 +4,10 @@ import asyncpg
 
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from service.backbone import Backbone
+from service.database_access import Backbone
 from service.demo.demo_run import run_demo
 from service.demo.progress_display import no_progress
-from tests.support.connections import Connect
+from tests.support.servers.connections import Connect
 
 
 async def stop_sequencing(session: asyncpg.Connection) -> None:

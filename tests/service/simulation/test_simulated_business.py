@@ -12,25 +12,25 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from delivery.health_watch import HealthWatch
-from schema import endpoints
-from schema.billing import books
-from schema.database import Database, connect_as_owner
-from schema.endpoint_health import HealthNote, note_health
+from delivery.health.health_watch import HealthWatch
+from schema.billing import billing_cases as books
+from schema.connections.database import Database, connect_as_owner
+from schema.core import endpoints
+from schema.deliveries.endpoint_health import HealthNote, note_health
 from schema.event_catalog import catalog
+from schema.event_log.partitions import ensure_past_partitions
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from schema.partitions import ensure_past_partitions
+from service.admin.endpoint_probe import send_test
 from service.billing.clock import VirtualClock
-from service.probing import send_test
-from service.simulation.merchants import Trade, enrol
+from service.simulation.simulated_merchants import Trade, enrol
 from service.simulation.simulation import Tally
-from service.simulation.stage import Cast, Observed, stage
+from service.simulation.simulation_setup import Cast, Observed, stage
 from service.simulation.trades import TRADES
-from tests.support.databases import Cluster
 from tests.support.engine import add_endpoint, engine, running
 from tests.support.event_schemas import assert_conforms
-from tests.support.receiver import receiving
+from tests.support.servers.databases import Cluster
+from tests.support.servers.receiver import receiving
 
 DAYS = 45
 SIGNUPS = 1.2

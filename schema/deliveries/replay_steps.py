@@ -1,0 +1,158 @@
+"""How a replay goes: step by step, each a short transaction that fresh deliveries hardly notice.
+
+      lock the job ─► look at the next rows ─► make them pending ─► note how far it came ─► commit
+
+What a step did and where the next one begins commit together: a process may die anywhere, and whoever resumes the job
+neither leaves out a delivery nor replays one twice. Two processes at one job take turns, step by step.
+
+Where a step looks depends on what is asked for:
+
+      failed or skipped since a time        the deliveries' own index, which has nothing else in it
+      all since a time                      the tenant's events, and their deliveries
+      all since a position                  the log, and of it the tenant's events
+
+By position it is the log that is walked, and never a time taken from it: an event recorded long ago may have been
+committed, and got its position, just now.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from schema.connections.database import Connection, Pool
+from schema.deliveries.replays import UNDELIVERED, Kind, Replay, read_replay
+from schema.errors import Conflict
+from schema.ids import ENDPOINT, REPLAY, format_id
+from schema.queries import load
+
+_SQL = load("replays")
+STEP: Final = 1000
+"""Deliveries changed by one transaction, at most."""
+_POSITIONS_PER_ROW: Final = 10
+"""Most of the log is other tenants'; looking at a position costs a tenth of changing a delivery, or less."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """What a step looked at, deliveries or events, as columns of ids and the events' created_at; and where it ends."""
+
+    ids: Sequence[UUID]
+    created_at: Sequence[datetime]
+    at_time: datetime | None
+    at_id: UUID | None
+    at_pos: int | None
+    last: bool
+
+
+async def step(data: Pool, replay_id: UUID, event_types: Sequence[str], size: int = STEP) -> Replay:
+    """The job as it stands afterwards; one that is finished stays as it is. `event_types` are a backfill's.
+
+    Raises Conflict when a backfill's endpoint is disabled, and when another process holds the job for too long.
+    """
+    async with data.acquire() as tx, tx.transaction():
+        job = await _lock(tx, replay_id)
+        if job.finished_at is not None:
+            return job
+        if job.kind is Kind.BACKFILL:
+            await _require_enabled(tx, job)
+            stretch = await _events(tx, job, size)
+            replayed, left_out = await _backfill(tx, job, stretch, event_types), 0
+        else:
+            stretch = await _deliveries(tx, job, size)
+            replayed, left_out = await _replay(tx, job, stretch)
+        row = await tx.fetchrow(
+            _SQL["move"],
+            job.id,
+            stretch.at_time,
+            stretch.at_id,
+            stretch.at_pos,
+            len(stretch.ids),
+            replayed,
+            left_out,
+            stretch.last,
+        )
+        assert row is not None
+        return read_replay(row)
+
+
+async def _lock(tx: Connection, replay_id: UUID) -> Replay:
+    await tx.execute(_SQL["wait_for_turn"])
+    try:
+        row = await tx.fetchrow(_SQL["lock"], replay_id)
+    except asyncpg.LockNotAvailableError:
+        shown = format_id(REPLAY, replay_id)
+        raise Conflict(
+            f"Another process is in the middle of a step of replay {shown}, and stands still: end it, then resume."
+        ) from None
+    assert row is not None
+    return read_replay(row)
+
+
+async def _require_enabled(tx: Connection, job: Replay) -> None:
+    assert job.endpoint_id is not None
+    if not await tx.fetchval(_SQL["is_enabled"], job.tenant_id, job.endpoint_id):
+        shown = format_id(ENDPOINT, job.endpoint_id)
+        raise Conflict(f"Endpoint {shown} is disabled: run duro endpoint enable {shown}, then go on.")
+
+
+async def _deliveries(tx: Connection, job: Replay, size: int) -> _Stretch:
+    if job.since is not None and set(job.statuses) <= set(UNDELIVERED):
+        return await _by_time(tx, "undelivered", job, size)
+    per_event = 1 if job.endpoint_id else await tx.fetchval(_SQL["endpoints_of_tenant"], job.tenant_id)
+    events = await _events(tx, job, max(size // max(per_event, 1), 1))
+    rows = await tx.fetch(
+        _SQL["deliveries_of_events"], job.tenant_id, events.ids, events.created_at, job.endpoint_id
+    )
+    return _stretch(rows, events.at_time, events.at_id, events.at_pos, last=events.last)
+
+
+async def _events(tx: Connection, job: Replay, size: int) -> _Stretch:
+    if job.since is not None:
+        return await _by_time(tx, "events_by_time", job, size)
+    rows = await tx.fetch(
+        _SQL["events_by_position"], job.tenant_id, job.at_pos, job.until_pos, size * _POSITIONS_PER_ROW
+    )
+    ours = [row for row in rows if row["ours"]]
+    if len(ours) > size:
+        return _stretch(ours[:size], at_pos=ours[size - 1]["pos"], last=False)
+    if not rows:  # what is left of the range is not in the log any more
+        return _stretch([], at_pos=job.at_pos, last=True)
+    reached = rows[-1]["pos"]
+    return _stretch(ours, at_pos=reached, last=reached == job.until_pos)
+
+
+async def _by_time(tx: Connection, statement: str, job: Replay, size: int) -> _Stretch:
+    rows = await tx.fetch(_SQL[statement], job.tenant_id, job.at_time, job.at_id, job.until, size)
+    at_time, at_id = (rows[-1]["created_at"], rows[-1]["id"]) if rows else (job.at_time, job.at_id)
+    return _stretch(rows, at_time, at_id, last=len(rows) < size)
+
+
+def _stretch(
+    rows: Sequence[Any],
+    at_time: datetime | None = None,
+    at_id: UUID | None = None,
+    at_pos: int | None = None,
+    *,
+    last: bool,
+) -> _Stretch:
+    ids, created_at = [row["id"] for row in rows], [row["created_at"] for row in rows]
+    return _Stretch(ids, created_at, at_time, at_id, at_pos, last)
+
+
+async def _replay(tx: Connection, job: Replay, stretch: _Stretch) -> tuple[int, int]:
+    row = await tx.fetchrow(
+        _SQL["replay"], job.tenant_id, stretch.ids, stretch.created_at, job.statuses, job.endpoint_id
+    )
+    assert row is not None
+    return row["replayed"], row["left_out"]
+
+
+async def _backfill(tx: Connection, job: Replay, stretch: _Stretch, event_types: Sequence[str]) -> int:
+    lacking: int = await tx.fetchval(
+        _SQL["backfill"], job.tenant_id, job.endpoint_id, stretch.ids, stretch.created_at, event_types
+    )
+    return lacking

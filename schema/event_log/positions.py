@@ -1,0 +1,181 @@
+"""A tenant's events after a position: complete, in order, and bounded however much there is and however little of it is
+wanted. This is what the world may hold on to.
+
+A position is final once it is the log's: positions are dense and given in commits of their own, so what a snapshot
+has up to its last position never changes. A page reaches as far as was looked, whether or not anything was found, and never
+beyond its snapshot's end; whoever goes on from there misses nothing and gets nothing twice.
+
+What retention has dropped is told and never passed over in silence: a page that was asked for from before it says up to
+where events may be missing.
+
+An event whose stored bytes are damaged must not keep a tenant, or all of them, from the events after it. A read that fails
+for it is repeated with half as much to look at, until that position stands alone; then it is passed over, named in
+`unreadable`, and logged.
+"""
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from asyncpg import Record
+
+from schema.connections.database import Executor
+from schema.connections.error_kinds import describe, is_unreadable
+from schema.errors import InvalidInput
+from schema.event_log import log
+from schema.event_log.log import LoggedEvent
+from schema.queries import load
+
+_logger = logging.getLogger(__name__)
+_SQL = load("positions")
+MOST_EVENTS: Final = 500
+READ_BYTES: Final = 1024 * 1024
+LOOK_AT: Final = 2000
+"""Positions of the tenant, each a look-up of its event's type: some 10 ms. A rarer type comes in more pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    pos: int
+    gone_up_to: int
+    """The highest position whose event may have been dropped; 0 when none was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Events at positions in (after, reached]: all those that were asked for."""
+
+    events: Sequence[LoggedEvent]
+    reached: int
+    end: LogEnd
+    unreadable: int | None = field(default=None, kw_only=True)
+    """The position of an event that is left out, because its stored data cannot be read: `reached`."""
+
+    @property
+    def at_end(self) -> bool:
+        return self.reached >= self.end.pos
+
+
+@dataclass(frozen=True, slots=True)
+class EventsAfter(Stretch):
+    gone_up_to: int | None
+    """Events up to this position may be missing from the page, for retention has dropped some: those there are are given
+    nevertheless, and from it on nothing is missing. None: the page is complete."""
+
+
+async def log_end(connection: Executor) -> LogEnd:
+    row = await connection.fetchrow(_SQL["log_end"])
+    assert row is not None
+    return LogEnd(*row)
+
+
+async def events_after(
+    connection: Executor,
+    tenant_id: UUID,
+    pos: int,
+    types: Collection[str] = (),
+    limit: int = MOST_EVENTS,
+    most_bytes: int = READ_BYTES,
+    look_at: int = LOOK_AT,
+) -> EventsAfter:
+    """Up to `limit` events of those types, of all when none is named. One at least comes whatever its size, unless
+    `look_at` positions of the tenant had none.
+
+    Raises InvalidInput for a position that the log has not reached: it is another log's.
+    """
+    if not 1 <= limit <= MOST_EVENTS:
+        raise InvalidInput(f"{limit} events cannot be read at once: ask for 1 to {MOST_EVENTS}.")
+    try:
+        rows = await connection.fetch(
+            _SQL["read_tenant"], tenant_id, pos, list(types), limit, most_bytes, look_at
+        )
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
+        if limit > 1 or look_at > 1:
+            fewer = max(1, limit // 2), most_bytes, max(1, look_at // 2)
+            return await events_after(connection, tenant_id, pos, types, *fewer)
+        return await _without_next_of_tenant(connection, tenant_id, pos, error)
+    end = LogEnd(rows[0]["last_pos"], rows[0]["gone_up_to"])
+    if not 0 <= pos <= end.pos:
+        raise InvalidInput(
+            f"This log reaches from position 0 to {end.pos}, and {pos} is not in it: "
+            "see that the position is of the same mode and installation."
+        )
+    events = [
+        LoggedEvent(row["pos"], row["id"], tenant_id, row["type"], row["created_at"], row["data"])
+        for row in rows
+        if row["pos"] is not None
+    ]
+    asked = look_at if types else limit
+    return EventsAfter(
+        events,
+        _reached(rows[0], events, cut=rows[0]["found"] >= limit, more=rows[0]["looked_at"] >= asked),
+        end,
+        end.gone_up_to if pos < end.gone_up_to else None,
+    )
+
+
+async def events_of_tenants(
+    connection: Executor,
+    pos: int,
+    tenants: Collection[UUID],
+    look_at: int = LOOK_AT,
+    most_bytes: int = READ_BYTES,
+) -> Stretch:
+    """The same for several tenants and all types. It is for whoever follows the log's end closely: it passes over
+    everybody else's positions one by one, and over what was dropped without a word but `end.gone_up_to`."""
+    try:
+        rows = await connection.fetch(_SQL["read_tenants"], pos, list(tenants), look_at, most_bytes)
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
+        if look_at > 1:
+            return await events_of_tenants(connection, pos, tenants, look_at // 2, most_bytes)
+        return await _without_next(connection, pos, error)
+    end = LogEnd(rows[0]["last_pos"], rows[0]["gone_up_to"])
+    events = [
+        LoggedEvent(row["pos"], row["id"], row["tenant_id"], row["type"], row["created_at"], row["data"])
+        for row in rows
+        if row["pos"] is not None
+    ]
+    return Stretch(events, _reached(rows[0], events, cut=False, more=True), end)
+
+
+async def _without_next_of_tenant(
+    connection: Executor, tenant_id: UUID, pos: int, error: Exception
+) -> EventsAfter:
+    """Raises `error` when the log has no next position, so that it cannot be an event's."""
+    end = await log_end(connection)
+    unreadable: int | None = await connection.fetchval(_SQL["next_of_tenant"], tenant_id, pos)
+    if unreadable is None:
+        raise error
+    _report(unreadable, error)
+    gone_up_to = end.gone_up_to if pos < end.gone_up_to else None
+    return EventsAfter([], unreadable, end, gone_up_to, unreadable=unreadable)
+
+
+async def _without_next(connection: Executor, pos: int, error: Exception) -> Stretch:
+    end = await log_end(connection)
+    entry = await log.entry_after(connection, pos)
+    if entry is None:
+        raise error
+    _report(entry.pos, error)
+    return Stretch([], entry.pos, end, unreadable=entry.pos)
+
+
+def _report(pos: int, error: Exception) -> None:
+    _logger.error("the event at position %d cannot be read and is passed over: %s", pos, describe(error))
+
+
+def _reached(row: Record, events: Sequence[LoggedEvent], *, cut: bool, more: bool) -> int:
+    """`cut`: there may be another event right after the last one. `more`: there may be positions after those looked at."""
+    last_pos: int = row["last_pos"]
+    if cut or len(events) < row["found"]:
+        return events[-1].pos
+    if more and row["last_looked_at"] is not None:
+        looked: int = row["last_looked_at"]
+        return looked
+    return last_pos

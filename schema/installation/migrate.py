@@ -1,0 +1,183 @@
+"""Forward-only migrations: core's once, data's once for each mode's schema. An advisory lock lets two processes start at
+once. A file runs in one transaction with its entry in the book, unless it says otherwise (see schema/installation/migration.py); a
+killed process leaves whole files, or steps that the next run recognizes. Workers and producers go on meanwhile.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from typing import Final
+
+import asyncpg
+
+from schema.errors import Unavailable
+from schema.installation.beside import refuse_others_objects
+from schema.installation.index_building import build_index
+from schema.installation.lock_patience import Progress, with_lock_retries
+from schema.installation.migration import Kind, Migration
+from schema.installation.preconditions import check_server
+from schema.installation.roles import ANALYST_ROLES, ensure_roles, refuse_foreign_roles, refuse_missing_rights
+from schema.modes import Mode
+from schema.queries import load
+from schema.rights.defaults import without_default_privileges
+from schema.rights.repair import IntendedOwner, intended_owner, refuse_without_create, repair, take_over
+from schema.rights.repair import apply as give_rights
+from schema.secret_box import key_check
+
+LOCK_WITHIN_S = 60.0
+_LOCK_KEY: Final = 0x6475726F  # "duro"
+_SQL = load("migrations")
+
+
+@dataclass(frozen=True)
+class Migrated:
+    files: int
+    """How many were applied."""
+    repaired: Sequence[str]
+    """What was put right of roles, owners, grants and triggers, in words."""
+
+
+def migrations() -> Iterator[Migration]:
+    """In the order of application: data's views look into core, so core comes first."""
+    yield from _folder("core", "core")
+    for mode in Mode:
+        yield from _folder("data", mode.schema)
+
+
+def _folder(folder: str, schema: str) -> Iterator[Migration]:
+    found = [f for f in files("schema").joinpath("migrations", folder).iterdir() if f.name.endswith(".sql")]
+    for file in sorted(found, key=lambda f: f.name):
+        yield Migration(schema, file.name, file.read_text(encoding="utf-8"))
+
+
+async def migrate(
+    owner: asyncpg.Connection,
+    key: bytes,
+    progress: Progress = lambda _line: None,
+    *,
+    beside: bool = False,
+) -> Migrated:
+    """Brings the database up to this version, and repairs its roles, owners and rights. Safe to run again, and at once.
+
+    `beside`: also where the schemas have objects of the product's, which stay as they are.
+    """
+    await check_server(owner)
+    await _lock(owner, progress)
+    try:
+        await refuse_others_objects(owner, _texts(), beside=beside)
+        return await _migrate(owner, key, progress)
+    finally:
+        if not owner.is_closed():
+            await owner.fetchval(_SQL["unlock"], _LOCK_KEY)
+
+
+async def _lock(owner: asyncpg.Connection, progress: Progress) -> None:
+    deadline = asyncio.get_running_loop().time() + LOCK_WITHIN_S
+    told = False
+    while not await owner.fetchval(_SQL["lock"], _LOCK_KEY):
+        if not told:
+            progress("Waiting for another process that migrates this database")
+            told = True
+        if asyncio.get_running_loop().time() > deadline:
+            raise Unavailable(
+                f"Another session has held the lock of migrations for {LOCK_WITHIN_S:.0f} s: "
+                "see in pg_locks (locktype advisory) which it is, and end it if it hangs."
+            )
+        await owner.execute(_SQL["free_lock"], list(ANALYST_ROLES))
+        await asyncio.sleep(0.1)
+
+
+async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Progress) -> Migrated:
+    intended = await intended_owner(owner)
+    taken_over = await with_lock_retries(
+        owner, "Taking over the database", partial(_claim, owner, key, intended), progress
+    )
+    roles = await ensure_roles(owner, key)
+    applied = {(row["schema"], row["name"]): row["sha256"] for row in await owner.fetch(_SQL["applied"])}
+    pending = missing(applied)
+    for migration in pending:
+        progress(f"{migration.schema}: {migration.name}")
+        await _apply(owner, migration, intended, progress)
+    rights = await with_lock_retries(owner, "Repairing rights", partial(repair, owner, intended), progress)
+    return Migrated(len(pending), [*taken_over, *(roles if applied else []), *rights])
+
+
+async def _claim(owner: asyncpg.Connection, key: bytes, intended: IntendedOwner) -> list[str]:
+    """In one transaction, so that what is refused leaves nothing behind. Returns what changed its owner, in words."""
+    taken_over = await take_over(owner, intended) if await owner.fetchval(_SQL["is_ours"]) else []
+    await refuse_without_create(owner, intended)
+    async with without_default_privileges(owner, "core"):
+        await owner.execute(_SQL["prepare"])
+    if await owner.fetchval(_SQL["claim_key"], key_check(key)) != key_check(key):
+        raise Unavailable(
+            "This database was set up with another secret key: set DURO_SECRET_KEY to that one, "
+            "or DURO_DATA_DIR to the directory that holds it."
+        )
+    await refuse_foreign_roles(owner, key)
+    await refuse_missing_rights(owner)
+    return taken_over
+
+
+async def _apply(
+    owner: asyncpg.Connection, migration: Migration, intended: IntendedOwner, progress: Progress
+) -> None:
+    """One file and its entry in the book. Killed anywhere, the next run continues with the same file."""
+    what = f"{migration.schema}: {migration.name}"
+
+    async def execute() -> str:
+        # pg_temp last, in the path that functions keep too: else a caller's temporary table stands in for ours.
+        await owner.execute(f"SET LOCAL search_path = {migration.schema}, pg_temp")
+        async with without_default_privileges(owner, migration.schema):
+            return await owner.execute(migration.statements)
+
+    async def record() -> None:
+        await owner.execute(_SQL["record"], migration.schema, migration.name, migration.sha256)
+        await give_rights(owner, [migration.schema], intended)
+
+    async def whole() -> None:
+        await execute()
+        await record()
+
+    match migration.kind:
+        case Kind.TRANSACTION:
+            await with_lock_retries(owner, what, whole, progress)
+            return
+        case Kind.INDEX:
+            await owner.execute(f"SET search_path = {migration.schema}, pg_temp")
+            await build_index(owner, migration.schema, migration.index, progress)
+            await owner.execute("RESET search_path")
+        case Kind.BATCHES:
+            while not (await with_lock_retries(owner, what, execute, progress)).endswith(" 0"):
+                pass
+    await with_lock_retries(owner, what, record, progress)
+
+
+def _texts() -> dict[str, dict[str, str]]:
+    """By schema and name, but for those that build an index, whose parts may be there from a run that was interrupted."""
+    texts: dict[str, dict[str, str]] = {}
+    for migration in migrations():
+        if migration.kind is not Kind.INDEX:
+            texts.setdefault(migration.schema, {})[migration.name] = migration.text
+    return texts
+
+
+def missing(applied: Mapping[tuple[str, str], str]) -> list[Migration]:
+    """What a database with this book, {(schema, name): sha256}, still lacks, in order.
+
+    Raises Unavailable when the book has entries that this version cannot have written.
+    """
+    known = {(m.schema, m.name): m for m in migrations()}
+    for entry, sha256 in applied.items():
+        if entry not in known:
+            raise Unavailable(
+                f"The database has migration {'/'.join(entry)}, which this version does not know: "
+                "it belongs to a newer duro-webhooks; use that version."
+            )
+        if known[entry].sha256 != sha256:
+            raise Unavailable(
+                f"Migration {'/'.join(entry)} was applied with another text than this version has: "
+                "use the version that made this database, and never edit an applied migration."
+            )
+    return [migration for entry, migration in known.items() if entry not in applied]

@@ -1,0 +1,157 @@
+"""Replays that an operator asks for: new attempts of the same deliveries, with the same event ids."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from consumers.event_type_matching import TEST, matches
+from schema.connections.database import Database, Pool
+from schema.core import endpoints, tenants
+from schema.core.endpoints import Endpoint
+from schema.deliveries import delivery_history, replays
+from schema.deliveries import retry_switch as switches
+from schema.deliveries.replay_steps import step
+from schema.deliveries.replays import Kind, Positions, Replay, Times
+from schema.errors import Conflict, InvalidInput, NotFound
+from schema.event_log import events
+from schema.ids import ENDPOINT, REPLAY, format_id, new_id
+from schema.modes import Mode
+from schema.timestamps import iso_millis
+from service.admin.endpoint_admin import require_endpoint
+from service.admin.locating import locate_delivery
+
+_LONGEST_REST_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A replay, and in which mode it is."""
+
+    mode: Mode
+    replay: Replay
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Deliveries that ended in one of `statuses`; of all endpoints when none is named."""
+
+    tenant_id: UUID
+    mode: Mode
+    events: Times | Positions
+    endpoint_id: UUID | None
+    statuses: Sequence[str]
+
+
+async def replay_one(database: Database, delivery_id: UUID) -> tuple[str, Sequence[str]]:
+    """The status it had, and what holds it up. Raises NotFound, and Conflict when its endpoint is disabled."""
+    located = await locate_delivery(database, delivery_id)
+    delivery = await delivery_history.show(located.pool, located.tenant_id, delivery_id)
+    _require_enabled(await endpoints.show(database.core, delivery.endpoint_id))
+    was = await replays.replay_one(located.pool, located.tenant_id, delivery_id)
+    return was, await obstacles(database, located.mode, delivery.endpoint_id)
+
+
+async def begin_replay(database: Database, selection: Selection) -> Job:
+    """Raises InvalidInput, NotFound or Conflict; then there is no job."""
+    await _check(database.data(selection.mode), selection.events)
+    await tenants.require(database.core, selection.tenant_id)
+    if selection.endpoint_id is not None:
+        _require_enabled(
+            await require_endpoint(database, selection.endpoint_id, selection.tenant_id, selection.mode)
+        )
+    replay = await replays.begin(
+        database.data(selection.mode),
+        new_id(),
+        selection.tenant_id,
+        Kind.REPLAY,
+        selection.endpoint_id,
+        selection.statuses,
+        selection.events,
+    )
+    return Job(selection.mode, replay)
+
+
+async def begin_backfill(database: Database, endpoint_id: UUID, span: Times | Positions) -> Job:
+    """Raises InvalidInput, NotFound or Conflict; then there is no job."""
+    endpoint = await endpoints.show(database.core, endpoint_id)
+    _require_enabled(endpoint)
+    await _check(database.data(endpoint.mode), span)
+    replay = await replays.begin(
+        database.data(endpoint.mode), new_id(), endpoint.tenant_id, Kind.BACKFILL, endpoint_id, (), span
+    )
+    return Job(endpoint.mode, replay)
+
+
+async def unfinished(database: Database, replay_id: UUID) -> Job:
+    """Raises NotFound, and Conflict when it is finished."""
+    shown = format_id(REPLAY, replay_id)
+    for mode in Mode:
+        replay = await replays.find(database.data(mode), replay_id)
+        if replay is None:
+            continue
+        if replay.finished_at is not None:
+            raise Conflict(f"Replay {shown} finished at {iso_millis(replay.finished_at)}: start a new one.")
+        return Job(mode, replay)
+    raise NotFound(f"There is no replay {shown} in either mode: duro delivery replays lists them.")
+
+
+async def carry_on(database: Database, job: Job) -> AsyncIterator[Replay]:
+    """The job after each of its steps, until it is finished. Whatever ends this, `carry_on` goes on from there.
+
+    It rests for as long as it works: what it makes pending has to be sent by somebody, and fresh events come first.
+    """
+    event_types = await _event_types(database, job)
+    replay = job.replay
+    while replay.finished_at is None:
+        began = time.monotonic()
+        replay = await step(database.data(job.mode), replay.id, event_types)
+        yield replay
+        await asyncio.sleep(min(time.monotonic() - began, _LONGEST_REST_S))
+
+
+async def _event_types(database: Database, job: Job) -> Sequence[str]:
+    """What a backfill's endpoint asks for as of now. No test event: each is for one endpoint, which has had it."""
+    if job.replay.endpoint_id is None or job.replay.kind is not Kind.BACKFILL:
+        return ()
+    endpoint = await endpoints.show(database.core, job.replay.endpoint_id)
+    names = await events.type_names(database.data(job.mode))
+    return [name for name in names if name != TEST and matches(endpoint.event_types, name)]
+
+
+async def obstacles(database: Database, mode: Mode, endpoint_id: UUID | None) -> list[str]:
+    """Sentences about what a replay waits for, beside a worker."""
+    found = []
+    if await switches.retries_paused(database.data(mode)):
+        found.append(
+            f"Retries are paused in mode {mode}, and replays with them: duro retries resume --mode {mode}"
+        )
+    if endpoint_id is not None and (await endpoints.show(database.core, endpoint_id)).paused:
+        shown = format_id(ENDPOINT, endpoint_id)
+        found.append(f"Endpoint {shown} is paused: duro endpoint resume {shown}")
+    return found
+
+
+async def _check(data: Pool, span: Times | Positions) -> None:
+    match span:
+        case Times(since, until) if since >= (until or await replays.now(data)):
+            raise InvalidInput("The time range is empty: --since must be before --until (default: now).")
+        case Positions(after, int(until)) if after >= until:
+            raise InvalidInput("The range is empty: --since-pos must be less than --until-pos.")
+
+
+def _require_enabled(endpoint: Endpoint) -> None:
+    if not endpoint.enabled:
+        shown = format_id(ENDPOINT, endpoint.id)
+        raise Conflict(f"Endpoint {shown} is disabled: run duro endpoint enable {shown}, then replay.")
+
+
+async def replay_skipped(database: Database, endpoint: Endpoint, since: datetime) -> Job:
+    """All of an endpoint's that were skipped, of events recorded since then."""
+    times = Times(since, None)
+    return await begin_replay(
+        database, Selection(endpoint.tenant_id, endpoint.mode, times, endpoint.id, ("skipped",))
+    )

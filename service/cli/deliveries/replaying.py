@@ -1,0 +1,138 @@
+"""What commands that replay share: the span of events, a job's progress, and how to go on with one that was stopped."""
+
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import click
+from rich.console import Console
+
+from schema.connections.database import Database
+from schema.deliveries.replays import Kind, Positions, Replay, Times
+from schema.errors import DuroError
+from schema.ids import REPLAY, format_id
+from schema.pages import Page
+from service.admin.replay import Job, carry_on, obstacles
+from service.cli.app import App
+from service.cli.views import more, table
+from service.interrupts import interrupt_on_any_signal
+from service.moments import parse_moment
+
+F = TypeVar("F", bound=Callable[..., Any])
+_HIGHEST_POS: Final = 2**63 - 1
+
+
+def span(function: F) -> F:
+    """Gives a command `since`, `until`, `since_pos` and `until_pos`, for `read_span`."""
+    position = click.IntRange(0, _HIGHEST_POS)
+    for option in (
+        click.option(
+            "--until-pos", type=position, help="… up to this position.  [default: the end of the log]"
+        ),
+        click.option("--since-pos", type=position, help="Events after this position; 0 for all."),
+        click.option("--until", metavar="1h|TIME", help="… and older than this.  [default: now]"),
+        click.option("--since", metavar="24h|TIME", help="Events younger than this."),
+    ):
+        function = option(function)
+    return function
+
+
+def read_span(
+    since: str | None, until: str | None, since_pos: int | None, until_pos: int | None
+) -> Times | Positions | None:
+    """None when neither beginning is given. Raises UsageError, and InvalidInput for a time that is none."""
+    by_time, by_position = (since, until) != (None, None), (since_pos, until_pos) != (None, None)
+    if by_time and by_position:
+        raise click.UsageError("Times and positions exclude each other: use one kind.")
+    if since is not None:
+        now = datetime.now(UTC)
+        return Times(parse_moment(since, now), None if until is None else parse_moment(until, now))
+    return None if since_pos is None else Positions(since_pos, until_pos)
+
+
+def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
+    """Runs the job to its end. If anything stops it before, prints the command that resumes it."""
+    interrupt_on_any_signal()
+    begun: Job | None = None
+
+    async def run(database: Database) -> Job:
+        nonlocal begun
+        begun = await find(database)
+        app.progress(f"Replay {format_id(REPLAY, begun.replay.id)} in mode {begun.mode}")
+        if not app.json:
+            for sentence in await obstacles(database, begun.mode, begun.replay.endpoint_id):
+                app.err.print(sentence)
+        pace = _Pace(begun.replay)
+        with app.counting("Replaying") as count:
+            async for replay in carry_on(database, begun):
+                begun = Job(begun.mode, replay)
+                count(pace.line(replay))
+        return begun
+
+    try:
+        return app.with_database(run)
+    except DuroError as error:
+        if begun is None:
+            raise
+        raise type(error)(f"{error} Then resume with: {_resume(begun)}") from None
+    except BaseException:  # Ctrl-C and other signals, and a defect, whose traceback follows
+        if begun is not None:
+            click.echo(f"duro: Stopped. Resume with: {_resume(begun)}", err=True)
+        raise
+
+
+def _resume(job: Job) -> str:
+    return f"duro delivery replay --resume {format_id(REPLAY, job.replay.id)}"
+
+
+class _Pace:
+    """How fast this process has gone so far."""
+
+    def __init__(self, before: Replay) -> None:
+        self._before = before.seen
+        self._began = time.monotonic()
+
+    def line(self, replay: Replay) -> str:
+        rate = (replay.seen - self._before) / max(time.monotonic() - self._began, 0.001)
+        return f"Replaying: {replay.replayed:,} of {replay.seen:,} examined, {rate:,.0f} per second, {replay.progress:.0%} done"
+
+
+def show_job(out: Console, job: Job) -> None:
+    replay = job.replay
+    if replay.kind is Kind.BACKFILL:
+        out.print(f"{replay.replayed:,} deliveries created for {replay.seen:,} events.")
+    else:
+        out.print(f"{replay.replayed:,} of {replay.seen:,} deliveries replayed.")
+    if replay.left_out:
+        out.print(f"{replay.left_out:,} were left out because their endpoints are disabled.")
+
+
+def show_page(out: Console, page: Page[Replay]) -> None:
+    rows = [
+        (
+            format_id(REPLAY, r.id),
+            r.kind,
+            _state(r),
+            f"{r.replayed:,}",
+            f"{r.seen:,}",
+            _range(r),
+            r.created_at,
+        )
+        for r in page.items
+    ]
+    headings = ("Replay", "Kind", "State", "Replayed", "Examined", "Events", "Started")
+    table(out, headings, rows, none="No replays.")
+    if any(r.finished_at is None for r in page.items):
+        out.print("To resume one that was stopped: duro delivery replay --resume rpl_…")
+    more(out, page)
+
+
+def _state(replay: Replay) -> str:
+    return "finished" if replay.finished_at else f"UNFINISHED, {replay.progress:.0%}"
+
+
+def _range(replay: Replay) -> str:
+    if replay.since is not None:
+        return f"{replay.since:%Y-%m-%d %H:%M:%S} to {replay.until:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{replay.after_pos} to {replay.until_pos}"

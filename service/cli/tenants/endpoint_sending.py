@@ -1,0 +1,134 @@
+"""`duro endpoint test | backfill`: deliveries on request."""
+
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import click
+from rich.console import Console
+
+from schema.connections.database import Database
+from schema.deliveries.delivery_history import ShownDelivery
+from schema.errors import Conflict
+from schema.ids import DELIVERY, ENDPOINT, EVENT, TENANT, format_id
+from service.admin.endpoint_probe import Probe, first_attempt, send_test
+from service.admin.replay import begin_backfill
+from service.admin.replay_shape import replay_shape
+from service.admin.shapes import shown_delivery_shape
+from service.cli import options
+from service.cli.app import App, command
+from service.cli.deliveries.delivery_views import answer_of
+from service.cli.deliveries.replaying import read_span, run_job, show_job, span
+from service.cli.tenants.endpoint_group import ID, endpoint
+from service.cli.views import fields
+
+_PATIENCE: Final = timedelta(seconds=30)
+_MORE_THAN_AN_ATTEMPT: Final = timedelta(seconds=5)
+
+
+@command(endpoint, "test")
+@click.argument("endpoint_id", type=ID)
+@click.option(
+    "--timeout",
+    type=options.Duration(timedelta(seconds=1), timedelta(minutes=10)),
+    help="How long to wait for the first attempt.  [default: 30s, or DURO_ATTEMPT_TIMEOUT + 5s if that is longer]",
+)
+@click.option("--no-wait", is_flag=True, help="Record the event without waiting.")
+def test(app: App, endpoint_id: UUID, timeout: timedelta | None, *, no_wait: bool) -> None:
+    """Send a test event to an endpoint and show the answer. The exit status is 1 when the answer is not 2xx.
+
+    The event is a webhook_test. A worker delivers it like any other event, but to this endpoint only, whatever event
+    types the endpoint receives. A failed test is retried like any other delivery.
+
+    \b
+    Example:
+      duro endpoint test we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
+    """
+
+    async def run(database: Database) -> tuple[Probe, ShownDelivery | None]:
+        probe = await send_test(database, endpoint_id)
+        if no_wait:
+            return probe, None
+        app.progress(f"Event {format_id(EVENT, probe.event_id)} is recorded; waiting for a worker")
+        data = database.data(probe.endpoint.mode)
+        longest = app.settings.attempt_timeout
+        patience = timeout or longer_than(longest)
+        return probe, await first_attempt(data, probe, patience.total_seconds(), longest)
+
+    probe, delivery = app.with_database(run)
+    shown = {
+        "eventId": format_id(EVENT, probe.event_id),
+        "endpointId": format_id(ENDPOINT, endpoint_id),
+        "delivery": delivery
+        and shown_delivery_shape(delivery, format_id(TENANT, probe.endpoint.tenant_id), probe.endpoint.mode),
+    }
+    app.result(shown, lambda out: _show_tested(out, probe, delivery))
+    if delivery is not None and not _arrived(delivery):
+        raise Conflict(_failure(delivery))
+
+
+def longer_than(attempt: timedelta) -> timedelta:
+    """The default wait: longer than one attempt."""
+    return max(_PATIENCE, attempt + _MORE_THAN_AN_ATTEMPT)
+
+
+def _arrived(delivery: ShownDelivery) -> bool:
+    return any(attempt.outcome == "ok" for attempt in delivery.attempts)
+
+
+def _failure(delivery: ShownDelivery) -> str:
+    shown = format_id(DELIVERY, delivery.id)
+    if not delivery.attempts:
+        return (
+            f"The test was not sent because the endpoint was just disabled: see duro delivery show {shown}."
+        )
+    next_one = " It will be retried." if delivery.due_at is not None else ""
+    return f"The test was not delivered: see the error above, or duro delivery show {shown}.{next_one}"
+
+
+def _show_tested(out: Console, probe: Probe, delivery: ShownDelivery | None) -> None:
+    told: dict[str, object] = {
+        "Endpoint": format_id(ENDPOINT, probe.endpoint.id),
+        "URL": probe.endpoint.url,
+        "Event": format_id(EVENT, probe.event_id),
+    }
+    if delivery is not None:
+        told["Delivery"] = format_id(DELIVERY, delivery.id)
+        for attempt in delivery.attempts[:1]:
+            told |= {
+                "Outcome": attempt.outcome,
+                "Status": attempt.status_code,
+                "Took": f"{attempt.total_ms:.0f} ms",
+                "Error": attempt.error,
+                "Answer": answer_of(attempt),
+            }
+    fields(out, told)
+
+
+@command(endpoint, "backfill")
+@click.argument("endpoint_id", type=ID)
+@span
+def backfill(
+    app: App,
+    endpoint_id: UUID,
+    since: str | None,
+    until: str | None,
+    since_pos: int | None,
+    until_pos: int | None,
+) -> None:
+    """Deliver past events to a new endpoint: events of its types for which it has no delivery.
+
+    New events go first. A backfill can be stopped, resumed and repeated at any time; it delivers no event twice.
+
+    \b
+    Example:
+      duro endpoint backfill we_… --since 30d
+      duro endpoint backfill we_… --since-pos 18467
+    """
+    events = read_span(since, until, since_pos, until_pos)
+    if events is None:
+        raise click.UsageError(
+            "Choose the events with --since or --since-pos; --since-pos 0 means all events."
+        )
+    job = run_job(app, lambda database: begin_backfill(database, endpoint_id, events))
+    app.result(replay_shape(job.mode, job.replay), lambda out: show_job(out, job))

@@ -1,0 +1,49 @@
+"""The database a command works on: the one in DURO_DATABASE_URL, or the embedded one, started if need be."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from schema.connections.database import connect_as_owner
+from schema.embedded import attach, ensure_secret_key, wait_stopped
+from schema.installation.migrate import Migrated, migrate
+from service.settings import Settings
+
+Progress = Callable[[str], None]
+STOPS_WITHIN_S: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Backbone:
+    url: str = field(repr=False)
+    """The owner's."""
+    key: bytes = field(repr=False)
+    embedded: bool
+
+    async def migrate(self, progress: Progress, *, beside: bool = False) -> Migrated:
+        """`beside`: also where the product has objects in our schemas. Raises Unavailable."""
+        owner = await connect_as_owner(self.url)
+        try:
+            return await migrate(owner, self.key, progress, beside=beside)
+        finally:
+            await owner.close()
+
+
+@contextmanager
+def backbone(settings: Settings, progress: Progress) -> Iterator[Backbone]:
+    """Blocks while the embedded server starts, so enter it before the event loop. Raises Unavailable.
+
+    The embedded server runs for as long as any process is in here.
+    """
+    if settings.database_url is not None:
+        key = settings.secret_key or ensure_secret_key(settings.data_dir)
+        yield Backbone(settings.database_url, key, embedded=False)
+        return
+    server = attach(settings.data_dir, progress=progress)
+    try:
+        yield Backbone(server.owner_url, settings.secret_key or server.secret_key, embedded=True)
+    finally:
+        server.release()
+        # As the first process of a container we would take a server that is still stopping with us.
+        wait_stopped(settings.data_dir, STOPS_WITHIN_S)

@@ -1,0 +1,210 @@
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+
+from delivery.egress.resolver import (
+    MAX_ADDRESSES,
+    NEGATIVE_SECONDS,
+    POSITIVE_SECONDS,
+    DnsFailed,
+    SystemResolver,
+    system_lookup,
+)
+
+Address = IPv4Address | IPv6Address
+PUBLIC = ip_address("8.8.8.8")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Dns:
+    """A blocking look-up whose answers are written down; names in `silent` hold their thread until released."""
+
+    def __init__(self, **answers: Sequence[str] | Exception) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+        self.silent: set[str] = set()
+        self.release = threading.Event()
+
+    def __call__(self, host: str) -> Sequence[Address]:
+        self.asked.append(host)
+        if host in self.silent and not self.release.wait(10):
+            raise AssertionError("nobody released the silent names")
+        answer = self.answers.get(host, ["8.8.8.8"])
+        if isinstance(answer, Exception):
+            raise answer
+        return [ip_address(text) for text in answer]
+
+
+def soon(seconds: float = 5) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_an_answer_is_kept_for_its_time_and_then_asked_for_again() -> None:
+    dns, clock = Dns(a=["8.8.8.8"]), Clock()
+    resolver = SystemResolver(dns, clock=clock)
+    assert await resolver.resolve("a", soon()) == (PUBLIC,)
+    dns.answers["a"] = ["1.1.1.1"]
+    clock.now = POSITIVE_SECONDS - 0.1
+    assert await resolver.resolve("a", soon()) == (PUBLIC,)
+    clock.now = POSITIVE_SECONDS
+    assert await resolver.resolve("a", soon()) == (ip_address("1.1.1.1"),)
+    assert dns.asked == ["a", "a"]
+
+
+async def test_what_is_kept_can_be_had_without_waiting_and_nothing_else_can() -> None:
+    dns, clock = (
+        Dns(a=["8.8.8.8"], b=socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
+        Clock(),
+    )
+    resolver = SystemResolver(dns, clock=clock)
+    assert resolver.known("a") is None
+    await resolver.resolve("a", soon())
+    with pytest.raises(DnsFailed):
+        await resolver.resolve("b", soon())
+    assert resolver.known("a") == (PUBLIC,)
+    with pytest.raises(DnsFailed):
+        resolver.known("b")
+    clock.now = POSITIVE_SECONDS
+    assert (resolver.known("a"), resolver.known("b")) == (None, None)
+    assert dns.asked == ["a", "b"]
+
+
+async def test_a_failure_is_kept_for_less_long() -> None:
+    failure = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    dns, clock = Dns(a=failure), Clock()
+    resolver = SystemResolver(dns, clock=clock)
+    for _ in range(2):
+        with pytest.raises(DnsFailed, match=r"^name or service not known$"):
+            await resolver.resolve("a", soon())
+    assert dns.asked == ["a"]
+    clock.now = NEGATIVE_SECONDS
+    dns.answers["a"] = ["8.8.8.8"]
+    assert await resolver.resolve("a", soon()) == (PUBLIC,)
+
+
+@pytest.mark.parametrize(
+    "surprise", [UnicodeError("label too long"), RuntimeError("?"), OSError(24, "too many files")]
+)
+async def test_whatever_goes_wrong_is_a_failed_name(surprise: Exception) -> None:
+    with pytest.raises(DnsFailed):
+        await SystemResolver(Dns(a=surprise)).resolve("a", soon())
+
+
+async def test_a_name_without_addresses_or_with_too_many_fails() -> None:
+    many = [f"8.8.{n // 250}.{n % 250}" for n in range(MAX_ADDRESSES + 1)]
+    resolver = SystemResolver(Dns(none=[], many=many, repeated=["8.8.8.8"] * 500))
+    for name in ("none", "many"):
+        with pytest.raises(DnsFailed):
+            await resolver.resolve(name, soon())
+    assert await resolver.resolve("repeated", soon()) == (PUBLIC,)
+
+
+async def test_who_asks_for_one_name_at_once_shares_one_lookup() -> None:
+    dns = Dns()
+    answers = await asyncio.gather(
+        *(resolver.resolve("a", soon()) for resolver in [SystemResolver(dns)] * 20)
+    )
+    assert set(answers) == {(PUBLIC,)}
+    assert dns.asked == ["a"]
+
+
+async def test_a_deadline_is_kept_and_the_lookup_goes_on_for_the_next_to_ask() -> None:
+    dns = Dns()
+    dns.silent.add("slow")
+    resolver = SystemResolver(dns)
+    with pytest.raises(TimeoutError):
+        await resolver.resolve("slow", soon(0.05))
+    dns.release.set()
+    assert await resolver.resolve("slow", soon()) == (PUBLIC,)
+    assert dns.asked == ["slow"]
+
+
+async def test_cancelling_one_who_waits_does_not_disturb_the_others() -> None:
+    dns = Dns()
+    dns.silent.add("slow")
+    resolver = SystemResolver(dns)
+    one, other = (asyncio.create_task(resolver.resolve("slow", soon())) for _ in range(2))
+    await asyncio.sleep(0)
+    one.cancel()
+    dns.release.set()
+    assert await other == (PUBLIC,)
+    with pytest.raises(asyncio.CancelledError):
+        await one
+
+
+async def test_names_that_never_answer_hold_up_only_other_new_names() -> None:
+    """Every thread of the second lane is held; a name that has answered before is still looked up."""
+    dns, clock = Dns(), Clock()
+    resolver = SystemResolver(dns, clock=clock, threads_per_lane=2)
+    await resolver.resolve("good", soon())
+    clock.now = POSITIVE_SECONDS
+
+    dns.silent = {f"silent-{n}" for n in range(10)}
+    flood = [asyncio.create_task(resolver.resolve(name, soon(0.3))) for name in sorted(dns.silent)]
+    await asyncio.sleep(0.05)
+    assert await resolver.resolve("good", soon(0.2)) == (PUBLIC,)
+    with pytest.raises(TimeoutError):
+        await resolver.resolve("new", soon(0.1))
+    assert len([name for name in dns.asked if name in dns.silent]) == 2
+
+    failures = await asyncio.gather(*flood, return_exceptions=True)
+    assert all(isinstance(failure, TimeoutError) for failure in failures)
+    dns.release.set()
+    assert await resolver.resolve("new", soon()) == (PUBLIC,)
+
+
+async def test_the_number_of_remembered_names_is_bounded() -> None:
+    dns = Dns()
+    resolver = SystemResolver(dns, max_names=3)
+    for name in "abcd":
+        await resolver.resolve(name, soon())
+    assert list(resolver._answers) == ["b", "c", "d"]
+    assert not resolver._pending
+
+
+async def test_the_loop_goes_on_while_a_name_is_looked_up() -> None:
+    dns = Dns()
+    dns.silent.add("slow")
+    lookup = asyncio.create_task(SystemResolver(dns).resolve("slow", soon()))
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+    assert not lookup.done()
+    dns.release.set()
+    assert await lookup == (PUBLIC,)
+
+
+def test_a_silent_name_does_not_hold_up_the_end_of_the_process() -> None:
+    program = """
+import asyncio, threading
+from delivery.egress.resolver import SystemResolver
+async def main():
+    resolver = SystemResolver(lambda host: threading.Event().wait())
+    try:
+        await resolver.resolve("silent", asyncio.get_running_loop().time() + 0.1)
+    except TimeoutError:
+        print("timed out")
+    await resolver.close()
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=10, check=True
+    )
+    assert (done.stdout, done.stderr) == ("timed out\n", "")
+
+
+def test_the_systems_lookup_gives_addresses_without_a_server_for_literals_and_bad_labels() -> None:
+    assert ip_address("192.0.2.7") in system_lookup("192.0.2.7")
+    with pytest.raises(UnicodeError):
+        system_lookup("a" * 64)

@@ -1,0 +1,25 @@
+"""How an attempt held its slot, by which the endpoint's in-flight limit grows or shrinks."""
+
+import pytest
+
+from delivery.engine.attempting import QUICK_MS, manner
+from delivery.engine.capacity import Manner
+from delivery.http.attempt_contract import AttemptResult, Outcome, Timings
+
+
+@pytest.mark.parametrize(
+    ("outcome", "total", "hung", "expected"),
+    [
+        (Outcome.OK, QUICK_MS - 1, False, Manner.QUICK),
+        (Outcome.OK, QUICK_MS, False, Manner.SLOW),
+        (Outcome.CONNECT, QUICK_MS - 1, False, Manner.QUICK),
+        (Outcome.TIMEOUT, QUICK_MS - 1, False, Manner.HUNG),
+        (Outcome.OK, QUICK_MS - 1, True, Manner.HUNG),
+        (Outcome.HTTP_STATUS, QUICK_MS, True, Manner.HUNG),
+    ],
+)
+def test_an_attempt_that_hung_counts_as_hung_whatever_its_status(
+    outcome: Outcome, total: float, hung: bool, expected: Manner
+) -> None:
+    result = AttemptResult(outcome, 200, None, None, b"", None, Timings(total=total), hung=hung)
+    assert manner(result) is expected

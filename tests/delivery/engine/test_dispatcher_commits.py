@@ -1,0 +1,110 @@
+"""Commits that fail, and commits of unknown fate: no place, no lease and no delivery is lost by them."""
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from delivery.engine.dispatcher import DispatchLimits
+from schema.connections.database import Database
+from schema.connections.error_kinds import is_transient
+from schema.modes import Mode
+from tests.support.engine import AT_ONCE, add_endpoint, engine, in_flight_limits, running
+from tests.support.events import event_names, record_many
+from tests.support.servers.receiver import Receiver
+from tests.support.servers.tcp_proxy import Cut, TcpProxy
+
+BOTH_SIDES = (Cut.BEFORE, Cut.AFTER)
+
+
+@pytest.mark.parametrize("where", BOTH_SIDES)
+async def test_a_claim_whose_commit_fails_gives_its_places_back_and_loses_nothing(
+    far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, where: Cut, soon_lost: None
+) -> None:
+    """AFTER: the claim was committed without our knowledge, and the audit finds it."""
+    await add_endpoint(far_database, tenant, receiver.url)
+    limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
+    async with engine(far_database, limits=limits) as ours:
+        sent = await record_many(ours.pool, tenant, 4)
+        await ours.leave_waiting()
+        proxy.cut_at(b"COMMIT", where)
+        with pytest.raises(BaseException) as failed:
+            await ours.dispatcher.claim()
+        assert is_transient(failed.value)
+        assert proxy.was_cut.is_set()
+        assert ours.dispatcher.in_flight == 0
+        assert await ours.leased() == (4 if where is Cut.AFTER else 0)
+
+        async with running(ours.settler, ours.dispatcher):
+            await ours.settled.count(4)
+        assert await ours.statuses() == ["delivered"] * 4
+    assert receiver.event_ids() == dict.fromkeys(event_names(sent), 1)
+
+
+@pytest.mark.parametrize("where", BOTH_SIDES)
+async def test_a_fan_out_whose_commit_fails_gives_its_places_back_and_loses_nothing(
+    far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, where: Cut, soon_lost: None
+) -> None:
+    await add_endpoint(far_database, tenant, receiver.url)
+    limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
+    async with engine(far_database, limits=limits) as ours:
+        sent = await record_many(ours.pool, tenant, 4)
+        await ours.sequencer.step()
+        proxy.cut_at(b"COMMIT", where)
+        with pytest.raises(BaseException) as failed:
+            await ours.fanout.step()
+        assert is_transient(failed.value)
+        assert ours.dispatcher.in_flight == 0
+        assert await ours.leased() == (4 if where is Cut.AFTER else 0)
+
+        async with running(*ours.everything()):
+            await ours.settled.count(4)
+        assert await ours.statuses() == ["delivered"] * 4
+    assert receiver.event_ids() == dict.fromkeys(event_names(sent), 1)
+
+
+async def test_connections_cut_at_every_kind_of_commit_lose_nothing(
+    far_database: Database,
+    database: Database,
+    proxy: TcpProxy,
+    tenant: UUID,
+    receiver: Receiver,
+    soon_lost: None,
+) -> None:
+    """Eight commits of whatever is committing are cut off, before and after the server has heard of them."""
+    await add_endpoint(database, tenant, receiver.url)
+    limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
+    async with engine(far_database, limits=limits, policy=AT_ONCE) as ours:
+        sent: list[UUID] = []
+        async with running(*ours.everything()):
+            for cut in BOTH_SIDES * 4:
+                proxy.cut_at(b"COMMIT", cut)
+                sent += await record_many(database.data(Mode.TEST), tenant, 10)
+                await proxy.was_cut.wait()
+            await receiver.requests.until(lambda _all: receiver.event_ids().keys() == set(event_names(sent)))
+            await ours.settled.until(
+                lambda settled: len({result.settlement.claim.id for result in settled}) == len(sent)
+            )
+            assert ours.dispatcher.in_flight == 0
+        assert await ours.statuses() == ["delivered"] * len(sent)
+
+
+@pytest.mark.parametrize("by", ["claim", "fan-out"])
+async def test_a_lease_in_doubt_is_released_by_name_long_before_the_audit(
+    far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, by: str
+) -> None:
+    await add_endpoint(far_database, tenant, receiver.url)
+    async with engine(far_database) as ours:
+        sent = await record_many(ours.pool, tenant, 4)
+        if by == "claim":
+            await ours.leave_waiting()
+        await ours.sequencer.step()
+        proxy.cut_at(b"COMMIT", Cut.AFTER)
+        with pytest.raises(BaseException) as failed:
+            await (ours.dispatcher.claim() if by == "claim" else ours.fanout.step())
+        assert is_transient(failed.value)
+        assert await ours.leased() == 4
+        async with running(*ours.everything()):
+            await ours.settled.count(4)
+        assert await ours.statuses() == ["delivered"] * 4
+    assert receiver.event_ids() == dict.fromkeys(event_names(sent), 1)

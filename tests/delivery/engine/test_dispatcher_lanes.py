@@ -1,0 +1,160 @@
+"""Retries and fresh deliveries share endpoints and nothing else: neither lane keeps the other waiting."""
+
+import asyncio
+from collections import Counter
+from functools import partial
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from delivery.engine import dispatcher
+from delivery.engine.dispatcher import DispatchLimits
+from schema.connections.database import Database
+from schema.ids import EVENT, format_id
+from tests.support.engine import add_endpoint, engine, in_flight_limits, running
+from tests.support.events import event_names, record, record_many
+from tests.support.servers.receiver import OK, Answer, Receiver
+
+ALL_TO_LANE_AGAIN = "UPDATE sandbox.webhook_deliveries SET lane = 1, tries = 1 WHERE status = 'pending'"
+
+
+async def test_a_storm_of_retries_does_not_keep_a_fresh_event_waiting(
+    database: Database, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
+) -> None:
+    """A thousand are due at endpoints of the same tenant that do not answer, and one of these endpoints gets it too."""
+    held = asyncio.Event()
+    storm = {format_id(EVENT, UUID(int=0))}
+    receiver.answer = lambda request: Answer(held_by=held) if request.event_id in storm else OK
+    for number in range(10):
+        await add_endpoint(
+            database, tenant, f"{receiver.url}/storm/{number}", event_types=["invoice_created"]
+        )
+    both = await add_endpoint(database, tenant, f"{receiver.url}/both")
+    limits = DispatchLimits(in_flight_limits(20, per_tenant=20, per_endpoint=4))
+    async with engine(database, limits=limits) as ours:
+        storm |= set(event_names(await record_many(ours.pool, tenant, 100)))
+        await ours.leave_waiting()
+        await owner.execute(ALL_TO_LANE_AGAIN)
+        async with running(*ours.everything()):
+            await receiver.requests.count(10)
+            fresh = format_id(EVENT, await record(ours.pool, tenant, "subscription_created"))
+            await receiver.requests.until(lambda _all: fresh in receiver.event_ids())
+            await ours.settled.count(1)
+            assert receiver.active[""] == 10, "half of all places, and nothing of the storm was answered"
+            receiver.answer = lambda _request: OK
+            held.set()
+            await ours.settled.count(1101)
+        assert receiver.most_active[""] <= 11
+        assert Counter(await ours.statuses()) == {"delivered": 1101}
+        assert both
+    assert set(receiver.event_ids().values()) == {11, 1}
+
+
+async def test_where_there_is_one_place_the_lanes_take_turns(
+    database: Database, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
+) -> None:
+    await add_endpoint(database, tenant, receiver.url)
+    async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=1))) as ours:
+        retries = event_names(await record_many(ours.pool, tenant, 6))
+        await ours.leave_waiting()
+        await owner.execute(ALL_TO_LANE_AGAIN)
+        fresh = event_names(await record_many(ours.pool, tenant, 6))
+        await ours.leave_waiting()
+        async with running(ours.settler):
+            for count in range(1, 5):
+                held = asyncio.Event()
+                receiver.answer = partial(lambda held, _request: Answer(held_by=held), held)
+                assert await ours.dispatcher.claim() == 1
+                held.set()
+                await ours.settled.count(count)
+    sent = [request.event_id for request in receiver.requests]
+    assert [event_id in fresh for event_id in sent] in ([True, False] * 2, [False, True] * 2)
+    assert {event_id for event_id in sent if event_id not in fresh} == set(retries[:2])
+
+
+async def test_retries_that_wait_for_places_follow_as_these_become_free(
+    database: Database, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
+) -> None:
+    """More of them than places, and nothing else that would wake the dispatcher."""
+    await add_endpoint(database, tenant, receiver.url)
+    async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=4))) as ours:
+        sent = await record_many(ours.pool, tenant, 30)
+        await ours.leave_waiting()
+        await owner.execute(ALL_TO_LANE_AGAIN)
+        async with running(ours.settler, ours.dispatcher):
+            await ours.settled.count(30)
+    assert receiver.most_active[""] <= 2
+    assert receiver.event_ids() == dict.fromkeys(event_names(sent), 1)
+
+
+# Back-pressure on fan-out
+
+
+async def test_hanging_endpoints_that_hold_every_place_do_not_stop_the_log(
+    database: Database, tenant: UUID, receiver: Receiver, silence: asyncio.Event
+) -> None:
+    """What there is no place for goes to the table, and is sent when there is."""
+    for _ in range(2):
+        await add_endpoint(database, tenant, receiver.url + "/slow", event_types=["invoice_created"])
+    await add_endpoint(database, tenant, receiver.url + "/well", event_types=["subscription_created"])
+    async with engine(database, limits=DispatchLimits(in_flight_limits(8, per_endpoint=4))) as ours:
+        await record_many(ours.pool, tenant, 4)
+        async with running(ours.settler):
+            await ours.hand_over()
+            await receiver.requests.count(8)
+            async with asyncio.timeout(10):
+                assert await ours.dispatcher.wait_for_slots() == 0
+                await record_many(ours.pool, tenant, 50)
+                others = [await record(ours.pool, tenant, "subscription_created") for _ in range(50)]
+                await ours.hand_over()
+            assert len(await ours.rows()) == 2 * 54 + 50
+            silence.set()
+            await ours.settled.count(8)
+            async with running(ours.dispatcher):
+                await ours.settled.count(2 * 54 + 50)
+    well = [request.event_id for request in receiver.at("/well")]
+    assert sorted(well) == event_names(sorted(others))
+
+
+async def test_the_log_does_not_go_by_the_few_places_that_hanging_endpoints_have_left(
+    database: Database, tenant: UUID, receiver: Receiver, silence: asyncio.Event
+) -> None:
+    for _ in range(10):
+        await add_endpoint(database, tenant, receiver.url + "/slow", event_types=["invoice_created"])
+    await add_endpoint(database, tenant, receiver.url + "/well", event_types=["subscription_created"])
+    async with engine(database, limits=DispatchLimits(in_flight_limits(41, per_endpoint=4))) as ours:
+        await record_many(ours.pool, tenant, 4)
+        async with running(ours.settler):
+            await ours.hand_over()
+            assert ours.dispatcher.capacity.free == 1
+            for _ in range(20):
+                await record(ours.pool, tenant, "subscription_created")
+            await ours.sequencer.step()
+            assert await ours.fanout.step() == 20
+            silence.set()
+            async with running(ours.dispatcher):
+                await ours.settled.count(60)
+
+
+async def test_fan_out_waits_for_places_that_are_about_to_be_free(
+    database: Database,
+    tenant: UUID,
+    receiver: Receiver,
+    silence: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatcher, "_WAIT_FOR_SLOTS_S", 3600)
+    await add_endpoint(database, tenant, receiver.url + "/slow")
+    for _ in range(4):
+        await add_endpoint(database, tenant, receiver.url + "/slow")
+    async with engine(database, limits=DispatchLimits(in_flight_limits(20, per_endpoint=4))) as ours:
+        await record_many(ours.pool, tenant, 4)
+        async with running(ours.settler):
+            await ours.hand_over()
+            waiting = asyncio.create_task(ours.dispatcher.wait_for_slots())
+            await receiver.requests.count(20)
+            done, _ = await asyncio.wait([waiting], timeout=0.05)
+            assert not done
+            silence.set()
+            assert await asyncio.wait_for(waiting, 10) >= 1

@@ -1,0 +1,192 @@
+"""The dispatcher's end: what is under way is waited for, or cut off and left to others, and each place is freed once."""
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from delivery.engine import dispatcher
+from delivery.engine.dispatcher import DispatchLimits
+from delivery.engine.request_building import Message
+from delivery.engine.settler import Settled
+from schema.connections.database import Database
+from schema.deliveries.deliveries import ClaimedDelivery, Lane
+from tests.support.engine import Engine, add_endpoint, engine, running
+from tests.support.events import event_names, record_many
+from tests.support.servers.receiver import OK, Answer, Receiver
+
+
+async def test_a_stop_waits_for_the_attempts_under_way(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    await add_endpoint(database, tenant, receiver.url)
+    held = asyncio.Event()
+    receiver.answer = lambda _request: Answer(held_by=held)
+    async with engine(database) as ours:
+        await record_many(ours.pool, tenant, 3)
+        stop = asyncio.Event()
+        async with running(ours.settler):
+            draining = asyncio.create_task(ours.dispatcher.run(stop))
+            await ours.hand_over()
+            await receiver.requests.count(3)
+            stop.set()
+            done, _ = await asyncio.wait([draining], timeout=0.6)  # longer than a poll of the idle dispatcher
+            assert not done
+            assert not ours.dispatcher.reserve(tenant, UUID(int=1), 0), "no place is given while draining"
+            held.set()
+            await draining
+        assert await ours.statuses() == ["delivered"] * 3
+        assert await ours.leased() == 0
+
+
+async def test_a_stop_cuts_off_attempts_that_take_too_long(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    """Their leases stay, for the worker gives them back as the last thing it does."""
+    await add_endpoint(database, tenant, receiver.url)
+    held = asyncio.Event()
+    receiver.answer = lambda _request: Answer(held_by=held)
+    async with engine(database, limits=DispatchLimits(drain_for=timedelta(milliseconds=50))) as ours:
+        await record_many(ours.pool, tenant, 3)
+        async with running(ours.settler, ours.dispatcher):
+            await ours.hand_over()
+            await receiver.requests.count(3)
+        assert ours.dispatcher.in_flight == 0
+        assert await ours.leased() == 3
+        assert await ours.statuses() == ["pending"] * 3
+
+
+async def test_run_again_after_a_stop_it_gives_places_again(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    endpoint_id = await add_endpoint(database, tenant, receiver.url)
+    async with engine(database) as ours:
+        async with running(ours.dispatcher):
+            pass
+        assert not ours.dispatcher.reserve(tenant, endpoint_id, 0)
+        async with running(ours.dispatcher):
+            await asyncio.sleep(0)
+            assert ours.dispatcher.reserve(tenant, endpoint_id, 0)
+
+
+async def test_a_failure_of_the_loop_leaves_attempts_and_places_as_they_are(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    """The supervisor runs it again, and fan-out hands over as before."""
+    endpoint_id = await add_endpoint(database, tenant, receiver.url)
+    held = asyncio.Event()
+    receiver.answer = lambda _request: Answer(held_by=held)
+    trouble = [RuntimeError("a defect")]
+
+    def worker_id() -> int:
+        if trouble and receiver.requests:
+            raise trouble.pop()
+        return 1
+
+    limits = DispatchLimits(audit_every=timedelta(0))
+    async with engine(database, worker_id=worker_id, limits=limits) as ours:
+        await record_many(ours.pool, tenant, 3)
+        await ours.hand_over()
+        await receiver.requests.count(3)
+        with pytest.raises(RuntimeError, match="a defect"):
+            await ours.dispatcher.run(asyncio.Event())
+        assert ours.dispatcher.in_flight == 3
+        async with running(ours.settler, ours.dispatcher):
+            held.set()
+            await ours.settled.count(3)
+            assert ours.dispatcher.reserve(tenant, endpoint_id, 0)
+            ours.dispatcher.release(tenant, endpoint_id, 0)
+        assert await ours.statuses() == ["delivered"] * 3
+
+
+# A queue longer than what is started in a round of the loop
+
+LONG = 40
+
+
+@pytest.fixture
+def few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "SENDERS_PER_ROUND", 3)
+
+
+def assert_nothing_is_held(ours: Engine) -> None:
+    capacity = ours.dispatcher.capacity
+    assert (capacity.in_flight, capacity._size) == (0, 0)
+    assert (capacity._tenants, capacity._endpoints) == ({}, {})
+    assert not ours.dispatcher._leases
+    assert not ours.dispatcher._queue
+    assert not ours.dispatcher._senders
+
+
+async def test_a_stop_sends_what_is_queued_before_it_ends(
+    database: Database, tenant: UUID, receiver: Receiver, few_at_a_time: None
+) -> None:
+    for _ in range(LONG // 4):
+        await add_endpoint(database, tenant, receiver.url)
+    async with engine(database) as ours:
+        await record_many(ours.pool, tenant, 4)
+        async with running(ours.settler):
+            stop = asyncio.Event()
+            await ours.hand_over()
+            stop.set()
+            async with asyncio.timeout(10):
+                await ours.dispatcher.run(stop)
+        assert await ours.statuses() == ["delivered"] * LONG
+        assert_nothing_is_held(ours)
+    assert len(receiver.requests) == LONG
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 5, 10, 20, 40])
+async def test_a_cut_off_frees_each_place_once_wherever_the_queue_is(
+    database: Database, tenant: UUID, receiver: Receiver, few_at_a_time: None, turns: int
+) -> None:
+    """Some are queued, some have a sender that has not begun, some wait for an answer, some have one."""
+    held = asyncio.Event()
+    receiver.answer = lambda request: Answer(held_by=held) if request.path == "/slow" else OK
+    for number in range(LONG // 4):
+        await add_endpoint(database, tenant, receiver.url + ("/slow" if number % 2 else "/well"))
+    async with engine(database) as ours:
+        await record_many(ours.pool, tenant, 4)
+        await ours.leave_waiting()
+        async with running(ours.settler):
+            claims = (await ours.dispatcher._lanes[Lane.FIRST].round()).claims
+            assert len(claims) == LONG
+            loop = asyncio.create_task(ours.dispatcher.run(asyncio.Event()))
+            await asyncio.sleep(0)
+            ours.dispatcher.submit(claims)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            loop.cancel()
+            with suppress(asyncio.CancelledError):
+                await loop
+        assert_nothing_is_held(ours)
+        delivered = (await ours.statuses()).count("delivered")
+        assert delivered <= LONG // 2
+        assert await ours.leased() == LONG - delivered, "the others end with the worker"
+        assert len(await ours.attempts()) == delivered
+
+
+async def test_an_attempt_that_fails_by_itself_frees_its_place_and_is_made_again(
+    database: Database, tenant: UUID, receiver: Receiver, soon_lost: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect, not an answer; the audit finds the lease that nobody knows any more."""
+    await add_endpoint(database, tenant, receiver.url)
+    limits = DispatchLimits(audit_every=timedelta(milliseconds=50))
+    async with engine(database, limits=limits) as ours:
+        make, broken = ours.dispatcher._attempts.make, [RuntimeError("a defect")] * 3
+
+        async def flaky(claim: ClaimedDelivery, message: Message) -> Settled:
+            if broken:
+                raise broken.pop()
+            return await make(claim, message)
+
+        monkeypatch.setattr(ours.dispatcher._attempts, "make", flaky)
+        sent = await record_many(ours.pool, tenant, 4)
+        async with running(*ours.everything()):
+            await ours.settled.count(4)
+        assert (ours.dispatcher._part.total, ours.dispatcher._part.any) == (3, False)
+        assert_nothing_is_held(ours)
+        assert await ours.statuses() == ["delivered"] * 4
+    assert receiver.event_ids() == dict.fromkeys(event_names(sent), 1)

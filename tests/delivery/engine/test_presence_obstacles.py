@@ -1,0 +1,194 @@
+"""Whatever stands in the way of one take-over or of a sweep, the worker is seen to live, and the others' work is taken over.
+
+The dead here are rows of `workers` whose session never was; what stands in the way is a lock or an error of the server's.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from delivery.engine import presence as presence_module
+from delivery.engine.presence import Presence
+from schema.connections.database import Database
+from schema.deliveries import deliveries
+from schema.modes import Mode
+from tests.support.deliveries import Queue, new_endpoint
+from tests.support.servers.connections import OWNER, Connect
+from tests.support.servers.duro_process import eventually
+
+DIE = "INSERT INTO core.workers (name, pid, session_start) VALUES ('a dead worker', 1, '-infinity') RETURNING id"
+LOCK_TABLE = "LOCK TABLE sandbox.webhook_deliveries IN ACCESS EXCLUSIVE MODE"
+SOMEBODY_WAITS = (
+    "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sandbox.webhook_deliveries'::regclass"
+)
+
+Leasing = Callable[[int, int], Awaitable[list[UUID]]]
+
+
+@pytest.fixture
+async def presence(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Presence]:
+    """A registered worker, without patience."""
+    monkeypatch.setattr(presence_module, "PATIENCE_S", 0.0)
+    presence = Presence(database, "a worker")
+    await presence.register()
+    yield presence
+    presence.close()
+    await asyncio.sleep(0)  # the loop closes what has been terminated
+
+
+@pytest.fixture
+async def lease(database: Database, tenant: UUID) -> Leasing:
+    """`await lease(worker_id, count)`: that worker holds so many new deliveries, these."""
+    queue = Queue(database.data(Mode.TEST), tenant, await new_endpoint(database, tenant))
+
+    async def lease(worker_id: int, count: int) -> list[UUID]:
+        await queue.add(count)
+        return [claim.id for claim in await queue.claim(count, worker=worker_id)]
+
+    return lease
+
+
+@pytest.fixture
+async def other(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
+    """Somebody else's session, in the middle of a transaction."""
+    other = await connect(OWNER)
+    await other.execute("BEGIN")
+    yield other
+    await other.execute("ROLLBACK")
+
+
+@pytest.fixture
+def orphans_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = partial(deliveries.release_orphans, older_than=timedelta(0))
+    monkeypatch.setattr(deliveries, "release_orphans", release)
+
+
+async def held(owner: asyncpg.Connection) -> set[UUID]:
+    rows = await owner.fetch("SELECT id FROM sandbox.webhook_deliveries WHERE lease IS NOT NULL")
+    return {row["id"] for row in rows}
+
+
+async def registered(owner: asyncpg.Connection) -> set[int]:
+    return {row["id"] for row in await owner.fetch("SELECT id FROM core.workers")}
+
+
+async def test_a_delivery_that_somebody_has_locked_keeps_no_take_over_waiting(
+    presence: Presence,
+    lease: Leasing,
+    owner: asyncpg.Connection,
+    other: asyncpg.Connection,
+    orphans_at_once: None,
+) -> None:
+    """It is left to nobody, and a sweep finds it when it is free."""
+    for _ in range(2):
+        locked, _free = await lease(await owner.fetchval(DIE), 2)
+        await other.execute("SELECT FROM sandbox.webhook_deliveries WHERE id = $1 FOR UPDATE", locked)
+    async with asyncio.timeout(5):
+        await presence.look()
+        assert await registered(owner) == {presence.worker_id}
+        assert (presence.taken_over, len(await held(owner))) == (2, 2)
+        await presence.sweep()
+        assert len(await held(owner)) == 2
+        await other.execute("COMMIT")
+        await presence.sweep()
+        assert await held(owner) == set()
+
+
+@pytest.mark.parametrize("error", ["lock_not_available", "raise_exception"])
+async def test_a_take_over_that_always_fails_does_not_shadow_the_next(
+    presence: Presence,
+    lease: Leasing,
+    owner: asyncpg.Connection,
+    caplog: pytest.LogCaptureFixture,
+    error: str,
+) -> None:
+    """Be the error one of the moment or not."""
+    first, last = await owner.fetchval(DIE), await owner.fetchval(DIE)
+    (stays,) = await lease(first, 1)
+    await lease(last, 1)
+    await owner.execute(
+        "CREATE FUNCTION sandbox.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE {error} USING MESSAGE = 'refused'; END $$;"
+        " CREATE TRIGGER refuse BEFORE UPDATE ON sandbox.webhook_deliveries"
+        f" FOR EACH ROW WHEN (OLD.leased_by = {first}) EXECUTE FUNCTION sandbox.refuse()"
+    )
+    await presence.look()
+    assert await held(owner) == {stays}
+    assert await registered(owner) == {presence.worker_id, first}
+    assert f"take over from a dead worker failed: worker {first}: refused" in caplog.text
+    await owner.execute("DROP TRIGGER refuse ON sandbox.webhook_deliveries")
+    await presence.look()
+    assert await held(owner) == set()
+
+
+async def test_a_worker_looks_on_while_its_sweep_waits(
+    presence: Presence, owner: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its session would be idle, and the server would end it. When the worker ends, so does the sweep."""
+    monkeypatch.setattr(presence_module, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(presence_module, "SWEEP_WITHIN_S", 60.0)
+    look, looks = presence.look, asyncio.Semaphore(0)
+
+    async def look_and_tell() -> None:
+        await look()
+        looks.release()
+
+    monkeypatch.setattr(presence, "look", look_and_tell)
+    await other.execute(LOCK_TABLE)
+    running = asyncio.create_task(presence.run(stop := asyncio.Event()))
+    sweeps_wait = partial(owner.fetchval, SOMEBODY_WAITS)
+    await eventually(sweeps_wait, "a sweep waits")
+    async with asyncio.timeout(5):
+        for _ in range(10):
+            await looks.acquire()
+        assert await sweeps_wait() == 1, "never two at once"
+        presence.close()  # so that it gives nothing back, for which it would have to wait as well
+        stop.set()
+        await running
+    await eventually(partial(nobody_waits, owner), "the sweep has ended")
+
+
+async def nobody_waits(owner: asyncpg.Connection) -> bool:
+    return bool(await owner.fetchval(SOMEBODY_WAITS) == 0)
+
+
+async def test_a_sweep_that_takes_too_long_is_given_up_and_told_and_does_not_shadow_the_other_mode(
+    presence: Presence,
+    database: Database,
+    other: asyncpg.Connection,
+    tenant: UUID,
+    orphans_at_once: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    blocked, free = list(Mode)
+    endpoint = await new_endpoint(database, tenant, mode=free)
+    queue = Queue(database.data(free), tenant, endpoint)
+    (orphan,) = await queue.add()
+    await queue.claim(1, worker=presence.worker_id + 1000)
+    monkeypatch.setattr(presence_module, "SWEEP_WITHIN_S", 0.5)
+    await other.execute(f"LOCK TABLE {blocked.schema}.webhook_deliveries IN ACCESS EXCLUSIVE MODE")
+    await presence.sweep()
+    assert f"sweep {blocked} deliveries failed" in caplog.text
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+    assert not (await queue.show(orphan)).in_flight
+
+
+async def test_a_living_worker_keeps_its_leases_through_a_long_outage(
+    presence: Presence, lease: Leasing, owner: asyncpg.Connection
+) -> None:
+    """Nobody can extend or settle them meanwhile. A lease that is over for as long as it lasted is nobody's."""
+    over_for = "UPDATE sandbox.webhook_deliveries SET leased_until = now() - $2::interval WHERE id = $1"
+    kept, lost = await lease(presence.worker_id, 2)
+    await owner.execute(over_for, kept, deliveries.LEASE_FOR - timedelta(minutes=1))
+    await owner.execute(over_for, lost, deliveries.LEASE_FOR + timedelta(minutes=1))
+    (orphan,) = await lease(presence.worker_id + 1000, 1)
+    await owner.execute(over_for, orphan, timedelta(seconds=1))
+    await presence.sweep()
+    assert await held(owner) == {kept}

@@ -1,0 +1,174 @@
+"""Results are written once, in batches, fenced by their leases, whatever Postgres does not take."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from delivery.engine import settler
+from delivery.engine.settler import Settled
+from schema.deliveries import deliveries
+from schema.deliveries.deliveries import WORTH_A_COPY, Attempt, Settlement, Verdict
+from schema.ids import new_id
+from tests.support.engine import Engine, running
+from tests.support.servers.tcp_proxy import Cut, TcpProxy
+from tests.support.settling import attempt, claim, delivered, failed, settle, some_claims
+
+
+async def test_what_has_gathered_is_written_in_batches_of_bounded_size(
+    ours: Engine, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "_BATCH", 50)
+    for claimed in await some_claims(ours, tenant, endpoint, 70):
+        ours.settler.put(delivered(claimed))
+    async with running(ours.settler):
+        await ours.settled.count(70)
+    rows = await ours.rows()
+    assert [row["status"] for row in rows] == ["delivered"] * 70
+    moments = Counter(row["settled_at"] for row in rows)
+    assert sorted(moments.values()) == [20, 50], "one moment a transaction"
+    assert (ours.settler.settled, ours.settler.fenced_off) == (70, 0)
+
+
+async def test_a_result_is_stored_as_it_was(ours: Engine, tenant: UUID, endpoint: UUID) -> None:
+    (claimed,) = await some_claims(ours, tenant, endpoint, 1)
+    result = delivered(claimed, dns_ms=0.5)
+    await settle(ours, result)
+    (row,) = await ours.rows()
+    assert (row["status"], row["attempts"], row["tries"], row["lease"]) == ("delivered", 1, 1, None)
+    (stored,) = await ours.attempts()
+    assert stored["settled"]
+    assert stored["created_at"] == claimed.created_at
+    kept = result.settlement.attempt
+    assert kept is not None
+    for name in Attempt.__slots__:
+        assert stored[name] == getattr(kept, name)
+
+
+@pytest.mark.parametrize("late_comes", ["first", "last", "in the same batch"])
+async def test_a_late_worker_s_result_does_not_overwrite_a_newer_one(
+    ours: Engine, tenant: UUID, endpoint: UUID, late_comes: str
+) -> None:
+    """Both attempts are history; the delivery's state is that of the lease it has."""
+    (old,) = await some_claims(ours, tenant, endpoint, 1)
+    assert await deliveries.take_over(ours.pool, [1]) == 1
+    (new,) = await claim(ours, endpoint, 1, worker=2)
+    if late_comes == "in the same batch":
+        await settle(ours, failed(old), delivered(new))
+    elif late_comes == "first":
+        await settle(ours, failed(old))
+        assert await ours.leased() == 1, "the newer attempt is still under way"
+        await settle(ours, delivered(new))
+    else:
+        await settle(ours, delivered(new))
+        await settle(ours, failed(old))
+    (row,) = await ours.rows()
+    assert (row["status"], row["attempts"]) == ("delivered", 1)
+    assert {a["outcome"]: a["settled"] for a in await ours.attempts()} == {"ok": True, "timeout": False}
+    assert (ours.settler.settled, ours.settler.fenced_off) == (1, 1)
+
+
+@pytest.mark.parametrize("others", [0, WORTH_A_COPY])
+async def test_two_results_of_one_delivery_in_a_batch_are_told_apart_by_their_leases(
+    ours: Engine, tenant: UUID, endpoint: UUID, others: int
+) -> None:
+    """Whichever comes first, and however the attempts are written: one of them counted."""
+    first = await some_claims(ours, tenant, endpoint, 2)
+    await deliveries.take_over(ours.pool, [1])
+    again = {claimed.id: claimed for claimed in await claim(ours, endpoint, 2, worker=2)}
+    more = await some_claims(ours, tenant, endpoint, others) if others else []
+    new = [again[claimed.id] for claimed in first]
+    late_first = (failed(first[0]), delivered(new[0]))
+    late_last = (delivered(new[1]), failed(first[1]))
+    await settle(ours, *late_first, *late_last, *(delivered(claimed) for claimed in more))
+    assert await ours.statuses() == ["delivered"] * (2 + others)
+    told = [(attempt["outcome"], attempt["settled"]) for attempt in await ours.attempts()]
+    assert Counter(told) == {("ok", True): 2 + others, ("timeout", False): 2}
+    assert (ours.settler.settled, ours.settler.fenced_off) == (2 + others, 2)
+
+
+# Many at a time: by COPY, unless they may be there already
+
+
+async def test_the_two_ways_to_record_attempts_leave_equal_rows(
+    ours: Engine, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = await some_claims(ours, tenant, endpoint, 2 * WORTH_A_COPY)
+    details: list[dict[str, Any]] = [
+        {},
+        {"dns_ms": 0.25, "tls_ms": None},
+        {
+            "status_code": None,
+            "error": "naïve \u2603",
+            "response_body": b"",
+            "address": None,
+            "total_ms": 1e4,
+        },
+        {"response_body": bytes(range(256)), "first_byte_ms": None, "connect_ms": None},
+    ]
+    made = [attempt(**details[n % len(details)]) for n in range(WORTH_A_COPY)]
+    for n, worth_it in enumerate((WORTH_A_COPY, 10_000)):
+        monkeypatch.setattr(deliveries, "WORTH_A_COPY", worth_it)
+        some = claims[n::2]
+        results = [
+            Settled(Settlement(claimed, Verdict.DELIVERED, attempt=replace(tried, id=new_id())))
+            for claimed, tried in zip(some, made, strict=True)
+        ]
+        await settle(ours, *results)
+    stored = {row["delivery_id"]: row for row in await ours.attempts()}
+    copied, inserted = (
+        [
+            {
+                k: v
+                for k, v in stored[claimed.id].items()
+                if k not in {"id", "delivery_id", "created_at", "xid"}
+            }
+            for claimed in claims[n::2]
+        ]
+        for n in range(2)
+    )
+    assert len(copied) == WORTH_A_COPY
+    assert copied == inserted
+
+
+async def test_a_commit_of_unknown_fate_of_many_is_repeated_and_written_once(
+    far: Engine, ours: Engine, proxy: TcpProxy, tenant: UUID, endpoint: UUID
+) -> None:
+    """What was copied is there already; the repetition passes by it."""
+    count = WORTH_A_COPY + 5
+    claims = await some_claims(far, tenant, endpoint, count)
+    proxy.cut_at(b"COMMIT", Cut.AFTER)
+    await settle(far, *(delivered(claimed) for claimed in claims))
+    assert proxy.was_cut.is_set()
+    assert [(row["status"], row["attempts"]) for row in await ours.rows()] == [("delivered", 1)] * count
+    assert [attempt["settled"] for attempt in await ours.attempts()] == [True] * count
+    assert (far.settler.settled, far.settler.fenced_off) == (count, 0)
+
+
+# What Postgres does not take
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        pytest.param({"error": "a\x00b"}, id="a zero byte"),
+        pytest.param({"error": "a\ud800b"}, id="half a character"),
+        pytest.param({"response_body": b"x" * 4097}, id="more of a body than is kept"),
+    ],
+)
+@pytest.mark.parametrize("count", [9, WORTH_A_COPY + 9])
+async def test_a_result_that_cannot_be_stored_is_isolated_and_settled_without_its_details(
+    ours: Engine, tenant: UUID, endpoint: UUID, poison: dict[str, Any], count: int
+) -> None:
+    claims = await some_claims(ours, tenant, endpoint, count)
+    results = [delivered(claimed) for claimed in claims]
+    results[4] = delivered(claims[4], **poison)
+    await settle(ours, *results)
+    assert await ours.statuses() == ["delivered"] * count
+    stored = {attempt["delivery_id"]: attempt for attempt in await ours.attempts()}
+    assert len(stored) == count
+    bare = stored.pop(claims[4].id)
+    assert (bare["error"], bare["response_body"]) == ("ok; the details could not be stored", b"")
+    assert {attempt["response_body"] for attempt in stored.values()} == {b"thanks"}

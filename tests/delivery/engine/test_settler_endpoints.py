@@ -1,0 +1,220 @@
+"""What results do to endpoints: 410 disables them, and their health is noted with the results themselves."""
+
+import asyncio
+from uuid import UUID
+
+import asyncpg
+import orjson
+import pytest
+
+from schema.connections.database import Database
+from schema.core import endpoints
+from schema.core.endpoints import EndpointChanges
+from schema.deliveries import deliveries
+from schema.failures import PartFailures, enter_part
+from schema.ids import ENDPOINT, format_id
+from schema.modes import Mode
+from tests.support.engine import Engine, engine
+from tests.support.event_schemas import assert_conforms
+from tests.support.servers.tcp_proxy import Cut, TcpProxy
+from tests.support.settling import delivered, failed, gone, settle, some_claims, without_slots
+
+
+async def test_410_disables_the_endpoint_and_tells_so_once_in_one_transaction(
+    ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
+) -> None:
+    """However many deliveries got that answer, in one batch or several."""
+    claims = await some_claims(ours, tenant, endpoint, 4)
+    await settle(ours, *(gone(claimed) for claimed in claims[:3]))
+    await settle(ours, gone(claims[3]))
+    shown = await superuser.fetchrow(
+        "SELECT enabled, disabled_reason, xmin::text AS xid FROM core.webhook_endpoints WHERE id = $1",
+        endpoint,
+    )
+    assert shown is not None
+    assert (shown["enabled"], shown["disabled_reason"]) == (False, "The receiver answered 410 Gone.")
+    assert await told_disabled(superuser) == [(format_id(ENDPOINT, endpoint), "gone", tenant, shown["xid"])]
+
+
+async def told_disabled(superuser: asyncpg.Connection) -> list[tuple[object, ...]]:
+    rows = await superuser.fetch(
+        "SELECT data->>'endpointId', data->>'reason', tenant_id, xid::text FROM sandbox.events"
+        " WHERE type = 'webhook_endpoint_disabled'"
+    )
+    return [tuple(row) for row in rows]
+
+
+async def test_410_is_told_as_the_catalog_says(ours: Engine, tenant: UUID, endpoint: UUID) -> None:
+    await settle(ours, *map(gone, await some_claims(ours, tenant, endpoint, 1)))
+    told = await ours.pool.fetchval("SELECT data FROM events WHERE type = 'webhook_endpoint_disabled'")
+    assert_conforms("webhook_endpoint_disabled", orjson.loads(told))
+
+
+async def test_410_from_a_url_that_the_endpoint_has_left_disables_nothing(
+    database: Database, ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
+) -> None:
+    (claimed,) = await some_claims(ours, tenant, endpoint, 1)
+    await endpoints.update(
+        database.core, endpoint, EndpointChanges("https://example.com/new", None, None, None)
+    )
+    await settle(ours, gone(claimed))
+    assert (await endpoints.show(database.core, endpoint)).enabled
+    assert await told_disabled(superuser) == []
+
+
+async def test_410_that_disables_nothing_leaves_the_breaker_as_it_is(
+    database: Database, ours: Engine, tenant: UUID, endpoint: UUID
+) -> None:
+    *hung, last = await some_claims(ours, tenant, endpoint, 6)
+    await settle(ours, *(failed(claimed) for claimed in hung))
+    assert ours.settler._health.open(endpoint)
+    await endpoints.update(
+        database.core, endpoint, EndpointChanges("https://example.com/new", None, None, None)
+    )
+    await settle(ours, gone(last))
+    assert ours.settler._health.open(endpoint)
+
+
+async def test_410_that_comes_too_late_disables_nothing(
+    database: Database, ours: Engine, tenant: UUID, endpoint: UUID
+) -> None:
+    (old,) = await some_claims(ours, tenant, endpoint, 1)
+    await deliveries.take_over(ours.pool, [1])
+    await settle(ours, gone(old))
+    assert (await endpoints.show(database.core, endpoint)).enabled
+
+
+async def test_whoever_is_at_the_endpoint_s_row_holds_results_up_for_a_moment_at_most(
+    ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
+) -> None:
+    """However many 410s came from it: an operator's open transaction must not stop a mode's settling."""
+    claims = await some_claims(ours, tenant, endpoint, 6)
+    async with superuser.transaction():
+        await superuser.execute("SELECT FROM core.webhook_endpoints WHERE id = $1 FOR UPDATE", endpoint)
+        async with asyncio.timeout(5):
+            await settle(ours, *(gone(claimed) for claimed in claims))
+    assert [row["status"] for row in await ours.rows()] == ["failed"] * 6
+    assert await told_disabled(superuser) == [], "it is done later"
+
+
+async def test_410_that_cannot_be_noted_is_reported_until_it_can(
+    ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
+) -> None:
+    part = PartFailures("settler test")
+    enter_part(part)
+    await superuser.execute(
+        "CREATE FUNCTION core.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'refused'; END $$;"
+        "CREATE TRIGGER refuse BEFORE UPDATE ON core.webhook_endpoints FOR EACH ROW EXECUTE FUNCTION core.refuse()"
+    )
+    first, second = await some_claims(ours, tenant, endpoint, 2)
+    await settle(ours, gone(first))
+    assert (part.total, part.any) == (1, True)
+    assert part.reasons(0) == [], "results are written all the same"
+    assert ours.settler.settled == 1
+    await superuser.execute("DROP TRIGGER refuse ON core.webhook_endpoints")
+    await settle(ours, gone(second))
+    assert not part.any
+
+
+async def test_410_from_two_workers_at_once_is_told_once(
+    database: Database, ours: Engine, tenant: UUID, endpoint: UUID
+) -> None:
+    async with engine(database, worker_id=lambda: 2) as other:
+        without_slots(other)
+        here = await some_claims(ours, tenant, endpoint, 1)
+        there = await some_claims(other, tenant, endpoint, 1, worker=2)
+        await asyncio.gather(settle(ours, gone(*here)), settle(other, gone(*there)))
+    count = await database.data(Mode.TEST).fetchval(
+        "SELECT count(*) FROM events WHERE type = 'webhook_endpoint_disabled'"
+    )
+    assert count == 1
+
+
+# Health
+
+
+async def test_the_endpoint_s_health_tells_its_present_fortune(
+    ours: Engine, tenant: UUID, endpoint: UUID
+) -> None:
+    async def health() -> tuple[int, bool, str | None]:
+        row = await ours.pool.fetchrow("SELECT * FROM endpoint_health WHERE endpoint_id = $1", endpoint)
+        assert row is not None
+        return row["consecutive_failures"], row["failing_since"] is not None, row["last_error"]
+
+    claims = await some_claims(ours, tenant, endpoint, 4)
+    await settle(ours, delivered(claims[0]))
+    assert await health() == (0, False, None)
+    await settle(ours, failed(claims[1]), failed(claims[2]))
+    assert await health() == (2, True, "timeout")
+    await settle(ours, delivered(claims[3]))
+    assert await health() == (0, False, None)
+
+
+async def test_a_success_ends_a_failing_that_another_worker_noted(
+    database: Database, ours: Engine, tenant: UUID, endpoint: UUID
+) -> None:
+    """Although all has been well here, and a success was noted a moment ago: else the endpoint would be warned about and
+    disabled for a single failure."""
+    async with engine(database, worker_id=lambda: 2) as other:
+        without_slots(other)
+        await settle(ours, delivered(*await some_claims(ours, tenant, endpoint, 1)))
+        await settle(other, failed(*await some_claims(other, tenant, endpoint, 1, worker=2)))
+        await settle(ours, delivered(*await some_claims(ours, tenant, endpoint, 1)))
+    row = await ours.pool.fetchrow("SELECT failing_since, consecutive_failures FROM endpoint_health")
+    assert row is not None
+    assert tuple(row) == (None, 0)
+
+
+@pytest.mark.parametrize("where", [Cut.BEFORE, Cut.AFTER])
+async def test_a_commit_of_unknown_fate_counts_failures_once_and_still_disables_at_410(
+    far: Engine,
+    ours: Engine,
+    superuser: asyncpg.Connection,
+    proxy: TcpProxy,
+    tenant: UUID,
+    endpoint: UUID,
+    where: Cut,
+) -> None:
+    claims = await some_claims(far, tenant, endpoint, 6)
+    proxy.cut_at(b"COMMIT", where)
+    await settle(far, *(failed(claimed) for claimed in claims[:5]))
+    assert proxy.was_cut.is_set()
+    row = await ours.pool.fetchrow("SELECT * FROM endpoint_health WHERE endpoint_id = $1", endpoint)
+    assert row is not None
+    assert (row["consecutive_failures"], row["openings"]) == (5, 1), "five that hung trip the breaker"
+    proxy.was_cut.clear()
+    proxy.cut_at(b"COMMIT", where)
+    await settle(far, gone(claims[5]))
+    assert proxy.was_cut.is_set()
+    assert len(await told_disabled(superuser)) == 1
+    assert (far.settler.settled, far.settler.fenced_off) == (6, 0)
+
+
+async def test_a_breaker_is_opened_and_closed_with_the_results_that_decided_it(
+    ours: Engine, tenant: UUID, endpoint: UUID
+) -> None:
+    """And a batch of more failures, tripping nothing, leaves it as it is."""
+
+    async def breaker() -> tuple[bool | None, int]:
+        row = await ours.pool.fetchrow(
+            "SELECT open_until > now() AS open, openings FROM endpoint_health WHERE endpoint_id = $1",
+            endpoint,
+        )
+        assert row is not None
+        return row["open"], row["openings"]
+
+    tripping = await some_claims(ours, tenant, endpoint, 5)
+    await settle(ours, *(failed(claimed) for claimed in tripping[:4]))
+    assert await breaker() == (None, 0)
+    claims = await some_claims(ours, tenant, endpoint, 9)
+    await settle(ours, failed(tripping[4]))
+    assert await breaker() == (True, 1)
+    await settle(ours, failed(claims[3]), delivered(claims[4]))
+    assert await breaker() == (True, 1), "both were under way when it opened"
+    health = ours.settler._health
+    health.adopt(endpoint, 1, health.monotonic())
+    await settle(ours, *(delivered(claimed, total_ms=0.0) for claimed in claims[5:7]))
+    assert await breaker() == (True, 1)
+    await settle(ours, delivered(claims[7], total_ms=0.0))
+    assert await breaker() == (None, 0)

@@ -1,0 +1,135 @@
+"""No trouble of the database drops a result, and results that wait hold the slots that bound memory."""
+
+import asyncio
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from delivery.engine import settler as settling
+from delivery.engine.dispatcher import DispatchLimits
+from schema.connections.database import Database
+from schema.deliveries import deliveries
+from tests.support.asking import until
+from tests.support.engine import Engine, add_endpoint, engine, in_flight_limits, running
+from tests.support.events import record
+from tests.support.servers.connections import OWNER, SUPERUSER, Connect
+from tests.support.servers.receiver import Receiver
+from tests.support.settling import delivered, gone, some_claims
+from tests.support.trouble import raising
+
+STATES = (
+    "53100",
+    "53200",
+    "57014",
+    "57P01",
+    "42501",
+    "42P01",
+    "40001",
+    "55P03",
+    "XX000",
+    "58030",
+    "25006",
+    "P0001",
+)
+
+
+async def test_results_wait_for_whatever_is_not_their_fault(
+    ours: Engine, connect: Connect, tenant: UUID, endpoint: UUID
+) -> None:
+    owner, count = await connect(OWNER), 0
+    for state in STATES:
+        claims = await some_claims(ours, tenant, endpoint, 12)
+        async with running(ours.settler):
+            async with raising(owner, ["webhook_attempts"], state, times=5):
+                for claimed in claims:
+                    ours.settler.put(delivered(claimed))
+            assert len(ours.settled) == count, state
+            assert ours.settler.waiting == 12, state
+            count += 12
+            await ours.settled.count(count)
+        assert (ours.settler.settled, ours.settler.fenced_off) == (count, 0), state
+        assert len(await ours.attempts()) == count, state
+    assert {row["status"] for row in await ours.rows()} == {"delivered"}
+
+
+async def test_after_a_halving_batches_grow_again(
+    ours: Engine, connect: Connect, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    settle = deliveries.settle
+
+    async def counted(*args: object, **options: object) -> set[UUID]:
+        sizes.append(len(args[1]))  # type: ignore[arg-type]  the settlements
+        if len(sizes) == 1:
+            raise asyncpg.QueryCanceledError("cancelled")
+        return await settle(*args, **options)  # type: ignore[arg-type]  as they came
+
+    monkeypatch.setattr(deliveries, "settle", counted)
+    for claimed in await some_claims(ours, tenant, endpoint, 40):
+        ours.settler.put(delivered(claimed))
+    async with running(ours.settler):
+        await ours.settled.count(40)
+    assert sizes == [40, 20, 20]
+    assert ours.settler.settled == 40
+
+
+async def test_a_defect_that_ends_the_settler_leaves_its_results_to_the_next_run(
+    ours: Engine, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_args: object, **_options: object) -> set[UUID]:
+        raise RuntimeError("a defect")
+
+    claims = await some_claims(ours, tenant, endpoint, 3)
+    for claimed in claims:
+        ours.settler.put(delivered(claimed))
+    with monkeypatch.context() as defect:
+        defect.setattr(deliveries, "settle", broken)
+        with pytest.raises(RuntimeError):
+            await ours.settler.run(asyncio.Event())
+    assert (ours.settler.waiting, len(ours.settled)) == (3, 0)
+    async with running(ours.settler):
+        await ours.settled.count(3)
+    assert len(await ours.attempts()) == 3
+
+
+async def test_attempts_end_when_all_slots_hold_results(
+    database: Database, connect: Connect, receiver: Receiver, tenant: UUID
+) -> None:
+    """And go on once they are written; nothing is sent twice."""
+    most = 10
+    await add_endpoint(database, tenant, receiver.url)
+    superuser, holder = await connect(SUPERUSER), await connect(SUPERUSER)
+    async with engine(database, limits=DispatchLimits(in_flight_limits(most, per_endpoint=most))) as ours:
+        for n in range(3 * most):
+            await record(ours.pool, tenant, n=n)
+        async with running(*ours.everything()):
+            async with holder.transaction():
+                await holder.execute("LOCK TABLE webhook_attempts IN SHARE MODE")
+                await until(
+                    superuser, "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND waitstart IS NOT NULL"
+                )
+                while ours.dispatcher.in_flight < most:  # noqa: ASYNC110  nothing tells when
+                    await asyncio.sleep(0.005)
+                await asyncio.sleep(0.2)  # in which others would be sent
+                assert ours.dispatcher.in_flight <= most
+                assert len(receiver.requests) <= most
+            await ours.settled.count(3 * most)
+        assert set(receiver.event_ids().values()) == {1}
+        assert ours.dispatcher.in_flight == 0
+
+
+async def test_a_410_whose_endpoint_is_locked_disables_it_later_by_itself(
+    ours: Engine, connect: Connect, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "DISABLE_AGAIN_S", 0.05)
+    owner, observer = await connect(OWNER), await connect(OWNER)
+    enabled = "SELECT enabled FROM core.webhook_endpoints WHERE id = $1"
+    (claimed,) = await some_claims(ours, tenant, endpoint, 1)
+    async with running(ours.settler), raising(owner, ["core.webhook_endpoints"], "55P03", times=3):
+        ours.settler.put(gone(claimed))
+        await ours.settled.count(1)
+        assert await observer.fetchval(enabled, endpoint)
+    async with running(ours.settler):
+        await until(observer, f"SELECT NOT ({enabled})", endpoint)
+    assert len(await ours.attempts()) == 1

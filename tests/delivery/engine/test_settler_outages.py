@@ -1,0 +1,90 @@
+"""Results outlive troubles of the database, and commits of unknown fate are written once."""
+
+import asyncio
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from tests.support.engine import Engine, running
+from tests.support.servers.tcp_proxy import Cut, TcpProxy
+from tests.support.settling import delivered, settle, some_claims
+
+
+async def test_results_of_an_outage_are_written_once_when_it_is_over(
+    far: Engine, ours: Engine, proxy: TcpProxy, tenant: UUID, endpoint: UUID
+) -> None:
+    claims = await some_claims(far, tenant, endpoint, 20)
+    async with running(far.settler):
+        proxy.go_down()
+        for claimed in claims:
+            far.settler.put(delivered(claimed))
+        await proxy.turned_away.wait()
+        assert len(far.settled) == 0, "what is not written keeps its place"
+        proxy.come_back()
+        await far.settled.count(20)
+    assert [row["status"] for row in await ours.rows()] == ["delivered"] * 20
+    assert len(await ours.attempts()) == 20
+    assert (far.settler.settled, far.settler.fenced_off) == (20, 0)
+
+
+async def test_sessions_ended_by_the_server_cost_nothing(
+    ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
+) -> None:
+    claims = await some_claims(ours, tenant, endpoint, 60)
+    async with running(ours.settler):
+        for n, claimed in enumerate(claims):
+            ours.settler.put(delivered(claimed))
+            if n % 20 == 0:
+                await superuser.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'duro_sandbox'"
+                    " AND datname = current_database()"
+                )
+        await ours.settled.count(60)
+    assert [row["status"] for row in await ours.rows()] == ["delivered"] * 60
+    assert len(await ours.attempts()) == 60
+
+
+@pytest.mark.parametrize("where", [Cut.BEFORE, Cut.AFTER])
+async def test_a_commit_of_unknown_fate_is_repeated_and_written_once(
+    far: Engine, ours: Engine, proxy: TcpProxy, tenant: UUID, endpoint: UUID, where: Cut
+) -> None:
+    claims = await some_claims(far, tenant, endpoint, 5)
+    proxy.cut_at(b"COMMIT", where)
+    await settle(far, *(delivered(claimed) for claimed in claims))
+    assert proxy.was_cut.is_set()
+    assert [(row["status"], row["attempts"]) for row in await ours.rows()] == [("delivered", 1)] * 5
+    assert [attempt["settled"] for attempt in await ours.attempts()] == [True] * 5
+
+
+async def test_a_stop_during_an_outage_tries_a_little_longer_and_then_gives_up(
+    far: Engine, ours: Engine, proxy: TcpProxy, tenant: UUID, endpoint: UUID
+) -> None:
+    """What is given up stays leased, for others to take over: at worst it is repeated."""
+    claims = await some_claims(far, tenant, endpoint, 3)
+    proxy.go_down()
+    async with running(far.settler):
+        for claimed in claims:
+            far.settler.put(delivered(claimed))
+        await proxy.turned_away.wait()
+    assert await ours.leased() == 3
+    assert await ours.attempts() == []
+
+
+async def test_a_stop_shortly_before_the_end_of_an_outage_loses_nothing(
+    far: Engine, ours: Engine, proxy: TcpProxy, tenant: UUID, endpoint: UUID
+) -> None:
+    far.settler._last_tries_s = 10
+    claims = await some_claims(far, tenant, endpoint, 3)
+    stop = asyncio.Event()
+    proxy.go_down()
+    for claimed in claims:
+        far.settler.put(delivered(claimed))
+    stopping = asyncio.create_task(far.settler.run(stop))
+    await proxy.turned_away.wait()
+    stop.set()
+    proxy.turned_away.clear()
+    await proxy.turned_away.wait()
+    proxy.come_back()
+    await asyncio.wait_for(stopping, 10)
+    assert [row["status"] for row in await ours.rows()] == ["delivered"] * 3

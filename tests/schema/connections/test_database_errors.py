@@ -1,0 +1,280 @@
+"""What goes wrong on the way to the database is a sentence without a secret; what goes wrong later has a kind."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from schema.connections.database import Database, connect_as_owner
+from schema.connections.error_kinds import is_data_fault, is_out_of_time, is_transient, needs_operator
+from schema.errors import Unavailable
+from schema.modes import Mode
+from tests.support.asking import until_waiting
+from tests.support.servers.connections import Connect
+from tests.support.servers.databases import Cluster, with_database
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def refusal(url: str, key: bytes) -> str:
+    with pytest.raises(Unavailable) as caught:
+        async with Database.open(url, key):
+            pass
+    sentence = str(caught.value)
+    password = urlsplit(url).password
+    assert not password or password not in sentence
+    assert caught.value.__cause__ is None
+    return sentence
+
+
+async def test_nobody_listens(key: bytes) -> None:
+    url = f"postgresql://duro_owner:hunter2@127.0.0.1:{closed_port()}/duro"
+    assert "cannot be reached (nothing listens there): start it" in await refusal(url, key)
+    with pytest.raises(Unavailable, match="start it, or correct DURO_DATABASE_URL"):
+        await connect_as_owner(url)
+
+
+async def test_there_is_no_such_database(db_url: str, key: bytes) -> None:
+    assert "does not exist: create it" in await refusal(with_database(db_url, "absent"), key)
+
+
+async def test_a_database_that_was_never_migrated(cluster: Cluster) -> None:
+    async with cluster.empty_database() as name:
+        said = await refusal(cluster.url(name), cluster.key)
+        assert "is not migrated, or duro's roles have lost their rights there" in said
+        assert said.endswith("run duro migrate with the URL of the database's owner.")
+
+
+async def test_another_secret_key(db_url: str) -> None:
+    assert "run duro migrate with the DURO_SECRET_KEY in use here" in await refusal(db_url, bytes(32))
+
+
+async def test_a_wrong_password_of_the_owner(db_url: str) -> None:
+    parts = urlsplit(db_url)
+    url = parts._replace(netloc=parts.netloc.replace(parts.password or "", "hunter2")).geturl()
+    with pytest.raises(Unavailable, match="refuses the login") as caught:
+        await connect_as_owner(url)
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_database_does_not_print_its_password_or_key(database: Database) -> None:
+    shown = f"{database!r} {database}"
+    assert str(urlsplit(database.url).password) not in shown
+    assert database.key.hex() not in shown
+    assert repr(database.key) not in shown
+
+
+async def test_each_pool_names_tables_in_its_schema_alone(database: Database) -> None:
+    assert await database.core.fetchval("SHOW search_path") == "core"
+    for mode in Mode:
+        assert await database.data(mode).fetchval("SHOW search_path") == mode.schema
+
+
+async def error_of(action: Awaitable[object]) -> Exception:
+    try:
+        await action
+    except Exception as error:  # noqa: BLE001  # whatever the driver makes of it
+        return error
+    pytest.fail("nothing went wrong")
+
+
+async def killed_backend(connect: Connect) -> Exception:
+    victim, killer = await connect(), await connect("postgres")
+    sleeping = asyncio.create_task(error_of(victim.execute("SELECT pg_sleep(20)")))
+    await asyncio.sleep(0)
+    await killer.execute("SELECT pg_terminate_backend($1)", victim.get_server_pid())
+    return await sleeping
+
+
+async def use_after_the_kill(connect: Connect) -> Exception:
+    victim, killer = await connect(), await connect("postgres")
+    await killer.execute("SELECT pg_terminate_backend($1, 5000)", victim.get_server_pid())
+    return await error_of(victim.execute("SELECT 1"))
+
+
+async def closed_connection(connect: Connect) -> Exception:
+    connection = await connect()
+    await connection.close()
+    return await error_of(connection.execute("SELECT 1"))
+
+
+async def refused_connection(connect: Connect) -> Exception:
+    return await error_of(asyncpg.connect(f"postgresql://x@127.0.0.1:{closed_port()}/x"))
+
+
+async def lock_timeout(connect: Connect) -> Exception:
+    holder, waiter = await connect(), await connect()
+    await holder.execute("SELECT pg_advisory_lock(1)")
+    await waiter.execute("SET lock_timeout = 1")
+    return await error_of(waiter.execute("SELECT pg_advisory_lock(1)"))
+
+
+async def deadlock(connect: Connect) -> Exception:
+    one, other, observer = await connect("postgres"), await connect("postgres"), await connect("postgres")
+    await one.execute("SET deadlock_timeout = '10s'; SELECT pg_advisory_lock(1)")
+    await other.execute("SET deadlock_timeout = 1; SELECT pg_advisory_lock(2)")
+    waiting = asyncio.create_task(one.execute("SELECT pg_advisory_lock(2)"))
+    await until_waiting(observer, one)
+    error = await error_of(other.execute("SELECT pg_advisory_lock(1)"))
+    await other.close()
+    await waiting
+    return error
+
+
+async def serialization_failure(connect: Connect) -> Exception:
+    connection = await connect()
+    return await error_of(
+        connection.execute("DO $$ BEGIN RAISE SQLSTATE '40001'; END $$"),
+    )
+
+
+async def read_only(connect: Connect) -> Exception:
+    """What a standby that was promoted elsewhere says."""
+    connection = await connect("duro_owner")
+    await connection.execute("SET default_transaction_read_only = on")
+    return await error_of(connection.execute("CREATE TABLE t ()"))
+
+
+async def disk_full(connect: Connect) -> Exception:
+    return await error_of((await connect()).execute("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$"))
+
+
+async def statement_timeout(connect: Connect) -> Exception:
+    connection = await connect()
+    await connection.execute("SET statement_timeout = 1")
+    return await error_of(connection.execute("SELECT pg_sleep(5)"))
+
+
+async def broken_constraint(connect: Connect) -> Exception:
+    return await error_of(
+        (await connect("duro_owner")).execute("INSERT INTO core.tenants (id) VALUES (NULL)")
+    )
+
+
+async def broken_cursor(connect: Connect) -> Exception:
+    """The loops' own tables hold nothing of an event."""
+    return await error_of((await connect()).execute("INSERT INTO cursors (consumer, pos) VALUES (NULL, 1)"))
+
+
+async def too_large_for_an_index(connect: Connect) -> Exception:
+    connection = await connect("postgres")
+    await connection.execute("CREATE TEMP TABLE keyed (name text PRIMARY KEY)")
+    statement = "INSERT INTO keyed SELECT string_agg(md5(n::text), '') FROM generate_series(1, 200) AS n"
+    error = await error_of(connection.execute(statement))
+    assert isinstance(error, asyncpg.ProgramLimitExceededError)
+    return error
+
+
+async def error_of_a_trigger(connect: Connect) -> Exception:
+    """The same SQLSTATE as that of a value too large for an index, and of a server that ran out of transaction ids."""
+    return await error_of((await connect()).execute("DO $$ BEGIN RAISE SQLSTATE '54000'; END $$"))
+
+
+async def argument_of_another_type(connect: Connect) -> Exception:
+    return await error_of((await connect()).execute("SELECT $1::uuid", "none"))
+
+
+async def missing_right(connect: Connect) -> Exception:
+    return await error_of((await connect()).execute("DELETE FROM event_log"))
+
+
+async def missing_partition(connect: Connect) -> Exception:
+    connection = await connect("postgres")
+    await connection.execute("CREATE TEMP TABLE monthly (at date) PARTITION BY RANGE (at)")
+    error = await error_of(connection.execute("INSERT INTO monthly VALUES (now())"))
+    assert isinstance(error, asyncpg.CheckViolationError)
+    return error
+
+
+async def exhausted_sequence(connect: Connect) -> Exception:
+    connection = await connect("postgres")
+    await connection.execute(
+        "CREATE TEMP SEQUENCE short MAXVALUE 2; SELECT nextval('short'), nextval('short')"
+    )
+    return await error_of(connection.execute("SELECT nextval('short')"))
+
+
+async def bug_of_the_driver(_connect: Connect) -> Exception:
+    """As the driver raises when its connection goes away under it."""
+    module = {"__name__": "asyncpg.protocol.protocol"}
+    exec("def lost(): None.transport", module)
+    try:
+        module["lost"]()  # type: ignore[operator]  it is the function
+    except AttributeError as error:
+        return error
+    raise AssertionError
+
+
+async def missing_table(connect: Connect) -> Exception:
+    return await error_of((await connect()).execute("SELECT * FROM absent"))
+
+
+async def bug_of_ours(_connect: Connect) -> Exception:
+    return KeyError("endpoint")
+
+
+OF_THE_MOMENT = (
+    killed_backend,
+    use_after_the_kill,
+    closed_connection,
+    refused_connection,
+    lock_timeout,
+    deadlock,
+    serialization_failure,
+    read_only,
+    disk_full,
+    statement_timeout,
+    missing_table,
+    missing_right,
+    missing_partition,
+    exhausted_sequence,
+    error_of_a_trigger,
+    broken_cursor,
+    bug_of_the_driver,
+)
+OF_THE_DATA = (broken_constraint, too_large_for_an_index, argument_of_another_type, bug_of_ours)
+Trouble = Callable[[Connect], Awaitable[Exception]]
+
+
+@pytest.mark.parametrize("trouble", OF_THE_MOMENT)
+async def test_trouble_of_the_moment_is_worth_another_try_of_the_same(
+    connect: Connect, trouble: Trouble
+) -> None:
+    error = await trouble(connect)
+    assert is_transient(error), repr(error)
+    assert not is_data_fault(error)
+
+
+@pytest.mark.parametrize("trouble", OF_THE_DATA)
+async def test_a_batchs_own_trouble_does_not_go_away_by_itself(connect: Connect, trouble: Trouble) -> None:
+    error = await trouble(connect)
+    assert not is_transient(error), repr(error)
+    assert is_data_fault(error)
+
+
+async def test_a_statement_that_was_ended_may_fit_when_it_is_smaller(connect: Connect) -> None:
+    assert is_out_of_time(await statement_timeout(connect))
+    assert not is_out_of_time(await lock_timeout(connect))
+
+
+@pytest.mark.parametrize(("trouble", "expected"), [(missing_table, True), (lock_timeout, False)])
+async def test_what_time_alone_does_not_mend_is_known(
+    connect: Connect, trouble: Trouble, expected: bool
+) -> None:
+    assert needs_operator(await trouble(connect)) == expected
+
+
+async def test_sessions_give_up_a_lock_well_before_a_statement_ends(database: Database) -> None:
+    for pool in (database.core, *(database.data(mode) for mode in Mode)):
+        rows = await pool.fetch(
+            "SELECT name, setting::int AS ms FROM pg_settings WHERE name IN ('lock_timeout', 'statement_timeout')"
+        )
+        limits = {row["name"]: row["ms"] for row in rows}
+        assert 10_000 < limits["lock_timeout"] <= limits["statement_timeout"] / 2

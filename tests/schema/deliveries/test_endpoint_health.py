@@ -1,0 +1,240 @@
+"""The row that all workers share: what a note makes of it, whose word on the breaker stands, and who is disabled."""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from schema.connections.database import Database, Pool
+from schema.core import endpoints
+from schema.deliveries import deliveries, endpoint_health
+from schema.deliveries.endpoint_health import BreakerChange, HealthNote
+from schema.errors import Conflict
+from schema.ids import new_id
+from schema.modes import Mode
+from schema.read_models import metrics
+from schema.read_models.metrics import Troubled
+from tests.support.engine import add_endpoint
+
+FIVE_DAYS = timedelta(days=5)
+
+
+@pytest.fixture
+def data(database: Database) -> Pool:
+    return database.data(Mode.TEST)
+
+
+@pytest.fixture
+async def endpoint(database: Database, tenant: UUID) -> UUID:
+    return await add_endpoint(database, tenant, "https://example.com/")
+
+
+class Row:
+    def __init__(self, data: Pool, tenant: UUID, endpoint: UUID) -> None:
+        self._data = data
+        self._of = (endpoint, tenant)
+
+    async def note(
+        self, *, ok: bool = False, failures: int = 0, breaker: BreakerChange | None = None
+    ) -> None:
+        note = HealthNote(*self._of, ok, failures, "answered 500" if failures else None, breaker)
+        async with self._data.acquire() as tx, tx.transaction():
+            await endpoint_health.note_health(tx, [note])
+
+    async def open(self, openings: int, seconds: float = 60, *, follows: int = 0) -> None:
+        await self.note(failures=1, breaker=BreakerChange(openings, timedelta(seconds=seconds), follows))
+
+    async def close(self, openings: int) -> None:
+        await self.note(breaker=BreakerChange(openings, None))
+
+    async def read(self) -> dict[str, Any]:
+        row = await self._data.fetchrow("SELECT * FROM endpoint_health WHERE endpoint_id = $1", self._of[0])
+        assert row is not None
+        return dict(row)
+
+    async def breaker(self) -> tuple[int, datetime | None]:
+        """(openings, open until)"""
+        row = await self.read()
+        return row["openings"], row["open_until"]
+
+
+@pytest.fixture
+def row(data: Pool, tenant: UUID, endpoint: UUID) -> Row:
+    return Row(data, tenant, endpoint)
+
+
+async def test_failures_add_up_and_a_success_ends_all_that_was_told_of_them(
+    row: Row, owner: asyncpg.Connection
+) -> None:
+    await row.note(failures=2)
+    await row.note(failures=3)
+    await owner.execute("UPDATE sandbox.endpoint_health SET warned = 70")
+    failing = await row.read()
+    assert (failing["consecutive_failures"], failing["warned"]) == (5, 70)
+    assert failing["failing_since"] < failing["last_failure_at"]
+    await row.note(ok=True)
+    healthy = await row.read()
+    assert (healthy["consecutive_failures"], healthy["warned"], healthy["failing_since"]) == (0, 0, None)
+    assert healthy["last_error"] is None
+
+
+async def test_failures_after_a_success_in_the_same_batch_begin_anew(row: Row) -> None:
+    await row.note(failures=7)
+    before = await row.read()
+    await row.note(ok=True, failures=2)
+    after = await row.read()
+    assert (after["consecutive_failures"], after["last_error"]) == (2, "answered 500")
+    assert after["failing_since"] > before["failing_since"]
+
+
+async def test_a_note_of_the_breaker_alone_leaves_the_rest(row: Row) -> None:
+    await row.note(failures=4)
+    before = await row.read()
+    await row.note(breaker=BreakerChange(1, timedelta(seconds=2)))
+    after = await row.read()
+    assert {name for name in before if before[name] != after[name]} == {
+        "open_until",
+        "openings",
+        "updated_at",
+    }
+
+
+# Of several workers
+
+
+async def test_two_workers_that_open_for_the_same_trouble_open_it_once(row: Row) -> None:
+    await row.open(1, seconds=2)
+    opened = await row.breaker()
+    await row.open(1, seconds=60)
+    assert await row.breaker() == opened
+
+
+async def test_a_worker_that_knew_of_no_opening_does_not_shorten_a_later_one(row: Row) -> None:
+    await row.open(5, seconds=32)
+    _, until = opened = await row.breaker()
+    await row.open(1, seconds=2)
+    assert await row.breaker() == opened
+    await row.open(6, seconds=64)
+    openings, later = await row.breaker()
+    assert openings == 6
+    assert until is not None
+    assert later is not None
+    assert later > until
+
+
+async def test_whoever_recovered_from_an_opening_closes_no_later_one(row: Row) -> None:
+    await row.open(2)
+    await row.close(1)
+    assert (await row.breaker())[0] == 2
+    await row.close(2)
+    assert await row.breaker() == (0, None)
+    await row.open(1)
+    assert (await row.breaker())[0] == 1, "the next trouble begins anew"
+
+
+async def test_a_late_failure_does_not_open_again_what_has_recovered(row: Row) -> None:
+    """Another worker's probe of the same half-open time, the last of a long trouble: it would close the endpoint off for
+    minutes. Nor does it lengthen what is the next trouble's first opening."""
+    await row.open(8)
+    await row.close(8)
+    await row.open(9, follows=8)
+    assert await row.breaker() == (0, None)
+    await row.open(1, seconds=2)
+    opened = await row.breaker()
+    await row.open(9, follows=8)
+    assert await row.breaker() == opened
+
+
+async def test_a_failed_probe_opens_what_is_half_open_whoever_s_opening_it_follows(row: Row) -> None:
+    await row.open(3)
+    await row.open(4, follows=3)
+    await row.open(5, follows=2)
+    assert (await row.breaker())[0] == 5
+
+
+async def test_targets_tell_whether_the_endpoint_is_failing(
+    data: Pool, row: Row, tenant: UUID, endpoint: UUID
+) -> None:
+    async def failing() -> set[bool]:
+        async with data.acquire() as tx:
+            routes = await deliveries.endpoints_of_tenants(tx, [tenant])
+            by_id = await deliveries.endpoints_by_id(tx, [endpoint])
+        return {target.failing for target in (*routes.targets, *by_id.values())}
+
+    assert await failing() == {False}, "nothing is known of it"
+    await row.note(failures=1)
+    assert await failing() == {True}
+    await row.note(ok=True)
+    assert await failing() == {False}
+
+
+async def test_a_breaker_that_was_open_when_the_clock_was_set_back_is_counted_as_half_open(
+    data: Pool, row: Row
+) -> None:
+    await row.open(1, seconds=300)
+    async with data.acquire() as connection:
+        assert await metrics.troubled(connection) == Troubled(failing=1, open=1, half_open=0)
+        await row.open(2, seconds=3600)
+        assert await metrics.troubled(connection) == Troubled(failing=1, open=0, half_open=1)
+
+
+# Disabled, enabled, asked about
+
+
+@pytest.fixture
+async def in_trouble(row: Row, owner: asyncpg.Connection) -> None:
+    await row.open(3)
+    await owner.execute("UPDATE sandbox.endpoint_health SET warned = 90")
+
+
+def is_fresh(row: dict[str, Any]) -> bool:
+    nothing = ("consecutive_failures", "failing_since", "warned", "open_until", "openings")
+    return not any(row[name] for name in nothing)
+
+
+async def test_disabling_leaves_health_behind(data: Pool, row: Row, endpoint: UUID, in_trouble: None) -> None:
+    async with data.acquire() as tx, tx.transaction():
+        assert await endpoint_health.disable(tx, endpoint, "gone")
+        assert not is_fresh(await row.read()), "not before it is committed"
+    assert is_fresh(await row.read())
+    assert (await row.read())["last_error"] == "answered 500", "what went wrong last can still be seen"
+
+
+async def test_disabling_what_has_moved_leaves_its_health_as_it_is(
+    data: Pool, row: Row, endpoint: UUID, in_trouble: None
+) -> None:
+    async with data.acquire() as tx, tx.transaction():
+        assert not await endpoint_health.disable(tx, endpoint, "gone", "https://old.example/")
+    assert not is_fresh(await row.read())
+
+
+async def test_an_endpoint_that_is_enabled_starts_afresh_whatever_came_in_after_it_was_disabled(
+    database: Database, data: Pool, row: Row, endpoint: UUID
+) -> None:
+    shown = await endpoints.show(database.core, endpoint)
+    await endpoints.disable(data, shown, "moving")
+    await row.open(1)
+    await endpoints.enable(data, shown)
+    assert is_fresh(await row.read())
+
+
+async def test_enabling_what_is_enabled_changes_nothing(
+    database: Database, data: Pool, row: Row, endpoint: UUID, in_trouble: None
+) -> None:
+    with pytest.raises(Conflict):
+        await endpoints.enable(data, await endpoints.show(database.core, endpoint))
+    assert not is_fresh(await row.read())
+
+
+async def test_health_is_shown_to_its_tenant_alone(
+    data: Pool, row: Row, tenant: UUID, endpoint: UUID, in_trouble: None
+) -> None:
+    shown = await endpoint_health.show(data, tenant, [endpoint, new_id()], FIVE_DAYS)
+    assert list(shown) == [endpoint]
+    assert (shown[endpoint].consecutive_failures, shown[endpoint].last_error) == (1, "answered 500")
+    since = shown[endpoint].failing_since
+    assert since is not None
+    assert shown[endpoint].disables_at == since + FIVE_DAYS
+    assert await endpoint_health.show(data, new_id(), [endpoint], FIVE_DAYS) == {}

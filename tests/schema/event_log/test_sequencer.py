@@ -1,0 +1,283 @@
+"""sequence_events(): each committed event gets one position, whoever calls, however often, wherever it fails."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from schema.event_log import log
+from schema.secret_box import derive_role_password
+from tests.support.events import in_log, record, record_many, sequence_all
+from tests.support.plans import explain
+from tests.support.servers.connections import LIVE, SANDBOX, Connect
+
+
+@pytest.fixture
+async def producer(connect: Connect) -> asyncpg.Connection:
+    return await connect()
+
+
+@pytest.fixture
+async def sequencer(connect: Connect) -> asyncpg.Connection:
+    return await connect()
+
+
+@asynccontextmanager
+async def rolled_back(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+
+
+async def test_positions_are_dense_and_rolled_back_rows_leave_no_gap(
+    producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
+) -> None:
+    committed = [await record(producer, tenant)]
+    async with rolled_back(producer):
+        await record_many(producer, tenant, 3)
+    committed += await record_many(producer, tenant, 3)
+
+    assert await log.sequence(sequencer, 1000) == 4
+    assert await in_log(sequencer) == committed
+
+
+async def test_of_a_transaction_with_savepoints_the_log_has_what_was_kept(
+    producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
+) -> None:
+    async with producer.transaction():
+        async with rolled_back(producer):
+            await record(producer, tenant)
+        async with producer.transaction():
+            kept = [await record(producer, tenant)]
+            async with rolled_back(producer):
+                await record(producer, tenant)
+            await log.sequence(sequencer, 1000)
+        kept += [await record(producer, tenant)]
+        await log.sequence(sequencer, 1000)
+    await sequence_all(sequencer)
+
+    assert await in_log(sequencer) == kept
+
+
+async def test_a_transaction_may_sequence_before_and_after_it_records(
+    producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
+) -> None:
+    """Its own events wait for its commit: what it records after the call belongs to the same transaction."""
+    async with producer.transaction():
+        before = await record(producer, tenant)
+        others = await record(
+            sequencer, tenant
+        )  # later by xid, so that the own one lies in the range to look at
+        assert await log.sequence(producer, 1000) == 1
+        after = await record(producer, tenant)
+        assert await log.sequence(producer, 1000) == 0
+        assert await in_log(producer) == [others]
+    assert await log.sequence(sequencer, 1000) == 2
+
+    assert await in_log(sequencer) == [others, before, after]
+
+
+async def test_a_transaction_that_only_sequences_first_loses_nothing_of_its_own(
+    producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
+) -> None:
+    earlier = await record(sequencer, tenant)
+    async with producer.transaction():
+        assert await log.sequence(producer, 1000) == 1
+        own = await record(producer, tenant)
+    later = await record(sequencer, tenant)
+    assert await log.sequence(sequencer, 1000) == 2
+
+    assert await in_log(sequencer) == [earlier, own, later]
+
+
+@pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
+async def test_a_transaction_with_one_snapshot_for_all_is_refused(
+    producer: asyncpg.Connection, isolation: str
+) -> None:
+    with pytest.raises(asyncpg.InvalidTransactionStateError, match="READ COMMITTED"):
+        async with producer.transaction(isolation=isolation):
+            await log.sequence(producer, 1000)
+
+
+@pytest.mark.parametrize("limit", [0, -1, None])
+async def test_a_limit_below_one_is_refused(producer: asyncpg.Connection, limit: int | None) -> None:
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="batch_limit"):
+        await producer.fetchval("SELECT sequence_events($1)", limit)
+
+
+async def test_a_limit_never_cuts_a_transaction_in_two(
+    producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
+) -> None:
+    committed = []
+    for size in (1, 5, 1, 1):
+        committed += await record_many(producer, tenant, size)
+
+    assert [await log.sequence(sequencer, 2) for _ in range(4)] == [6, 2, 0, 0]
+    assert await in_log(sequencer) == committed
+
+
+async def test_a_cut_forgets_neither_what_ran_before_it_nor_what_came_after(
+    connect: Connect, producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
+) -> None:
+    """Open, done, open, done, done; cut after each single event while the open ones commit in between."""
+    first_open, second_open = await connect(), await connect()
+    transactions = [first_open.transaction(), second_open.transaction()]
+    await transactions[0].start()
+    a = await record(first_open, tenant)
+    b = await record(producer, tenant)
+    await transactions[1].start()
+    c = await record(second_open, tenant)
+    d = await record(producer, tenant)
+    e = await record(producer, tenant)
+
+    assert await log.sequence(sequencer, 1) == 1
+    assert await in_log(sequencer) == [b]
+    await transactions[1].commit()
+    assert await log.sequence(sequencer, 1) == 1
+    assert await in_log(sequencer) == [b, c]
+    await transactions[0].commit()
+    assert await log.sequence(sequencer, 1) == 1
+    assert await in_log(sequencer) == [b, c, a]
+    await sequence_all(sequencer, limit=1)
+    assert await in_log(sequencer) == [b, c, a, d, e]
+
+
+async def test_while_one_session_sequences_another_is_turned_away_and_later_goes_on(
+    connect: Connect, producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
+) -> None:
+    rival = await connect()
+    first = await record(producer, tenant)
+    async with sequencer.transaction():
+        assert await log.sequence(sequencer, 1000) == 1
+        second = await record(producer, tenant)
+        assert await log.sequence(rival, 1000) is None
+        assert await in_log(rival) == []
+    assert await log.sequence(rival, 1000) == 1
+
+    assert await in_log(rival) == [first, second]
+
+
+async def test_a_mode_does_not_wait_for_the_other(connect: Connect, tenant: UUID) -> None:
+    sandbox, live = await connect(SANDBOX), await connect(LIVE)
+    await record(sandbox, tenant)
+    event = await record(live, tenant)
+    async with sandbox.transaction():
+        await log.sequence(sandbox, 1000)
+        assert await log.sequence(live, 1000) == 1
+    assert await in_log(live) == [event]
+
+
+@pytest.mark.parametrize("ending", ["rollback", "savepoint", "killed"])
+async def test_a_batch_that_is_not_committed_is_given_again(
+    ending: str,
+    connect: Connect,
+    producer: asyncpg.Connection,
+    superuser: asyncpg.Connection,
+    sequencer: asyncpg.Connection,
+    tenant: UUID,
+) -> None:
+    committed = await record_many(producer, tenant, 3)
+    failing = await connect()
+    if ending == "savepoint":
+        async with failing.transaction():
+            async with rolled_back(failing):
+                assert await log.sequence(failing, 1000) == 3
+            assert await log.sequence(sequencer, 1000) == 3
+    elif ending == "rollback":
+        async with rolled_back(failing):
+            assert await log.sequence(failing, 1000) == 3
+    else:
+        await failing.execute("BEGIN")
+        assert await log.sequence(failing, 1000) == 3
+        await superuser.fetchval("SELECT pg_terminate_backend($1, 5000)", failing.get_server_pid())
+    committed.append(await record(producer, tenant))
+    await sequence_all(sequencer)
+
+    assert await in_log(sequencer) == committed
+
+
+async def test_a_poll_that_finds_nothing_writes_nothing(
+    producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
+) -> None:
+    """Not even a transaction id is drawn, however much is open or rolled back. A poll that a busy machine makes
+    slow may remember where it got to; of a few in a row not all are.
+    """
+    await record(sequencer, tenant)
+    await sequence_all(sequencer)
+    async with producer.transaction():
+        await record(producer, tenant)
+        drawn = []
+        for _ in range(5):
+            async with sequencer.transaction():
+                assert await log.sequence(sequencer, 1000) == 0
+                drawn.append(await sequencer.fetchval("SELECT pg_current_xact_id_if_assigned()::text"))
+    assert None in drawn
+
+
+@pytest.mark.drill
+async def test_a_great_open_transaction_is_walked_once_and_not_by_every_poll(
+    superuser: asyncpg.Connection, producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
+) -> None:
+    """It began since the last batch, so its rows lie in the range to look at, and none of them is visible."""
+    poll = "SELECT sequence_events()"
+    quick = await explain(sequencer, poll)
+    await superuser.execute("SET session_replication_role = replica")  # no look-up of tenant and type per row
+    async with rolled_back(superuser):
+        walk = quick
+        while walk.milliseconds < 40 or walk.buffers < 1000:  # far more than the 5 ms that make it remember
+            await superuser.execute(
+                "INSERT INTO events (tenant_id, type, data) SELECT $1, 'invoice_created', '{}'"
+                "  FROM generate_series(1, 50000)",
+                tenant,
+            )
+            await producer.execute(
+                "SELECT pg_current_xact_id()"
+            )  # is over, and later: the open one is in range
+            walk = await explain(sequencer, poll)
+        assert await log.sequence(sequencer, 1000) == 0
+        next_poll = await explain(sequencer, poll)
+        event = await record(producer, tenant)
+        assert await log.sequence(sequencer, 1000) == 1
+    assert next_poll.buffers < 100
+    assert await log.sequence(sequencer, 1000) == 0
+    assert await in_log(sequencer) == [event]
+
+
+SLOW = """
+CREATE FUNCTION public.dawdle() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END $$;
+CREATE TRIGGER dawdle BEFORE INSERT ON sandbox.event_log FOR EACH ROW EXECUTE FUNCTION public.dawdle();
+"""
+
+
+async def test_a_batch_too_great_for_the_usual_time_is_sequenced_patiently(
+    db_url: str, key: bytes, producer: asyncpg.Connection, owner: asyncpg.Connection, tenant: UUID
+) -> None:
+    event = await record(producer, tenant)
+    await owner.execute(SLOW)
+    async with asyncpg.create_pool(
+        db_url,
+        user=SANDBOX,
+        password=derive_role_password(key, SANDBOX),
+        server_settings={"search_path": "sandbox", "statement_timeout": "100ms"},
+        min_size=1,
+    ) as pool:
+        with pytest.raises(asyncpg.QueryCanceledError):
+            await log.sequence(pool, 1000)
+        assert await log.sequence_patiently(pool, 1000) == 1
+    assert await in_log(producer) == [event]
+
+
+async def test_the_sequencers_state_is_one_row_however_many_batches(
+    producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
+) -> None:
+    for _ in range(20):
+        await record(producer, tenant)
+        await log.sequence(sequencer, 1)
+    rows = await sequencer.fetch("SELECT last_pos FROM sequencer")
+    assert [row["last_pos"] for row in rows] == [20]

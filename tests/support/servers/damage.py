@@ -1,0 +1,45 @@
+"""Events whose stored bytes cannot be read, made as they come about: a database in SQL_ASCII takes any bytes."""
+
+from uuid import UUID
+
+import asyncpg
+
+from schema.connections.database import Database
+from schema.modes import Mode
+from tests.support.servers.connections import SUPERUSER, Connect
+
+_BAD = """('{"n": "' || chr(200) || '"}')::jsonb"""
+
+
+async def into_sql_ascii(connect: Connect, database: Database) -> asyncpg.Connection:
+    """From now on the database does not look at bytes. Returns a session of the superuser's."""
+    superuser = await connect(SUPERUSER)
+    await superuser.execute("UPDATE pg_database SET encoding = 0 WHERE datname = current_database()")
+    for pool in (database.core, *(database.data(mode) for mode in Mode)):
+        await pool.expire_connections()
+    return await connect(SUPERUSER)
+
+
+async def record_damaged(superuser: asyncpg.Connection, tenant: UUID) -> UUID:
+    """By a producer who sends Latin-1."""
+    event: UUID = await superuser.fetchval(
+        f"SELECT record_event($1::uuid, 'invoice_created', {_BAD})", tenant
+    )
+    return event
+
+
+async def damage(superuser: asyncpg.Connection, event: UUID) -> None:
+    await _change(superuser, event, _BAD)
+
+
+async def repair(superuser: asyncpg.Connection, event: UUID) -> None:
+    await _change(superuser, event, """'{"n": 1}'""")
+
+
+async def _change(superuser: asyncpg.Connection, event: UUID, data: str) -> None:
+    """The table is append-only."""
+    leaf = await superuser.fetchval("SELECT tableoid::regclass::text FROM events WHERE id = $1", event)
+    async with superuser.transaction():
+        await superuser.execute(f"ALTER TABLE {leaf} DISABLE TRIGGER append_only")
+        await superuser.execute(f"UPDATE {leaf} SET data = {data} WHERE id = $1", event)
+        await superuser.execute(f"ALTER TABLE {leaf} ENABLE ALWAYS TRIGGER append_only")

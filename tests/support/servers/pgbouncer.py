@@ -1,0 +1,78 @@
+"""PgBouncer before a test's cluster, as its documentation sets it up: SCRAM, and each role's verifier asked of the server."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from tests.support.servers.databases import Cluster
+from tests.support.servers.places import free_port, temporary_place
+
+PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+UP_WITHIN_S = 20.0
+
+needs_pgbouncer = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed")
+
+
+class PgBouncer:
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def url(self, url: str) -> str:
+        """The same database through it."""
+        parts = urlsplit(url)
+        credentials = parts.netloc.rpartition("@")[0]
+        return urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{self.port}"))
+
+
+@asynccontextmanager
+async def pgbouncer(
+    cluster: Cluster, mode: str, *, database: str = "*", **settings: object
+) -> AsyncIterator[PgBouncer]:
+    """`mode`: session, transaction or statement. `database`: the one that it knows. Others of its settings as keywords."""
+    assert PROGRAM is not None
+    server = urlsplit(cluster.server.superuser_url)
+    port = free_port()
+    with temporary_place() as place:
+        (place / "users").write_text(f'"{server.username}" "{server.password}"\n')
+        written = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": port,
+            "unix_socket_dir": "",
+            "pool_mode": mode,
+            "auth_type": "scram-sha-256",
+            "auth_file": place / "users",
+            "auth_user": server.username,
+            "auth_query": "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1",
+            **settings,
+        }
+        lines = [f"{name} = {value}" for name, value in written.items()]
+        (place / "pgbouncer.ini").write_text(
+            f"[databases]\n{database} = host={server.hostname} port={server.port}\n[pgbouncer]\n"
+            + "\n".join(lines)
+        )
+        # It refuses to be root.
+        other = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+        process = await asyncio.create_subprocess_exec(
+            PROGRAM, str(place / "pgbouncer.ini"), stderr=asyncio.subprocess.PIPE, **other
+        )
+        try:
+            await _until_up(process)
+            yield PgBouncer(port)
+        finally:
+            process.kill()
+            await process.communicate()
+
+
+async def _until_up(process: asyncio.subprocess.Process) -> None:
+    assert process.stderr is not None
+    async with asyncio.timeout(UP_WITHIN_S):
+        said = b""
+        while b"process up" not in said:
+            line = await process.stderr.readline()
+            assert line, said.decode()
+            said += line
