@@ -37,6 +37,6 @@ class AttemptFolder:
             count = await delivery_hours.fold(self._pool, self._batch_size) or 0
         except asyncpg.QueryCanceledError:
             _logger.warning("all attempts are being counted anew; this takes its time")
-            count = await delivery_hours.fold_patiently(self._pool, self._batch_size) or 0
+            count = await delivery_hours.fold_large_batch(self._pool, self._batch_size) or 0
         self.folded += count
         return count

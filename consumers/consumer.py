@@ -229,7 +229,7 @@ class Consumer:
         applied = Applied(0)
         try:
             async with self._pool.acquire() as tx, tx.transaction():
-                await log.hold_consumer(
+                await log.lock_consumer(
                     tx, self._handler.name
                 )  # first, as whoever exchanges generations does
                 if not await log.remove_dead_event(tx, self._handler.name, event.pos):

@@ -78,7 +78,7 @@ class Rebuild:
 
         Raises NotBeingBuilt when somebody else gave it up or finished it.
         """
-        begun = await self._patiently(stop, lambda: projections.begin_rebuild(self._pool, self._name))
+        begun = await self._with_retries(stop, lambda: projections.begin_rebuild(self._pool, self._name))
         if begun is None:
             return
         self._resumed = begun.resumed
@@ -97,7 +97,7 @@ class Rebuild:
 
     async def _step(self, stop: asyncio.Event, generation: int) -> int:
         try:
-            return await self._patiently(stop, self._consumer.step) or 0
+            return await self._with_retries(stop, self._consumer.step) or 0
         except NotBeingBuilt:
             if await self._serves(stop, generation):
                 return 0
@@ -105,19 +105,19 @@ class Rebuild:
 
     async def _caught_up(self, stop: asyncio.Event) -> bool:
         """Or else another process has the cursor, and is at it; or has finished."""
-        at = await self._patiently(stop, lambda: projections.generations(self._pool, self._name))
+        at = await self._with_retries(stop, lambda: projections.generations(self._pool, self._name))
         builder = projections.builder(self._name)
         return at is None or at.building is None or not await log.backlog(self._pool, builder)
 
     async def _finish(self, stop: asyncio.Event, generation: int) -> bool:
         """False while what serves is ahead."""
-        if await self._patiently(stop, lambda: projections.finish_rebuild(self._pool, self._name)):
+        if await self._with_retries(stop, lambda: projections.finish_rebuild(self._pool, self._name)):
             return True
         return await self._serves(stop, generation)  # another process did it, or our commit's answer was lost
 
     async def _serves(self, stop: asyncio.Event, generation: int) -> bool:
         """Raises NotBeingBuilt when it neither does nor will."""
-        now = await self._patiently(stop, lambda: projections.generations(self._pool, self._name))
+        now = await self._with_retries(stop, lambda: projections.generations(self._pool, self._name))
         if now is not None and generation not in (now.serving, now.building):
             raise NotBeingBuilt(f"the rebuild of {self._name} was given up elsewhere")
         return now is not None and now.serving == generation
@@ -128,7 +128,7 @@ class Rebuild:
 
     async def _progress(self, *, finished: bool = False) -> Progress:
         name = self._name if finished else projections.builder(self._name)
-        at = await projections.extent(self._pool, name)
+        at = await projections.consumer_progress(self._pool, name)
         return Progress(
             self._resumed,
             at.last_pos - at.before_first,
@@ -139,7 +139,7 @@ class Rebuild:
             finished,
         )
 
-    async def _patiently(self, stop: asyncio.Event, operation: Callable[[], Awaitable[T]]) -> T | None:
+    async def _with_retries(self, stop: asyncio.Event, operation: Callable[[], Awaitable[T]]) -> T | None:
         """Through what passes by itself. A person waits for it, who has to learn at once what does not."""
 
         async def attempt() -> T:

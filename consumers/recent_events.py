@@ -37,7 +37,7 @@ class Channel:
     def begin(self, complete_from: int) -> None:
         self._events.clear()
         self.complete_from = complete_from
-        self.tell()
+        self.notify()
 
     def add(self, event: LoggedEvent) -> None:
         self._events.append(event)
@@ -48,7 +48,7 @@ class Channel:
             self._events.popleft()
             self.complete_from = event.pos
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         self.news.set()
         self.news = asyncio.Event()
 
@@ -96,11 +96,11 @@ class RecentEvents:
         for channel in self._channels.values():
             channel.begin(end)
 
-    def take(self, events: Sequence[LoggedEvent], reached: int, asked_for: Mapping[UUID, Channel]) -> None:
-        """All events of `asked_for` at positions in (end, reached]. Who joined since they were asked for begins after."""
+    def take(self, events: Sequence[LoggedEvent], reached: int, requested: Mapping[UUID, Channel]) -> None:
+        """All events of `requested` at positions in (end, reached]. Who joined since they were asked for begins after."""
         told = set()
         for event in events:
-            channel = asked_for[event.tenant_id]
+            channel = requested[event.tenant_id]
             if self._channels.get(event.tenant_id) is channel:
                 channel.add(event)
                 told.add(channel)
@@ -108,11 +108,11 @@ class RecentEvents:
                 self.characters += len(event.data)
         self.end = reached
         for tenant_id, channel in self._channels.items():
-            if asked_for.get(tenant_id) is not channel:
+            if requested.get(tenant_id) is not channel:
                 channel.begin(reached)
         self._shrink()
         for channel in told:
-            channel.tell()
+            channel.notify()
 
     def _shrink(self) -> None:
         while len(self._in_order) > self._most_events or self.characters > self._most_characters:
@@ -120,6 +120,6 @@ class RecentEvents:
             self.characters -= len(event.data)
             channel.forget(event)
 
-    def tell_everybody(self) -> None:
+    def notify_all(self) -> None:
         for channel in self._channels.values():
-            channel.tell()
+            channel.notify()

@@ -32,7 +32,7 @@ class Sequencer:
             count = await log.sequence(self._pool, self._batch_size) or 0
         except asyncpg.QueryCanceledError:
             _logger.warning("a batch of millions is being sequenced; this takes its time")
-            count = await log.sequence_patiently(self._pool, self._batch_size) or 0
+            count = await log.sequence_large_batch(self._pool, self._batch_size) or 0
         if count:
             self.sequenced += count
             self._wake()

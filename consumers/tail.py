@@ -62,7 +62,7 @@ class Tail:
                     await self._pace.wait(found=bool(found))
         finally:
             self._over.set()
-            self._recent.tell_everybody()
+            self._recent.notify_all()
 
     @asynccontextmanager
     async def listen(
@@ -108,7 +108,7 @@ class Tail:
         stretch = await events_of_tenants(self._pool, start, listened)
         if recent.end != start:  # all left meanwhile
             return True
-        if stretch.end.gone_up_to > start:  # dropped before it was read: each is told in its own page
+        if stretch.end.dropped_up_to > start:  # dropped before it was read: each is told in its own page
             recent.begin(stretch.end.pos)
         else:
             recent.take(stretch.events, stretch.reached, listened)

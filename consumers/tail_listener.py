@@ -15,13 +15,13 @@ _IN_A_ROW: Final = 64  # events from memory, before others have a turn
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class EventsDropped:
     """Comes in place of events that retention has dropped: some up to this position may be missing."""
 
     up_to: int
 
 
-Heard: TypeAlias = LoggedEvent | Gone
+TailItem: TypeAlias = LoggedEvent | EventsDropped
 
 
 class Listener:
@@ -42,7 +42,7 @@ class Listener:
         self._pos = pos
         self._page_after = page_after
         self._over = over
-        self._page: deque[Heard] = deque()
+        self._page: deque[TailItem] = deque()
         self._page_reaches = pos
         self._is_of_this_log = False  # the log has been seen to reach the position
         self._told_gone = 0
@@ -56,10 +56,10 @@ class Listener:
             self._go_to_windows_end()
         return self._pos
 
-    def __aiter__(self) -> AsyncIterator[Heard]:
+    def __aiter__(self) -> AsyncIterator[TailItem]:
         return self
 
-    async def __anext__(self) -> Heard:
+    async def __anext__(self) -> TailItem:
         while not self._over.is_set():
             news = self._channel.news  # before looking: what comes meanwhile sets it
             if self._page:
@@ -94,7 +94,7 @@ class Listener:
             self._in_a_row = 0
             await asyncio.sleep(0)
 
-    def _next_of_page(self) -> Heard:
+    def _next_of_page(self) -> TailItem:
         heard = self._page.popleft()
         if not self._page:
             self._pos = self._page_reaches
@@ -109,9 +109,9 @@ class Listener:
         if page is None:
             return True  # it is over
         self._is_of_this_log = True
-        if page.gone_up_to is not None and page.gone_up_to > self._told_gone:
-            self._told_gone = page.gone_up_to
-            self._page.append(Gone(page.gone_up_to))
+        if page.dropped_up_to is not None and page.dropped_up_to > self._told_gone:
+            self._told_gone = page.dropped_up_to
+            self._page.append(EventsDropped(page.dropped_up_to))
         self._page += page.events
         self._page_reaches = page.reached
         if not self._page:

@@ -15,7 +15,7 @@ STOPS_WITHIN_S: Final = 30.0
 
 
 @dataclass(frozen=True)
-class Backbone:
+class DatabaseAccess:
     url: str = field(repr=False)
     """The owner's."""
     key: bytes = field(repr=False)
@@ -31,18 +31,18 @@ class Backbone:
 
 
 @contextmanager
-def backbone(settings: Settings, progress: Progress) -> Iterator[Backbone]:
+def open_database(settings: Settings, progress: Progress) -> Iterator[DatabaseAccess]:
     """Blocks while the embedded server starts, so enter it before the event loop. Raises Unavailable.
 
     The embedded server runs for as long as any process is in here.
     """
     if settings.database_url is not None:
         key = settings.secret_key or ensure_secret_key(settings.data_dir)
-        yield Backbone(settings.database_url, key, embedded=False)
+        yield DatabaseAccess(settings.database_url, key, embedded=False)
         return
     server = attach(settings.data_dir, progress=progress)
     try:
-        yield Backbone(server.owner_url, settings.secret_key or server.secret_key, embedded=True)
+        yield DatabaseAccess(server.owner_url, settings.secret_key or server.secret_key, embedded=True)
     finally:
         server.release()
         # As the first process of a container we would take a server that is still stopping with us.

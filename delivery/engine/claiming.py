@@ -31,7 +31,7 @@ from delivery.health.health_book import HealthBook
 from schema.connections.database import Connection, Pool
 from schema.connections.error_kinds import is_unreadable
 from schema.deliveries import deliveries
-from schema.deliveries.deliveries import ClaimedDelivery, Lane, RateLimitState, Waiting
+from schema.deliveries.deliveries import ClaimedDelivery, Lane, RateLimitState, WaitingEndpoint
 
 _logger = logging.getLogger(__name__)
 STEPS: Final = 500
@@ -110,10 +110,10 @@ class Claiming:
         elif self._lane is Lane.RETRY and all_seen:
             self._not_before = now + AGAIN_EVERY_S
 
-    def _slot(self, waiting: Waiting) -> Slot:
+    def _slot(self, waiting: WaitingEndpoint) -> Slot:
         return Slot(waiting.tenant_id, waiting.endpoint_id, self._lane)
 
-    async def _look(self) -> list[Waiting]:
+    async def _look(self) -> list[WaitingEndpoint]:
         waiting = await deliveries.endpoints_waiting(self._pool, self._lane, self._from, STEPS)
         if not waiting and self._from != _FIRST:
             self._from = _FIRST
@@ -124,7 +124,10 @@ class Claiming:
         return waiting
 
     def _goes_on_after(
-        self, waiting: Sequence[Waiting], claimable: Sequence[Waiting], wanted: Sequence[tuple[Slot, int]]
+        self,
+        waiting: Sequence[WaitingEndpoint],
+        claimable: Sequence[WaitingEndpoint],
+        wanted: Sequence[tuple[Slot, int]],
     ) -> UUID:
         """After whom this round served last, whatever cap it was that ended it; after whom it saw last when it could
         serve all, or none."""
@@ -133,7 +136,7 @@ class Claiming:
             return wanted[-1][0].endpoint_id
         return last if len(waiting) == STEPS else _FIRST
 
-    def _not_open(self, claimable: Sequence[Waiting], looked_at: float) -> list[Waiting]:
+    def _not_open(self, claimable: Sequence[WaitingEndpoint], looked_at: float) -> list[WaitingEndpoint]:
         """Adopts what the database says of the breakers, which other workers open and close as well; and leaves out those
         that were opened here a moment ago, which it does not know yet."""
         for waiting in claimable:
@@ -141,7 +144,7 @@ class Claiming:
                 self._capacity.start_slowly(waiting.endpoint_id)
         return [waiting for waiting in claimable if not self._health.open(waiting.endpoint_id)]
 
-    async def _skip(self, disabled: Sequence[Waiting]) -> int:
+    async def _skip(self, disabled: Sequence[WaitingEndpoint]) -> int:
         """A bounded number, for the others wait meanwhile."""
         skipped = 0
         for waiting in disabled:

@@ -134,7 +134,7 @@ class Database:
             yield database
 
 
-async def fetchval_patiently(pool: Pool, seconds: float, statement: str, *arguments: object) -> Any:
+async def fetchval_with_timeout(pool: Pool, seconds: float, statement: str, *arguments: object) -> Any:
     """In a transaction of its own, without the usual limit of time, for what a restore makes one great batch."""
     async with pool.acquire() as tx, tx.transaction():
         await tx.execute("SET LOCAL statement_timeout = 0")

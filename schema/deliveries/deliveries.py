@@ -66,7 +66,7 @@ class EndpointTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingEndpoint:
     """An endpoint that has deliveries waiting in a lane."""
 
     tenant_id: UUID
@@ -251,10 +251,15 @@ async def fan_out_fresh(
     return new
 
 
-async def endpoints_waiting(connection: Executor, lane: Lane, after: UUID, steps: int) -> list[Waiting]:
+async def endpoints_waiting(
+    connection: Executor, lane: Lane, after: UUID, steps: int
+) -> list[WaitingEndpoint]:
     """Of the lane's endpoints that follow `after` in the order of their ids, the next ones, so that a caller can go
     round; fewer than `steps` when these are the last."""
-    return [Waiting(**row) for row in await connection.fetch(_SQL["endpoints_waiting"], lane, after, steps)]
+    return [
+        WaitingEndpoint(**row)
+        for row in await connection.fetch(_SQL["endpoints_waiting"], lane, after, steps)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from schema.connections.database import Executor, Pool, fetchval_patiently
+from schema.connections.database import Executor, Pool, fetchval_with_timeout
 from schema.queries import load
 
 _SQL = load("delivery_hours")
@@ -15,7 +15,7 @@ async def fold(connection: Executor, limit: int) -> int | None:
     return count
 
 
-async def fold_patiently(pool: Pool, limit: int) -> int | None:
+async def fold_large_batch(pool: Pool, limit: int) -> int | None:
     """As `fold`, without the usual limit of time: after a restore all attempts that are there are one batch."""
-    count: int | None = await fetchval_patiently(pool, _RECOUNT_SECONDS, _SQL["fold"], limit)
+    count: int | None = await fetchval_with_timeout(pool, _RECOUNT_SECONDS, _SQL["fold"], limit)
     return count

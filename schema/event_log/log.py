@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from schema.connections.database import Connection, Executor, Pool, fetchval_patiently
+from schema.connections.database import Connection, Executor, Pool, fetchval_with_timeout
 from schema.queries import load
 
 _SQL = load("log")
@@ -63,9 +63,9 @@ async def sequence(connection: Executor, limit: int) -> int | None:
     return count
 
 
-async def sequence_patiently(pool: Pool, limit: int) -> int | None:
+async def sequence_large_batch(pool: Pool, limit: int) -> int | None:
     """As `sequence`, without the usual limit of time: a transaction is never cut, and a restored log is one batch."""
-    count: int | None = await fetchval_patiently(pool, _SEQUENCE_SECONDS, _SQL["sequence"], limit)
+    count: int | None = await fetchval_with_timeout(pool, _SEQUENCE_SECONDS, _SQL["sequence"], limit)
     return count
 
 
@@ -75,9 +75,9 @@ async def take_cursor(tx: Connection, consumer: str) -> Cursor | None:
     return Cursor(consumer, row["tick"], row["pos"]) if row else None
 
 
-async def hold_consumer(tx: Connection, consumer: str) -> None:
+async def lock_consumer(tx: Connection, consumer: str) -> None:
     """Until the transaction ends no worker takes a batch of its, and no rebuild takes its place."""
-    await tx.execute(_SQL["hold_consumer"], consumer)
+    await tx.execute(_SQL["lock_consumer"], consumer)
 
 
 async def move_cursor(tx: Connection, cursor: Cursor, pos: int) -> None:

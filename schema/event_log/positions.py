@@ -39,7 +39,7 @@ LOOK_AT: Final = 2000
 @dataclass(frozen=True, slots=True)
 class LogEnd:
     pos: int
-    gone_up_to: int
+    dropped_up_to: int
     """The highest position whose event may have been dropped; 0 when none was."""
 
 
@@ -60,7 +60,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class EventsAfter(Stretch):
-    gone_up_to: int | None
+    dropped_up_to: int | None
     """Events up to this position may be missing from the page, for retention has dropped some: those there are are given
     nevertheless, and from it on nothing is missing. None: the page is complete."""
 
@@ -98,7 +98,7 @@ async def events_after(
             fewer = max(1, limit // 2), most_bytes, max(1, look_at // 2)
             return await events_after(connection, tenant_id, pos, types, *fewer)
         return await _without_next_of_tenant(connection, tenant_id, pos, error)
-    end = LogEnd(rows[0]["last_pos"], rows[0]["gone_up_to"])
+    end = LogEnd(rows[0]["last_pos"], rows[0]["dropped_up_to"])
     if not 0 <= pos <= end.pos:
         raise InvalidInput(
             f"This log reaches from position 0 to {end.pos}, and {pos} is not in it: "
@@ -114,7 +114,7 @@ async def events_after(
         events,
         _reached(rows[0], events, cut=rows[0]["found"] >= limit, more=rows[0]["looked_at"] >= asked),
         end,
-        end.gone_up_to if pos < end.gone_up_to else None,
+        end.dropped_up_to if pos < end.dropped_up_to else None,
     )
 
 
@@ -126,7 +126,7 @@ async def events_of_tenants(
     most_bytes: int = READ_BYTES,
 ) -> Stretch:
     """The same for several tenants and all types. It is for whoever follows the log's end closely: it passes over
-    everybody else's positions one by one, and over what was dropped without a word but `end.gone_up_to`."""
+    everybody else's positions one by one, and over what was dropped without a word but `end.dropped_up_to`."""
     try:
         rows = await connection.fetch(_SQL["read_tenants"], pos, list(tenants), look_at, most_bytes)
     except Exception as error:
@@ -135,7 +135,7 @@ async def events_of_tenants(
         if look_at > 1:
             return await events_of_tenants(connection, pos, tenants, look_at // 2, most_bytes)
         return await _without_next(connection, pos, error)
-    end = LogEnd(rows[0]["last_pos"], rows[0]["gone_up_to"])
+    end = LogEnd(rows[0]["last_pos"], rows[0]["dropped_up_to"])
     events = [
         LoggedEvent(row["pos"], row["id"], row["tenant_id"], row["type"], row["created_at"], row["data"])
         for row in rows
@@ -153,8 +153,8 @@ async def _without_next_of_tenant(
     if unreadable is None:
         raise error
     _report(unreadable, error)
-    gone_up_to = end.gone_up_to if pos < end.gone_up_to else None
-    return EventsAfter([], unreadable, end, gone_up_to, unreadable=unreadable)
+    dropped_up_to = end.dropped_up_to if pos < end.dropped_up_to else None
+    return EventsAfter([], unreadable, end, dropped_up_to, unreadable=unreadable)
 
 
 async def _without_next(connection: Executor, pos: int, error: Exception) -> Stretch:

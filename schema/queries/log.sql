@@ -16,7 +16,7 @@ SELECT (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1)
 -- $1 consumer. A row when this transaction now has the cursor to itself, none while another has it.
 SELECT tick, pos FROM take_cursor($1);
 
--- name: hold_consumer
+-- name: lock_consumer
 -- $1 consumer. Waits until nobody has its cursor; then nobody gets it until the transaction ends.
 SELECT FROM consumers WHERE name = $1 FOR UPDATE;
 

@@ -45,7 +45,7 @@ SELECT CASE WHEN $1 = 1 AND (SELECT retries_paused_at IS NOT NULL FROM delivery_
  WHERE s.due_at <= now()
  GROUP BY 1;
 
--- name: troubled
+-- name: unhealthy_endpoints
 -- $1 how many are counted at most. Endpoints in service that are failing, and those whose breaker is open or half-open (a
 -- probe may be sent). One success ends the failing; a breaker may want more. No breaker opens for more than five minutes:
 -- one that seems to was open when the clock was set back, and is half-open.

@@ -1,6 +1,6 @@
 -- What /metrics tells of core.
 
--- name: out_of_service
+-- name: inactive_endpoints
 -- $1 how many are counted at most. Endpoints by mode.
 SELECT mode, count(*) FILTER (WHERE NOT enabled) AS disabled, count(*) FILTER (WHERE enabled AND paused) AS paused
   FROM (SELECT mode, enabled, paused FROM webhook_endpoints WHERE NOT enabled OR paused ORDER BY mode, enabled LIMIT $1)

@@ -2,7 +2,8 @@
 
 -- name: log_end
 -- The log's last position, and the highest one whose event may have been dropped.
-SELECT last_pos, coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS gone_up_to
+SELECT last_pos,
+    coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS dropped_up_to
   FROM sequencer ORDER BY tick DESC LIMIT 1;
 
 -- name: read_tenant
@@ -12,7 +13,8 @@ SELECT last_pos, coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos
 -- and the first of those, within $5. One statement: none of it is younger than the rest. The tenant leads each
 -- comparison, or an empty partition's plan would walk everybody's positions for ever; OFFSET 0 as in log.sql.
 WITH log AS MATERIALIZED (
-    SELECT last_pos, coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS gone_up_to
+    SELECT last_pos,
+        coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS dropped_up_to
       FROM sequencer ORDER BY tick DESC LIMIT 1
 ), looked_at AS MATERIALIZED (
     SELECT pos, event_id, created_at
@@ -30,7 +32,7 @@ WITH log AS MATERIALIZED (
      ORDER BY l.pos
      LIMIT $4
 )
-SELECT log.last_pos, log.gone_up_to,
+SELECT log.last_pos, log.dropped_up_to,
        (SELECT count(*) FROM looked_at) AS looked_at, (SELECT max(pos) FROM looked_at) AS last_looked_at,
        (SELECT count(*) FROM found) AS found,
        f.pos, f.id, f.type, f.created_at, f.data
@@ -51,7 +53,8 @@ SELECT pos FROM event_log
 -- event. Everybody's log is walked, and those tenants' events are read: a row in any case, as above. IS TRUE keeps the
 -- list of tenants a table that is probed, and not compared with one by one.
 WITH log AS MATERIALIZED (
-    SELECT last_pos, coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS gone_up_to
+    SELECT last_pos,
+        coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS dropped_up_to
       FROM sequencer ORDER BY tick DESC LIMIT 1
 ), looked_at AS MATERIALIZED (
     SELECT pos, event_id, tenant_id, created_at FROM event_log WHERE pos > $1 ORDER BY pos LIMIT $3
@@ -64,7 +67,7 @@ WITH log AS MATERIALIZED (
                             AND e.tenant_id = l.tenant_id OFFSET 0) e
      WHERE (l.tenant_id IN (SELECT unnest($2::uuid[]))) IS TRUE
 )
-SELECT log.last_pos, log.gone_up_to, (SELECT max(pos) FROM looked_at) AS last_looked_at,
+SELECT log.last_pos, log.dropped_up_to, (SELECT max(pos) FROM looked_at) AS last_looked_at,
        (SELECT count(*) FROM found) AS found,
        f.pos, f.id, f.tenant_id, f.type, f.created_at, f.data
   FROM log

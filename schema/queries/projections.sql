@@ -24,7 +24,7 @@ SELECT drop_generations($1);
 -- $1 consumer. Up to when its work is complete.
 SELECT as_of($1);
 
--- name: extent
+-- name: consumer_progress
 -- $1 consumer. Where the log that is left begins, how far the consumer has come, where the log ends, and what it has dead-lettered.
 SELECT coalesce((SELECT pos - 1 FROM event_log ORDER BY pos LIMIT 1), s.last_pos) AS before_first,
        coalesce((SELECT pos FROM cursors WHERE consumer = $1 ORDER BY tick DESC LIMIT 1), 0) AS pos,

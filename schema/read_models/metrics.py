@@ -17,14 +17,14 @@ COUNTED: Final = 100_000
 """Deliveries per lane; about 40 ms. Endpoints out of service, the same."""
 VISITED: Final = 1_000
 """Endpoints with deliveries waiting, per lane; about 20 ms."""
-TROUBLED: Final = 10_000
+MOST_UNHEALTHY: Final = 10_000
 STATEMENT_S: Final = 2.0
 """A backlog drained while some transaction holds the horizon back leaves entries in the index that every walk passes,
 and no limit counts them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingDeliveries:
     """Deliveries that wait in the table, of one lane; each of `overdue` is among `due`, and these among `waiting`."""
 
     waiting: int
@@ -43,7 +43,7 @@ class EndpointsDue:
 
 
 @dataclass(frozen=True, slots=True)
-class Troubled:
+class UnhealthyEndpoints:
     """Endpoints in service that are failing, and those whose breaker is open or half-open, failing or not."""
 
     failing: int
@@ -52,7 +52,7 @@ class Troubled:
 
 
 @dataclass(frozen=True, slots=True)
-class OutOfService:
+class InactiveEndpoints:
     mode: str
     disabled: int
     paused: int
@@ -68,10 +68,10 @@ class OldestTransaction:
     """Sessions whose transaction does not show its age to the owner."""
 
 
-async def waiting(connection: Executor, lane: Lane) -> Waiting:
+async def waiting(connection: Executor, lane: Lane) -> WaitingDeliveries:
     row = await connection.fetchrow(_SQL["waiting"], lane, OVERDUE_AFTER, COUNTED, timeout=STATEMENT_S)
     assert row is not None
-    return Waiting(*row)
+    return WaitingDeliveries(*row)
 
 
 async def endpoints_due(connection: Executor, lane: Lane, visit: int = VISITED) -> list[EndpointsDue]:
@@ -80,20 +80,20 @@ async def endpoints_due(connection: Executor, lane: Lane, visit: int = VISITED) 
     return [EndpointsDue(*row) for row in rows]
 
 
-async def troubled(connection: Executor) -> Troubled:
-    row = await connection.fetchrow(_SQL["troubled"], TROUBLED, timeout=STATEMENT_S)
+async def unhealthy_endpoints(connection: Executor) -> UnhealthyEndpoints:
+    row = await connection.fetchrow(_SQL["unhealthy_endpoints"], MOST_UNHEALTHY, timeout=STATEMENT_S)
     assert row is not None
-    return Troubled(*row)
+    return UnhealthyEndpoints(*row)
 
 
 async def retries_paused(connection: Executor) -> bool:
     return bool(await connection.fetchval(_SQL["retries_paused"], timeout=STATEMENT_S))
 
 
-async def out_of_service(core: Executor) -> list[OutOfService]:
+async def inactive_endpoints(core: Executor) -> list[InactiveEndpoints]:
     """A mode without any has no entry."""
-    rows = await core.fetch(_CORE_SQL["out_of_service"], COUNTED, timeout=STATEMENT_S)
-    return [OutOfService(*row) for row in rows]
+    rows = await core.fetch(_CORE_SQL["inactive_endpoints"], COUNTED, timeout=STATEMENT_S)
+    return [InactiveEndpoints(*row) for row in rows]
 
 
 async def oldest_transaction(core: Executor) -> OldestTransaction:

@@ -36,15 +36,15 @@ async def generations(tx: Executor, projection: str) -> Generations:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class RebuildStart:
     generation: int
     resumed: bool
 
 
-async def begin_rebuild(pool: Pool, projection: str) -> Begun:
+async def begin_rebuild(pool: Pool, projection: str) -> RebuildStart:
     row = await pool.fetchrow(_SQL["begin_rebuild"], projection)
     assert row is not None
-    return Begun(*row)
+    return RebuildStart(*row)
 
 
 async def finish_rebuild(pool: Pool, projection: str) -> bool:
@@ -71,7 +71,7 @@ async def as_of(connection: Executor, consumer: str) -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class ConsumerProgress:
     before_first: int
     """The position before the first one that is still there."""
     pos: int
@@ -79,7 +79,7 @@ class Extent:
     dead: int
 
 
-async def extent(connection: Executor, consumer: str) -> Extent:
-    row = await connection.fetchrow(_SQL["extent"], consumer)
+async def consumer_progress(connection: Executor, consumer: str) -> ConsumerProgress:
+    row = await connection.fetchrow(_SQL["consumer_progress"], consumer)
     assert row is not None
-    return Extent(*row)
+    return ConsumerProgress(*row)

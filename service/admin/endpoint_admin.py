@@ -33,7 +33,7 @@ _LONGEST_REASON: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class EndpointInput:
     """What was asked for, unchecked. When changing an endpoint, None leaves a thing as it is."""
 
     url: str | None = None
@@ -59,13 +59,13 @@ class EndpointAdmin:
         self._box = SecretBox(database.key)
 
     async def create(
-        self, tenant_id: UUID, mode: Mode, url: str, wish: Wish, secret: str | None
+        self, tenant_id: UUID, mode: Mode, url: str, fields: EndpointInput, secret: str | None
     ) -> tuple[UUID, str]:
         """The endpoint's id and its signing secret, `secret` or a fresh one. Raises InvalidInput or NotFound."""
         endpoint_id = new_id()
         secret, sealed = self._seal_secret(endpoint_id, secret)
         await tenants.require(self._database.core, tenant_id)
-        checked = await self._check(endpoint_id, mode, replace(wish, url=url))
+        checked = await self._check(endpoint_id, mode, replace(fields, url=url))
         assert checked.url is not None
         new = NewEndpoint(
             endpoint_id,
@@ -81,10 +81,10 @@ class EndpointAdmin:
         await endpoints.create(self._database.core, new)
         return endpoint_id, secret
 
-    async def update(self, endpoint_id: UUID, wish: Wish) -> Endpoint:
+    async def update(self, endpoint_id: UUID, fields: EndpointInput) -> Endpoint:
         """Takes effect with the next attempt, of old deliveries too. Raises InvalidInput or NotFound."""
         present = await self.show(endpoint_id)
-        changes = await self._check(endpoint_id, present.mode, wish)
+        changes = await self._check(endpoint_id, present.mode, fields)
         await endpoints.update(self._database.core, endpoint_id, changes)
         if changes.url is not None and changes.url != present.url:
             await endpoint_health.reset_health(self._database.data(present.mode), endpoint_id)
@@ -141,13 +141,13 @@ class EndpointAdmin:
         secret, sealed = self._seal_secret(endpoint_id, secret)
         return secret, await endpoints.rotate_secret(self._database.core, endpoint_id, sealed, grace)
 
-    async def _check(self, endpoint_id: UUID, mode: Mode, wish: Wish) -> EndpointChanges:
+    async def _check(self, endpoint_id: UUID, mode: Mode, fields: EndpointInput) -> EndpointChanges:
         return EndpointChanges(
-            description=_check_description(wish.description),
-            sealed_headers=self._seal_headers(endpoint_id, wish.headers),
-            event_types=await self._check_event_types(mode, wish.event_types),
-            url=await self._check_url(wish.url),
-            rate_limit=_check_rate_limit(wish.rate_limit),
+            description=_check_description(fields.description),
+            sealed_headers=self._seal_headers(endpoint_id, fields.headers),
+            event_types=await self._check_event_types(mode, fields.event_types),
+            url=await self._check_url(fields.url),
+            rate_limit=_check_rate_limit(fields.rate_limit),
         )
 
     async def _check_url(self, text: str | None) -> str | None:

@@ -23,12 +23,12 @@ MESSAGE: Final = "A test event. Verify its signature like that of any other even
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class SentTest:
     endpoint: Endpoint
     event_id: UUID
 
 
-async def send_test(database: Database, endpoint_id: UUID) -> Probe:
+async def send_test(database: Database, endpoint_id: UUID) -> SentTest:
     """Raises NotFound, and Conflict when nothing is delivered to the endpoint at present; then nothing is recorded."""
     endpoint = await endpoints.show(database.core, endpoint_id)
     shown = format_id(ENDPOINT, endpoint_id)
@@ -37,11 +37,13 @@ async def send_test(database: Database, endpoint_id: UUID) -> Probe:
     if endpoint.paused:
         raise Conflict(f"Endpoint {shown} is paused: run duro endpoint resume {shown}, then test it.")
     data = {"endpointId": shown, "message": MESSAGE}
-    return Probe(endpoint, await events.record(database.data(endpoint.mode), endpoint.tenant_id, TEST, data))
+    return SentTest(
+        endpoint, await events.record(database.data(endpoint.mode), endpoint.tenant_id, TEST, data)
+    )
 
 
 async def first_attempt(
-    data: Pool, probe: Probe, within_s: float, attempt_timeout: timedelta
+    data: Pool, sent: SentTest, within_s: float, attempt_timeout: timedelta
 ) -> ShownDelivery:
     """The delivery once an attempt has been made. Raises Unavailable with how far it got if none is in that time.
 
@@ -50,10 +52,10 @@ async def first_attempt(
     deadline = time.monotonic() + within_s
     pace = Pace(first=0.02, most=0.5)
     while True:
-        event = await events.show(data, probe.endpoint.tenant_id, probe.event_id)
+        event = await events.show(data, sent.endpoint.tenant_id, sent.event_id)
         in_flight = False
         for delivery in event.deliveries:
-            shown = await delivery_history.show(data, probe.endpoint.tenant_id, delivery.id)
+            shown = await delivery_history.show(data, sent.endpoint.tenant_id, delivery.id)
             if shown.attempts or shown.settled_at is not None:
                 return shown
             in_flight = shown.in_flight

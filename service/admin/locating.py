@@ -13,7 +13,7 @@ from schema.modes import Mode
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class Location:
     mode: Mode
     tenant_id: UUID
     pool: Pool
@@ -24,32 +24,32 @@ class Located:
         return format_id(TENANT, self.tenant_id)
 
 
-async def locate_event(database: Database, event_id: UUID) -> Located:
+async def locate_event(database: Database, event_id: UUID) -> Location:
     """Raises NotFound."""
-    located = await _locate(database, events.tenant_of, event_id)
-    if located is None:
+    location = await _locate(database, events.tenant_of, event_id)
+    if location is None:
         raise NotFound(
             f"There is no event {format_id(EVENT, event_id)} in either mode: duro event list lists them."
         )
-    return located
+    return location
 
 
-async def locate_delivery(database: Database, delivery_id: UUID) -> Located:
+async def locate_delivery(database: Database, delivery_id: UUID) -> Location:
     """Raises NotFound."""
-    located = await _locate(database, delivery_history.tenant_of, delivery_id)
-    if located is None:
+    location = await _locate(database, delivery_history.tenant_of, delivery_id)
+    if location is None:
         raise NotFound(
             f"There is no delivery {format_id(DELIVERY, delivery_id)} in either mode: "
             "duro delivery list lists them."
         )
-    return located
+    return location
 
 
 async def _locate(
     database: Database, tenant_of: Callable[[Executor, UUID], Awaitable[UUID | None]], id_: UUID
-) -> Located | None:
+) -> Location | None:
     for mode in Mode:
         pool = database.data(mode)
         if (tenant_id := await tenant_of(pool, id_)) is not None:
-            return Located(mode, tenant_id, pool)
+            return Location(mode, tenant_id, pool)
     return None

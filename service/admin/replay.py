@@ -48,11 +48,11 @@ class Selection:
 
 async def replay_one(database: Database, delivery_id: UUID) -> tuple[str, Sequence[str]]:
     """The status it had, and what holds it up. Raises NotFound, and Conflict when its endpoint is disabled."""
-    located = await locate_delivery(database, delivery_id)
-    delivery = await delivery_history.show(located.pool, located.tenant_id, delivery_id)
+    location = await locate_delivery(database, delivery_id)
+    delivery = await delivery_history.show(location.pool, location.tenant_id, delivery_id)
     _require_enabled(await endpoints.show(database.core, delivery.endpoint_id))
-    was = await replays.replay_one(located.pool, located.tenant_id, delivery_id)
-    return was, await obstacles(database, located.mode, delivery.endpoint_id)
+    was = await replays.replay_one(location.pool, location.tenant_id, delivery_id)
+    return was, await blockers(database, location.mode, delivery.endpoint_id)
 
 
 async def begin_replay(database: Database, selection: Selection) -> Job:
@@ -99,8 +99,8 @@ async def unfinished(database: Database, replay_id: UUID) -> Job:
     raise NotFound(f"There is no replay {shown} in either mode: duro delivery replays lists them.")
 
 
-async def carry_on(database: Database, job: Job) -> AsyncIterator[Replay]:
-    """The job after each of its steps, until it is finished. Whatever ends this, `carry_on` goes on from there.
+async def resume(database: Database, job: Job) -> AsyncIterator[Replay]:
+    """The job after each of its steps, until it is finished. Whatever ends this, `resume` goes on from there.
 
     It rests for as long as it works: what it makes pending has to be sent by somebody, and fresh events come first.
     """
@@ -122,7 +122,7 @@ async def _event_types(database: Database, job: Job) -> Sequence[str]:
     return [name for name in names if name != TEST and matches(endpoint.event_types, name)]
 
 
-async def obstacles(database: Database, mode: Mode, endpoint_id: UUID | None) -> list[str]:
+async def blockers(database: Database, mode: Mode, endpoint_id: UUID | None) -> list[str]:
     """Sentences about what a replay waits for, beside a worker."""
     found = []
     if await switches.retries_paused(database.data(mode)):

@@ -18,7 +18,7 @@ from schema.core import tenants
 from schema.errors import Unavailable
 from schema.modes import Mode
 from schema.queries import load
-from service.admin.endpoint_admin import EndpointAdmin, Wish, endpoint_admin
+from service.admin.endpoint_admin import EndpointAdmin, EndpointInput, endpoint_admin
 from service.bench.bench_setup import BenchSetup
 from service.bench.load.payload import EVENT_TYPE, data_for
 from service.bench.processes.bench_process import Process, process
@@ -143,4 +143,4 @@ async def _create_tenants(setup: BenchSetup, database: Database, shape: Shape) -
 
 async def _create_endpoints(admin: EndpointAdmin, tenant_id: UUID, url: str, count: int) -> None:
     for number in range(count):
-        await admin.create(tenant_id, MODE, f"{url}/{number}", Wish(), None)
+        await admin.create(tenant_id, MODE, f"{url}/{number}", EndpointInput(), None)

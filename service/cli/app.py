@@ -20,7 +20,7 @@ from schema.connections.database import Database
 from schema.connections.error_kinds import is_transient, needs_operator
 from schema.errors import Conflict, Unavailable
 from service.cli.root import main
-from service.database_access import backbone
+from service.database_access import open_database
 from service.settings import Settings
 
 __all__ = ["App", "command", "group", "main"]
@@ -63,7 +63,7 @@ class App:
 
     def with_database(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         """Runs `work` on a migrated database, starting (and migrating) the embedded one if need be."""
-        with backbone(self.settings, self.progress) as base:
+        with open_database(self.settings, self.progress) as base:
 
             async def run() -> T:
                 if base.embedded:

@@ -13,7 +13,7 @@ import orjson
 from schema.durations import format_duration
 from schema.errors import Unavailable
 from service.child_process import ChildProcess, child_process
-from service.database_access import Backbone
+from service.database_access import DatabaseAccess
 from service.demo.demo_receiver import HOST, ReceiverScript
 from service.demo.demo_tenants import EGRESS_ALLOW, DemoTenant
 from service.demo.receipts import Receipt
@@ -55,7 +55,7 @@ async def receiver_process(on_receipt: Callable[[Receipt], None]) -> AsyncIterat
 
 
 @asynccontextmanager
-async def worker_process(base: Backbone) -> AsyncIterator[ChildProcess]:
+async def worker_process(base: DatabaseAccess) -> AsyncIterator[ChildProcess]:
     environment = {
         "DURO_DATABASE_URL": base.url,
         "DURO_SECRET_KEY": b64encode(base.key).decode(),

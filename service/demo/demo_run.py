@@ -10,7 +10,7 @@ from typing import Any, Final
 from schema.connections.database import Database
 from schema.modes import Mode
 from service.child_process import ChildProcess
-from service.database_access import Backbone
+from service.database_access import DatabaseAccess
 from service.demo.billing_load import generate_load
 from service.demo.database_audit import audit_database, log_ends
 from service.demo.demo_processes import ReceiverProcess, receiver_process, worker_process
@@ -37,7 +37,12 @@ class Outcome:
 
 
 async def run_demo(
-    base: Backbone, total: int, *, persistent: bool, progress: ProgressDisplay, patience_s: float = PATIENCE_S
+    base: DatabaseAccess,
+    total: int,
+    *,
+    persistent: bool,
+    progress: ProgressDisplay,
+    patience_s: float = PATIENCE_S,
 ) -> Outcome:
     """Commits at least `total` events, including the first and last ones. `persistent`: the database outlives the demo.
 
@@ -48,7 +53,9 @@ async def run_demo(
         return await show.run(total, progress)
 
 
-async def _set_up(base: Backbone, stack: AsyncExitStack, patience_s: float, *, persistent: bool) -> "DemoRun":
+async def _set_up(
+    base: DatabaseAccess, stack: AsyncExitStack, patience_s: float, *, persistent: bool
+) -> "DemoRun":
     await base.migrate(lambda _step: None)
     database = await stack.enter_async_context(
         Database.open(base.url, base.key, name="duro demo", max_per_role=6)

@@ -13,7 +13,7 @@ from schema.connections.database import Database
 from schema.core import tenants
 from schema.errors import Conflict
 from schema.modes import Mode
-from service.admin.endpoint_admin import EndpointAdmin, Wish, endpoint_admin
+from service.admin.endpoint_admin import EndpointAdmin, EndpointInput, endpoint_admin
 from service.settings import Settings
 
 EGRESS_ALLOW: Final = "127.0.0.0/8"
@@ -91,8 +91,8 @@ async def create_tenants(database: Database, receiver_url: str) -> list[DemoTena
 async def _create(
     admin: EndpointAdmin, tenant_id: UUID, receiver_url: str, path: str, plan: EndpointPlan
 ) -> Endpoint:
-    wish = Wish(description="duro demo", event_types=plan.event_types, headers=plan.headers)
-    endpoint_id, secret = await admin.create(tenant_id, plan.mode, receiver_url + path, wish, None)
+    fields = EndpointInput(description="duro demo", event_types=plan.event_types, headers=plan.headers)
+    endpoint_id, secret = await admin.create(tenant_id, plan.mode, receiver_url + path, fields, None)
     return Endpoint(endpoint_id, plan.mode, path, plan.event_types, plan.headers, secret)
 
 

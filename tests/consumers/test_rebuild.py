@@ -84,7 +84,7 @@ async def noted(data: Pool) -> dict[int, list[int]]:
 
 async def arrived(data: Pool, total: int) -> None:
     """Once the consumer at work has applied so many events. Two loops are at work, and neither tells."""
-    while (await projections.extent(data, "notes")).pos < total:  # noqa: ASYNC110
+    while (await projections.consumer_progress(data, "notes")).pos < total:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from consumers import tail as tails
 from consumers.tail import Tail
-from consumers.tail_listener import Gone
+from consumers.tail_listener import EventsDropped
 from schema.connections.database import Database, Pool
 from schema.errors import InvalidInput
 from schema.event_log.log import LoggedEvent
@@ -292,11 +292,11 @@ async def test_what_was_dropped_is_told_once_in_its_place(
     )
     async with hearing(tail, tenant, after=10) as listener, hearing(tail, tenant, after=200) as later:
         await listener.heard.count(241)
-        assert listener.heard[0] == Gone(200)
+        assert listener.heard[0] == EventsDropped(200)
         assert listener.positions == list(range(11, 251))
         await later.heard.count(50)
         assert later.positions == list(range(201, 251))
-    assert not any(isinstance(heard, Gone) for heard in later.heard)
+    assert not any(isinstance(heard, EventsDropped) for heard in later.heard)
 
 
 async def test_what_was_dropped_before_the_reader_came_to_it_is_told_too(
@@ -313,7 +313,7 @@ async def test_what_was_dropped_before_the_reader_came_to_it_is_told_too(
         )
         tail.hint()
         await listener.heard.count(4)
-        assert listener.heard[0] == Gone(2)
+        assert listener.heard[0] == EventsDropped(2)
         stop.set()
         tail.hint()
 

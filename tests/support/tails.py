@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 from consumers.tail import Tail
-from consumers.tail_listener import Gone, Heard, Listener
+from consumers.tail_listener import EventsDropped, Listener, TailItem
 from tests.support.arrivals import Arrivals
 
 
@@ -14,18 +14,18 @@ class Hearing:
     """What one listener has heard; it reads on only while `may_read` is set."""
 
     def __init__(self) -> None:
-        self.heard: Arrivals[Heard] = Arrivals()
+        self.heard: Arrivals[TailItem] = Arrivals()
         self.may_read = asyncio.Event()
         self.may_read.set()
         self.listener: Listener | None = None
 
     @property
     def events(self) -> list[UUID]:
-        return [heard.id for heard in self.heard if not isinstance(heard, Gone)]
+        return [heard.id for heard in self.heard if not isinstance(heard, EventsDropped)]
 
     @property
     def positions(self) -> list[int]:
-        return [heard.pos for heard in self.heard if not isinstance(heard, Gone)]
+        return [heard.pos for heard in self.heard if not isinstance(heard, EventsDropped)]
 
     async def listen(
         self,

@@ -33,7 +33,7 @@ from service.cli.app import App, command, database_errors
 from service.cli.billing import billing_simulate
 from service.cli.billing.billing_group import billing
 from service.cli.views import fields, table
-from service.database_access import backbone
+from service.database_access import open_database
 from service.simulation.simulation_setup import RUNNING, refuse_beside_a_simulation
 from service.supervisor import Supervisor
 from service.worker.signals import stop_on_signals
@@ -77,7 +77,7 @@ def run(app: App, modes: Sequence[Mode], once: bool) -> None:
     Example:
       duro billing run --mode test
     """
-    with backbone(app.settings, app.progress) as base, database_errors():
+    with open_database(app.settings, app.progress) as base, database_errors():
 
         async def work() -> Counter[str]:
             if base.embedded:

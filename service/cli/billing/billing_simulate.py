@@ -17,7 +17,7 @@ from schema.ids import TENANT, format_id
 from schema.timestamps import iso_millis
 from service.cli.app import App, command, database_errors
 from service.cli.billing.billing_group import billing
-from service.database_access import backbone
+from service.database_access import open_database
 from service.simulation.simulation_setup import SIMULATING, Plot, Progress, Show, Story, play
 from service.worker.signals import stop_on_signals
 
@@ -71,7 +71,7 @@ def simulate(app: App, tenants: int, days: int, speed: float, signups: float, se
       duro billing simulate --tenants 200 --days 365
     """
     plot = Plot(tenants, days, speed, signups, seed)
-    with backbone(app.settings, app.progress) as base, database_errors():
+    with open_database(app.settings, app.progress) as base, database_errors():
 
         async def work(show: Show) -> Story:
             stop = stop_on_signals()

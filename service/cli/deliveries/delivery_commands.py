@@ -16,7 +16,7 @@ from schema.ids import DELIVERY, REPLAY, format_id
 from schema.modes import Mode
 from schema.pages import After, Page
 from service.admin.endpoint_admin import require_endpoint
-from service.admin.locating import Located, locate_delivery
+from service.admin.locating import Location, locate_delivery
 from service.admin.replay import Job, Selection, begin_replay, replay_one, unfinished
 from service.admin.replay_shape import replay_shape
 from service.admin.shapes import delivery_shape, page_shape, shown_delivery_shape
@@ -72,14 +72,14 @@ def show(app: App, delivery_id: UUID) -> None:
       duro delivery show dlv_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
     """
 
-    async def find(database: Database) -> tuple[Located, ShownDelivery]:
-        located = await locate_delivery(database, delivery_id)
-        return located, await delivery_history.show(located.pool, located.tenant_id, delivery_id)
+    async def find(database: Database) -> tuple[Location, ShownDelivery]:
+        location = await locate_delivery(database, delivery_id)
+        return location, await delivery_history.show(location.pool, location.tenant_id, delivery_id)
 
-    located, shown = app.with_database(find)
+    location, shown = app.with_database(find)
     app.result(
-        shown_delivery_shape(shown, located.tenant, located.mode),
-        lambda out: show_delivery(out, located, shown),
+        shown_delivery_shape(shown, location.tenant, location.mode),
+        lambda out: show_delivery(out, location, shown),
     )
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from schema.deliveries.delivery_history import Delivery, ShownAttempt, ShownDelivery
 from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
 from schema.pages import Page
-from service.admin.locating import Located
+from service.admin.locating import Location
 from service.cli.views import fields, more, table
 
 _LONGEST_BODY: Final = 120
@@ -30,13 +30,13 @@ def show_page(out: Console, page: Page[Delivery]) -> None:
     more(out, page)
 
 
-def show_delivery(out: Console, located: Located, delivery: ShownDelivery) -> None:
+def show_delivery(out: Console, location: Location, delivery: ShownDelivery) -> None:
     fields(
         out,
         {
             "Delivery": format_id(DELIVERY, delivery.id),
-            "Tenant": located.tenant,
-            "Mode": located.mode,
+            "Tenant": location.tenant,
+            "Mode": location.mode,
             "Endpoint": format_id(ENDPOINT, delivery.endpoint_id),
             "Event": format_id(EVENT, delivery.event_id),
             "Type": delivery.event_type,

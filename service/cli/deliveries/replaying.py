@@ -13,7 +13,7 @@ from schema.deliveries.replays import Kind, Positions, Replay, Times
 from schema.errors import DuroError
 from schema.ids import REPLAY, format_id
 from schema.pages import Page
-from service.admin.replay import Job, carry_on, obstacles
+from service.admin.replay import Job, blockers, resume
 from service.cli.app import App
 from service.cli.views import more, table
 from service.interrupts import interrupt_on_any_signal
@@ -61,11 +61,11 @@ def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
         begun = await find(database)
         app.progress(f"Replay {format_id(REPLAY, begun.replay.id)} in mode {begun.mode}")
         if not app.json:
-            for sentence in await obstacles(database, begun.mode, begun.replay.endpoint_id):
+            for sentence in await blockers(database, begun.mode, begun.replay.endpoint_id):
                 app.err.print(sentence)
         pace = _Pace(begun.replay)
         with app.counting("Replaying") as count:
-            async for replay in carry_on(database, begun):
+            async for replay in resume(database, begun):
                 begun = Job(begun.mode, replay)
                 count(pace.line(replay))
         return begun

@@ -17,7 +17,7 @@ from schema.event_log.events import Event, ShownEvent
 from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
 from schema.modes import Mode
 from schema.pages import After, Page
-from service.admin.locating import Located, locate_event
+from service.admin.locating import Location, locate_event
 from service.admin.shapes import event_shape, event_type_shape, page_shape, shown_event_shape
 from service.cli import options
 from service.cli.app import App, command, group
@@ -103,13 +103,14 @@ def show(app: App, event_id: UUID) -> None:
       duro event show evt_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
     """
 
-    async def find(database: Database) -> tuple[Located, ShownEvent]:
-        located = await locate_event(database, event_id)
-        return located, await events.show(located.pool, located.tenant_id, event_id)
+    async def find(database: Database) -> tuple[Location, ShownEvent]:
+        location = await locate_event(database, event_id)
+        return location, await events.show(location.pool, location.tenant_id, event_id)
 
-    located, shown = app.with_database(find)
+    location, shown = app.with_database(find)
     app.result(
-        shown_event_shape(shown, located.tenant, located.mode), lambda out: _show_event(out, located, shown)
+        shown_event_shape(shown, location.tenant, location.mode),
+        lambda out: _show_event(out, location, shown),
     )
 
 
@@ -159,14 +160,14 @@ def _show_page(out: Console, page: Page[Event]) -> None:
     more(out, page)
 
 
-def _show_event(out: Console, located: Located, event: ShownEvent) -> None:
+def _show_event(out: Console, location: Location, event: ShownEvent) -> None:
     fields(
         out,
         {
             "Event": format_id(EVENT, event.id),
             "Type": event.type,
-            "Tenant": located.tenant,
-            "Mode": located.mode,
+            "Tenant": location.tenant,
+            "Mode": location.mode,
             "Created": event.created_at,
             "Position": "none yet" if event.pos is None else event.pos,
         },

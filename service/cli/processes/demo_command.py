@@ -8,7 +8,7 @@ import uvloop
 
 from schema.errors import DuroError
 from service.cli.app import App, command, database_errors, main
-from service.database_access import backbone
+from service.database_access import open_database
 from service.demo import demo_report
 from service.demo.demo_database import DemoDatabase, demo_database
 from service.demo.demo_run import MIN_EVENTS, Outcome, ProgressDisplay, run_demo
@@ -65,7 +65,7 @@ def demo(app: App, events: int, data_dir: Path | None) -> None:
 
 
 def _run(app: App, where: DemoDatabase, events: int) -> Outcome:
-    with backbone(where.settings, app.progress) as base, database_errors():
+    with open_database(where.settings, app.progress) as base, database_errors():
         return uvloop.run(
             run_demo(base, events, persistent=where.persistent, progress=_progress_display(app, events))
         )

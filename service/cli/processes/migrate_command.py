@@ -6,7 +6,7 @@ from rich.console import Console
 from schema.installation.migrate import Migrated
 from service.cli.app import App, command, database_errors, main
 from service.cli.options import beside
-from service.database_access import backbone
+from service.database_access import open_database
 
 
 @command(main, "migrate")
@@ -26,7 +26,7 @@ def migrate(app: App, *, beside: bool) -> None:
     Example:
       DURO_DATABASE_URL=postgresql://… DURO_SECRET_KEY=… duro migrate
     """
-    with backbone(app.settings, app.progress) as base, database_errors():
+    with open_database(app.settings, app.progress) as base, database_errors():
         done = uvloop.run(base.migrate(app.progress, beside=beside))
     app.result({"applied": done.files, "repaired": done.repaired}, lambda out: _show(out, done))
 

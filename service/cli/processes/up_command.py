@@ -15,7 +15,7 @@ from schema.connections.database import target_of
 from schema.errors import InvalidInput
 from service.cli.app import App, command, database_errors, main
 from service.cli.options import beside
-from service.database_access import Backbone, backbone
+from service.database_access import DatabaseAccess, open_database
 from service.settings import Settings
 from service.supervisor import Part, Supervisor
 from service.worker.child_worker import ChildWorker
@@ -49,12 +49,12 @@ def up(app: App, port: int | None, workers: int, *, beside: bool) -> None:
       duro up --port 8400 --workers 2
     """
     settings = app.settings if port is None else replace(app.settings, port=port)
-    with backbone(settings, app.progress) as base, database_errors():
+    with open_database(settings, app.progress) as base, database_errors():
         uvloop.run(_up(app, settings, base, workers, beside=beside))
         app.progress("Stopping")
 
 
-async def _up(app: App, settings: Settings, base: Backbone, workers: int, *, beside: bool) -> None:
+async def _up(app: App, settings: Settings, base: DatabaseAccess, workers: int, *, beside: bool) -> None:
     stop = stop_on_signals()
     await base.migrate(app.progress, beside=beside)
     async with worker(settings, base.url, base.key) as first:
@@ -93,14 +93,14 @@ def _listeners(settings: Settings, count: int) -> Iterator[Sequence[socket.socke
         ]
 
 
-def _environment(base: Backbone) -> dict[str, str]:
+def _environment(base: DatabaseAccess) -> dict[str, str]:
     return {
         "DURO_DATABASE_URL": target_of(base.url).without_login().url(),
         "DURO_SECRET_KEY": b64encode(base.key).decode(),
     }
 
 
-def _show(out: Console, urls: Sequence[str], settings: Settings, base: Backbone) -> None:
+def _show(out: Console, urls: Sequence[str], settings: Settings, base: DatabaseAccess) -> None:
     where = f"embedded PostgreSQL 16 in {settings.data_dir}" if base.embedded else "DURO_DATABASE_URL"
     out.print(f"duro is up with {len(urls)} worker{'s' if len(urls) > 1 else ''}.")
     for number, url in enumerate(urls, start=1):

@@ -9,7 +9,7 @@ import click
 import uvloop
 
 from service.cli.app import App, command, database_errors, main
-from service.database_access import Backbone, backbone
+from service.database_access import DatabaseAccess, open_database
 from service.supervisor import Part, Supervisor
 from service.worker.composition import worker
 from service.worker.health_server import HttpServer
@@ -40,12 +40,12 @@ def work(app: App, port: int | None, *, until_stdin_closes: bool, http_fd: int |
     Example:
       DURO_DATABASE_URL=postgresql://db.example.com/duro DURO_SECRET_KEY=… duro work --port 9400
     """
-    with backbone(app.settings, app.progress) as base, database_errors():
+    with open_database(app.settings, app.progress) as base, database_errors():
         uvloop.run(_work(app, base, port, http_fd, until_stdin_closes))
 
 
 async def _work(
-    app: App, base: Backbone, port: int | None, http_fd: int | None, until_stdin_closes: bool
+    app: App, base: DatabaseAccess, port: int | None, http_fd: int | None, until_stdin_closes: bool
 ) -> None:
     stop = stop_on_signals()
     if until_stdin_closes:

@@ -13,7 +13,7 @@ from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
 from schema.pages import After
 from schema.timestamps import iso_millis
-from service.admin.endpoint_admin import Wish
+from service.admin.endpoint_admin import EndpointInput
 from service.admin.shapes import endpoint_shape, page_shape
 from service.cli import options
 from service.cli.app import App, command
@@ -115,9 +115,11 @@ def create(
       duro endpoint create --tenant ten_… --mode live --url https://shop.example/webhooks \\
           --event 'subscription_*' --event invoice_created
     """
-    wish = Wish(None, description, event_types, _headers(headers, headers_file, secret_stdin), rate_limit)
+    fields = EndpointInput(
+        None, description, event_types, _headers(headers, headers_file, secret_stdin), rate_limit
+    )
     secret = read_secret() if secret_stdin else None
-    endpoint_id, secret = administer(app, lambda admin: admin.create(tenant, mode, url, wish, secret))
+    endpoint_id, secret = administer(app, lambda admin: admin.create(tenant, mode, url, fields, secret))
     shown = format_id(ENDPOINT, endpoint_id)
     app.result({"id": shown, "secret": secret}, lambda out: show_created(out, shown, secret))
 
@@ -151,19 +153,19 @@ def update(
         raise click.UsageError("--all-events and --event exclude each other: use one of them.")
     if no_headers and (headers or headers_file):
         raise click.UsageError("--no-headers and new headers exclude each other: use one of them.")
-    wish = Wish(
+    fields = EndpointInput(
         url,
         description,
         event_types if event_types or all_events else None,
         _headers(headers, headers_file) if headers or headers_file or no_headers else None,
         rate_limit,
     )
-    if wish == Wish():
+    if fields == EndpointInput():
         raise click.UsageError(
             "Nothing to change: give --url, --event, --all-events, --header, --headers-file, --no-headers, "
             "--description or --rate-limit."
         )
-    show_changed(app, administer(app, lambda admin: admin.update(endpoint_id, wish)))
+    show_changed(app, administer(app, lambda admin: admin.update(endpoint_id, fields)))
 
 
 @command(endpoint, "list")

@@ -11,7 +11,7 @@ from schema.connections.database import Database
 from schema.deliveries.delivery_history import ShownDelivery
 from schema.errors import Conflict
 from schema.ids import DELIVERY, ENDPOINT, EVENT, TENANT, format_id
-from service.admin.endpoint_probe import Probe, first_attempt, send_test
+from service.admin.endpoint_probe import SentTest, first_attempt, send_test
 from service.admin.replay import begin_backfill
 from service.admin.replay_shape import replay_shape
 from service.admin.shapes import shown_delivery_shape
@@ -45,24 +45,24 @@ def test(app: App, endpoint_id: UUID, timeout: timedelta | None, *, no_wait: boo
       duro endpoint test we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
     """
 
-    async def run(database: Database) -> tuple[Probe, ShownDelivery | None]:
-        probe = await send_test(database, endpoint_id)
+    async def run(database: Database) -> tuple[SentTest, ShownDelivery | None]:
+        sent = await send_test(database, endpoint_id)
         if no_wait:
-            return probe, None
-        app.progress(f"Event {format_id(EVENT, probe.event_id)} is recorded; waiting for a worker")
-        data = database.data(probe.endpoint.mode)
+            return sent, None
+        app.progress(f"Event {format_id(EVENT, sent.event_id)} is recorded; waiting for a worker")
+        data = database.data(sent.endpoint.mode)
         longest = app.settings.attempt_timeout
         patience = timeout or longer_than(longest)
-        return probe, await first_attempt(data, probe, patience.total_seconds(), longest)
+        return sent, await first_attempt(data, sent, patience.total_seconds(), longest)
 
-    probe, delivery = app.with_database(run)
+    sent, delivery = app.with_database(run)
     shown = {
-        "eventId": format_id(EVENT, probe.event_id),
+        "eventId": format_id(EVENT, sent.event_id),
         "endpointId": format_id(ENDPOINT, endpoint_id),
         "delivery": delivery
-        and shown_delivery_shape(delivery, format_id(TENANT, probe.endpoint.tenant_id), probe.endpoint.mode),
+        and shown_delivery_shape(delivery, format_id(TENANT, sent.endpoint.tenant_id), sent.endpoint.mode),
     }
-    app.result(shown, lambda out: _show_tested(out, probe, delivery))
+    app.result(shown, lambda out: _show_tested(out, sent, delivery))
     if delivery is not None and not _arrived(delivery):
         raise Conflict(_failure(delivery))
 
@@ -86,11 +86,11 @@ def _failure(delivery: ShownDelivery) -> str:
     return f"The test was not delivered: see the error above, or duro delivery show {shown}.{next_one}"
 
 
-def _show_tested(out: Console, probe: Probe, delivery: ShownDelivery | None) -> None:
+def _show_tested(out: Console, sent: SentTest, delivery: ShownDelivery | None) -> None:
     told: dict[str, object] = {
-        "Endpoint": format_id(ENDPOINT, probe.endpoint.id),
-        "URL": probe.endpoint.url,
-        "Event": format_id(EVENT, probe.event_id),
+        "Endpoint": format_id(ENDPOINT, sent.endpoint.id),
+        "URL": sent.endpoint.url,
+        "Event": format_id(EVENT, sent.event_id),
     }
     if delivery is not None:
         told["Delivery"] = format_id(DELIVERY, delivery.id)

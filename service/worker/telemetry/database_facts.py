@@ -30,7 +30,13 @@ from schema.event_log.partitions import partitions_ahead
 from schema.failures import PartFailures
 from schema.modes import Mode
 from schema.read_models import metrics
-from schema.read_models.metrics import EndpointsDue, OldestTransaction, OutOfService, Troubled, Waiting
+from schema.read_models.metrics import (
+    EndpointsDue,
+    InactiveEndpoints,
+    OldestTransaction,
+    UnhealthyEndpoints,
+    WaitingDeliveries,
+)
 from service.worker.projection_consumers import CONSUMERS
 
 T = TypeVar("T")
@@ -44,9 +50,9 @@ _SHARE_OF_TIME: Final = 0.01
 class ModeFacts:
     consumers: Sequence[ConsumerStatus]
     partitions_ahead: int
-    waiting: Mapping[Lane, Waiting]
+    waiting: Mapping[Lane, WaitingDeliveries]
     endpoints_due: Mapping[Lane, Sequence[EndpointsDue]]
-    troubled: Troubled
+    unhealthy_endpoints: UnhealthyEndpoints
     retries_paused: bool
     billing: BillingStatus
 
@@ -58,7 +64,7 @@ class ModeFacts:
                 await partitions_ahead(connection),
                 {lane: await metrics.waiting(connection, lane) for lane in Lane},
                 {lane: await metrics.endpoints_due(connection, lane) for lane in Lane},
-                await metrics.troubled(connection),
+                await metrics.unhealthy_endpoints(connection),
                 await metrics.retries_paused(connection),
                 await books.status(connection, await books.clock(connection)),
             )
@@ -66,7 +72,7 @@ class ModeFacts:
 
 @dataclass(frozen=True, slots=True)
 class CoreFacts:
-    out_of_service: Mapping[str, OutOfService]
+    inactive_endpoints: Mapping[str, InactiveEndpoints]
     """By mode; one without any is missing."""
     oldest_transaction: OldestTransaction
     workers: int
@@ -75,7 +81,7 @@ class CoreFacts:
     async def read(cls, pool: Pool) -> "CoreFacts":
         async with pool.acquire() as connection:
             return cls(
-                {of.mode: of for of in await metrics.out_of_service(connection)},
+                {of.mode: of for of in await metrics.inactive_endpoints(connection)},
                 await metrics.oldest_transaction(connection),
                 await metrics.workers(connection),
             )

@@ -9,12 +9,12 @@ from schema.billing.billing_cases import COUNTED_UP_TO, BillingStatus
 from schema.deliveries.deliveries import Lane
 from schema.event_log.log import ConsumerStatus
 from schema.modes import Mode
-from schema.read_models.metrics import COUNTED, OVERDUE_AFTER, VISITED, OutOfService
+from schema.read_models.metrics import COUNTED, OVERDUE_AFTER, VISITED, InactiveEndpoints
 from service.worker.telemetry.database_facts import CoreFacts, DatabaseFacts, ModeFacts
 from service.worker.telemetry.families import gauge
 
 HELD = ("no", "breaker", "paused", "rate_limit", "retries_paused")
-_NONE = OutOfService("", 0, 0)
+_NONE = InactiveEndpoints("", 0, 0)
 
 
 def database_metrics(facts: DatabaseFacts, now: float) -> Iterator[Metric]:
@@ -127,7 +127,7 @@ def _endpoints(facts: DatabaseFacts) -> Iterator[Metric]:
         "duro_endpoints_failing",
         "Enabled endpoints whose last attempt failed.",
         ["mode"],
-        [([mode.value], of.troubled.failing) for mode, of in modes.items()],
+        [([mode.value], of.unhealthy_endpoints.failing) for mode, of in modes.items()],
     )
     yield gauge(
         "duro_breakers",
@@ -136,7 +136,10 @@ def _endpoints(facts: DatabaseFacts) -> Iterator[Metric]:
         [
             ([mode.value, state], number)
             for mode, of in modes.items()
-            for state, number in (("open", of.troubled.open), ("half_open", of.troubled.half_open))
+            for state, number in (
+                ("open", of.unhealthy_endpoints.open),
+                ("half_open", of.unhealthy_endpoints.half_open),
+            )
         ],
     )
     yield gauge(
@@ -146,7 +149,7 @@ def _endpoints(facts: DatabaseFacts) -> Iterator[Metric]:
         [([mode.value], of.retries_paused) for mode, of in modes.items()],
     )
     if facts.core is not None:
-        out = facts.core.out_of_service
+        out = facts.core.inactive_endpoints
         yield gauge(
             "duro_endpoints_out_of_service",
             "Endpoints that are disabled (deliveries are skipped) or paused (deliveries wait).",

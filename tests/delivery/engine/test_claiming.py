@@ -19,7 +19,7 @@ from schema.connections.database import Database, Pool
 from schema.core import endpoints
 from schema.deliveries import deliveries, endpoint_health
 from schema.deliveries import retry_switch as switches
-from schema.deliveries.deliveries import Lane, Settlement, Verdict, Waiting
+from schema.deliveries.deliveries import Lane, Settlement, Verdict, WaitingEndpoint
 from schema.modes import Mode
 from tests.support.deliveries import Queue, attempt
 from tests.support.engine import add_endpoint, in_flight_limits
@@ -280,7 +280,7 @@ async def test_a_look_under_way_while_the_breaker_was_opened_and_written_lets_no
     queue = await new_queue(9)
     look = deliveries.endpoints_waiting
 
-    async def slow_look(*arguments: Any) -> list[Waiting]:
+    async def slow_look(*arguments: Any) -> list[WaitingEndpoint]:
         found = await look(*arguments)
         await write_hung(data, rounds.health, queue)
         return found

@@ -15,7 +15,7 @@ from schema.errors import Conflict
 from schema.ids import new_id
 from schema.modes import Mode
 from schema.read_models import metrics
-from schema.read_models.metrics import Troubled
+from schema.read_models.metrics import UnhealthyEndpoints
 from tests.support.engine import add_endpoint
 
 FIVE_DAYS = timedelta(days=5)
@@ -175,9 +175,13 @@ async def test_a_breaker_that_was_open_when_the_clock_was_set_back_is_counted_as
 ) -> None:
     await row.open(1, seconds=300)
     async with data.acquire() as connection:
-        assert await metrics.troubled(connection) == Troubled(failing=1, open=1, half_open=0)
+        assert await metrics.unhealthy_endpoints(connection) == UnhealthyEndpoints(
+            failing=1, open=1, half_open=0
+        )
         await row.open(2, seconds=3600)
-        assert await metrics.troubled(connection) == Troubled(failing=1, open=0, half_open=1)
+        assert await metrics.unhealthy_endpoints(connection) == UnhealthyEndpoints(
+            failing=1, open=0, half_open=1
+        )
 
 
 # Disabled, enabled, asked about

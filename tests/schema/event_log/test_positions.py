@@ -58,7 +58,7 @@ async def everything(
 
 async def test_an_empty_log_is_read_to_its_end(data: Pool, tenant: UUID) -> None:
     page = await events_after(data, tenant, 0)
-    assert (page.events, page.reached, page.at_end, page.gone_up_to) == ([], 0, True, None)
+    assert (page.events, page.reached, page.at_end, page.dropped_up_to) == ([], 0, True, None)
     assert await log_end(data) == positions.LogEnd(0, 0)
 
 
@@ -160,9 +160,9 @@ async def test_what_retention_dropped_is_told_to_whoever_comes_from_before_it(
         " VALUES ('2020-02-01', 3, 3, '{}'), ('2020-01-01', 2, 2, '{}')"
     )
     for pos in (0, 2):
-        assert (await events_after(data, tenant, pos)).gone_up_to == 3
-    assert (await events_after(data, tenant, 3)).gone_up_to is None
-    assert (await log_end(data)).gone_up_to == 3
+        assert (await events_after(data, tenant, pos)).dropped_up_to == 3
+    assert (await events_after(data, tenant, 3)).dropped_up_to is None
+    assert (await log_end(data)).dropped_up_to == 3
 
 
 async def test_modes_have_positions_of_their_own(database: Database, data: Pool, tenant: UUID) -> None:

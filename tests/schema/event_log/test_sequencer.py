@@ -269,7 +269,7 @@ async def test_a_batch_too_great_for_the_usual_time_is_sequenced_patiently(
     ) as pool:
         with pytest.raises(asyncpg.QueryCanceledError):
             await log.sequence(pool, 1000)
-        assert await log.sequence_patiently(pool, 1000) == 1
+        assert await log.sequence_large_batch(pool, 1000) == 1
     assert await in_log(producer) == [event]
 
 

@@ -16,7 +16,7 @@ from tests.support.servers.databases import Cluster
 METRICS, CORE = load("metrics"), load("metrics_core")
 PARTITIONS = 13
 WAITING = 100_000
-TROUBLED = 20_000
+MOST_UNHEALTHY = 20_000
 
 # Every tenth of the endpoints below has most of what waits; all of them are in some kind of trouble.
 _TROUBLE = f"""
@@ -27,7 +27,7 @@ SELECT gen_random_uuid(), gen_random_uuid(), lpad(to_hex(n % 2000 * 10), 32, '0'
 INSERT INTO core.webhook_endpoints (id, tenant_id, mode, url, enabled, disabled_reason)
 SELECT lpad(to_hex(n), 32, '0')::uuid, gen_random_uuid(), 'test', 'https://merchant.example', n % 2 = 0,
        CASE WHEN n % 2 <> 0 THEN 'asked for' END
-  FROM generate_series({history.ENDPOINTS} + 1, {TROUBLED}) n;
+  FROM generate_series({history.ENDPOINTS} + 1, {MOST_UNHEALTHY}) n;
 INSERT INTO endpoint_health (endpoint_id, tenant_id, failing_since, open_until)
 SELECT id, tenant_id, now(), now() FROM core.webhook_endpoints ON CONFLICT DO NOTHING;
 """
@@ -82,7 +82,7 @@ async def test_finding_the_oldest_costs_a_step_for_each_endpoint_visited(
 
 async def test_endpoints_in_trouble_are_counted_up_to_the_limit(data: Connection) -> None:
     limit = 100
-    plan = await explain(data, METRICS["troubled"], limit)
+    plan = await explain(data, METRICS["unhealthy_endpoints"], limit)
     assert_frugal(plan, rows=4 * limit, pages=12 * limit + 20)
     assert {"endpoint_health_failing", "endpoint_health_open"} <= plan.indexes
     assert_frugal(await explain(data, METRICS["retries_paused"]), rows=1, pages=3)
@@ -91,7 +91,7 @@ async def test_endpoints_in_trouble_are_counted_up_to_the_limit(data: Connection
 async def test_endpoints_out_of_service_are_counted_up_to_the_limit(database: Database) -> None:
     limit = 100
     async with database.core.acquire() as connection:
-        plan = await explain(connection, CORE["out_of_service"], limit)
+        plan = await explain(connection, CORE["inactive_endpoints"], limit)
         assert_frugal(plan, rows=limit, pages=2 * limit + 20)
         assert plan.indexes == {"webhook_endpoints_out_of_service"}
         assert_frugal(await explain(connection, CORE["workers"]), rows=1, pages=3)

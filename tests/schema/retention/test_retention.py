@@ -201,7 +201,7 @@ async def test_it_is_kept_while_somebody_needs_it_and_the_reason_is_told(
     assert await attached(owner, OLD)
     assert (
         await events_after(data, await data.fetchval("SELECT tenant_id FROM events LIMIT 1"), 0)
-    ).gone_up_to is None
+    ).dropped_up_to is None
 
 
 async def test_a_rebuild_that_is_not_under_way_holds_nothing_up(
@@ -435,8 +435,8 @@ async def test_what_is_gone_is_told_and_nothing_stumbles_over_it(
     await finished(data)
     await retire(owner)
     page = await events_after(data, tenant, 0)
-    assert ([event.id for event in page.events], page.gone_up_to) == ([recent], 3)
-    assert (await events_after(data, tenant, 3)).gone_up_to is None
+    assert ([event.id for event in page.events], page.dropped_up_to) == ([recent], 3)
+    assert (await events_after(data, tenant, 3)).dropped_up_to is None
     assert await log.read_one(data, 1) is None
     assert [event.pos for event in (await log.read_after(data, 0, 10)).events] == [4]
 
@@ -466,7 +466,7 @@ async def test_a_month_that_is_gone_can_be_written_again_and_goes_again(
     page = await events_after(data, tenant, 3)
     assert [event.id for event in page.events] == again
     assert summary(await retire(owner))[EVENTS] == []
-    assert (await events_after(data, tenant, 3)).gone_up_to == 6
+    assert (await events_after(data, tenant, 3)).dropped_up_to == 6
 
 
 async def test_modes_are_retired_apart(

@@ -114,7 +114,7 @@ async def test_a_run_that_dies_at_any_statement_is_finished_by_the_next(
         )
         assert unknown == 0, "an event that a restore would give another position"
         page = await events_after(data, tenant, 0)
-        assert len(page.events) == 4 or page.gone_up_to == end, "missing, and nobody was told"
+        assert len(page.events) == 4 or page.dropped_up_to == end, "missing, and nobody was told"
         await retire(owner, ages)
         assert not await attached(owner, OLD)
         assert await data.fetchval("SELECT array_agg(id) FROM events") == [recent]

@@ -124,12 +124,12 @@ async def test_the_children_of_up_do_not_have_the_owner_s_password(
     owner: asyncpg.Connection, db_url: str, key: bytes
 ) -> None:
     from service.cli.processes.up_command import _environment
-    from service.database_access import Backbone
+    from service.database_access import DatabaseAccess
 
     url = f"{db_url}?user=duro_owner&password=secret&sslmode=disable"
     password = urlsplit(db_url).password
     assert password
-    given = _environment(Backbone(url, key, embedded=False))["DURO_DATABASE_URL"]
+    given = _environment(DatabaseAccess(url, key, embedded=False))["DURO_DATABASE_URL"]
     assert password not in given
     assert "secret" not in given
     assert given.endswith("?sslmode=disable")

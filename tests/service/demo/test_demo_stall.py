@@ -4,7 +4,7 @@ import asyncpg
 
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from service.database_access import Backbone
+from service.database_access import DatabaseAccess
 from service.demo.demo_run import run_demo
 from service.demo.progress_display import no_progress
 from tests.support.servers.connections import Connect
@@ -21,7 +21,7 @@ async def test_a_stalled_log_fails_the_demo_in_time(
     connect: Connect, superuser: asyncpg.Connection, db_url: str, key: bytes
 ) -> None:
     await stop_sequencing(superuser)
-    base = Backbone(db_url, key, embedded=False)
+    base = DatabaseAccess(db_url, key, embedded=False)
     outcome = await run_demo(base, 40, persistent=True, progress=no_progress, patience_s=0.5)
     problems = {problem.what: problem.examples for problem in outcome.verdict.problems}
     assert next(iter(problems)) == "Nothing arrived for 0.5 s, so the demo stopped waiting."

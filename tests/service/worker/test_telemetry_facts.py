@@ -14,7 +14,7 @@ from schema.event_log.partitions import ensure_partitions
 from schema.failures import PartFailures
 from schema.modes import Mode
 from schema.read_models import metrics
-from schema.read_models.metrics import EndpointsDue, OutOfService, Troubled, Waiting
+from schema.read_models.metrics import EndpointsDue, InactiveEndpoints, UnhealthyEndpoints, WaitingDeliveries
 from service.worker.projection_consumers import CONSUMERS
 from service.worker.telemetry import database_facts as facts
 from service.worker.telemetry.database_facts import FactsReader, ModeFacts, kept_for_s
@@ -95,10 +95,10 @@ async def test_what_waits_is_counted_by_lane_and_by_how_long_it_has_been_due(
     await wait_since(database, tenant, owner, -HOUR, -HOUR, 1, 2 * MINUTE)
     await wait_since(database, tenant, owner, HOUR, lane=Lane.RETRY)
     found = await read(database)
-    assert found.waiting == {Lane.FIRST: Waiting(4, 2, 1), Lane.RETRY: Waiting(1, 1, 1)}
+    assert found.waiting == {Lane.FIRST: WaitingDeliveries(4, 2, 1), Lane.RETRY: WaitingDeliveries(1, 1, 1)}
     assert held(found.endpoints_due[Lane.FIRST]) == {"no": (1, 2 * MINUTE)}
     assert held(found.endpoints_due[Lane.RETRY]) == {"no": (1, HOUR)}
-    assert (await read(database, Mode.LIVE)).waiting == dict.fromkeys(Lane, Waiting(0, 0, 0))
+    assert (await read(database, Mode.LIVE)).waiting == dict.fromkeys(Lane, WaitingDeliveries(0, 0, 0))
 
 
 async def test_a_dead_endpoint_s_backlog_is_counted_so_far_and_hides_nobody(
@@ -109,7 +109,7 @@ async def test_a_dead_endpoint_s_backlog_is_counted_so_far_and_hides_nobody(
     await wait_since(database, tenant, owner, HOUR)
     await wait_since(database, tenant, owner, -HOUR)
     found = await read(database)
-    assert found.waiting[Lane.FIRST] == Waiting(5, 5, 0)
+    assert found.waiting[Lane.FIRST] == WaitingDeliveries(5, 5, 0)
     assert held(found.endpoints_due[Lane.FIRST]) == {"no": (2, HOUR)}
 
 
@@ -174,8 +174,8 @@ async def test_endpoints_in_trouble_are_counted_unless_they_are_disabled(
         for enabled in (True, False):
             endpoint = await add_endpoint(database, tenant, enabled=enabled)
             await make_troubled(owner, tenant, endpoint, failing_since, open_until)
-    assert (await read(database)).troubled == Troubled(failing=3, open=1, half_open=2)
-    assert (await read(database, Mode.LIVE)).troubled == Troubled(0, 0, 0)
+    assert (await read(database)).unhealthy_endpoints == UnhealthyEndpoints(failing=3, open=1, half_open=2)
+    assert (await read(database, Mode.LIVE)).unhealthy_endpoints == UnhealthyEndpoints(0, 0, 0)
 
 
 async def test_endpoints_out_of_service_are_counted_by_mode(
@@ -184,7 +184,9 @@ async def test_endpoints_out_of_service_are_counted_by_mode(
     for enabled, paused in ((True, False), (True, True), (False, True), (False, False)):
         endpoint = await add_endpoint(database, tenant, enabled=enabled)
         await owner.execute("UPDATE core.webhook_endpoints SET paused = $2 WHERE id = $1", endpoint, paused)
-    assert await metrics.out_of_service(database.core) == [OutOfService("test", disabled=2, paused=1)]
+    assert await metrics.inactive_endpoints(database.core) == [
+        InactiveEndpoints("test", disabled=2, paused=1)
+    ]
 
 
 # Transactions
