@@ -1,16 +1,17 @@
-"""How much a worker has in flight in one mode: a pure count of places, in all, per tenant, per endpoint and per lane,
-and of characters. It bounds memory, and keeps one endpoint, or one tenant's many, or the retries, from taking every slot.
+"""In-flight limits of a worker in one mode: a pure count of slots (per worker, tenant, endpoint and lane) and of memory.
+The limits bound memory, and keep one endpoint, one tenant or the retries from taking every slot.
 
-    take ──► under way ──answered──► answered, not yet written ──written──► gone
-             counts for the tenant,  counts for memory alone
+    take ──► under way ──release_slot──► answered, not written ──release_memory──► gone
+             counts for the tenant,      counts for memory only
              the endpoint, the lane
 
-An endpoint begins with few places of its own. Each answer, good or bad, gives it one more, up to the limit; each
-attempt that hangs until its deadline takes half of them, down to one. Slow answers cost places only while these are
-scarce, and never the first few. So who answers is limited by the others' share alone, and who hangs holds one slot.
-After its breaker has opened an endpoint starts again from one slot: a slow start.
+An endpoint starts with a few slots. Each response, good or bad, adds one, up to the limit; each attempt that hangs until
+its deadline halves them, down to one. Slow responses halve them only while free slots are scarce, and never below the
+initial few. So an endpoint that answers gets what the others leave, and one that hangs holds a single slot.
+After its circuit breaker has opened, an endpoint starts again from one slot: a slow start.
 
-Of every share (the whole, a tenant's, an endpoint's) lane RETRY gets half, so that fresh events always find places.
+Lane RETRY gets at most half of every limit (the worker's, a tenant's, an endpoint's), so that first attempts always find
+slots.
 """
 
 from collections import Counter
@@ -23,16 +24,14 @@ from uuid import UUID
 from schema.deliveries.deliveries import Lane
 
 FIRST_SLOTS: Final = 4
-_REMEMBERED: Final = 10_000
-_LEAST_EXPECTED: Final = 16 * 1024
-_MOST_UNSIZED: Final = (
-    500  # what a claim may bring beyond all expectation is bounded by this many of the largest
-)
-_SCARCE: Final = 4  # places are scarce while less than a quarter is free
+_MAX_KNOWN: Final = 10_000
+_MIN_EXPECTED: Final = 16 * 1024
+_MAX_UNSIZED: Final = 500  # bounds the memory of a claim when every delivery is of the largest size
+_SCARCE: Final = 4  # slots are scarce while fewer than a quarter are free
 
 
 class Manner(Enum):
-    """How an attempt held its slot."""
+    """How long an attempt held its slot."""
 
     QUICK = auto()
     SLOW = auto()
@@ -40,7 +39,7 @@ class Manner(Enum):
 
 
 class Slot(NamedTuple):
-    """Whose a place is."""
+    """Whose limits a slot counts against."""
 
     tenant_id: UUID
     endpoint_id: UUID
@@ -50,23 +49,24 @@ class Slot(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class CapacityLimits:
     total: int = 8000
-    """Deliveries in hand: under way, or answered and not yet written."""
+    """Deliveries held in memory: under way, or answered and not written yet."""
     per_tenant: int = 500
     per_endpoint: int = 100
     size: int = 32 * 1024 * 1024
-    """Characters of event data, in all; one of them has one to four bytes."""
+    """Characters of event data in memory; a character has one to four bytes."""
     largest: int = 256 * 1024
-    """Characters that a delivery may turn out to have when it is claimed unseen."""
+    """Characters of the largest delivery: its size is unknown until it is claimed."""
     under_way: int = 2000
-    """Of `total`. It bounds connections, where `total` bounds memory: writing in batches takes longer than most answers."""
+    """Attempts under way, of `total`. It bounds connections, where `total` bounds memory: writing results in batches takes
+    longer than most responses."""
 
 
-def _half(places: int) -> int:
-    return max(1, places // 2)
+def _half(slots: int) -> int:
+    return max(1, slots // 2)
 
 
 class _Taken:
-    """Places taken by a tenant or an endpoint, and how many of them in lane RETRY."""
+    """Slots taken by a tenant or an endpoint, and how many of them in lane RETRY."""
 
     __slots__ = ("all", "retries")
 
@@ -84,9 +84,9 @@ class Capacity:
         self._retries = 0
         self._under_way = 0
         self._size = 0
-        self._seen = 0
+        self._largest_seen = 0
         self.in_flight = 0
-        """Places taken, until what came of them is written."""
+        """Deliveries taken whose results are not written yet."""
 
     @property
     def free(self) -> int:
@@ -94,10 +94,10 @@ class Capacity:
 
     @property
     def free_unsized(self) -> int:
-        """Places for deliveries whose size is not known yet; one at least when nothing is in flight."""
-        expected = min(self._limits.largest, max(_LEAST_EXPECTED, self._seen))
+        """Slots for deliveries whose size is not known yet; at least one when nothing is in flight."""
+        expected = min(self._limits.largest, max(_MIN_EXPECTED, self._largest_seen))
         by_size = (self._limits.size - self._size) // expected
-        return max(0, min(self.free, _MOST_UNSIZED, by_size if self.in_flight else max(1, by_size)))
+        return max(0, min(self.free, _MAX_UNSIZED, by_size if self.in_flight else max(1, by_size)))
 
     @property
     def _retry_slots_left(self) -> int:
@@ -105,48 +105,49 @@ class Capacity:
 
     @property
     def slots(self) -> int:
-        """How many attempts may be under way when nothing is."""
+        """The in-flight limit of the worker."""
         return min(self._limits.total, self._limits.under_way)
 
     @property
     def under_way(self) -> dict[Lane, int]:
-        """Attempts that have not been answered."""
+        """Attempts without a response yet, per lane."""
         return {Lane.FIRST: self._under_way - self._retries, Lane.RETRY: self._retries}
 
     def allowed(self, endpoint_id: UUID) -> int:
-        """Places that the endpoint has earned."""
+        """The endpoint's present limit."""
         return min(self._limits.per_endpoint, self._allowed.get(endpoint_id, FIRST_SLOTS))
 
     def taken(self, endpoint_id: UUID) -> int:
-        """Places that it holds."""
+        """Slots that the endpoint holds."""
         return self._endpoints.get(endpoint_id, _NOTHING).all
 
     def free_for(self, slot: Slot) -> int:
+        """Slots that may be taken now; negative while the endpoint holds more than its limit."""
         limits, (tenant_id, endpoint_id, lane) = self._limits, slot
         tenant = self._tenants.get(tenant_id, _NOTHING)
         endpoint = self._endpoints.get(endpoint_id, _NOTHING)
         allowed = self.allowed(endpoint_id)
-        room = min(self.free, limits.per_tenant - tenant.all, allowed - endpoint.all)
+        free = min(self.free, limits.per_tenant - tenant.all, allowed - endpoint.all)
         if lane is Lane.FIRST:
-            return room
+            return free
         return min(
-            room,
+            free,
             self._retry_slots_left,
             _half(limits.per_tenant) - tenant.retries,
             _half(allowed) - endpoint.retries,
         )
 
     def reserve(self, slot: Slot, size: int) -> bool:
-        """Takes a slot for one more delivery of this many characters, if it may go out now."""
+        """Takes a slot for one delivery of this many characters, if one is free."""
         if self.free_for(slot) < 1 or (self.in_flight and self._size + size > self._limits.size):
             return False
         self._take(slot, 1, size)
         return True
 
     def take(self, slot: Slot, count: int = 1, size: int = 0) -> None:
-        """`count` must be within `room`; `size` is in characters, of all of them together."""
+        """`count` must not exceed `free_for`; `size` is the total in characters."""
         if count > self.free_for(slot):
-            raise ValueError("more taken than there is room for")
+            raise ValueError("more slots taken than are free")
         self._take(slot, count, size)
 
     def _take(self, slot: Slot, count: int, size: int) -> None:
@@ -163,35 +164,37 @@ class Capacity:
         self._size += size
 
     def add_sizes(self, size: int, largest: int = 0) -> None:
-        """Characters of what was taken unseen, in all and of the largest: what to expect of the next."""
+        """Adds the characters of deliveries taken before their size was known; `largest` predicts the next ones."""
         self._size += size
-        self._seen = max(largest, self._seen * 9 // 10)
+        self._largest_seen = max(largest, self._largest_seen * 9 // 10)
 
     def release_slot(self, slot: Slot, count: int = 1) -> None:
-        """The endpoint's places are free again, before what it said is written."""
+        """Frees slots once the response is there, before the result is written."""
         if count > self._endpoints.get(slot.endpoint_id, _NOTHING).all:
-            raise ValueError("more given back than was taken")
+            raise ValueError("more slots released than were taken")
         retries = count if slot.lane is Lane.RETRY else 0
         for counts, key in ((self._tenants, slot.tenant_id), (self._endpoints, slot.endpoint_id)):
             taken = counts[key]
             taken.all -= count
             taken.retries -= retries
             if not taken.all:
-                del counts[key]  # they come and go; the count must not grow with them
+                del counts[key]  # tenants and endpoints come and go: the tables must not grow with them
         self._retries -= retries
         self._under_way -= count
 
     def release_memory(self, count: int = 1, size: int = 0) -> None:
+        """Frees the memory of deliveries whose results are written."""
         self.in_flight -= count
         self._size -= size
 
     def release(self, slot: Slot, count: int = 1, size: int = 0) -> None:
-        """What was taken and not used."""
+        """Frees slots and memory of deliveries that are not sent."""
         if count:
             self.release_slot(slot, count)
         self.release_memory(count, size)
 
-    def learn(self, endpoint_id: UUID, manner: Manner) -> None:
+    def adjust(self, endpoint_id: UUID, manner: Manner) -> None:
+        """Changes the endpoint's limit after an attempt."""
         now = self.allowed(endpoint_id)
         if manner is Manner.HUNG:
             self._allow(endpoint_id, max(1, now // 2))
@@ -201,19 +204,18 @@ class Capacity:
             self._allow(endpoint_id, now + 1)
 
     def start_slowly(self, endpoint_id: UUID) -> None:
-        """One place at a time, from which it may grow again."""
+        """Sets the endpoint's limit to one slot, from which it grows."""
         self._allow(endpoint_id, 1)
 
-    def _allow(self, endpoint_id: UUID, places: int) -> None:
-        self._allowed[endpoint_id] = places
-        if len(self._allowed) > _REMEMBERED:
+    def _allow(self, endpoint_id: UUID, slots: int) -> None:
+        self._allowed[endpoint_id] = slots
+        if len(self._allowed) > _MAX_KNOWN:
             del self._allowed[next(iter(self._allowed))]
 
     def shares(self, waiting: Sequence[Slot]) -> list[tuple[Slot, int]]:
-        """What to claim for each of these, all of one lane, unseen: alike for all, no more than each one's room and
-        what is free.
+        """How many deliveries to claim for each endpoint, all of one lane: equal shares within each limit.
 
-        Where there are fewer places than endpoints the first ones get them; the caller goes round.
+        With fewer slots than endpoints the first ones get them; the caller continues after those next time.
         """
         if not waiting:
             return []
@@ -237,8 +239,8 @@ class Capacity:
 
     def _free_for_tenant(self, tenant_id: UUID, *, retries: bool) -> int:
         taken, limit = self._tenants.get(tenant_id, _NOTHING), self._limits.per_tenant
-        room = limit - taken.all
-        return min(room, _half(limit) - taken.retries) if retries else room
+        free = limit - taken.all
+        return min(free, _half(limit) - taken.retries) if retries else free
 
 
 _NOTHING: Final = _Taken()

@@ -266,7 +266,7 @@ class Dispatcher:
         if result.settlement.attempt is None:
             return
         if self._health.closed(claim.endpoint_id):
-            self.capacity.learn(claim.endpoint_id, result.manner)
+            self.capacity.adjust(claim.endpoint_id, result.manner)
         else:
             self.capacity.start_slowly(claim.endpoint_id)
 

@@ -1,5 +1,5 @@
-"""The count of places against a plain list of what is out: the limits hold, lane RETRY never has more than half of any
-share, and every place given back can be taken again.
+"""In-flight limits against a plain list of deliveries: no limit is exceeded, lane RETRY has at most half of each, and every
+slot released can be taken again.
 """
 
 from collections import Counter
@@ -18,8 +18,8 @@ SLOTS = [Slot(UUID(int=n % 3), UUID(int=10 + n)) for n in range(9)]
 EITHER_LANE = [slot._replace(lane=lane) for slot in SLOTS for lane in Lane]
 
 
-def half(places: int) -> int:
-    return max(1, places // 2)
+def half(slots: int) -> int:
+    return max(1, slots // 2)
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Bookkeeping(RuleBasedStateMachine):
 
     @rule(slot=st.sampled_from(EITHER_LANE), size=st.integers(0, 30))
     def reserve(self, slot: Slot, size: int) -> None:
-        room = self.room_by_the_list(slot)
+        free = self.free_for_by_the_list(slot)
         fits = not self.everything() or self.weight() + size <= SIZE
-        assert self.count.free_for(slot) == room
-        assert self.count.reserve(slot, size) == (room > 0 and fits)
-        if room > 0 and fits:
+        assert self.count.free_for(slot) == free
+        assert self.count.reserve(slot, size) == (free > 0 and fits)
+        if free > 0 and fits:
             self.under_way.append(Out(slot, size))
 
-    # Many at a time, as a claim takes them: unseen, then weighed, and some of them not there
+    # Many at a time, as a claim takes them: of unknown size, and some of them not found
 
     @rule(
         waiting=st.lists(st.sampled_from(SLOTS), unique=True, max_size=5),
@@ -63,7 +63,7 @@ class Bookkeeping(RuleBasedStateMachine):
             self.count.add_sizes(got)
             self.under_way += [Out(slot, 1)] * got
 
-    # The way back, in its two steps or at once
+    # Release, in two steps or one
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data())
@@ -84,12 +84,12 @@ class Bookkeeping(RuleBasedStateMachine):
         out = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
         self.count.release(out.slot, size=out.size)
 
-    # What places an endpoint earns and loses
+    # The limit of an endpoint
 
     @rule(slot=st.sampled_from(SLOTS), manner=st.sampled_from(Manner))
-    def learn(self, slot: Slot, manner: Manner) -> None:
+    def adjust(self, slot: Slot, manner: Manner) -> None:
         before = self.count.allowed(slot.endpoint_id)
-        self.count.learn(slot.endpoint_id, manner)
+        self.count.adjust(slot.endpoint_id, manner)
         after = self.count.allowed(slot.endpoint_id)
         assert 1 <= after <= min(PER_ENDPOINT, before + 1)
         assert (after < before) == (manner is Manner.HUNG and before > 1) or manner is Manner.SLOW
@@ -101,7 +101,7 @@ class Bookkeeping(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.everything())
     @rule(slot=st.sampled_from(EITHER_LANE))
-    def an_empty_count_has_room_for_anybody_however_large(self, slot: Slot) -> None:
+    def one_delivery_of_any_size_fits_when_nothing_is_in_flight(self, slot: Slot) -> None:
         assert self.count.reserve(slot, 10**9)
         self.count.release(slot, size=10**9)
 
@@ -116,16 +116,16 @@ class Bookkeeping(RuleBasedStateMachine):
     def free_by_the_list(self) -> int:
         return min(TOTAL - len(self.everything()), UNDER_WAY - len(self.under_way))
 
-    def room_by_the_list(self, slot: Slot) -> int:
+    def free_for_by_the_list(self, slot: Slot) -> int:
         allowed = self.count.allowed(slot.endpoint_id)
         out = [o.slot for o in self.under_way]
         of_tenant = [p for p in out if p.tenant_id == slot.tenant_id]
         of_endpoint = [p for p in out if p.endpoint_id == slot.endpoint_id]
-        room = min(self.free_by_the_list(), PER_TENANT - len(of_tenant), allowed - len(of_endpoint))
+        free = min(self.free_by_the_list(), PER_TENANT - len(of_tenant), allowed - len(of_endpoint))
         if slot.lane is Lane.FIRST:
-            return room
+            return free
         return min(
-            room,
+            free,
             half(UNDER_WAY) - retries_in(out),
             half(PER_TENANT) - retries_in(of_tenant),
             half(allowed) - retries_in(of_endpoint),
@@ -154,7 +154,7 @@ class Bookkeeping(RuleBasedStateMachine):
             assert self.weight() <= SIZE
 
     def teardown(self) -> None:
-        """When all is answered and written, nothing is left."""
+        """When everything is released, nothing is left."""
         for out in self.under_way:
             self.count.release_slot(out.slot)
         for out in self.everything():
