@@ -208,6 +208,7 @@ class Capacity:
         self._allow(endpoint_id, 1)
 
     def _allow(self, endpoint_id: UUID, slots: int) -> None:
+        self._allowed.pop(endpoint_id, None)  # the entry that was set longest ago is evicted first
         self._allowed[endpoint_id] = slots
         if len(self._allowed) > _MAX_KNOWN:
             del self._allowed[next(iter(self._allowed))]

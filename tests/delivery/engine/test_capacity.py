@@ -192,6 +192,17 @@ def test_the_number_of_known_endpoints_is_bounded() -> None:
     assert len(count._allowed) == 10_000
 
 
+def test_the_endpoint_whose_limit_changed_longest_ago_is_forgotten_first() -> None:
+    count = capacity(per_endpoint=9)
+    count.start_slowly(A.endpoint_id)
+    for number in range(100, 100 + 9_999):
+        count.adjust(UUID(int=number), Manner.QUICK)
+    count.adjust(A.endpoint_id, Manner.HUNG)
+    count.adjust(B.endpoint_id, Manner.QUICK)
+    assert count.allowed(A.endpoint_id) == 1
+    assert UUID(int=100) not in count._allowed
+
+
 # A slow start
 
 
