@@ -1,19 +1,20 @@
-"""One lane's deliveries that wait in the table: retries and replays, overflow, what dead workers held.
+"""Claims the deliveries of one lane that wait in the table: retries, replays, overflow, and those of dead workers.
 
-      which endpoints have some waiting? ── one step along the index for each, STEPS a round, round and round
-                 │ due, not paused, breaker not open, retries not paused
-      shares: alike for all, no more than each one's room (capacity.py)
+      find endpoints with waiting deliveries: one index step each, STEPS per round, continued in the next round
+                 │ due, not paused, circuit breaker not open, retries not paused
+      shares: equal for all, within each endpoint's limits (capacity.py)
                  │
-      one transaction:  lock the pacing of those with a rate limit ── grant ── claim ── note what was taken
+      one transaction:  lock the rate limits ── grant ── claim ── advance the rate limits
                  │
       submit
 
-A round that does not come to the end of the index goes on where it stopped, so that the places that become free do
-not go to the same few ids each time, and no round costs more than its steps, however many endpoints wait. What waits
-for a disabled endpoint is skipped in bulk. An endpoint that another worker is pacing is passed by.
+A round that does not reach the end of the index continues where it stopped. So free slots do not go to the same few ids
+each time, and a round costs at most its steps, however many endpoints have deliveries waiting. Deliveries of a disabled
+endpoint are skipped in bulk. An endpoint whose rate limit another worker has locked is left for the next round.
 
-A claim reads the events' data. When one of them cannot be read, the next rounds claim half as many, until it is claimed
-alone, and without its data: its attempt fails, is recorded, and is retried by schedule, for the row may be repaired.
+A claim reads the events' data. If data cannot be read, the next rounds claim half as many deliveries, until the damaged
+one is claimed alone and without its data. Its attempt fails, is recorded, and is retried, because the row may be
+repaired.
 """
 
 import asyncio
@@ -36,23 +37,23 @@ from schema.deliveries.deliveries import ClaimedDelivery, Lane, RateLimitState, 
 _logger = logging.getLogger(__name__)
 STEPS: Final = 500
 SKIPS: Final = 1000
-AGAIN_EVERY_S: Final = 0.1  # an empty look for retries is not repeated sooner, whatever else is going on
+RETRY_EVERY_S: Final = 0.1
+"""The shortest interval between two searches for retries of which the first found none."""
 FIRST_EVERY_S: Final = 0.02
-"""Nor one for first attempts: where all that waits is held, each settled batch would hint at another look, which costs
-milliseconds. An idle worker's first wait is as long."""
-_ALL: Final = 1_000_000
+"""The same for first attempts: if all of them are held, each settled batch would start another search, which costs
+milliseconds. The first wait of an idle worker is as long."""
+_NO_MAX: Final = 1_000_000
 _FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one look at the lane came to."""
+    """The result of one search through the lane."""
 
     claims: Sequence[ClaimedDelivery] = ()
     skipped: int = 0
     more_soon: bool = False
-    """More may wait than was taken: there were no places, or a rate in the way, or endpoints that have not been
-    looked at."""
+    """More deliveries may be due: slots were missing, a rate limit applied, or endpoints were not searched."""
 
 
 class Claiming:
@@ -65,7 +66,7 @@ class Claiming:
         worker_id: Callable[[], int],
         report_uncertain_commit: Callable[[int], None],
     ) -> None:
-        """`doubt` is told of a lease whose claim failed, and may have been committed all the same."""
+        """`report_uncertain_commit` gets the lease of a claim that failed: its commit may have succeeded."""
         self._pool = pool
         self._lane = lane
         self._capacity = capacity
@@ -74,24 +75,24 @@ class Claiming:
         self._report_uncertain_commit = report_uncertain_commit
         self._from = _FIRST
         self._not_before = 0.0
-        self._most = _ALL
+        self._max = _NO_MAX
         self.overflowing: set[UUID] = set()
-        """Endpoints with something waiting, as far as known here: what is newer must not overtake it."""
+        """Endpoints with waiting deliveries, as far as known here: newer deliveries must not overtake them."""
 
     async def round(self) -> Round:
-        """Leases what it returns, and has taken the places for it."""
+        """Claims deliveries; their leases and slots are taken."""
         now = asyncio.get_running_loop().time()
         if now < self._not_before:
             return Round()
         if self._capacity.free_unsized < 1:
             return Round(more_soon=True)
         looked_at = self._health.monotonic()
-        waiting = await self._look()
+        waiting = await self._next_waiting()
         skipped = await self._skip([w for w in waiting if w.claimable and not w.enabled])
         claimable = self._not_open([w for w in waiting if w.claimable and w.enabled], looked_at)
-        wanted = _at_most(self._most, self._capacity.shares([self._slot(w) for w in claimable]))
+        wanted = _at_most(self._max, self._capacity.shares([self._slot(w) for w in claimable]))
         all_seen = self._from == _FIRST and len(waiting) < STEPS
-        self._from = self._goes_on_after(waiting, claimable, wanted)
+        self._from = self._continue_after(waiting, claimable, wanted)
         if not wanted:
             if not claimable:
                 self._pause(now, all_seen=all_seen, skipped=skipped)
@@ -100,20 +101,20 @@ class Claiming:
         claims = await self._lease_readable(wanted, rates)
         if claims is None:
             return Round(skipped=skipped, more_soon=True)
-        paced = any(slot.endpoint_id in rates for slot, _ in wanted)
-        return Round(claims, skipped, more_soon=paced or not all_seen)
+        limited = any(slot.endpoint_id in rates for slot, _ in wanted)
+        return Round(claims, skipped, more_soon=limited or not all_seen)
 
     def _pause(self, now: float, *, all_seen: bool, skipped: int) -> None:
-        """After a round that found nothing to claim."""
+        """Delays the next search after one that found nothing to claim."""
         if self._lane is Lane.FIRST and not skipped:
             self._not_before = now + FIRST_EVERY_S
         elif self._lane is Lane.RETRY and all_seen:
-            self._not_before = now + AGAIN_EVERY_S
+            self._not_before = now + RETRY_EVERY_S
 
     def _slot(self, waiting: WaitingEndpoint) -> Slot:
         return Slot(waiting.tenant_id, waiting.endpoint_id, self._lane)
 
-    async def _look(self) -> list[WaitingEndpoint]:
+    async def _next_waiting(self) -> list[WaitingEndpoint]:
         waiting = await deliveries.endpoints_waiting(self._pool, self._lane, self._from, STEPS)
         if not waiting and self._from != _FIRST:
             self._from = _FIRST
@@ -123,29 +124,28 @@ class Claiming:
         self.overflowing -= {e for e in self.overflowing if self._from < e <= last and e not in seen}
         return waiting
 
-    def _goes_on_after(
+    def _continue_after(
         self,
         waiting: Sequence[WaitingEndpoint],
         claimable: Sequence[WaitingEndpoint],
         wanted: Sequence[tuple[Slot, int]],
     ) -> UUID:
-        """After whom this round served last, whatever cap it was that ended it; after whom it saw last when it could
-        serve all, or none."""
+        """Returns the last endpoint served if a limit ended the round, else the last endpoint found."""
         last = waiting[-1].endpoint_id if waiting else _FIRST
         if wanted and wanted[-1][0].endpoint_id != claimable[-1].endpoint_id:
             return wanted[-1][0].endpoint_id
         return last if len(waiting) == STEPS else _FIRST
 
     def _not_open(self, claimable: Sequence[WaitingEndpoint], looked_at: float) -> list[WaitingEndpoint]:
-        """Adopts what the database says of the breakers, which other workers open and close as well; and leaves out those
-        that were opened here a moment ago, which it does not know yet."""
+        """Adopts the breakers' states in the database, which other workers change too, and drops endpoints whose breaker was
+        just opened here: the database does not know of it yet."""
         for waiting in claimable:
             if self._health.adopt(waiting.endpoint_id, waiting.openings or 0, looked_at):
                 self._capacity.start_slowly(waiting.endpoint_id)
         return [waiting for waiting in claimable if not self._health.open(waiting.endpoint_id)]
 
     async def _skip(self, disabled: Sequence[WaitingEndpoint]) -> int:
-        """A bounded number, for the others wait meanwhile."""
+        """Skips a bounded number, because the other endpoints wait for it."""
         skipped = 0
         for waiting in disabled:
             if skipped < SKIPS:
@@ -155,19 +155,24 @@ class Claiming:
     async def _lease_readable(
         self, wanted: Sequence[tuple[Slot, int]], rates: dict[UUID, int]
     ) -> list[ClaimedDelivery] | None:
-        """None when fewer are to be claimed, because one of them cannot be read."""
+        """Returns None if data cannot be read: the next round claims fewer."""
         try:
             claims = await self._lease(wanted, rates)
         except Exception as error:
             if not is_unreadable(error):
                 raise
             count = sum(count for _, count in wanted)
-            _logger.warning("%d %s deliveries cannot be read: %r", count, self._lane.name.lower(), error)
+            _logger.warning(
+                "lane %s: data of one of %d deliveries cannot be read: %r",
+                self._lane.name.lower(),
+                count,
+                error,
+            )
             if count > 1:
-                self._most = count // 2
+                self._max = count // 2
                 return None
             return await self._lease(wanted, rates, with_data=False)
-        self._most = min(_ALL, self._most * 2)
+        self._max = min(_NO_MAX, self._max * 2)
         return claims
 
     async def _lease(
@@ -204,47 +209,47 @@ class Claiming:
         *,
         with_data: bool,
     ) -> list[ClaimedDelivery]:
-        paces: dict[UUID, RateLimitState] = {}
+        limits: dict[UUID, RateLimitState] = {}
         if rates:
-            paces = await deliveries.lock_rate_limits(tx, [e for e, _ in wanted if e in rates])
-            wanted = _within_rates(wanted, rates, paces)
+            limits = await deliveries.lock_rate_limits(tx, [e for e, _ in wanted if e in rates])
+            wanted = _within_rates(wanted, rates, limits)
         claims = await deliveries.claim(tx, self._lane, wanted, lease, self._worker_id(), with_data=with_data)
-        if paces and claims:
-            await deliveries.advance_rate_limits(tx, _next_at(claims, rates, paces))
+        if limits and claims:
+            await deliveries.advance_rate_limits(tx, _next_at(claims, rates, limits))
         return claims
 
 
-def _at_most(most: int, wanted: Sequence[tuple[Slot, int]]) -> list[tuple[Slot, int]]:
-    """The first of them, as many deliveries as that."""
+def _at_most(maximum: int, wanted: Sequence[tuple[Slot, int]]) -> list[tuple[Slot, int]]:
+    """Cuts the claim to the first `maximum` deliveries."""
     cut: list[tuple[Slot, int]] = []
     for slot, count in wanted:
-        if most <= 0:
+        if maximum <= 0:
             break
-        cut.append((slot, min(count, most)))
-        most -= count
+        cut.append((slot, min(count, maximum)))
+        maximum -= count
     return cut
 
 
 def _within_rates(
-    wanted: Sequence[tuple[UUID, int]], rates: dict[UUID, int], paces: dict[UUID, RateLimitState]
+    wanted: Sequence[tuple[UUID, int]], rates: dict[UUID, int], limits: dict[UUID, RateLimitState]
 ) -> list[tuple[UUID, int]]:
     granted: list[tuple[UUID, int]] = []
     for endpoint, count in wanted:
         allowed = count
         if endpoint in rates:
-            pace = paces.get(endpoint)
-            allowed = pacing.grant(pace.next_at, pace.now, rates[endpoint], count) if pace else 0
+            limit = limits.get(endpoint)
+            allowed = pacing.grant(limit.next_at, limit.now, rates[endpoint], count) if limit else 0
         if allowed:
             granted.append((endpoint, allowed))
     return granted
 
 
 def _next_at(
-    claims: Sequence[ClaimedDelivery], rates: dict[UUID, int], paces: dict[UUID, RateLimitState]
+    claims: Sequence[ClaimedDelivery], rates: dict[UUID, int], limits: dict[UUID, RateLimitState]
 ) -> dict[UUID, datetime]:
     taken = Counter(claim.endpoint_id for claim in claims)
     return {
-        endpoint: pacing.after(pace.next_at, pace.now, rates[endpoint], taken[endpoint])
-        for endpoint, pace in paces.items()
+        endpoint: pacing.after(limit.next_at, limit.now, rates[endpoint], taken[endpoint])
+        for endpoint, limit in limits.items()
         if taken[endpoint]
     }

@@ -1,4 +1,4 @@
-"""Rounds over what waits in the table: bounded, going on where they stopped, past whatever must not be sent now."""
+"""Claims are bounded, continue where they stopped, and leave deliveries that must not be sent now."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,32 +30,32 @@ LONG = timedelta(seconds=LONGEST_OPEN_S)
 
 @dataclass
 class Rounds:
-    """A worker's claims in both lanes; what they bring is answered and written when the test says so."""
+    """A worker's claims in both lanes; the test says when their results are written."""
 
     pool: Pool
     capacity: Capacity
     health: HealthBook = field(default_factory=lambda: HealthBook(lambda: datetime.now(UTC)))
     worker: int = 1
-    doubted: list[int] = field(default_factory=list)
+    uncertain: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.lanes = {
             lane: Claiming(
-                self.pool, lane, self.capacity, self.health, lambda: self.worker, self.doubted.append
+                self.pool, lane, self.capacity, self.health, lambda: self.worker, self.uncertain.append
             )
             for lane in Lane
         }
 
     async def round(self, lane: Lane = Lane.FIRST) -> Round:
-        self.lanes[lane]._not_before = 0.0  # the pause after an empty look is not what is tested
+        self.lanes[lane]._not_before = 0.0  # the pause after an empty search is tested elsewhere
         return await self.lanes[lane].round()
 
     async def claimed(self, lane: Lane = Lane.FIRST) -> Counter[UUID]:
-        """One round's deliveries by endpoint; they keep their places."""
+        """One round's deliveries by endpoint; they keep their slots."""
         return Counter(claim.endpoint_id for claim in (await self.round(lane)).claims)
 
     async def served(self, lane: Lane = Lane.FIRST) -> Counter[UUID]:
-        """The same, and their places are free again."""
+        """The same, with their slots released."""
         claims = (await self.round(lane)).claims
         for claim in claims:
             slot = Slot(claim.tenant_id, claim.endpoint_id, claim.lane)
@@ -78,7 +78,7 @@ NewQueue = Callable[..., Awaitable[Queue]]
 
 @pytest.fixture
 def new_queue(database: Database, tenant: UUID) -> NewQueue:
-    """Endpoints with ids in the order in which they are asked for, and that many deliveries waiting."""
+    """Creates endpoints with ascending ids and that many waiting deliveries."""
     number = 0
 
     async def create(waiting: int = 1, *, retries: bool = False) -> Queue:
@@ -121,7 +121,7 @@ def of(*queues: Queue) -> list[UUID]:
 # Rounds
 
 
-async def test_a_round_takes_as_many_steps_as_it_may_and_the_next_one_goes_on(
+async def test_a_round_is_bounded_and_the_next_one_continues(
     new_queue: NewQueue, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "STEPS", 3)
@@ -130,7 +130,7 @@ async def test_a_round_takes_as_many_steps_as_it_may_and_the_next_one_goes_on(
     assert seen == [of(*queues[:3]), of(*queues[3:6]), of(queues[6]), of(*queues[:3])]
 
 
-async def test_a_round_that_may_not_have_seen_all_says_so(
+async def test_a_round_that_did_not_search_all_says_so(
     new_queue: NewQueue, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "STEPS", 2)
@@ -139,7 +139,7 @@ async def test_a_round_that_may_not_have_seen_all_says_so(
     assert [(await rounds.round()).more_soon for _ in range(4)] == [True, True, False, False]
 
 
-async def test_all_are_seen_although_the_first_steps_lead_to_endpoints_that_cannot_be_served(
+async def test_endpoints_with_open_breakers_do_not_hide_others(
     new_queue: NewQueue, data: Pool, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "STEPS", 2)
@@ -151,10 +151,10 @@ async def test_all_are_seen_although_the_first_steps_lead_to_endpoints_that_cann
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_nobody_starves_while_others_always_have_more(
+async def test_no_endpoint_starves_while_others_have_more(
     new_queue: NewQueue, data: Pool, lane: Lane
 ) -> None:
-    """Fewer places than endpoints, one of which never gives its places back."""
+    """With fewer slots than endpoints, one of which never releases its slots."""
     rounds = Rounds(data, Capacity(in_flight_limits(8 if lane is Lane.RETRY else 4)))
     queues = [await new_queue(20, retries=lane is Lane.RETRY) for _ in range(6)]
     hanging = Slot(queues[2].tenant, queues[2].endpoint, lane)
@@ -167,37 +167,37 @@ async def test_nobody_starves_while_others_always_have_more(
     assert min(others) >= max(others) // 3
 
 
-async def test_endpoints_share_alike_and_no_more_than_their_room(new_queue: NewQueue, rounds: Rounds) -> None:
+async def test_endpoints_get_equal_shares_within_their_limits(new_queue: NewQueue, rounds: Rounds) -> None:
     first, second, third = await new_queue(9), await new_queue(9), await new_queue(2)
     rounds.capacity.take(Slot(second.tenant, second.endpoint), 3)
     assert await rounds.claimed() == {first.endpoint: 4, second.endpoint: 1, third.endpoint: 2}
-    assert rounds.capacity.in_flight == 3 + 7, "what was not there is given back"
-    assert await rounds.round() == Round(more_soon=True), "the first two wait for places"
+    assert rounds.capacity.in_flight == 3 + 7, "slots without a delivery are released"
+    assert await rounds.round() == Round(more_soon=True), "the first two wait for slots"
 
 
-async def test_a_round_without_places_looks_for_nothing(new_queue: NewQueue, data: Pool) -> None:
+async def test_a_round_without_slots_does_not_search(new_queue: NewQueue, data: Pool) -> None:
     queue = await new_queue()
     rounds = Rounds(data, Capacity(in_flight_limits(2)))
     rounds.capacity.take(Slot(queue.tenant, UUID(int=99)), 2)
     assert await rounds.round() == Round(more_soon=True)
 
 
-async def test_what_is_known_to_wait_is_forgotten_once_nothing_does(
+async def test_an_endpoint_without_waiting_deliveries_is_forgotten(
     new_queue: NewQueue, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not before the steps have come by."""
+    """But not before the search has passed it."""
     monkeypatch.setattr(claiming, "STEPS", 2)
     queues = [await new_queue(5), await new_queue(5), await new_queue(1)]
-    stranger = UUID(int=50)
+    idle = UUID(int=50)
     waiting = rounds.lanes[Lane.FIRST].overflowing
-    waiting.update({*of(*queues), stranger})
+    waiting.update({*of(*queues), idle})
     await rounds.claimed()
-    assert waiting == {*of(*queues), stranger}, "the first two have more, the others were not looked at"
+    assert waiting == {*of(*queues), idle}, "the first two have more, the others were not searched"
     await rounds.claimed()
     assert waiting == set(of(*queues[:2]))
 
 
-async def test_a_claim_that_fails_gives_its_places_back_and_doubts_its_lease(
+async def test_a_failed_claim_releases_its_slots_and_reports_its_lease(
     new_queue: NewQueue, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = await new_queue(3)
@@ -210,14 +210,14 @@ async def test_a_claim_that_fails_gives_its_places_back_and_doubts_its_lease(
         with pytest.raises(LookupError):
             await rounds.round()
     assert (rounds.capacity.in_flight, rounds.capacity._size) == (0, 0)
-    assert len(rounds.doubted) == 1, "it looks like a commit of unknown fate"
+    assert len(rounds.uncertain) == 1, "its commit may have succeeded"
     assert await rounds.claimed() == {queue.endpoint: 3}
 
 
-# Who is passed by
+# Endpoints that must not be sent to
 
 
-async def test_a_paused_endpoint_is_passed_by_until_it_is_resumed(
+async def test_a_paused_endpoint_waits_until_it_is_resumed(
     new_queue: NewQueue, database: Database, rounds: Rounds
 ) -> None:
     paused, other = await new_queue(2), await new_queue(2)
@@ -227,7 +227,7 @@ async def test_a_paused_endpoint_is_passed_by_until_it_is_resumed(
     assert await rounds.claimed() == {paused.endpoint: 2}
 
 
-async def test_paused_retries_wait_and_fresh_deliveries_do_not(
+async def test_paused_retries_wait_and_first_attempts_do_not(
     new_queue: NewQueue, data: Pool, rounds: Rounds
 ) -> None:
     retried, fresh = await new_queue(2, retries=True), await new_queue(2)
@@ -239,10 +239,10 @@ async def test_paused_retries_wait_and_fresh_deliveries_do_not(
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_an_open_breaker_is_passed_by_and_a_half_open_one_gets_single_probes(
+async def test_an_open_breaker_waits_and_a_half_open_one_gets_probes(
     new_queue: NewQueue, data: Pool, rounds: Rounds, lane: Lane
 ) -> None:
-    """In every worker, also one that has not heard of the endpoint before."""
+    """In every worker, also one that has not sent to the endpoint before."""
     queue = await new_queue(9, retries=lane is Lane.RETRY)
     await open_breaker(data, queue, for_=LONG)
     assert await rounds.claimed(lane) == {}
@@ -263,10 +263,10 @@ async def test_a_breaker_that_another_worker_closed_is_closed_here(
     assert rounds.health.closed(queue.endpoint)
 
 
-async def test_a_worker_that_saw_no_probe_starts_slowly_as_well(
+async def test_a_worker_that_did_not_probe_starts_slowly_too(
     new_queue: NewQueue, data: Pool, rounds: Rounds
 ) -> None:
-    """It had opened the breaker, and another worker probed and closed it."""
+    """It opened the breaker; another worker probed and closed it."""
     queue = await new_queue(9)
     await write_hung(data, rounds.health, queue)
     await data.execute("UPDATE endpoint_health SET open_until = NULL, openings = 0")
@@ -274,25 +274,25 @@ async def test_a_worker_that_saw_no_probe_starts_slowly_as_well(
     assert rounds.health.closed(queue.endpoint)
 
 
-async def test_a_look_under_way_while_the_breaker_was_opened_and_written_lets_nothing_through(
+async def test_a_breaker_opened_during_a_search_is_respected(
     new_queue: NewQueue, data: Pool, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = await new_queue(9)
-    look = deliveries.endpoints_waiting
+    search = deliveries.endpoints_waiting
 
-    async def slow_look(*arguments: Any) -> list[WaitingEndpoint]:
-        found = await look(*arguments)
+    async def slow_search(*arguments: Any) -> list[WaitingEndpoint]:
+        found = await search(*arguments)
         await write_hung(data, rounds.health, queue)
         return found
 
     with monkeypatch.context() as slow:
-        slow.setattr(deliveries, "endpoints_waiting", slow_look)
+        slow.setattr(deliveries, "endpoints_waiting", slow_search)
         assert await rounds.claimed() == {}
     assert rounds.health.open(queue.endpoint)
 
 
 async def write_hung(data: Pool, health: HealthBook, queue: Queue) -> None:
-    """Five attempts that hung, observed and written: the breaker is open here and in the database."""
+    """Observes and writes five hung attempts: the breaker is open here and in the database."""
     (claim,) = await queue.claim(1)
     hung = [Settlement(claim, Verdict.RETRY, timedelta(0), attempt("timeout", None)) for _ in range(5)]
     for settlement in hung:
@@ -305,7 +305,7 @@ async def write_hung(data: Pool, health: HealthBook, queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_a_breaker_that_was_open_when_the_database_s_clock_was_set_back_is_half_open(
+async def test_an_open_breaker_is_half_open_after_the_clock_was_set_back(
     new_queue: NewQueue, data: Pool, rounds: Rounds, lane: Lane
 ) -> None:
     queue = await new_queue(9, retries=lane is Lane.RETRY)
@@ -316,13 +316,13 @@ async def test_a_breaker_that_was_open_when_the_database_s_clock_was_set_back_is
     assert not rounds.health.closed(queue.endpoint)
 
 
-# How often it looks
+# How often it searches
 
 
-async def test_an_empty_look_is_not_repeated_at_once_and_one_that_found_something_is(
+async def test_an_empty_search_is_not_repeated_immediately(
     new_queue: NewQueue, data: Pool, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where all that waits is held, every hint would be a look."""
+    """If all waiting deliveries are held, every hint would cause a search."""
     monkeypatch.setattr(claiming, "FIRST_EVERY_S", 3600)
     held, free = await new_queue(9), await new_queue(30)
     await open_breaker(data, held, for_=LONG)
@@ -335,11 +335,11 @@ async def test_an_empty_look_is_not_repeated_at_once_and_one_that_found_somethin
     await open_breaker(data, free, for_=LONG)
     assert await fresh.round() == Round()
     await open_breaker(data, free, for_=timedelta(0))
-    assert await fresh.round() == Round(), "it does not look"
+    assert await fresh.round() == Round(), "it does not search"
     assert await rounds.claimed() == {free.endpoint: 1}
 
 
-async def test_a_look_that_found_no_place_for_what_may_be_claimed_is_repeated(
+async def test_a_search_is_repeated_if_only_slots_were_missing(
     new_queue: NewQueue, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "FIRST_EVERY_S", 3600)
@@ -355,10 +355,10 @@ async def test_a_look_that_found_no_place_for_what_may_be_claimed_is_repeated(
 # Disabled endpoints
 
 
-async def test_what_waits_for_a_disabled_endpoint_is_skipped_in_bulk(
+async def test_deliveries_of_a_disabled_endpoint_are_skipped_in_bulk(
     new_queue: NewQueue, database: Database, data: Pool, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bounded number in a round, without a slot, an attempt or a lease; the others are served as ever."""
+    """A bounded number per round, without a slot, an attempt or a lease; other endpoints are served."""
     monkeypatch.setattr(claiming, "SKIPS", 5)
     disabled, other = [await new_queue(7), await new_queue(7)], await new_queue(9)
     for queue in disabled:
@@ -382,7 +382,7 @@ async def test_what_waits_for_a_disabled_endpoint_is_skipped_in_bulk(
         assert (row["due_at"], row["retry_at"], row["lease"]) == (None, None, None)
 
 
-async def test_a_retry_that_is_not_due_is_skipped_when_it_is(
+async def test_a_retry_of_a_disabled_endpoint_is_skipped_when_due(
     new_queue: NewQueue, database: Database, owner: asyncpg.Connection, data: Pool, rounds: Rounds
 ) -> None:
     queue = await new_queue(0)
@@ -396,7 +396,7 @@ async def test_a_retry_that_is_not_due_is_skipped_when_it_is(
     assert (shown.status, shown.attempts_made, shown.tries) == ("skipped", 1, 1)
 
 
-async def test_what_was_skipped_can_be_replayed_after_enabling(
+async def test_a_skipped_delivery_can_be_replayed_after_enabling(
     new_queue: NewQueue, database: Database, data: Pool, rounds: Rounds
 ) -> None:
     queue = await new_queue(0)
@@ -411,14 +411,14 @@ async def test_what_was_skipped_can_be_replayed_after_enabling(
 # Rate limits
 
 
-async def test_a_rate_limit_is_all_workers_together(
+async def test_workers_share_a_rate_limit(
     new_queue: NewQueue, data: Pool, rounds: Rounds, limit: Callable[[Queue, int], Awaitable[None]]
 ) -> None:
     limited, free = await new_queue(60), await new_queue(60)
     await limit(limited, 8)
     other = Rounds(data, Capacity(in_flight_limits()), worker=2)
     claimed = await rounds.claimed() + await other.claimed()
-    assert claimed[limited.endpoint] == 3, "the burst and one"
+    assert claimed[limited.endpoint] == 3, "the burst and one more"
     assert claimed[free.endpoint] == 4 + 4
     assert (await rounds.round()).more_soon
 
@@ -433,7 +433,7 @@ async def test_lanes_share_a_rate_limit(
     assert [c[queue.endpoint] for c in claimed] == [2, 0, 0]
 
 
-async def test_an_endpoint_that_another_worker_paces_is_passed_by_without_waiting(
+async def test_a_rate_limit_that_is_locked_is_left_without_waiting(
     new_queue: NewQueue, data: Pool, rounds: Rounds, limit: Callable[[Queue, int], Awaitable[None]]
 ) -> None:
     limited, free = await new_queue(9), await new_queue(9)
@@ -445,10 +445,10 @@ async def test_an_endpoint_that_another_worker_paces_is_passed_by_without_waitin
     assert limited.endpoint in await rounds.served()
 
 
-async def test_only_what_is_found_counts_for_the_rate(
+async def test_only_claimed_deliveries_count_for_the_rate(
     new_queue: NewQueue, data: Pool, rounds: Rounds, limit: Callable[[Queue, int], Awaitable[None]]
 ) -> None:
-    """A claim that finds less than it was granted leaves the rest of the rate to the next."""
+    """A claim that finds fewer than granted leaves the rest to the next."""
     queue = await new_queue(1)
     await limit(queue, 8)
     assert await rounds.claimed() == {queue.endpoint: 1}
@@ -456,7 +456,7 @@ async def test_only_what_is_found_counts_for_the_rate(
     assert await rounds.claimed() == {queue.endpoint: 2}
 
 
-async def test_a_rolled_back_claim_costs_nothing_of_the_rate(
+async def test_a_claim_that_is_rolled_back_does_not_count_for_the_rate(
     new_queue: NewQueue,
     rounds: Rounds,
     limit: Callable[[Queue, int], Awaitable[None]],
