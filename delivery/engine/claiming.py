@@ -115,10 +115,15 @@ class Claiming:
         return Slot(waiting.tenant_id, waiting.endpoint_id, self._lane)
 
     async def _next_waiting(self) -> list[WaitingEndpoint]:
-        waiting = await deliveries.endpoints_waiting(self._pool, self._lane, self._from, STEPS)
+        waiting = await self._search()
         if not waiting and self._from != _FIRST:
             self._from = _FIRST
-            waiting = await deliveries.endpoints_waiting(self._pool, self._lane, _FIRST, STEPS)
+            waiting = await self._search()
+        return waiting
+
+    async def _search(self) -> list[WaitingEndpoint]:
+        """Finds the next endpoints with waiting deliveries, and forgets those that have none any more."""
+        waiting = await deliveries.endpoints_waiting(self._pool, self._lane, self._from, STEPS)
         last = waiting[-1].endpoint_id if len(waiting) == STEPS else _LAST
         seen = {w.endpoint_id for w in waiting}
         self.overflowing -= {e for e in self.overflowing if self._from < e <= last and e not in seen}

@@ -197,6 +197,20 @@ async def test_an_endpoint_without_waiting_deliveries_is_forgotten(
     assert waiting == set(of(*queues[:2]))
 
 
+async def test_an_endpoint_after_the_last_full_page_is_forgotten(
+    new_queue: NewQueue, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search starts from the beginning when it finds nothing after a page."""
+    monkeypatch.setattr(claiming, "STEPS", 2)
+    queues = [await new_queue(9) for _ in range(2)]
+    waiting = rounds.lanes[Lane.FIRST].overflowing
+    waiting.update({*of(*queues), UUID(int=50)})
+    await rounds.served()
+    assert UUID(int=50) in waiting, "it was not searched"
+    await rounds.served()
+    assert waiting == set(of(*queues))
+
+
 async def test_a_failed_claim_releases_its_slots_and_reports_its_lease(
     new_queue: NewQueue, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
