@@ -65,9 +65,9 @@ def parse_endpoint_url(text: str) -> EndpointUrl:
         _refuse("contains whitespace, a backslash or an unprintable character; percent-encode it")
     parts = _GENERIC.fullmatch(text)
     if parts is None or parts[1].lower() not in DEFAULT_PORTS:
-        _refuse("must start with https:// (or http://, inside networks the operator allows)")
+        _refuse("must start with https:// (or http:// to a network in DURO_EGRESS_ALLOW)")
     if parts[5] is not None:
-        _refuse("must not have a #fragment: it would never be sent")
+        _refuse("must not have a #fragment: HTTP does not send it")
     if _BAD_ESCAPE.search(text):
         _refuse("contains a % that is not followed by two hexadecimal digits; write %25 for a percent sign")
 
@@ -90,9 +90,9 @@ def _read_authority(authority: str) -> tuple[str, IPv4Address | IPv6Address | No
     if "@" in authority:
         _refuse("must not contain a user name or password; use a custom header instead")
     if not authority.isascii():
-        _refuse("has a host that is not ASCII; write the name in its punycode form (xn--…)")
+        _refuse("has a host that is not ASCII; write the name in punycode (xn--…)")
     if "%" in authority:
-        _refuse("must not have a % in its host: neither escapes nor zone ids are accepted there")
+        _refuse("must not have a % in its host: escapes and zone ids are not supported")
     bracketed = _BRACKETED.fullmatch(authority)
     if bracketed:
         address = _read_ipv6(bracketed[1])
@@ -110,14 +110,14 @@ def _read_ipv6(text: str) -> IPv6Address:
     try:
         return IPv6Address(text)
     except AddressValueError:
-        _refuse("has brackets around something that is not an IPv6 address")
+        _refuse("must have an IPv6 address in its brackets")
 
 
 def _read_port(text: str | None) -> int | None:
     if text is None:
         return None
     if not _PORT.fullmatch(text) or not 1 <= int(text) <= 65535:
-        _refuse("has a port that is not a number from 1 to 65535")
+        _refuse("must have a port from 1 to 65535")
     return int(text)
 
 
@@ -128,11 +128,11 @@ def _check_name(host: str) -> None:
     labels = name.split(".")
     if len(name) > MAX_HOST or not all(map(_LABEL.fullmatch, labels)):
         _refuse(
-            "has a malformed host: a DNS name has at most 253 characters, in labels of 1 to 63 letters, "
+            "has an invalid host: a DNS name has at most 253 characters, in labels of 1 to 63 letters, "
             "digits, hyphens and underscores"
         )
     if _NUMBER.fullmatch(labels[-1]):
-        _refuse("has a host that looks like a number; write an IPv4 address as four decimal numbers")
+        _refuse("has a numeric host; write an IPv4 address as four decimal numbers")
 
 
 def _refuse(fault: str) -> NoReturn:

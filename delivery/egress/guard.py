@@ -61,16 +61,18 @@ class EgressPolicy:
         if self.allow and self.allows(address):
             return None
         if reason := why_special(address):
-            return f"the host is {reason}"
+            return f"the target is {reason}"
         return self.refusal_by_scheme(scheme, port)
 
     def refusal_by_scheme(self, scheme: str, port: int) -> str | None:
         """The same for an address outside the allowed networks, whichever it is."""
         if scheme != "https":
-            return "plain http is possible only to networks that the operator allows"
+            return "plain http is allowed only to networks in DURO_EGRESS_ALLOW"
         if port not in self.ports:
             ports = " or ".join(map(str, sorted(self.ports)))
-            return f"port {port} is not {ports}, and the host is not in a network that the operator allows"
+            return (
+                f"port {port} is not {ports}; other ports are allowed only to networks in DURO_EGRESS_ALLOW"
+            )
         return None
 
 
@@ -107,10 +109,10 @@ class EgressGuard:
         try:
             await self.resolve(url, asyncio.get_running_loop().time() + SAVE_SECONDS)
         except Blocked as blocked:
-            raise InvalidInput(_cannot_be_used(str(blocked))) from None
+            raise InvalidInput(_blocked_at_save(str(blocked))) from None
         except (DnsFailed, TimeoutError):
             if reason := self.policy.refusal_by_scheme(url.scheme, url.port):
-                raise InvalidInput(_cannot_be_used(f"its host does not resolve, and {reason}")) from None
+                raise InvalidInput(_blocked_at_save(f"its host does not resolve, and {reason}")) from None
 
     def _by_definition(self, url: EndpointUrl) -> tuple[Address, ...] | None:
         """The addresses of a host that no DNS server is asked about."""
@@ -157,7 +159,8 @@ def _is_localhost(host: str) -> bool:
     return name == "localhost" or name.endswith(".localhost")
 
 
-def _cannot_be_used(reason: str) -> str:
+def _blocked_at_save(reason: str) -> str:
     return (
-        f"The endpoint URL cannot be used: {reason} (DURO_EGRESS_ALLOW lists the networks that are allowed)."
+        f"The egress guard blocks this endpoint URL: {reason}. Use a public https URL, "
+        "or add the target's network to DURO_EGRESS_ALLOW."
     )

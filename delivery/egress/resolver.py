@@ -119,7 +119,7 @@ class SystemResolver:
             async with asyncio.timeout(SLOT_SECONDS):
                 await lane.acquire()
         except TimeoutError:
-            return self._remember(host, (), "too many names are waiting for an answer from DNS")
+            return self._remember(host, (), "too many DNS lookups are waiting")
         return self._remember(host, *await self._run_in_thread(host, lane))
 
     def _run_in_thread(
@@ -142,7 +142,7 @@ class SystemResolver:
         try:
             threading.Thread(target=work, name="dns", daemon=True).start()
         except RuntimeError:  # the process may have no more threads at present
-            finish((), "no thread could be had to ask DNS")
+            finish((), "cannot start a thread for the DNS lookup")
         return future
 
     def _look_up(self, host: str) -> tuple[tuple[Address, ...], str]:

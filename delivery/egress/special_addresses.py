@@ -44,20 +44,20 @@ _DENIED: Final[tuple[tuple[str, str], ...]] = (
     ("0.0.0.0/8", "an unspecified address"),
     ("10.0.0.0/8", "a private address"),
     ("100.100.100.200/32", "a cloud metadata address"),
-    ("100.64.0.0/10", "a carrier-internal address"),
+    ("100.64.0.0/10", "a carrier-grade NAT address"),
     ("127.0.0.0/8", "a loopback address"),
     ("168.63.129.16/32", "a cloud metadata address"),
     ("169.254.169.254/32", "a cloud metadata address"),
     ("169.254.0.0/16", "a link-local address"),
     ("172.16.0.0/12", "a private address"),
-    ("192.0.0.0/24", "a protocol assignment"),
+    ("192.0.0.0/24", "an IETF-reserved address"),
     ("192.0.2.0/24", "a documentation address"),
-    ("192.31.196.0/24", "a protocol assignment"),
-    ("192.52.193.0/24", "a protocol assignment"),
+    ("192.31.196.0/24", "an IETF-reserved address"),
+    ("192.52.193.0/24", "an IETF-reserved address"),
     ("192.88.99.0/24", "a 6to4 relay address"),
     ("192.168.0.0/16", "a private address"),
-    ("192.175.48.0/24", "a protocol assignment"),
-    ("198.18.0.0/15", "a benchmarking address"),
+    ("192.175.48.0/24", "an IETF-reserved address"),
+    ("198.18.0.0/15", "a benchmark-test address"),
     ("198.51.100.0/24", "a documentation address"),
     ("203.0.113.0/24", "a documentation address"),
     ("224.0.0.0/4", "a multicast address"),
@@ -67,15 +67,15 @@ _DENIED: Final[tuple[tuple[str, str], ...]] = (
     ("::1/128", "a loopback address"),
     ("::/96", "an IPv4-compatible address"),
     ("::ffff:0:0:0/96", "an IPv4-translated address"),
-    ("64:ff9b:1::/48", "a local NAT64 address"),
+    ("64:ff9b:1::/48", "a local-use NAT64 address"),
     ("100::/63", "a discard-only address"),
     ("2001::/32", "a Teredo address"),
-    ("2001::/23", "a protocol assignment"),
+    ("2001::/23", "an IETF-reserved address"),
     ("2001:db8::/32", "a documentation address"),
     ("2002::/16", "a 6to4 address"),
-    ("2620:4f:8000::/48", "a protocol assignment"),
+    ("2620:4f:8000::/48", "an IETF-reserved address"),
     ("3fff::/20", "a documentation address"),
-    ("5f00::/16", "a segment-routing address"),
+    ("5f00::/16", "an SRv6 address"),
     ("fd00:ec2::254/128", "a cloud metadata address"),
     ("fd20:ce::254/128", "a cloud metadata address"),
     ("fc00::/7", "a private address"),
@@ -123,7 +123,7 @@ def _why_special_ipv6(address: IPv6Address) -> str | None:
             return why
     for hidden in hidden_ipv4(address):
         if why_hidden := why_special(hidden):
-            return f"{why_hidden} inside an IPv6 one"
+            return f"{why_hidden} embedded in an IPv6 address"
     if address not in _UNICAST and address not in _NAT64:
-        return "outside the public IPv6 range"
+        return "an address outside the public IPv6 range"
     return None

@@ -20,7 +20,7 @@ from schema.ids import new_id
 QUICK_MS: Final = 1000.0  # what holds a place for longer costs others
 # It counts as an attempt, so that what can never be sent fails in the end instead of coming back for ever.
 _UNPREPARED = AttemptResult(
-    Outcome.PROTOCOL, None, "the request could not be prepared", None, b"", None, Timings(), ours=True
+    Outcome.PROTOCOL, None, "cannot build the request", None, b"", None, Timings(), ours=True
 )
 _PREPARE: Final = "prepare a request"
 _UNREADABLE = replace(_UNPREPARED, error="the event's stored data cannot be read")

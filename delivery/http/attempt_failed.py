@@ -47,7 +47,7 @@ def os_reason(failure: OSError) -> str:
 
 def tls_reason(failure: BaseException) -> str:
     if isinstance(failure, ssl.SSLCertVerificationError):
-        return f"the certificate was not accepted: {failure.verify_message}"[:200]
+        return f"invalid certificate: {failure.verify_message}"[:200]
     if isinstance(failure, ssl.SSLError) and failure.reason:
         return f"TLS failed: {failure.reason.lower().replace('_', ' ')}"
     return "the connection was closed during the TLS handshake"
@@ -56,4 +56,4 @@ def tls_reason(failure: BaseException) -> str:
 def not_http(detail: str) -> AttemptFailed:
     line = detail.partition("\n")[0].strip(" :")[:100]
     shown = f": {line}" if line and line.isprintable() else ""
-    return AttemptFailed(Outcome.PROTOCOL, f"the answer is not valid HTTP{shown}")
+    return AttemptFailed(Outcome.PROTOCOL, f"invalid HTTP response{shown}")

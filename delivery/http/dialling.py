@@ -140,14 +140,12 @@ class Dialler:
             self._tls_watch.forget(watched)
             if isinstance(failure, TimeoutError) or not isinstance(failure, OSError):
                 raise
-            reason = "the TLS handshake does not come to an end" if watched.flooded else tls_reason(failure)
+            reason = "the TLS handshake did not finish" if watched.flooded else tls_reason(failure)
             raise AttemptFailed(Outcome.TLS, reason) from failure
         watched.protocol = connection
         if checked_here and not certificate_names.is_for(transport.get_extra_info("peercert"), server_name):
             connection.expire()
-            raise AttemptFailed(
-                Outcome.TLS, f"the certificate was not accepted: it is not for {server_name!r}"
-            )
+            raise AttemptFailed(Outcome.TLS, f"invalid certificate: it is not for {server_name!r}")
         return connection
 
     def _ssl_context(self, checked_here: bool) -> ssl.SSLContext:
@@ -160,4 +158,4 @@ def check_peer(sock: socket.socket, address: Address, port: int) -> None:
     """Raises Blocked unless the socket is connected to where it was sent."""
     peer_host, peer_port, *_ = sock.getpeername()
     if ip_address(peer_host) != address or peer_port != port:
-        raise Blocked("the connection went to another address than the one that was checked")
+        raise Blocked("the connection reached an address that was not checked")

@@ -183,7 +183,7 @@ class Connection(Heard):
     def on_message_begin(self) -> None:
         self._unended = 0
         if self._complete:
-            raise ValueError("nobody asked for a second answer")
+            raise ValueError("unexpected second response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._unended = 0
@@ -209,7 +209,7 @@ class Connection(Heard):
             exchange.retry_after = None
         else:
             exchange.status = status
-            raise ValueError("what follows is not HTTP")
+            raise ValueError("unexpected protocol switch")
 
     def on_body(self, data: bytes) -> None:
         exchange = self._exchange
@@ -257,9 +257,9 @@ class Connection(Heard):
             self._reusable = False
             return True
         if exchange.bytes_read > MAX_BEFORE_BODY:
-            self.fail(AttemptFailed(Outcome.PROTOCOL, "the response headers do not end"))
+            self.fail(AttemptFailed(Outcome.PROTOCOL, "incomplete response headers"))
         elif self._unended > self._limits.header_line:
-            self.fail(not_http(f"a line of more than {self._limits.header_line} bytes"))
+            self.fail(not_http(f"a header is longer than {self._limits.header_line} bytes"))
         return False
 
 
@@ -273,4 +273,4 @@ def _why_lost(exc: Exception | None) -> AttemptFailed:
         return AttemptFailed(Outcome.TLS, tls_reason(exc))
     if isinstance(exc, OSError):
         return AttemptFailed(Outcome.PROTOCOL, os_reason(exc))
-    return AttemptFailed(Outcome.PROTOCOL, "the connection was closed without a complete answer")
+    return AttemptFailed(Outcome.PROTOCOL, "the connection was closed before a complete response")

@@ -24,7 +24,7 @@ class OurFault(AttemptFailed):
 
 class OutOfDescriptors(OurFault):
     def __init__(self) -> None:
-        super().__init__("the sender ran out of connections")
+        super().__init__("the sender ran out of file descriptors")
 
 
 class RareWarning:

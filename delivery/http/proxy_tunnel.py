@@ -32,7 +32,7 @@ from schema.errors import InvalidInput
 MAX_ANSWER: Final = 16 * 1024
 _URL: Final = re.compile(r"http://(?:([^@/]*)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})/?")
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r?\n")
-NO_WAY_OUT: Final = "the sender's way out did not work"
+NO_WAY_OUT: Final = "the sender's egress proxy failed"
 _REFUSALS: Final = {
     403: "the egress proxy does not allow this destination",
     502: "the egress proxy could not connect",
@@ -55,10 +55,10 @@ def parse_egress_proxy(text: str) -> EgressProxy:
         _refuse("contains characters that are not printable ASCII; percent-encode them")
     match = _URL.fullmatch(text.strip())
     if match is None:
-        _refuse("is not like http://proxy.internal:3128 or http://user:password@proxy.internal:3128")
+        _refuse("must have the form http://proxy.internal:3128 or http://user:password@proxy.internal:3128")
     credentials, host, port = match.groups()
     if not 1 <= int(port) <= 65535:
-        _refuse("has a port that is not a number from 1 to 65535")
+        _refuse("must have a port from 1 to 65535")
     return EgressProxy(host.strip("[]"), int(port), _basic(credentials))
 
 
@@ -67,9 +67,9 @@ def _basic(credentials: str | None) -> str | None:
         return None
     user, colon, password = credentials.partition(":")
     if not user or not colon:
-        _refuse("has credentials that are not like user:password")
+        _refuse("must have credentials of the form user:password")
     if ":" in unquote(user):
-        _refuse("has a colon in its user name, which a proxy would read as the password's beginning")
+        _refuse("must not have a colon in its user name: a proxy would start the password there")
     pair = f"{unquote(user)}:{unquote(password)}"
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
@@ -96,7 +96,7 @@ class ProxyTunnel:
         except BaseException as failure:
             sock.close()
             if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
-                raise self._no_way_out(f"it hung up: {os_reason(failure)}") from failure
+                raise self._no_way_out(f"it closed the connection: {os_reason(failure)}") from failure
             raise
         return sock
 
@@ -105,7 +105,7 @@ class ProxyTunnel:
             async with asyncio.timeout_at(until):
                 return await self._reach(until)
         except TimeoutError as failure:
-            raise self._no_way_out("it cannot be reached in time") from failure
+            raise self._no_way_out("timed out connecting to it") from failure
 
     async def _reach(self, until: float) -> socket.socket:
         """A connection to the first of the proxy's addresses that takes one."""
@@ -121,7 +121,7 @@ class ProxyTunnel:
         except OurFault:
             raise
         except AttemptFailed as failure:
-            raise self._no_way_out(f"it cannot be reached: {failure.error}") from failure
+            raise self._no_way_out(f"cannot connect to it: {failure.error}") from failure
 
     async def _addresses(self, until: float) -> Sequence[Address]:
         try:
@@ -135,10 +135,10 @@ class ProxyTunnel:
         answer = b""
         while b"\r\n\r\n" not in answer:
             if len(answer) > MAX_ANSWER:
-                raise self._no_way_out(f"its answer is longer than {MAX_ANSWER} bytes")
+                raise self._no_way_out(f"its response is longer than {MAX_ANSWER} bytes")
             received = await loop.sock_recv(sock, 4096)
             if not received:
-                raise self._no_way_out("it hung up without a complete answer")
+                raise self._no_way_out("it closed the connection before a complete response")
             answer += received
         self._judge(answer)
 
@@ -152,16 +152,16 @@ class ProxyTunnel:
     def _judge(self, answer: bytes) -> None:
         status_line = _STATUS.match(answer)
         if status_line is None:
-            raise self._no_way_out("its answer is not HTTP")
+            raise self._no_way_out("invalid HTTP response")
         status = int(status_line[1])
         if status in _REFUSALS:
             raise AttemptFailed(Outcome.CONNECT, f"{_REFUSALS[status]} ({status})")
         if not 200 <= status <= 299:
-            does = "does not accept its credentials" if status == 407 else "refuses"
+            does = "rejected its credentials" if status == 407 else "refused"
             raise self._no_way_out(f"it {does} ({status})")
         if not answer.endswith(b"\r\n\r\n") or answer.count(b"\r\n\r\n") > 1:
-            raise self._no_way_out("it spoke out of turn")
+            raise self._no_way_out("it sent unexpected data")
 
     def _no_way_out(self, reason: str) -> OurFault:
-        self._warning.say(f"the egress proxy does not work: {reason}")
+        self._warning.say(f"the egress proxy failed: {reason}")
         return OurFault(NO_WAY_OUT)

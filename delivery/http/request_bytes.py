@@ -22,5 +22,5 @@ def request_head(request: OutboundRequest) -> bytes:
     head = "\r\n".join(lines)
     ends = len(request.headers) + OWN_LINES
     if head.count("\n") != ends or head.count("\r") != ends or "\0" in head:
-        raise AttemptFailed(Outcome.PROTOCOL, "the request could not be prepared")
+        raise AttemptFailed(Outcome.PROTOCOL, "cannot build the request")
     return head.encode()

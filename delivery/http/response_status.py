@@ -58,4 +58,4 @@ def judge(status: int | None) -> tuple[Outcome, str | None]:
         return Outcome.OK, None
     if status is None or status < 200:
         return Outcome.PROTOCOL, f"unexpected status {status}"
-    return Outcome.HTTP_STATUS, f"answered {status}"
+    return Outcome.HTTP_STATUS, f"HTTP status {status}"

@@ -20,7 +20,7 @@ from delivery.http.sockets import end_by_reset, received
 MAX_EXCESS: Final = 256 * 1024
 """Certificate chains are a few KiB; OpenSSL itself takes none of more than 100. The receive buffer comes on top."""
 LOOK_SECONDS: Final = 0.2
-FLOODED: Final = "the connection brings TLS messages without end"
+FLOODED: Final = "too many TLS messages on the connection"
 
 
 class Heard(asyncio.Protocol):

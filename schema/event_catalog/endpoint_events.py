@@ -12,7 +12,7 @@ _ENDPOINT: Final[Fields] = {"endpointId": id_of("we", "The endpoint.")}
 _FAILING: Final[Fields] = {
     "failingSince": moment("The time since which every attempt has failed.", "2026-06-28T09:00:00.000Z"),
     "consecutiveFailures": count("The number of attempts failed since then.", 214, least=1),
-    "lastError": or_null(text("The last error; null if unknown.", "answered 503")),
+    "lastError": or_null(text("The last error; null if unknown.", "HTTP status 503")),
 }
 _REASON: Final = text(
     "gone: the receiver answered 410. failing: it failed for too long. Any other text is an operator's reason.",

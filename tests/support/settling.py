@@ -63,7 +63,7 @@ def failed(claim: ClaimedDelivery) -> Settled:
 
 
 def gone(claim: ClaimedDelivery) -> Settled:
-    answer = attempt("http_status", status_code=410, error="answered 410")
+    answer = attempt("http_status", status_code=410, error="HTTP status 410")
     return Settled(Settlement(claim, Verdict.FAILED, attempt=answer), disable_endpoint=True)
 
 

@@ -41,10 +41,10 @@ OF_EXAMPLES = {
     "subscription_payment_action_required": "Customer must update the card for a payment of ₦5,000.00 "
     "until 5 Jul 2026, 09:00 UTC: expired card",
     "invoice_created": "Invoice of ₦5,000.00 created for 28 Jun 2026 to 28 Jul 2026",
-    "webhook_endpoint_failing": f"Webhook endpoint we_{ID} has failed for 3 days (214 attempts, last: answered 503); "
+    "webhook_endpoint_failing": f"Webhook endpoint we_{ID} has failed for 3 days (214 attempts, last: HTTP status 503); "
     "it will be disabled on 3 Jul 2026, 09:00 UTC unless an attempt succeeds",
     "webhook_endpoint_disabled": f"Webhook endpoint we_{ID} disabled: it has failed for 3 days "
-    "(214 attempts, last: answered 503)",
+    "(214 attempts, last: HTTP status 503)",
     "webhook_endpoint_enabled": f"Webhook endpoint we_{ID} enabled",
     "webhook_test": f"Test event for webhook endpoint we_{ID}: A test event",
 }

@@ -152,7 +152,7 @@ def test_an_allowed_network_decides_alone(address: IPv4Address | IPv6Address, sc
 async def test_a_block_does_not_tell_the_address_that_dns_gave() -> None:
     with pytest.raises(Blocked) as blocked:
         await checked("https://intranet.test/", Names("10.11.12.13"))
-    assert str(blocked.value) == "the host is a private address"
+    assert str(blocked.value) == "the target is a private address"
 
 
 async def test_what_was_checked_is_checked_again_when_its_addresses_change() -> None:

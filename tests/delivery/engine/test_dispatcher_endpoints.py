@@ -77,7 +77,7 @@ async def test_a_secret_that_does_not_open_is_a_failed_attempt_and_not_tried_aga
         assert (row["status"], row["tries"], row["lease"]) == ("pending", 1, None)
         assert row["due_at"] > datetime.now(UTC) + timedelta(minutes=50)
         (told,) = await wrong.attempts()
-        assert (told["outcome"], told["error"]) == ("protocol", "the request could not be prepared")
+        assert (told["outcome"], told["error"]) == ("protocol", "cannot build the request")
         assert wrong.dispatcher.in_flight == 0
         assert wrong.dispatcher._part.any, "it shows"
         assert wrong.dispatcher._part.reasons(0) == [], "and is no reason to send it no work"

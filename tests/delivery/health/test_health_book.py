@@ -105,7 +105,7 @@ def test_a_clock_that_is_set_back_stops_no_notes(book: HealthBook, clock: Clock)
 
 
 def test_every_failure_is_noted_with_its_reason(book: HealthBook) -> None:
-    for error, told in (("answered 500", "answered 500"), (None, "dns")):
+    for error, told in (("HTTP status 500", "HTTP status 500"), (None, "dns")):
         assert write(book, result(A, "dns", error)) == [
             HealthNote(A, TENANT, succeeded=False, failures=1, error=told)
         ]

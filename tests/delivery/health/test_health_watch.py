@@ -46,7 +46,7 @@ class Place:
         """Both as how long ago; the last failure may be the first."""
         endpoint = await add_endpoint(self.database, self.tenant, "https://example.com/?token=secret")
         async with self.data.acquire() as tx, tx.transaction():
-            note = HealthNote(endpoint, self.tenant, False, 3, "answered 500")
+            note = HealthNote(endpoint, self.tenant, False, 3, "HTTP status 500")
             await endpoint_health.note_health(tx, [note])
         await self.fails_since(endpoint, since, last_failure)
         return endpoint
@@ -113,7 +113,7 @@ async def test_a_warning_tells_what_the_merchant_needs_and_not_the_url(place: Pl
                 "endpointId": format_id(ENDPOINT, endpoint),
                 "failingSince": iso_millis(since),
                 "consecutiveFailures": 3,
-                "lastError": "answered 500",
+                "lastError": "HTTP status 500",
                 "percent": 50,
                 "disablesAt": iso_millis(since + FIVE_DAYS),
             },
@@ -135,7 +135,7 @@ async def test_an_endpoint_that_fails_on_to_the_end_is_disabled_and_that_is_told
                 "endpointId": format_id(ENDPOINT, endpoint),
                 "failingSince": iso_millis(since),
                 "consecutiveFailures": 3,
-                "lastError": "answered 500",
+                "lastError": "HTTP status 500",
                 "reason": "failing",
             },
         )
@@ -175,7 +175,9 @@ async def test_after_a_success_the_warnings_begin_anew(place: Place) -> None:
     endpoint = await place.failing(timedelta(hours=70))
     await place.look()
     async with place.data.acquire() as tx, tx.transaction():
-        await endpoint_health.note_health(tx, [HealthNote(endpoint, place.tenant, True, 1, "answered 500")])
+        await endpoint_health.note_health(
+            tx, [HealthNote(endpoint, place.tenant, True, 1, "HTTP status 500")]
+        )
     await place.look()
     await place.fails_since(endpoint, timedelta(hours=70))
     await place.look()

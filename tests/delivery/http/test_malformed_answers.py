@@ -209,7 +209,7 @@ async def test_a_status_counts_whatever_follows_its_line(tail: bytes) -> None:
     assert (result.outcome, result.status, result.error) == (OK, 200, None)
     assert result.timings.total < 4000, "it had to wait for the deadline"
     result = await provoke(saying(failing(HEAD + tail)))
-    assert (result.outcome, result.status, result.error) == (STATUS, 500, "answered 500")
+    assert (result.outcome, result.status, result.error) == (STATUS, 500, "HTTP status 500")
 
 
 @pytest.mark.parametrize("raw", NO_STATUS_LINE.values(), ids=NO_STATUS_LINE)
@@ -223,7 +223,7 @@ async def test_a_response_cut_behind_its_status_line_has_its_status(raw: bytes) 
     result = await provoke(saying(raw, then_close=True))
     assert (result.outcome, result.status, result.error) == (OK, 200, None)
     result = await provoke(saying(failing(raw), then_close=True))
-    assert (result.outcome, result.status, result.error) == (STATUS, 500, "answered 500")
+    assert (result.outcome, result.status, result.error) == (STATUS, 500, "HTTP status 500")
 
 
 async def stalled(responses: dict[str, bytes]) -> dict[str, tuple[Outcome, int | None, bool]]:

@@ -30,7 +30,7 @@ from tests.delivery.http.raw_receiver import (
 )
 from tests.delivery.http.test_sender_tls import SniLog, serving, trusting
 
-NO_WAY = (Outcome.CONNECT, "the sender's way out did not work", True)
+NO_WAY = (Outcome.CONNECT, "the sender's egress proxy failed", True)
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -163,12 +163,12 @@ async def test_a_proxy_that_cannot_reach_the_endpoint_is_a_connect_error(raw: by
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "it does not accept its credentials (407)"),
-        (b"HTTP/1.1 302 Found\r\nLocation: http://x/\r\n\r\n", "it refuses (302)"),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", "it refuses (100)"),
-        (b"SOCKS?\r\n\r\n", "its answer is not HTTP"),
-        (b"HTTP/1.1 200\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "it spoke out of turn"),
-        (b"HTTP/1.1 200 OK\r\n\r\nx", "it spoke out of turn"),
+        (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "it rejected its credentials (407)"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://x/\r\n\r\n", "it refused (302)"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "it refused (100)"),
+        (b"SOCKS?\r\n\r\n", "invalid HTTP response"),
+        (b"HTTP/1.1 200\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "it sent unexpected data"),
+        (b"HTTP/1.1 200 OK\r\n\r\nx", "it sent unexpected data"),
     ],
 )
 async def test_a_proxys_own_trouble_is_ours_and_the_operator_is_told_why_once(
@@ -181,7 +181,7 @@ async def test_a_proxys_own_trouble_is_ours_and_the_operator_is_told_why_once(
         results = [await sender.send(to("http://127.0.0.1:9/")) for _ in range(2)]
     for result in results:
         assert (result.outcome, result.error, result.ours) == NO_WAY
-    assert caplog.messages == [f"the egress proxy does not work: {reason}"]
+    assert caplog.messages == [f"the egress proxy failed: {reason}"]
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
@@ -259,7 +259,7 @@ async def test_a_proxy_whose_name_is_wrong_is_our_trouble(caplog: pytest.LogCapt
     with pytest.raises(OurFault):
         await tunnel.open(ip_address("192.0.2.7"), 80, asyncio.get_running_loop().time() + 5)
     assert caplog.messages == [
-        "the egress proxy does not work: its name does not resolve: name or service not known"
+        "the egress proxy failed: its name does not resolve: name or service not known"
     ]
 
 
@@ -267,7 +267,7 @@ async def test_a_proxy_that_is_not_reached_in_time_is_our_trouble(caplog: pytest
     tunnel = ProxyTunnel(EgressProxy("proxy.internal", 3128), Silence())
     with pytest.raises(OurFault):
         await tunnel.open(ip_address("192.0.2.7"), 80, asyncio.get_running_loop().time() + 0.01)
-    assert caplog.messages == ["the egress proxy does not work: it cannot be reached in time"]
+    assert caplog.messages == ["the egress proxy failed: timed out connecting to it"]
 
 
 async def test_a_proxy_that_hangs_up_floods_or_resets_is_our_trouble(
@@ -306,7 +306,7 @@ async def test_a_proxy_that_is_not_there_is_our_trouble(caplog: pytest.LogCaptur
     async with through(gone) as sender:
         result = await sender.send(to("http://127.0.0.1:9/"))
     assert (result.outcome, result.error, result.ours) == NO_WAY
-    assert caplog.messages == ["the egress proxy does not work: it cannot be reached: connection refused"]
+    assert caplog.messages == ["the egress proxy failed: cannot connect to it: connection refused"]
 
 
 async def test_what_a_tunnels_far_end_says_is_judged_as_ever() -> None:

@@ -27,7 +27,7 @@ async def test_what_would_break_out_of_its_line_never_reaches_the_wire(bad: str,
             name, value = (f"X{bad}Y", "1") if where == "name" else ("X", f"1{bad}2")
             request = replace(request, headers=((name, value), *request.headers))
         result = await sender.send(request)
-    assert (result.outcome, result.error) == (Outcome.PROTOCOL, "the request could not be prepared")
+    assert (result.outcome, result.error) == (Outcome.PROTOCOL, "cannot build the request")
     assert receiver.connections == 0
 
 

@@ -68,7 +68,7 @@ async def test_a_result_tells_what_was_answered_by_whom_and_how_long_each_part_t
     async with receiving(answering(raw)) as receiver, sending(Names(a_test=[["127.0.0.1"]])) as sender:
         result = await sender.send(to(f"http://a.test:{receiver.port}/"))
 
-    assert (result.outcome, result.status, result.error) == (Outcome.HTTP_STATUS, 503, "answered 503")
+    assert (result.outcome, result.status, result.error) == (Outcome.HTTP_STATUS, 503, "HTTP status 503")
     assert (result.retry_after, result.response_body, result.address) == ("120", b"busy", "127.0.0.1")
     parts = (result.timings.dns, result.timings.connect, result.timings.first_byte)
     assert all(part is not None and part >= 0 for part in parts)

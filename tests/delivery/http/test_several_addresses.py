@@ -203,7 +203,7 @@ async def test_one_forbidden_address_blocks_the_host_and_none_is_dialled() -> No
     async with receiving(host="127.0.0.3") as receiver, sending(of(["127.0.0.3", "10.0.0.1"])) as sender:
         result = await sender.send(to(f"http://a.test:{receiver.port}/"))
     assert (result.outcome, receiver.connections) == (Outcome.BLOCKED, 0)
-    assert result.error == "the host is a private address"
+    assert result.error == "the target is a private address"
 
 
 async def test_what_dials_checks_the_next_address_for_itself() -> None:
@@ -222,5 +222,5 @@ async def test_what_dials_checks_the_next_address_for_itself() -> None:
         sending(guard=Fooled(inside, Names())) as sender,
     ):
         result = await sender.send(to(f"http://a.test:{receiver.port}/"))
-    assert (result.outcome, result.error) == (Outcome.BLOCKED, "the host is a loopback address")
+    assert (result.outcome, result.error) == (Outcome.BLOCKED, "the target is a loopback address")
     assert (result.address, receiver.connections) == ("127.0.0.2", 0)

@@ -39,7 +39,7 @@ class Row:
     async def note(
         self, *, ok: bool = False, failures: int = 0, breaker: BreakerChange | None = None
     ) -> None:
-        note = HealthNote(*self._of, ok, failures, "answered 500" if failures else None, breaker)
+        note = HealthNote(*self._of, ok, failures, "HTTP status 500" if failures else None, breaker)
         async with self._data.acquire() as tx, tx.transaction():
             await endpoint_health.note_health(tx, [note])
 
@@ -85,7 +85,7 @@ async def test_failures_after_a_success_in_the_same_batch_begin_anew(row: Row) -
     before = await row.read()
     await row.note(ok=True, failures=2)
     after = await row.read()
-    assert (after["consecutive_failures"], after["last_error"]) == (2, "answered 500")
+    assert (after["consecutive_failures"], after["last_error"]) == (2, "HTTP status 500")
     assert after["failing_since"] > before["failing_since"]
 
 
@@ -203,7 +203,7 @@ async def test_disabling_leaves_health_behind(data: Pool, row: Row, endpoint: UU
         assert await endpoint_health.disable(tx, endpoint, "gone")
         assert not is_fresh(await row.read()), "not before it is committed"
     assert is_fresh(await row.read())
-    assert (await row.read())["last_error"] == "answered 500", "what went wrong last can still be seen"
+    assert (await row.read())["last_error"] == "HTTP status 500", "what went wrong last can still be seen"
 
 
 async def test_disabling_what_has_moved_leaves_its_health_as_it_is(
@@ -237,7 +237,7 @@ async def test_health_is_shown_to_its_tenant_alone(
 ) -> None:
     shown = await endpoint_health.show(data, tenant, [endpoint, new_id()], FIVE_DAYS)
     assert list(shown) == [endpoint]
-    assert (shown[endpoint].consecutive_failures, shown[endpoint].last_error) == (1, "answered 500")
+    assert (shown[endpoint].consecutive_failures, shown[endpoint].last_error) == (1, "HTTP status 500")
     since = shown[endpoint].failing_since
     assert since is not None
     assert shown[endpoint].disables_at == since + FIVE_DAYS

@@ -35,7 +35,7 @@ async def endpoint(duro: Duro, ten: str) -> str:
 
 async def trip(database: Database, tenant: UUID, endpoint: str) -> None:
     opened = BreakerChange(2, timedelta(minutes=4))
-    note = HealthNote(parse_id(ENDPOINT, endpoint), tenant, False, 12, "answered 503", opened)
+    note = HealthNote(parse_id(ENDPOINT, endpoint), tenant, False, 12, "HTTP status 503", opened)
     async with database.data(Mode.TEST).acquire() as tx, tx.transaction():
         await endpoint_health.note_health(tx, [note])
 
@@ -50,7 +50,7 @@ async def test_show_and_list_tell_how_it_fares_and_when_it_is_disabled(
     await trip(database, tenant, endpoint)
     health = (await duro.json("endpoint", "show", endpoint))["health"]
     assert (health["state"], health["consecutiveFailures"]) == ("open", 12)
-    assert health["lastError"] == "answered 503"
+    assert health["lastError"] == "HTTP status 503"
     failing_since = datetime.fromisoformat(health["failingSince"])
     assert datetime.fromisoformat(health["disablesAt"]) == failing_since + timedelta(days=5)
     assert datetime.fromisoformat(health["breakerOpenUntil"]) == failing_since + timedelta(minutes=4)
@@ -69,4 +69,4 @@ async def test_it_starts_afresh_when_it_is_enabled_again(
     await duro.json("endpoint", "enable", endpoint)
     shown = await duro.json("endpoint", "show", endpoint)
     assert (shown["health"]["state"], shown["health"]["breakerOpenUntil"]) == ("healthy", None)
-    assert shown["health"]["lastError"] == "answered 503"
+    assert shown["health"]["lastError"] == "HTTP status 503"

@@ -152,7 +152,7 @@ async def test_with_what_its_endpoints_meet_every_event_of_the_catalog_occurs(
     endpoint = await endpoints.show(database.core, endpoint_id)
     await send_test(database, endpoint_id)
     async with data.acquire() as tx, tx.transaction():
-        await note_health(tx, [HealthNote(endpoint_id, tenant, False, 3, "answered 500")])
+        await note_health(tx, [HealthNote(endpoint_id, tenant, False, 3, "HTTP status 500")])
     owner = await connect_as_owner(played.url)
     await owner.execute(
         "UPDATE sandbox.endpoint_health SET failing_since = now() - interval '3 days' WHERE endpoint_id = $1",
