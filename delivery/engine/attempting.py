@@ -10,7 +10,7 @@ from delivery.engine.request_building import Message, Outbound
 from delivery.engine.retry_policy import RetryPolicy
 from delivery.engine.settler import Settled
 from delivery.engine.verdict import judge
-from delivery.http.attempt_contract import AttemptResult, Outcome, Timings
+from delivery.http.attempt_contract import AttemptResult, AttemptTimings, Outcome
 from delivery.http.http_sender import HttpSender
 from schema.deliveries.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
 from schema.errors import DuroError
@@ -20,7 +20,7 @@ from schema.ids import new_id
 QUICK_MS: Final = 1000.0  # what holds a place for longer costs others
 # It counts as an attempt, so that what can never be sent fails in the end instead of coming back for ever.
 _UNPREPARED = AttemptResult(
-    Outcome.PROTOCOL, None, "cannot build the request", None, b"", None, Timings(), ours=True
+    Outcome.PROTOCOL, None, "cannot build the request", None, b"", None, AttemptTimings(), local_fault=True
 )
 _PREPARE: Final = "prepare a request"
 _UNREADABLE = replace(_UNPREPARED, error="the event's stored data cannot be read")
@@ -54,7 +54,7 @@ class Attempts:
             Settlement(claim, judgement.verdict, retry_in, _record(result, started_at)),
             disable_endpoint=judgement.disable_endpoint,
             manner=manner(result),
-            ours=result.ours,
+            local_fault=result.local_fault,
         )
 
     async def _send(self, claim: ClaimedDelivery, message: Message, started_at: datetime) -> AttemptResult:
@@ -75,7 +75,7 @@ class Attempts:
 
 
 def manner(result: AttemptResult) -> Manner:
-    if result.outcome is Outcome.TIMEOUT or result.hung:
+    if result.outcome is Outcome.TIMEOUT or result.timed_out:
         return Manner.HUNG
     return Manner.QUICK if result.timings.total < QUICK_MS else Manner.SLOW
 

@@ -47,7 +47,7 @@ class Settled:
     settlement: Settlement
     disable_endpoint: bool = False
     manner: Manner = Manner.QUICK
-    ours: bool = False
+    local_fault: bool = False
     """The fault was on our side, which says nothing of the endpoint's health."""
 
 
@@ -85,7 +85,7 @@ class Settler:
         self.fenced_off = 0
 
     def put(self, result: Settled) -> None:
-        if not result.ours:
+        if not result.local_fault:
             self._health.observe(result.settlement)
         self._gathered.append(result)
         self._arrived.set()
@@ -191,7 +191,7 @@ class Settler:
             if again:
                 counted = await endpoint_health.counted_before(tx, settlements)
                 settled |= {s.claim.id for s in settlements if s.attempt and counted.get(s.attempt.id)}
-            notes = self._health.notes([r.settlement for r in batch if not r.ours], counted)
+            notes = self._health.notes([r.settlement for r in batch if not r.local_fault], counted)
             if notes:
                 await endpoint_health.note_health(tx, notes)
         self._health.written(notes)

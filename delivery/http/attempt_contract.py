@@ -53,7 +53,7 @@ class OutboundRequest:
     body: bytes = field(repr=False)
 
 
-class Timings(NamedTuple):
+class AttemptTimings(NamedTuple):
     """Milliseconds that each part took. None: that part did not happen, or did not end."""
 
     dns: float | None = None
@@ -76,8 +76,8 @@ class AttemptResult:
     response_body: bytes = field(repr=False)
     address: str | None
     """The address that was dialled or whose connection was reused."""
-    timings: Timings
-    ours: bool = False
+    timings: AttemptTimings
+    local_fault: bool = False
     """The fault is on our side: it says nothing of the endpoint's health."""
-    hung: bool = False
+    timed_out: bool = False
     """The deadline passed before the response ended; its status may have arrived all the same."""

@@ -24,7 +24,7 @@ from delivery.http.attempt_contract import Outcome, SendLimits
 from delivery.http.attempt_failed import AttemptFailed, tls_reason
 from delivery.http.exchange import Exchange, Stage
 from delivery.http.http1_connection import Connection
-from delivery.http.local_faults import OutOfDescriptors, RareWarning
+from delivery.http.local_faults import OutOfDescriptors, RateLimitedWarning
 from delivery.http.proxy_tunnel import ProxyTunnel
 from delivery.http.sockets import connect_socket, first_reached
 from delivery.http.tls_watch import TlsWatch
@@ -51,7 +51,7 @@ class Dialler:
     _ssl_contexts: dict[bool, ssl.SSLContext] = field(default_factory=dict)
     """By whether we check the name, and not OpenSSL."""
     _tls_watch: TlsWatch = field(default_factory=TlsWatch)
-    _warning: RareWarning = field(default_factory=RareWarning)
+    _warning: RateLimitedWarning = field(default_factory=RateLimitedWarning)
 
     def __post_init__(self) -> None:
         self._ssl_contexts[False] = self.new_ssl_context()

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Final, Protocol
 
 from delivery.egress.guard import CheckedAddress
-from delivery.http.attempt_contract import AttemptResult, Outcome, Timings
+from delivery.http.attempt_contract import AttemptResult, AttemptTimings, Outcome
 
 MAX_RETRY_AFTER: Final = 100
 MAX_BEFORE_BODY: Final = 256 * 1024
@@ -79,7 +79,7 @@ class Exchange:
         if self.served_by is not None:
             self.served_by.give_up(self)
 
-    def result(self, outcome: Outcome, error: str | None, *, ours: bool = False) -> AttemptResult:
+    def result(self, outcome: Outcome, error: str | None, *, local_fault: bool = False) -> AttemptResult:
         ready_at, first_byte_at = self.ready_at, self.first_byte_at
         return AttemptResult(
             outcome,
@@ -88,14 +88,14 @@ class Exchange:
             self.retry_after,
             self.body,
             self.address,
-            Timings(
+            AttemptTimings(
                 _ms(self.dns),
                 _ms(self.connect),
                 _ms(self.tls),
                 None if ready_at is None or first_byte_at is None else (first_byte_at - ready_at) * 1000,
                 (monotonic() - self.started) * 1000,
             ),
-            ours,
+            local_fault,
             self.expired,
         )
 

@@ -17,7 +17,7 @@ CPU of the sending process, µs a request (0.8 KB, 7 headers, 100 in flight, uvl
 
 What each choice saves, measured alone, in µs: one timer for all attempts (`EqualTimeouts`) 1.9 against a timer for each and 5.2
 against `asyncio.timeout`; known addresses are returned without awaiting for the same reason, since there is nothing to
-limit; remembered decisions of the guard 3; `Timings` as a tuple 0.5.
+limit; remembered decisions of the guard 3; `AttemptTimings` as a tuple 0.5.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from delivery.http.attempt_failed import AttemptFailed, explain
 from delivery.http.connection_pool import ConnectionPool
 from delivery.http.dialling import Dialler, default_ssl_context
 from delivery.http.exchange import Exchange, Stage
-from delivery.http.local_faults import OurFault
+from delivery.http.local_faults import LocalFault
 from delivery.http.proxy_tunnel import EgressProxy, ProxyTunnel
 from delivery.http.request_bytes import request_head
 from delivery.http.response_status import judge
@@ -75,14 +75,14 @@ class HttpSender:
         exchange = Exchange()
         deadline = self._deadlines.start(exchange)
         error: str | None
-        ours = False
+        local_fault = False
         try:
             await self._perform(request, exchange, deadline)
         except Exception as failure:  # noqa: BLE001  the contract is that an attempt ends in a result
             outcome, error = explain(failure, exchange.stage)
             if exchange.stage is Stage.CONNECTING and exchange.addresses_tried > 1:
                 error = f"{error}; {exchange.addresses_tried} addresses tried"
-            ours = isinstance(failure, OurFault)
+            local_fault = isinstance(failure, LocalFault)
         except asyncio.CancelledError:
             exchange.expire()
             raise
@@ -90,9 +90,9 @@ class HttpSender:
             outcome, error = judge(exchange.status)
         finally:
             self._deadlines.stop(exchange)
-        if exchange.addresses and not ours:
+        if exchange.addresses and not local_fault:
             self._remember_address(request.url, exchange)
-        return exchange.result(outcome, error, ours=ours)
+        return exchange.result(outcome, error, local_fault=local_fault)
 
     async def close(self) -> None:
         await self._pool.close()

@@ -15,19 +15,19 @@ QUIET_SECONDS: Final = 60.0
 _logger = logging.getLogger(__name__)
 
 
-class OurFault(AttemptFailed):
+class LocalFault(AttemptFailed):
     """The endpoint has no part in it."""
 
     def __init__(self, error: str) -> None:
         super().__init__(Outcome.CONNECT, error)
 
 
-class OutOfDescriptors(OurFault):
+class OutOfDescriptors(LocalFault):
     def __init__(self) -> None:
         super().__init__("the sender ran out of file descriptors")
 
 
-class RareWarning:
+class RateLimitedWarning:
     """Once a minute at most."""
 
     def __init__(self) -> None:

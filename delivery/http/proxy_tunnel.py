@@ -25,7 +25,7 @@ from delivery.egress.resolver import DnsFailed, Resolver
 from delivery.egress.special_addresses import Address
 from delivery.http.attempt_contract import Outcome
 from delivery.http.attempt_failed import AttemptFailed, os_reason
-from delivery.http.local_faults import OurFault, RareWarning
+from delivery.http.local_faults import LocalFault, RateLimitedWarning
 from delivery.http.sockets import connect_socket, first_reached
 from schema.errors import InvalidInput
 
@@ -84,10 +84,10 @@ class ProxyTunnel:
     def __init__(self, proxy: EgressProxy, resolver: Resolver) -> None:
         self._proxy = proxy
         self._resolver = resolver
-        self._warning = RareWarning()
+        self._warning = RateLimitedWarning()
 
     async def open(self, address: Address, port: int, until: float) -> socket.socket:
-        """`until` is on the loop's clock. Raises AttemptFailed or TimeoutError; OurFault for what is the proxy's own
+        """`until` is on the loop's clock. Raises AttemptFailed or TimeoutError; LocalFault for what is the proxy's own
         trouble."""
         sock = await self._reach_in_time(until)
         try:
@@ -118,7 +118,7 @@ class ProxyTunnel:
             return await first_reached(interleave(addresses), until, connect)
         except DnsFailed as failure:
             raise self._no_way_out(f"its name does not resolve: {failure}") from failure
-        except OurFault:
+        except LocalFault:
             raise
         except AttemptFailed as failure:
             raise self._no_way_out(f"cannot connect to it: {failure.error}") from failure
@@ -162,6 +162,6 @@ class ProxyTunnel:
         if not answer.endswith(b"\r\n\r\n") or answer.count(b"\r\n\r\n") > 1:
             raise self._no_way_out("it sent unexpected data")
 
-    def _no_way_out(self, reason: str) -> OurFault:
+    def _no_way_out(self, reason: str) -> LocalFault:
         self._warning.say(f"the egress proxy failed: {reason}")
-        return OurFault(NO_WAY_OUT)
+        return LocalFault(NO_WAY_OUT)

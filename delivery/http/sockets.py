@@ -11,7 +11,7 @@ from delivery.egress.address_order import share
 from delivery.egress.special_addresses import Address
 from delivery.http.attempt_contract import Outcome
 from delivery.http.attempt_failed import AttemptFailed, os_reason
-from delivery.http.local_faults import OurFault, OutOfDescriptors
+from delivery.http.local_faults import LocalFault, OutOfDescriptors
 
 TOO_SLOW: Final = "timed out waiting for the TCP connection"
 RECEIVE_BUFFER: Final = 64 * 1024
@@ -33,7 +33,7 @@ async def first_reached(
     """What `connect` returns for the first address that it reaches by the moment that it is given. Times are on the
     loop's clock.
 
-    Raises AttemptFailed as the last address did, or what is no fault of an address: Blocked, OurFault.
+    Raises AttemptFailed as the last address did, or what is no fault of an address: Blocked, LocalFault.
     """
     now = asyncio.get_running_loop().time
     failure = AttemptFailed(Outcome.TIMEOUT, TOO_SLOW)
@@ -45,7 +45,7 @@ async def first_reached(
             return await connect(address, start + share(deadline - start, len(addresses) - index))
         except TimeoutError:
             failure = AttemptFailed(Outcome.TIMEOUT, TOO_SLOW)
-        except OurFault:
+        except LocalFault:
             raise
         except AttemptFailed as refused:
             failure = refused

@@ -4,11 +4,11 @@ import pytest
 
 from delivery.engine.attempting import QUICK_MS, manner
 from delivery.engine.capacity import Manner
-from delivery.http.attempt_contract import AttemptResult, Outcome, Timings
+from delivery.http.attempt_contract import AttemptResult, AttemptTimings, Outcome
 
 
 @pytest.mark.parametrize(
-    ("outcome", "total", "hung", "expected"),
+    ("outcome", "total", "timed_out", "expected"),
     [
         (Outcome.OK, QUICK_MS - 1, False, Manner.QUICK),
         (Outcome.OK, QUICK_MS, False, Manner.SLOW),
@@ -19,7 +19,9 @@ from delivery.http.attempt_contract import AttemptResult, Outcome, Timings
     ],
 )
 def test_an_attempt_that_hung_counts_as_hung_whatever_its_status(
-    outcome: Outcome, total: float, hung: bool, expected: Manner
+    outcome: Outcome, total: float, timed_out: bool, expected: Manner
 ) -> None:
-    result = AttemptResult(outcome, 200, None, None, b"", None, Timings(total=total), hung=hung)
+    result = AttemptResult(
+        outcome, 200, None, None, b"", None, AttemptTimings(total=total), timed_out=timed_out
+    )
     assert manner(result) is expected

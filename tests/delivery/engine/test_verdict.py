@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from delivery.engine.retry_policy import DEFAULT_DELAYS, LONGEST_RETRY_AFTER, RetryPolicy
 from delivery.engine.verdict import Judgement, judge
-from delivery.http.attempt_contract import AttemptResult, Outcome, Timings
+from delivery.http.attempt_contract import AttemptResult, AttemptTimings, Outcome
 from schema.deliveries.deliveries import Verdict
 
 NOW = datetime(2026, 6, 28, 9, 0, tzinfo=UTC)
@@ -17,7 +17,7 @@ FIRST_RETRY, SECOND_RETRY = NOW + timedelta(minutes=1), NOW + timedelta(hours=1)
 
 
 def attempt(outcome: Outcome, status: int | None = None, retry_after: str | None = None) -> AttemptResult:
-    return AttemptResult(outcome, status, None, retry_after, b"", None, Timings())
+    return AttemptResult(outcome, status, None, retry_after, b"", None, AttemptTimings())
 
 
 @pytest.mark.parametrize(

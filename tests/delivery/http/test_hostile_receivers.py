@@ -45,7 +45,7 @@ async def test_a_byte_at_a_time_does_not_move_the_deadline(
     before: bytes, drops: bytes, status: int | None
 ) -> None:
     result = await provoke(dripping(before, drops), attempt_timeout=0.2)
-    assert (result.status, result.hung) == (status, True)
+    assert (result.status, result.timed_out) == (status, True)
     assert result.outcome is (Outcome.TIMEOUT if status is None else Outcome.OK)
     assert result.error == (None if status else "timed out waiting for the response headers")
 

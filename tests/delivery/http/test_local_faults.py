@@ -9,7 +9,7 @@ import pytest
 from delivery.engine.attempting import Attempts
 from delivery.engine.request_building import Message, Outbound
 from delivery.engine.retry_policy import RetryPolicy
-from delivery.http.attempt_contract import AttemptResult, OutboundRequest, Outcome, Timings
+from delivery.http.attempt_contract import AttemptResult, AttemptTimings, OutboundRequest, Outcome
 from delivery.http.http_sender import HttpSender
 from schema.deliveries.deliveries import ClaimedDelivery, EndpointTarget, Verdict
 from tests.support.engine import Engine
@@ -18,7 +18,9 @@ from tests.support.settling import failed, settle, some_claims
 
 class NoWayOut:
     async def send(self, _request: OutboundRequest) -> AttemptResult:
-        return AttemptResult(Outcome.CONNECT, None, "no way", None, b"", None, Timings(), ours=True)
+        return AttemptResult(
+            Outcome.CONNECT, None, "no way", None, b"", None, AttemptTimings(), local_fault=True
+        )
 
 
 class Prepared:
@@ -38,14 +40,14 @@ async def test_an_attempt_says_that_the_fault_is_ours_and_is_tried_again(
     target = EndpointTarget(endpoint, tenant, "https://example.com/", (), None, True, ())
     attempts = Attempts(cast(Outbound, outbound), cast(HttpSender, NoWayOut()), RetryPolicy())
     settled = await attempts.make(replace(claim, endpoint=target), Message("evt_1", b"{}"))
-    assert (settled.ours, settled.settlement.verdict) == (True, Verdict.RETRY)
+    assert (settled.local_fault, settled.settlement.verdict) == (True, Verdict.RETRY)
 
 
 async def test_what_failed_on_our_side_is_recorded_and_not_held_against_the_endpoint(
     ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
     claims = await some_claims(ours, tenant, endpoint, 12)
-    await settle(ours, *(replace(failed(claim), ours=True) for claim in claims))
+    await settle(ours, *(replace(failed(claim), local_fault=True) for claim in claims))
     assert len(await ours.attempts()) == 12
     assert ours.settler._health.closed(endpoint)
     assert (

@@ -230,7 +230,7 @@ async def stalled(responses: dict[str, bytes]) -> dict[str, tuple[Outcome, int |
     """What becomes of receivers that send these bytes and then nothing, all at once, to wait for one deadline."""
     results = await asyncio.gather(*(provoke(saying(raw), attempt_timeout=1) for raw in responses.values()))
     return {
-        name: (result.outcome, result.status, result.hung)
+        name: (result.outcome, result.status, result.timed_out)
         for name, result in zip(responses, results, strict=True)
     }
 

@@ -49,7 +49,7 @@ async def none_is_left() -> None:
         await until(lambda: receiver.connections == 1)
         lower_limit(0)
         results = await asyncio.gather(*(sender.send(request) for _ in range(5)))
-        seen = Counter((result.outcome, result.error, result.ours) for result in results)
+        seen = Counter((result.outcome, result.error, result.local_fault) for result in results)
         assert seen == {(Outcome.CONNECT, "the sender ran out of file descriptors", True): 5}, seen
         assert (await first).outcome is Outcome.TIMEOUT
 

@@ -12,7 +12,7 @@ import trustme
 
 from delivery.http.attempt_contract import AttemptResult, Outcome
 from delivery.http.http_sender import HttpSender
-from delivery.http.local_faults import OurFault
+from delivery.http.local_faults import LocalFault
 from delivery.http.proxy_tunnel import EgressProxy, ProxyTunnel, parse_egress_proxy
 from schema.errors import InvalidInput
 from tests.delivery.http.hostility import reset
@@ -157,7 +157,7 @@ async def proxied(behave: Behaviour, **limits: float) -> AttemptResult:
 async def test_a_proxy_that_cannot_reach_the_endpoint_is_a_connect_error(raw: bytes, error: str) -> None:
     result = await proxied(answering_with(raw))
     assert (result.outcome, result.status, result.error) == (Outcome.CONNECT, None, error)
-    assert not result.ours
+    assert not result.local_fault
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ async def test_a_proxys_own_trouble_is_ours_and_the_operator_is_told_why_once(
     ):
         results = [await sender.send(to("http://127.0.0.1:9/")) for _ in range(2)]
     for result in results:
-        assert (result.outcome, result.error, result.ours) == NO_WAY
+        assert (result.outcome, result.error, result.local_fault) == NO_WAY
     assert caplog.messages == [f"the egress proxy failed: {reason}"]
 
 
@@ -212,7 +212,7 @@ async def test_addresses_that_the_proxy_cannot_reach_are_counted_in_the_error() 
     refusing = answering_with(b"HTTP/1.1 504 Gateway Timeout\r\n\r\n")
     async with receiving(refusing) as proxy, through(proxy, names) as sender:
         result = await sender.send(to("http://hooks.example/"))
-    assert (result.outcome, result.address, result.ours) == (Outcome.CONNECT, "127.0.0.3", False)
+    assert (result.outcome, result.address, result.local_fault) == (Outcome.CONNECT, "127.0.0.3", False)
     assert result.error == "the egress proxy could not connect in time (504); 2 addresses tried"
 
 
@@ -223,7 +223,7 @@ async def test_a_proxys_own_trouble_is_not_repeated_for_each_address() -> None:
         through(proxy, names) as sender,
     ):
         result = await sender.send(to("http://hooks.example/"))
-    assert (result.outcome, result.error, result.ours) == NO_WAY
+    assert (result.outcome, result.error, result.local_fault) == NO_WAY
     assert proxy.connections == 1
 
 
@@ -256,7 +256,7 @@ async def test_a_proxys_name_is_asked_of_the_same_resolver_as_endpoints() -> Non
 
 async def test_a_proxy_whose_name_is_wrong_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
     tunnel = ProxyTunnel(EgressProxy("proxy.internal", 3128), Names())
-    with pytest.raises(OurFault):
+    with pytest.raises(LocalFault):
         await tunnel.open(ip_address("192.0.2.7"), 80, asyncio.get_running_loop().time() + 5)
     assert caplog.messages == [
         "the egress proxy failed: its name does not resolve: name or service not known"
@@ -265,7 +265,7 @@ async def test_a_proxy_whose_name_is_wrong_is_our_trouble(caplog: pytest.LogCapt
 
 async def test_a_proxy_that_is_not_reached_in_time_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
     tunnel = ProxyTunnel(EgressProxy("proxy.internal", 3128), Silence())
-    with pytest.raises(OurFault):
+    with pytest.raises(LocalFault):
         await tunnel.open(ip_address("192.0.2.7"), 80, asyncio.get_running_loop().time() + 0.01)
     assert caplog.messages == ["the egress proxy failed: timed out connecting to it"]
 
@@ -286,7 +286,7 @@ async def test_a_proxy_that_hangs_up_floods_or_resets_is_our_trouble(
 
     for behave in (hang_up, flood, slam):
         result = await proxied(behave)
-        assert (result.outcome, result.error, result.ours) == NO_WAY
+        assert (result.outcome, result.error, result.local_fault) == NO_WAY
     assert "longer than" in caplog.messages[1]
 
 
@@ -305,7 +305,7 @@ async def test_a_proxy_that_is_not_there_is_our_trouble(caplog: pytest.LogCaptur
         pass
     async with through(gone) as sender:
         result = await sender.send(to("http://127.0.0.1:9/"))
-    assert (result.outcome, result.error, result.ours) == NO_WAY
+    assert (result.outcome, result.error, result.local_fault) == NO_WAY
     assert caplog.messages == ["the egress proxy failed: cannot connect to it: connection refused"]
 
 

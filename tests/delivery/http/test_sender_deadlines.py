@@ -73,7 +73,7 @@ async def test_the_deadline_ends_every_stage_and_drops_the_connection(
 
     assert result.outcome is (Outcome.OK if status else Outcome.TIMEOUT)
     assert result.error == (waiting_for and f"timed out waiting for {waiting_for}")
-    assert (result.status, result.hung) == (status, True)
+    assert (result.status, result.timed_out) == (status, True)
     assert 200 < result.timings.total < 2000
     assert sender.in_use == 0
 
