@@ -1,9 +1,8 @@
-"""Fan-out: one delivery per (event, matching endpoint), in the transaction that moves the cursor.
+"""Fan-out: creates one delivery per event and matching endpoint, in the transaction that moves the cursor.
 
-What the worker has room for it claims in the same insert and hands to its dispatcher after the commit; the
-rest waits in the table for whoever has room. Between commit and hand-over nothing can be lost: the leases of a
-worker that dies are taken over, and what a commit of unknown fate leaves leased to nobody's knowledge, the
-worker's own audit gives back (see delivery/engine/dispatcher.py).
+Deliveries with a free slot are leased in the same insert, and submitted to this worker's dispatcher after the commit. The
+others wait in the table until a worker claims them. Nothing is lost between the commit and the submit: the leases of a
+dead worker are taken over, and leases of a commit that seemed to fail are released (delivery/engine/dispatcher.py).
 """
 
 from collections import defaultdict
@@ -24,30 +23,29 @@ from schema.event_log.log import LoggedEvent
 from schema.ids import new_id
 
 FANOUT: Final = "fanout"
-MOST_PAIRS: Final = (
-    2000  # deliveries planned at a time: a batch for many endpoints must not hold up the event loop
-)
+MAX_PAIRS: Final = 2000
+"""Deliveries planned at a time: a batch for many endpoints must not block the event loop."""
 
 
 class DeliverySlots(Protocol):
-    """Where a worker's deliveries go; the dispatcher is one."""
+    """Gives out a worker's in-flight slots and takes the deliveries for them; the dispatcher implements it."""
 
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
-        """Takes a place for one delivery of so many characters of data, if there is one."""
+        """Takes a slot for one delivery with `size` characters of data; False if none is free."""
 
     async def wait_for_slots(self) -> int:
-        """Places there are; when they are few it waits a moment for more. None at all is an answer too."""
+        """Waits briefly while slots are few, and returns how many are free; 0 is possible."""
 
     def release(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> None: ...
     def report_uncertain_commit(self, lease: int) -> None:
-        """The transaction with this lease failed, and may have been committed all the same."""
+        """Reports the lease of a transaction that failed but may have been committed."""
 
     def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None:
-        """Sends what places were reserved for. `others_wait`: and the table has got more."""
+        """Sends deliveries whose slots are reserved. `others_wait`: the table has new ones without a slot."""
 
 
 class NoSlots:
-    """For a process that does not send: everything waits in the table."""
+    """No slots, for a process that does not send: every delivery waits in the table."""
 
     async def wait_for_slots(self) -> int:
         return 0
@@ -88,18 +86,18 @@ class FanOut:
         self._slots = slots
         self._worker_id = worker_id
         self._lease_for = lease_for
-        self._careful = False
-        self._most_pairs = MOST_PAIRS
+        self._insert_only = False
+        self._max_pairs = MAX_PAIRS
 
-    async def ready(self, *, behind: bool) -> int:  # noqa: ARG002  places are what counts
-        """No more than there are places for: what goes through the table is claimed, written and read once more. When
-        there are none at all, somebody hangs, and the log goes on without them."""
-        self._most_pairs = min(MOST_PAIRS, await self._slots.wait_for_slots() or MOST_PAIRS)
-        return self._most_pairs
+    async def ready(self, *, behind: bool) -> int:  # noqa: ARG002  the number of free slots decides
+        """Limits a batch to the free slots, because a delivery that waits in the table costs more. With no free slot the
+        batch is not limited: endpoints hang, and fan-out must not wait for them."""
+        self._max_pairs = min(MAX_PAIRS, await self._slots.wait_for_slots() or MAX_PAIRS)
+        return self._max_pairs
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:
         routes = await deliveries.endpoints_of_tenants(tx, list({event.tenant_id for event in events}))
-        covered, pairs = _pairs(events, routes.targets, self._most_pairs)
+        covered, pairs = _pairs(events, routes.targets, self._max_pairs)
         if not pairs or routes.now is None:
             return Applied(covered)
         lease = deliveries.new_lease()
@@ -116,7 +114,7 @@ class FanOut:
             raise
         if len(new) == len(planned):
             return Applied(covered, _Handover(self._slots, claimed, others_wait=len(claimed) < len(new)))
-        # Not new when the cursor was set back: this pair had its delivery already.
+        # Not new if the cursor was set back: this pair has a delivery already.
         _Handover(self._slots, [claim for claim in claimed if claim.id not in new]).release()
         handed_over = [claim for claim in claimed if claim.id in new]
         return Applied(covered, _Handover(self._slots, handed_over, others_wait=len(handed_over) < len(new)))
@@ -124,19 +122,20 @@ class FanOut:
     async def _insert(
         self, tx: Connection, planned: Sequence[PlannedDelivery], lease: int, now: datetime
     ) -> Collection[UUID]:
-        """The ids that are new. All are, unless the cursor was set back or a backfill was first: COPY does not pass by
-        what is there, and fails; the batch comes again, and goes the careful way. One event alone always goes it: a
-        dead-lettered one comes once."""
+        """Returns the ids that are new. All are, unless the cursor was set back or a backfill was first.
+
+        COPY fails if a delivery exists already; the batch is then applied again with INSERT. A single event always uses
+        INSERT, because a dead-lettered event is applied once."""
         worker = self._worker_id()
         alone = planned[0].event_id == planned[-1].event_id
-        if self._careful or alone or len(planned) < deliveries.WORTH_A_COPY:
+        if self._insert_only or alone or len(planned) < deliveries.WORTH_A_COPY:
             new = await deliveries.fan_out(tx, planned, lease, worker, self._lease_for)
-            self._careful = len(new) < len(planned)
+            self._insert_only = len(new) < len(planned)
             return new
         try:
             return await deliveries.fan_out_fresh(tx, planned, lease, worker, now, self._lease_for)
         except asyncpg.UniqueViolationError:
-            self._careful = True
+            self._insert_only = True
             raise
 
     def _plan(self, event: LoggedEvent, target: EndpointTarget) -> PlannedDelivery:
@@ -157,7 +156,7 @@ class FanOut:
 def _pairs(
     events: Sequence[LoggedEvent], targets: Sequence[EndpointTarget], most: int
 ) -> tuple[int, list[tuple[LoggedEvent, EndpointTarget]]]:
-    """Who gets what, for as many whole events as make some `most` pairs; and how many events those are."""
+    """Matches whole events with endpoints until `most` pairs are reached; returns how many events, and the pairs."""
     by_tenant: defaultdict[UUID, list[EndpointTarget]] = defaultdict(list)
     for target in targets:
         by_tenant[target.tenant_id].append(target)

@@ -1,18 +1,17 @@
-"""Sends one mode's deliveries: those that fan-out hands over, and those that wait in the table.
+"""Sends the deliveries of one mode: those that fan-out hands over, and those that wait in the table.
 
-      fan-out ──reserve()──► place ──commit──► submit() ──┐
-                 │ no room, or held                       ├─► attempt ──► settler ──► place is free
+      fan-out ──reserve()──► slot ──commit──► submit() ───┐
+                 │ no slot, or held                       ├─► attempt ──► settler ──► slot is free
                  ▼                                        │
           waits in the table ◄── retry, dead worker       │
                  └──────── claiming, lane by lane ────────┘
 
-Memory is bounded by the places (capacity.py): what has none stays in the table. An endpoint whose deliveries have
-begun to wait gets no slot for new ones until the waiting ones, which are older, have been claimed (claiming.py).
+The in-flight limits (capacity.py) bound memory: deliveries without a slot stay in the table. While an endpoint has older
+deliveries waiting there, its new ones get no slot (claiming.py).
 
-The worst a crash can do is repeat: a lease is in the database before its bytes are on the wire, and the
-result of an attempt that nobody settled is not known to anybody. A commit whose answer was lost may leave
-deliveries leased to this worker without its knowledge: such leases are doubted, and released by name for a while;
-what even that misses an audit finds.
+A crash can only repeat an attempt, never lose one: a lease is in the database before the request is sent, and a delivery
+without a settled result is sent again. If the response to a commit is lost, deliveries may be leased to this worker
+without its knowledge. It releases such leases by name for UNCERTAIN_FOR_S; an audit finds the rest.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ from schema.failures import PartFailures, current_part
 from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)
-_FEW = 8
+_FEW = 8  # an eighth of the slots
 _WAIT_FOR_SLOTS_S = 0.02
 _MANY_REFUSED = 250
 _CATCH_UP_S = 0.1
@@ -44,7 +43,7 @@ UNCERTAIN_FOR_S = 30.0
 RELEASE_UNCERTAIN_EVERY_S = 1.0
 SENDERS_PER_ROUND = 64
 SOON_S = 0.05
-"""How long a paced or long round waits for the next; well within pacing.BURST."""
+"""How soon a round follows one that a rate limit or its length cut short; well within rate_limit.BURST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class DispatchLimits:
     capacity: CapacityLimits = field(default_factory=CapacityLimits)
     audit_every: timedelta = timedelta(seconds=30)
     drain_for: timedelta = timedelta(seconds=18)
-    """How long a stop waits for attempts under way."""
+    """How long a stop waits for the attempts under way."""
 
 
 class Dispatcher:
@@ -86,21 +85,21 @@ class Dispatcher:
         self._senders: set[asyncio.Task[None]] = set()
         self._pace = Pace(first=0.02, most=0.5)
         self._accepting = True
-        self._slots_scarce = (
-            False  # of places for all, or for a tenant: any answer may be what somebody waits for
-        )
-        self._refused = 0  # for want of places, since fan-out last asked how many there are
+        self._slots_scarce = False
+        """A worker or tenant limit refused a slot: any response may free the one that is needed."""
+        self._refused = 0
+        """Deliveries without a slot since fan-out last waited for slots."""
         self._slots_free = asyncio.Event()
         self._caught_up = asyncio.Event()
-        # Whoever submits starts the senders, so they cannot go by the part that they run in.
+        # Senders start in the task of the caller of submit(), so current_part() would name the wrong part.
         self._part = PartFailures("")
-        settler.on_settled = self._settled
+        settler.on_settled = self._on_settled
 
     @property
     def in_flight(self) -> int:
         return self.capacity.in_flight
 
-    # Room, for fan-out
+    # Slots for fan-out
 
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
         if not self._accepting or not self._health.closed(endpoint_id):
@@ -116,9 +115,10 @@ class Dispatcher:
         return True
 
     async def _catch_up(self) -> None:
-        """A log that is far behind fills the table faster than claims empty it, and then each delivery takes the long
-        way: written, claimed, read again. A short wait lets places grow and what waits go out, so that the next ones are
-        handed over. Bounded, for an endpoint that has most of the events may be as slow as it likes."""
+        """Waits briefly for waiting deliveries to be claimed, so that the next ones get slots.
+
+        A log that is far behind fills the table faster than claims empty it, and then each delivery is written, claimed
+        and read again. The wait is bounded, because one slow endpoint may have most of the deliveries."""
         self._caught_up.clear()
         self._pace.hint()
         try:
@@ -129,8 +129,9 @@ class Dispatcher:
             pass
 
     async def wait_for_slots(self) -> int:
-        """Waits for an eighth of all places, but not for long: 0 when what holds the others may be hanging, for a log
-        that went on by the few places left would be as slow as those."""
+        """Waits briefly until an eighth of the slots is free, and returns how many are free.
+
+        Returns 0 if fewer are: the others may be held by hanging endpoints, and fan-out must not be as slow as these."""
         refused, self._refused = self._refused, 0
         if refused >= _MANY_REFUSED:
             await self._catch_up()
@@ -147,7 +148,7 @@ class Dispatcher:
         self.capacity.release(Slot(tenant_id, endpoint_id), size=size)
 
     def report_uncertain_commit(self, lease: int) -> None:
-        """Nothing is held under it, and yet it may be in the database: its commit failed in one way or another."""
+        """Remembers a lease whose commit failed: it may be in the database although nothing is held under it here."""
         self._uncertain[lease] = (self._worker_id(), asyncio.get_running_loop().time() + UNCERTAIN_FOR_S)
         self._pace.hint()
 
@@ -155,15 +156,15 @@ class Dispatcher:
         made = messages(claims)
         for claim in claims:
             self._leases[claim.lease] += 1
-            claim.drop_data()  # the body holds it from here on
+            claim.drop_data()  # the message body has it now
             self._queue.append((claim, made[claim.event_id]))
         self._send_out()
         if others_wait:
             self._pace.hint()
 
     def _send_out(self) -> None:
-        """Starts senders for what is queued, some in each round of the loop until all is under way. A sender whose
-        answer comes at once takes the next of the queue, so that quick endpoints need few of them."""
+        """Starts senders, some per iteration of the event loop, until the queue is empty. A sender with a quick response
+        takes the next delivery, so that quick endpoints need few senders."""
         if not self._queue:
             return
         loop = asyncio.get_running_loop()
@@ -173,10 +174,10 @@ class Dispatcher:
             sender.add_done_callback(self._senders.discard)
         loop.call_soon(self._send_out)
 
-    # What waits in the table
+    # Deliveries that wait in the table
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Attempts outlive a failure in here, which the supervisor answers by running it again."""
+        """Claims and sends until `stop`. Attempts under way outlive an error here: the supervisor runs it again."""
         self._accepting = True
         self._part = self._attempts.part = current_part()
         try:
@@ -189,8 +190,8 @@ class Dispatcher:
             raise
 
     async def claim(self) -> int:
-        """Claims and submits one round of each lane; returns how many deliveries. The lanes take turns at being first,
-        for the first one may leave nothing of an endpoint's places, or of its rate."""
+        """Claims and submits one round of each lane, and returns how many deliveries. The lanes take turns at being first,
+        because the first one may use up an endpoint's slots or its rate limit."""
         await self._release_uncertain_leases()
         await self._audit()
         moved = 0
@@ -207,36 +208,34 @@ class Dispatcher:
         return moved
 
     async def _release_uncertain_leases(self) -> None:
-        """Again and again for a while: the server may come to a commit whose connection is long gone."""
+        """Releases them once per RELEASE_UNCERTAIN_EVERY_S: the server may execute a commit after its connection ended."""
         now = asyncio.get_running_loop().time()
         if not self._uncertain or now < self._release_uncertain_at:
             return
         self._release_uncertain_at = now + RELEASE_UNCERTAIN_EVERY_S
         self._pace.no_later_than(RELEASE_UNCERTAIN_EVERY_S)
-        asked = list(self._uncertain)
-        bearers = {worker for worker, _ in self._uncertain.values()}
+        leases = list(self._uncertain)
+        workers = {worker for worker, _ in self._uncertain.values()}
         async with self._pool.acquire() as connection:
-            released = await deliveries.release_leases(connection, bearers, asked)
+            released = await deliveries.release_leases(connection, workers, leases)
         self._uncertain = {lease: kept for lease, kept in self._uncertain.items() if kept[1] > now}
         if released:
             _logger.warning(
-                "%d deliveries were leased by commits that seemed to fail; they are due again", released
+                "released %d deliveries: the commit that leased them had been reported as failed", released
             )
 
     async def _audit(self) -> None:
         now = asyncio.get_running_loop().time()
         if now < self._audit_at:
             return
-        # The connection first: what is held may change while one is waited for.
+        # The connection first: the leases held may change during the wait for one.
         async with self._pool.acquire() as connection:
             released = await deliveries.release_unknown_leases(
                 connection, self._worker_id(), list(self._leases), older_than=self._limits.audit_every
             )
         self._audit_at = now + self._limits.audit_every.total_seconds()
         if released:
-            _logger.warning(
-                "%d deliveries were leased here without being known; they are due again", released
-            )
+            _logger.warning("released %d deliveries leased to this worker without its knowledge", released)
 
     # Attempts under way
 
@@ -246,17 +245,17 @@ class Dispatcher:
             try:
                 result = await self._attempts.make(claim, message)
             except asyncio.CancelledError:
-                self._abandon(claim)  # the lease ends with the worker
+                self._abandon(claim)  # the lease is released when the worker leaves
                 raise
-            except Exception as error:  # noqa: BLE001  a defect: it is reported, and the audit makes it due again
+            except Exception as error:  # noqa: BLE001  a defect: it is reported, and the audit releases the lease
                 self._part.failed("make an attempt", error, f"delivery {claim.id}")
                 self._abandon(claim)
             else:
                 if self._part.any:
                     self._part.succeeded("make an attempt")
-                self._answered(result)
+                self._finish_attempt(result)
 
-    def _answered(self, result: Settled) -> None:
+    def _finish_attempt(self, result: Settled) -> None:
         claim = result.settlement.claim
         self.capacity.release_slot(_slot(claim))
         self._signal_free_slots()
@@ -285,7 +284,7 @@ class Dispatcher:
         if not self._leases[claim.lease]:
             del self._leases[claim.lease]
 
-    def _settled(self, result: Settled) -> None:
+    def _on_settled(self, result: Settled) -> None:
         self._finish(result.settlement.claim)
         if self._slots_scarce and self._overflowing:
             self._pace.hint()

@@ -1,4 +1,4 @@
-"""Fan-out: one delivery per event and matching endpoint, and no place in the worker lost or taken twice."""
+"""Fan-out creates one delivery per event and matching endpoint, and takes each slot once."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -55,7 +55,7 @@ async def test_each_event_goes_to_each_endpoint_of_its_tenant_and_mode(
         (("webhook_test",), set()),
     ],
 )
-async def test_an_endpoint_gets_the_types_it_asked_for(
+async def test_an_endpoint_gets_the_event_types_of_its_filter(
     database: Database, data: Pool, tenant: UUID, patterns: tuple[str, ...], expected: set[str]
 ) -> None:
     await new_endpoint(database, tenant, event_types=patterns)
@@ -66,7 +66,7 @@ async def test_an_endpoint_gets_the_types_it_asked_for(
     assert {row["event_type"] for row in await rows(data)} == expected
 
 
-async def test_a_disabled_endpoint_gets_skipped_deliveries_and_takes_no_place(
+async def test_a_disabled_endpoint_gets_skipped_deliveries_and_no_slot(
     database: Database, data: Pool, tenant: UUID
 ) -> None:
     endpoint = await new_endpoint(database, tenant, enabled=False)
@@ -80,7 +80,7 @@ async def test_a_disabled_endpoint_gets_skipped_deliveries_and_takes_no_place(
     assert slots.submitted == []
 
 
-async def test_what_there_is_room_for_is_leased_and_handed_over_and_the_rest_waits(
+async def test_deliveries_with_a_slot_are_submitted_and_others_wait(
     database: Database, data: Pool, tenant: UUID
 ) -> None:
     endpoint = await new_endpoint(database, tenant)
@@ -98,7 +98,7 @@ async def test_what_there_is_room_for_is_leased_and_handed_over_and_the_rest_wai
     assert {claim.event_id for claim in waiting} == set(events[3:])
 
 
-async def test_what_is_handed_over_is_what_a_claim_would_have_brought(
+async def test_a_submitted_delivery_equals_a_claimed_one(
     database: Database, data: Pool, tenant: UUID
 ) -> None:
     endpoint = await new_endpoint(database, tenant)
@@ -110,11 +110,11 @@ async def test_what_is_handed_over_is_what_a_claim_would_have_brought(
     await deliveries.take_over(data, [WORKER])
     (claimed,) = await Queue(data, tenant, endpoint).claim()
     assert handed_over.endpoint
-    seen = replace(handed_over.endpoint, held=True)  # a claim has found out how much of it may go
+    seen = replace(handed_over.endpoint, held=True)  # a claim has checked the limits already
     assert claimed == replace(handed_over, lease=claimed.lease, endpoint=seen)
 
 
-async def test_a_cursor_set_back_makes_no_second_delivery_and_gives_the_places_back(
+async def test_a_cursor_set_back_creates_no_second_delivery(
     database: Database, data: Pool, tenant: UUID
 ) -> None:
     endpoint = await new_endpoint(database, tenant)
@@ -135,7 +135,7 @@ async def test_a_cursor_set_back_makes_no_second_delivery_and_gives_the_places_b
     assert [claim.event_id for claim in slots.submitted] == [late]
     assert slots.taken == {(tenant, endpoint): 1}
     assert slots.characters == len(slots.submitted[0].data)
-    assert slots.doubted == [], "the lease is in use"
+    assert slots.uncertain == [], "the lease is in use"
     assert [row for row in await rows(data) if row["event_id"] != late] == before
 
 
@@ -155,7 +155,7 @@ CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON sandbox.{table}
     ],
     ids=["insert", "cursor", "commit"],
 )
-async def test_a_batch_that_is_rolled_back_gives_its_places_back_and_hands_nothing_over(
+async def test_a_batch_that_is_rolled_back_releases_its_slots(
     database: Database,
     data: Pool,
     owner: asyncpg.Connection,
@@ -175,7 +175,9 @@ async def test_a_batch_that_is_rolled_back_gives_its_places_back_and_hands_nothi
     assert not +slots.taken
     assert slots.characters == 0
     assert (slots.submitted, await rows(data)) == ([], [])
-    assert len(slots.doubted) == (table == "cursors"), "an insert that fails has committed nothing for sure"
+    assert len(slots.uncertain) == (table == "cursors"), (
+        "an insert that fails has certainly not been committed"
+    )
 
     await owner.execute(f"DROP TRIGGER fail ON sandbox.{table}")
     while await consumer.step():
@@ -184,11 +186,11 @@ async def test_a_batch_that_is_rolled_back_gives_its_places_back_and_hands_nothi
     assert len(await pairs(data)) == 4
 
 
-async def test_a_batch_ends_where_it_would_plan_too_many_deliveries(
+async def test_a_batch_ends_before_too_many_deliveries(
     database: Database, data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By whole events, and at least one."""
-    monkeypatch.setattr(fanout, "MOST_PAIRS", 3)
+    """It has whole events, and at least one."""
+    monkeypatch.setattr(fanout, "MAX_PAIRS", 3)
     endpoints = [await new_endpoint(database, tenant) for _ in range(2)]
     events = [await record(data, tenant) for _ in range(5)]
     await sequence_all(data)
@@ -197,7 +199,7 @@ async def test_a_batch_ends_where_it_would_plan_too_many_deliveries(
     assert await pairs(data) == {(event, endpoint) for event in events for endpoint in endpoints}
 
 
-async def test_leases_last_as_long_as_they_are_given(database: Database, data: Pool, tenant: UUID) -> None:
+async def test_leases_have_the_configured_duration(database: Database, data: Pool, tenant: UUID) -> None:
     await new_endpoint(database, tenant)
     await record(data, tenant)
     await sequence_all(data)
@@ -206,11 +208,11 @@ async def test_leases_last_as_long_as_they_are_given(database: Database, data: P
     assert LEASE_FOR - timedelta(seconds=30) < left <= LEASE_FOR
 
 
-# What is held
+# Held endpoints
 
 
 @pytest.mark.parametrize("why", ["paused", "rate limited", "open breaker", "half-open breaker"])
-async def test_what_comes_for_a_held_endpoint_waits_in_the_table_without_a_place(
+async def test_deliveries_of_a_held_endpoint_wait_without_a_slot(
     database: Database, data: Pool, tenant: UUID, why: str
 ) -> None:
     held, other = await new_endpoint(database, tenant), await new_endpoint(database, tenant)
@@ -234,4 +236,4 @@ async def test_what_comes_for_a_held_endpoint_waits_in_the_table_without_a_place
     found = {row["endpoint_id"]: (row["status"], row["lease"] is None) for row in await rows(data)}
     assert found == {held: ("pending", True), other: ("pending", False)}
     assert slots.taken == {(tenant, other): 1}
-    assert slots.others_wait == [True], "somebody has to claim it"
+    assert slots.others_wait == [True], "the dispatcher must claim it"

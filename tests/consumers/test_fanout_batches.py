@@ -1,4 +1,4 @@
-"""Fan-out of many at a time: by COPY where all is new, carefully where it may not be, and no more than there are places."""
+"""Large batches of fan-out: COPY if all deliveries are new, INSERT if some may exist, and no more than there are free slots."""
 
 from typing import Any
 from uuid import UUID
@@ -21,13 +21,13 @@ def data(database: Database) -> Pool:
     return database.data(Mode.TEST)
 
 
-# Many at a time: by COPY, unless something is there already
+# Large batches: COPY, unless deliveries exist already
 
 MANY = deliveries.WORTH_A_COPY
 
 
 async def many(database: Database, data: Pool, tenant: UUID) -> list[UUID]:
-    """Two events for so many endpoints, one of them disabled; the endpoints."""
+    """Sequences two events for that many endpoints, one of them disabled. Returns the endpoints."""
     targets = [await new_endpoint(database, tenant) for _ in range(MANY // 2)]
     targets.append(await new_endpoint(database, tenant, enabled=False))
     for n in range(2):
@@ -43,7 +43,7 @@ async def set_back(data: Pool, pos: int = 0) -> None:
         await log.move_cursor(tx, cursor, pos)
 
 
-async def test_the_two_ways_to_insert_leave_equal_rows(
+async def test_copy_and_insert_create_equal_rows(
     database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     targets = await many(database, data, tenant)
@@ -67,12 +67,12 @@ async def by_pair(data: Pool) -> list[asyncpg.Record]:
 
 
 def comparable(row: asyncpg.Record) -> dict[str, object]:
-    """Without ids and moments, but with whether there are any."""
-    anew = {"id", "due_at", "retry_at", "settled_at", "lease", "leased_until", "created_at"}
-    return {**{name: value if name not in anew else value is None for name, value in row.items()}}
+    """Replaces ids and times by whether they are set."""
+    generated = {"id", "due_at", "retry_at", "settled_at", "lease", "leased_until", "created_at"}
+    return {**{name: value if name not in generated else value is None for name, value in row.items()}}
 
 
-async def test_many_at_once_are_due_at_the_database_s_own_time(
+async def test_copied_deliveries_are_due_at_the_database_s_time(
     database: Database, data: Pool, tenant: UUID
 ) -> None:
     await many(database, data, tenant)
@@ -84,10 +84,10 @@ async def test_many_at_once_are_due_at_the_database_s_own_time(
     assert late == 0
 
 
-async def test_after_a_cursor_was_set_back_many_at_once_are_not_doubled_and_none_is_lost(
+async def test_a_large_batch_after_a_cursor_reset_has_no_duplicates(
     database: Database, data: Pool, tenant: UUID
 ) -> None:
-    """COPY finds that they are there; the next try passes by them, and gives their places back."""
+    """COPY fails because some exist; the next try skips these and releases their slots."""
     targets = await many(database, data, tenant)
     await fan_out(data, CountedSlots(per_endpoint=9)).step()
     before = await rows(data)
@@ -105,7 +105,7 @@ async def test_after_a_cursor_was_set_back_many_at_once_are_not_doubled_and_none
     assert await log.dead_events(data, FANOUT, 0, 10) == []
 
 
-async def test_a_cursor_set_back_in_the_middle_is_gone_over_carefully_and_then_quickly_again(
+async def test_copy_is_used_again_after_existing_deliveries_are_passed(
     database: Database, data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = 0
@@ -124,22 +124,22 @@ async def test_a_cursor_set_back_in_the_middle_is_gone_over_carefully_and_then_q
     await set_back(data, 1)
     await many(database, data, tenant)
     await consumer.step()
-    assert copied == 1, "and then one failed"
+    assert copied == 1, "then one COPY failed"
     for n in range(2):
         await record(data, tenant, n=n)
         await sequence_all(data)
         await record(data, tenant, n=n)
         await sequence_all(data)
         assert await consumer.step() == 2
-    assert copied == 2, "one batch more was careful, for there was nothing old in it"
-    # The first event went to the first endpoints, the one that came again and the later ones to all.
+    assert copied == 2, "one more batch used INSERT, because all of it was new"
+    # The first event went to the first endpoints, the repeated and later ones to all.
     assert len(await pairs(data)) == len(targets) + 7 * 2 * len(targets)
 
 
-async def test_a_dead_lettered_event_is_applied_although_a_backfill_was_first(
+async def test_a_dead_lettered_event_is_applied_after_a_backfill(
     database: Database, data: Pool, tenant: UUID
 ) -> None:
-    """However many endpoints it goes to: it comes alone, and once."""
+    """For any number of endpoints: it is applied alone, and once."""
     targets = [await new_endpoint(database, tenant) for _ in range(MANY)]
     await record(data, tenant)
     await sequence_all(data)
@@ -155,9 +155,7 @@ async def test_a_dead_lettered_event_is_applied_although_a_backfill_was_first(
 # Back-pressure
 
 
-async def test_a_batch_is_no_larger_than_the_places_that_are_free(
-    database: Database, data: Pool, tenant: UUID
-) -> None:
+async def test_a_batch_is_no_larger_than_the_free_slots(database: Database, data: Pool, tenant: UUID) -> None:
     for _ in range(2):
         await new_endpoint(database, tenant)
     for _ in range(9):
@@ -168,12 +166,10 @@ async def test_a_batch_is_no_larger_than_the_places_that_are_free(
     moved = []
     for slots.unused in (1, 3, 6, 100):
         moved.append(await consumer.step())
-    assert moved == [1, 2, 3, 3], "by whole events, each for two"
+    assert moved == [1, 2, 3, 3], "whole events, each for two endpoints"
 
 
-async def test_without_any_places_the_log_goes_on_in_full_batches(
-    database: Database, data: Pool, tenant: UUID
-) -> None:
+async def test_without_free_slots_batches_are_full(database: Database, data: Pool, tenant: UUID) -> None:
     await new_endpoint(database, tenant)
     for _ in range(9):
         await record(data, tenant)

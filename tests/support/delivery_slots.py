@@ -1,4 +1,4 @@
-"""A worker's room as fan-out is told of it, and what fan-out has made of the log."""
+"""A worker's slots as fan-out sees them, and the deliveries that fan-out creates."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ WORKER = 7
 
 @dataclass
 class CountedSlots(DeliverySlots):
-    """A worker's room as it is told of it; each endpoint has so many places."""
+    """Records what fan-out takes, releases and submits; each endpoint has `per_endpoint` slots."""
 
     per_endpoint: int
     taken: Counter[tuple[UUID, UUID]] = field(default_factory=Counter)
     characters: int = 0
     submitted: list[ClaimedDelivery] = field(default_factory=list)
     others_wait: list[bool] = field(default_factory=list)
-    doubted: list[int] = field(default_factory=list)
+    uncertain: list[int] = field(default_factory=list)
     unused: int = 1_000_000
-    """What it says is free."""
+    """The number of free slots that it reports."""
 
     async def wait_for_slots(self) -> int:
         return self.unused
@@ -45,7 +45,7 @@ class CountedSlots(DeliverySlots):
         assert self.taken[tenant_id, endpoint_id] >= 0
 
     def report_uncertain_commit(self, lease: int) -> None:
-        self.doubted.append(lease)
+        self.uncertain.append(lease)
 
     def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None:
         self.submitted += claims

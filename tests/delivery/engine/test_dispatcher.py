@@ -1,4 +1,4 @@
-"""The dispatcher over a real database and real sockets: bounded, fair, and nothing twice."""
+"""The dispatcher with a real database and real sockets: bounded, fair, and no delivery sent twice."""
 
 import asyncio
 from uuid import UUID
@@ -12,10 +12,8 @@ from tests.support.events import event_names, record, record_many
 from tests.support.servers.receiver import OK, Answer, Received, Receiver
 
 
-async def test_a_flood_never_has_more_in_flight_than_the_limits(
-    database: Database, tenant: UUID, receiver: Receiver
-) -> None:
-    """Per endpoint and in all, on the wire and in memory; what has no place waits in the table, and all arrives once."""
+async def test_in_flight_limits_hold_in_a_flood(database: Database, tenant: UUID, receiver: Receiver) -> None:
+    """Per endpoint and in total, on the wire and in memory; every delivery arrives once."""
     limits = DispatchLimits(in_flight_limits(20, per_endpoint=8))
     for path in ("/a", "/b", "/c"):
         await add_endpoint(database, tenant, receiver.url + path)
@@ -39,10 +37,10 @@ async def test_a_flood_never_has_more_in_flight_than_the_limits(
     assert max(held_in_memory) <= 20
 
 
-async def test_what_waits_is_claimed_oldest_first_and_new_events_do_not_overtake_it(
+async def test_waiting_deliveries_are_claimed_oldest_first(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    """Even when a place becomes free between the overflow and its claim."""
+    """A new delivery does not overtake them, even if a slot is free before the claim."""
     answered = asyncio.Event()
     receiver.answer = lambda _request: Answer(held_by=answered)
     await add_endpoint(database, tenant, receiver.url)
@@ -62,7 +60,7 @@ async def test_what_waits_is_claimed_oldest_first_and_new_events_do_not_overtake
     assert [request.event_id for request in receiver.requests] == event_names(sent)
 
 
-async def test_a_place_is_offered_again_once_nothing_of_the_endpoint_waits(
+async def test_an_endpoint_without_waiting_deliveries_gets_slots_again(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
@@ -78,7 +76,7 @@ async def test_a_place_is_offered_again_once_nothing_of_the_endpoint_waits(
             assert narrow.dispatcher.reserve(tenant, endpoint_id, 0)
 
 
-async def test_a_silent_endpoint_with_a_backlog_does_not_hold_up_another(
+async def test_a_hanging_endpoint_does_not_delay_another(
     database: Database, tenant: UUID, receiver: Receiver, silence: asyncio.Event
 ) -> None:
     await add_endpoint(database, tenant, receiver.url + "/slow")
@@ -93,10 +91,10 @@ async def test_a_silent_endpoint_with_a_backlog_does_not_hold_up_another(
             await shared.settled.count(120)
 
 
-async def test_fewer_places_than_endpoints_go_round(
+async def test_few_slots_serve_all_endpoints_in_turn(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    """Each claim goes on where the one before ran out, so the endpoint with the greatest id has its turn too."""
+    """Each claim continues after the last one, so the endpoint with the largest id is served too."""
     paths = [f"/{number}" for number in range(5)]
     for number, path in enumerate(paths):
         await add_endpoint(database, tenant, receiver.url + path, endpoint_id=UUID(int=number + 1))
@@ -111,10 +109,10 @@ async def test_fewer_places_than_endpoints_go_round(
     assert {request.path for request in receiver.requests} == set(paths)
 
 
-async def test_endpoints_of_a_tenant_at_its_cap_take_turns(
+async def test_endpoints_of_a_tenant_at_its_limit_take_turns(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    """There are places enough, but not for this tenant: still nobody waits for another's backlog to end."""
+    """Slots are free, but not for this tenant: no endpoint waits until the backlog of another is done."""
     paths = [f"/{number}" for number in range(5)]
     for number, path in enumerate(paths):
         await add_endpoint(database, tenant, receiver.url + path, endpoint_id=UUID(int=number + 1))
@@ -129,7 +127,7 @@ async def test_endpoints_of_a_tenant_at_its_cap_take_turns(
     assert {request.path for request in receiver.requests} == set(paths)
 
 
-async def test_two_workers_share_a_backlog_without_repeating_anything(
+async def test_two_workers_share_a_backlog_without_repeats(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     await add_endpoint(database, tenant, receiver.url)
@@ -147,10 +145,10 @@ async def test_two_workers_share_a_backlog_without_repeating_anything(
     assert receiver.event_ids() == dict.fromkeys(event_names(sent), 1)
 
 
-async def test_a_claim_passes_by_what_another_is_claiming(
+async def test_a_claim_skips_deliveries_that_another_claims(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    """Without waiting for it to commit, and without taking the same."""
+    """It neither waits for the other commit nor takes the same deliveries."""
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
     async with engine(database) as ours:
         await record_many(ours.pool, tenant, 5)

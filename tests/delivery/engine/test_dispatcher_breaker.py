@@ -1,4 +1,4 @@
-"""A breaker from end to end: it opens, nothing is sent, single probes, recovery, and everything arrives once."""
+"""A circuit breaker end to end: it opens, sends single probes, recovers, and every delivery arrives once."""
 
 import asyncio
 from collections import Counter
@@ -26,12 +26,12 @@ def soon_half_open(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def opened(ours: Engine, endpoint_id: UUID) -> None:
-    """And what was under way has been written."""
+    """Waits until the breaker is open and every result is written."""
     health = ours.settler._health
     await ours.settled.until(lambda _all: not health.closed(endpoint_id) and ours.dispatcher.in_flight == 0)
 
 
-async def test_an_endpoint_that_fails_is_left_alone_probed_and_served_again(
+async def test_a_failing_endpoint_is_probed_and_served_after_recovery(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
@@ -62,11 +62,11 @@ async def test_an_endpoint_that_fails_is_left_alone_probed_and_served_again(
             await ours.settled.until(
                 lambda settled: sum(r.settlement.verdict == "delivered" for r in settled) == 41
             )
-        assert before < 40, "it opened long before each had its try"
-        assert [active for _, active in probes[:5]] == [1] * 5, "single probes, until three were good"
+        assert before < 40, "it opened long before every delivery had an attempt"
+        assert [active for _, active in probes[:5]] == [1] * 5, "single probes, until three succeeded"
         first, second, third = (at for at, _ in probes[:3])
         assert first > half_open_at - OPEN_S / 10, (
-            "the database, whose clock counts for claims, may be a little ahead"
+            "claims go by the database's clock, which may be slightly ahead"
         )
         assert second - first > OPEN_S
         assert third - second > OPEN_S
@@ -78,51 +78,51 @@ async def test_an_endpoint_that_fails_is_left_alone_probed_and_served_again(
         assert tuple(row) == (None, 0, None)
 
 
-async def test_while_it_is_open_what_comes_for_it_waits_without_a_place_and_others_are_served(
+async def test_an_open_breaker_takes_no_slots_from_other_endpoints(
     database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_health, "FIRST_OPEN_S", 300)
     monkeypatch.setattr(endpoint_health, "LONGEST_OPEN_S", 300)
-    ill = await add_endpoint(database, tenant, receiver.url + "/ill")
-    await add_endpoint(database, tenant, receiver.url + "/well")
-    receiver.answer = lambda request: Answer(500) if request.path == "/ill" else OK
+    failing = await add_endpoint(database, tenant, receiver.url + "/failing")
+    await add_endpoint(database, tenant, receiver.url + "/healthy")
+    receiver.answer = lambda request: Answer(500) if request.path == "/failing" else OK
     async with engine(database, policy=OFTEN) as ours:
         await record_many(ours.pool, tenant, 10)
         async with running(*ours.everything()):
-            await opened(ours, ill)
-            at_opening = len(receiver.at("/ill"))
-            assert not ours.dispatcher.reserve(tenant, ill, 0)
+            await opened(ours, failing)
+            at_opening = len(receiver.at("/failing"))
+            assert not ours.dispatcher.reserve(tenant, failing, 0)
             more = event_names(await record_many(ours.pool, tenant, 30))
             await receiver.requests.until(
-                lambda _all: {r.event_id for r in receiver.at("/well")} >= set(more)
+                lambda _all: {r.event_id for r in receiver.at("/healthy")} >= set(more)
             )
             assert await ours.dispatcher.claim() == 0
-            assert len(receiver.at("/ill")) == at_opening
-        rows = [row for row in await ours.rows() if row["endpoint_id"] == ill]
+            assert len(receiver.at("/failing")) == at_opening
+        rows = [row for row in await ours.rows() if row["endpoint_id"] == failing]
         assert {(row["status"], row["lease"]) for row in rows} == {("pending", None)}
         assert len(rows) == 40
-        assert sum(row["attempts"] for row in rows) == at_opening, "waiting costs no attempt"
+        assert sum(row["attempts"] for row in rows) == at_opening, "deliveries that wait use no attempt"
 
 
-async def test_a_hanging_endpoint_is_given_up_for_a_while_and_the_healthy_one_goes_on(
+async def test_a_hanging_endpoint_opens_its_breaker_and_delays_no_other(
     database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three that hang are enough; 100 wait for it meanwhile."""
+    """A few hung attempts are enough, with 100 deliveries waiting."""
     monkeypatch.setattr(endpoint_health, "FIRST_OPEN_S", 300)
     monkeypatch.setattr(endpoint_health, "LONGEST_OPEN_S", 300)
-    ill = await add_endpoint(database, tenant, receiver.url + "/slow")
-    await add_endpoint(database, tenant, receiver.url + "/well")
+    failing = await add_endpoint(database, tenant, receiver.url + "/slow")
+    await add_endpoint(database, tenant, receiver.url + "/healthy")
     never = asyncio.Event()
     receiver.answer = lambda request: Answer(held_by=never) if request.path == "/slow" else OK
     limits = DispatchLimits(in_flight_limits(12, per_endpoint=6))
     async with engine(database, limits=limits, policy=OFTEN, attempt_timeout=0.3) as ours:
         await record_many(ours.pool, tenant, 100)
         async with running(*ours.everything()):
-            await opened(ours, ill)
-            await receiver.requests.until(lambda _all: len(receiver.at("/well")) == 100)
+            await opened(ours, failing)
+            await receiver.requests.until(lambda _all: len(receiver.at("/healthy")) == 100)
             hung = len(receiver.at("/slow"))
             more = event_names(await record_many(ours.pool, tenant, 50))
             await receiver.requests.until(
-                lambda _all: {r.event_id for r in receiver.at("/well")} >= set(more)
+                lambda _all: {r.event_id for r in receiver.at("/healthy")} >= set(more)
             )
             assert len(receiver.at("/slow")) == hung <= 6

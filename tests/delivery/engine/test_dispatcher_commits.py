@@ -1,4 +1,4 @@
-"""Commits that fail, and commits of unknown fate: no place, no lease and no delivery is lost by them."""
+"""Commits that fail, and commits whose response is lost: no slot, lease or delivery is lost."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -18,10 +18,10 @@ BOTH_SIDES = (Cut.BEFORE, Cut.AFTER)
 
 
 @pytest.mark.parametrize("where", BOTH_SIDES)
-async def test_a_claim_whose_commit_fails_gives_its_places_back_and_loses_nothing(
+async def test_a_claim_whose_commit_fails_loses_nothing(
     far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, where: Cut, soon_lost: None
 ) -> None:
-    """AFTER: the claim was committed without our knowledge, and the audit finds it."""
+    """AFTER: the claim is committed without the worker's knowledge, and the audit finds it."""
     await add_endpoint(far_database, tenant, receiver.url)
     limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
     async with engine(far_database, limits=limits) as ours:
@@ -42,7 +42,7 @@ async def test_a_claim_whose_commit_fails_gives_its_places_back_and_loses_nothin
 
 
 @pytest.mark.parametrize("where", BOTH_SIDES)
-async def test_a_fan_out_whose_commit_fails_gives_its_places_back_and_loses_nothing(
+async def test_a_fan_out_whose_commit_fails_loses_nothing(
     far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, where: Cut, soon_lost: None
 ) -> None:
     await add_endpoint(far_database, tenant, receiver.url)
@@ -63,7 +63,7 @@ async def test_a_fan_out_whose_commit_fails_gives_its_places_back_and_loses_noth
     assert receiver.event_ids() == dict.fromkeys(event_names(sent), 1)
 
 
-async def test_connections_cut_at_every_kind_of_commit_lose_nothing(
+async def test_connections_cut_at_any_commit_lose_nothing(
     far_database: Database,
     database: Database,
     proxy: TcpProxy,
@@ -71,7 +71,7 @@ async def test_connections_cut_at_every_kind_of_commit_lose_nothing(
     receiver: Receiver,
     soon_lost: None,
 ) -> None:
-    """Eight commits of whatever is committing are cut off, before and after the server has heard of them."""
+    """Eight commits of any part are cut off, before or after the server receives them."""
     await add_endpoint(database, tenant, receiver.url)
     limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
     async with engine(far_database, limits=limits, policy=AT_ONCE) as ours:
@@ -90,7 +90,7 @@ async def test_connections_cut_at_every_kind_of_commit_lose_nothing(
 
 
 @pytest.mark.parametrize("by", ["claim", "fan-out"])
-async def test_a_lease_in_doubt_is_released_by_name_long_before_the_audit(
+async def test_an_uncertain_lease_is_released_long_before_the_audit(
     far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, by: str
 ) -> None:
     await add_endpoint(far_database, tenant, receiver.url)

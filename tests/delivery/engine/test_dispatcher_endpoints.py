@@ -1,4 +1,4 @@
-"""What an endpoint is by the time of an attempt counts: its URL, its secret, its switches; and what a replay makes of it."""
+"""An attempt uses the endpoint as it is then: its URL, its secret, its switches. And replays."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from tests.support.events import record, record_many
 from tests.support.servers.receiver import OK, Answer, Receiver
 
 
-async def test_what_waits_for_an_endpoint_that_is_deleted_is_skipped(
+async def test_deliveries_of_a_deleted_endpoint_are_skipped(
     database: Database, superuser: asyncpg.Connection, tenant: UUID, receiver: Receiver
 ) -> None:
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
@@ -63,10 +63,10 @@ async def test_a_retry_goes_to_the_current_url_with_the_current_secret(
         standardwebhooks.Webhook(old).verify(second.body, dict(second.headers))
 
 
-async def test_a_secret_that_does_not_open_is_a_failed_attempt_and_not_tried_again_at_once(
+async def test_a_secret_that_does_not_decrypt_fails_the_attempt(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    """A worker with the wrong DURO_SECRET_KEY neither loses a delivery nor spins on it; one with the right key sends it."""
+    """A worker with the wrong DURO_SECRET_KEY retries by schedule; one with the right key sends the delivery."""
     await add_endpoint(database, tenant, receiver.url)
     async with engine(database, key=bytes(32)) as wrong:
         await record(wrong.pool, tenant)
@@ -79,8 +79,8 @@ async def test_a_secret_that_does_not_open_is_a_failed_attempt_and_not_tried_aga
         (told,) = await wrong.attempts()
         assert (told["outcome"], told["error"]) == ("protocol", "cannot build the request")
         assert wrong.dispatcher.in_flight == 0
-        assert wrong.dispatcher._part.any, "it shows"
-        assert wrong.dispatcher._part.reasons(0) == [], "and is no reason to send it no work"
+        assert wrong.dispatcher._part.any, "the failure is reported"
+        assert wrong.dispatcher._part.reasons(0) == [], "the worker stays ready"
         await wrong.pool.execute("UPDATE webhook_deliveries SET due_at = now()")
     async with engine(database) as right, running(right.settler, right.dispatcher):
         await receiver.requests.count(1)
@@ -90,7 +90,7 @@ async def test_a_secret_that_does_not_open_is_a_failed_attempt_and_not_tried_aga
 # Replays
 
 
-async def test_a_replay_asked_for_during_an_attempt_makes_one_more_with_the_same_event_id(
+async def test_a_replay_requested_during_an_attempt_makes_another_one(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     await add_endpoint(database, tenant, receiver.url)
@@ -111,7 +111,7 @@ async def test_a_replay_asked_for_during_an_attempt_makes_one_more_with_the_same
         assert (row["status"], row["attempts"], row["replays"]) == ("delivered", 2, 0)
 
 
-async def test_a_replay_that_fails_leaves_the_schedule_as_it_was(
+async def test_a_failed_replay_leaves_the_retry_schedule_alone(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     await add_endpoint(database, tenant, receiver.url)

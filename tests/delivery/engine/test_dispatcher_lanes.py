@@ -1,4 +1,4 @@
-"""Retries and fresh deliveries share endpoints and nothing else: neither lane keeps the other waiting."""
+"""The lanes share endpoints and nothing else: neither makes the other wait."""
 
 import asyncio
 from collections import Counter
@@ -19,10 +19,10 @@ from tests.support.servers.receiver import OK, Answer, Receiver
 ALL_TO_LANE_AGAIN = "UPDATE sandbox.webhook_deliveries SET lane = 1, tries = 1 WHERE status = 'pending'"
 
 
-async def test_a_storm_of_retries_does_not_keep_a_fresh_event_waiting(
+async def test_a_flood_of_retries_does_not_delay_a_first_attempt(
     database: Database, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
 ) -> None:
-    """A thousand are due at endpoints of the same tenant that do not answer, and one of these endpoints gets it too."""
+    """A thousand retries are due at hanging endpoints of the same tenant; one of these gets the event too."""
     held = asyncio.Event()
     storm = {format_id(EVENT, UUID(int=0))}
     receiver.answer = lambda request: Answer(held_by=held) if request.event_id in storm else OK
@@ -41,7 +41,7 @@ async def test_a_storm_of_retries_does_not_keep_a_fresh_event_waiting(
             fresh = format_id(EVENT, await record(ours.pool, tenant, "subscription_created"))
             await receiver.requests.until(lambda _all: fresh in receiver.event_ids())
             await ours.settled.count(1)
-            assert receiver.active[""] == 10, "half of all places, and nothing of the storm was answered"
+            assert receiver.active[""] == 10, "half of all slots, without a response"
             receiver.answer = lambda _request: OK
             held.set()
             await ours.settled.count(1101)
@@ -51,7 +51,7 @@ async def test_a_storm_of_retries_does_not_keep_a_fresh_event_waiting(
     assert set(receiver.event_ids().values()) == {11, 1}
 
 
-async def test_where_there_is_one_place_the_lanes_take_turns(
+async def test_the_lanes_take_turns_at_a_single_slot(
     database: Database, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
 ) -> None:
     await add_endpoint(database, tenant, receiver.url)
@@ -73,10 +73,10 @@ async def test_where_there_is_one_place_the_lanes_take_turns(
     assert {event_id for event_id in sent if event_id not in fresh} == set(retries[:2])
 
 
-async def test_retries_that_wait_for_places_follow_as_these_become_free(
+async def test_waiting_retries_are_sent_as_slots_become_free(
     database: Database, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
 ) -> None:
-    """More of them than places, and nothing else that would wake the dispatcher."""
+    """There are more of them than slots, and nothing else wakes the dispatcher."""
     await add_endpoint(database, tenant, receiver.url)
     async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=4))) as ours:
         sent = await record_many(ours.pool, tenant, 30)
@@ -91,10 +91,10 @@ async def test_retries_that_wait_for_places_follow_as_these_become_free(
 # Back-pressure on fan-out
 
 
-async def test_hanging_endpoints_that_hold_every_place_do_not_stop_the_log(
+async def test_hanging_endpoints_with_every_slot_do_not_stop_fan_out(
     database: Database, tenant: UUID, receiver: Receiver, silence: asyncio.Event
 ) -> None:
-    """What there is no place for goes to the table, and is sent when there is."""
+    """Deliveries without a slot wait in the table, and are sent once a slot is free."""
     for _ in range(2):
         await add_endpoint(database, tenant, receiver.url + "/slow", event_types=["invoice_created"])
     await add_endpoint(database, tenant, receiver.url + "/well", event_types=["subscription_created"])
@@ -117,7 +117,7 @@ async def test_hanging_endpoints_that_hold_every_place_do_not_stop_the_log(
     assert sorted(well) == event_names(sorted(others))
 
 
-async def test_the_log_does_not_go_by_the_few_places_that_hanging_endpoints_have_left(
+async def test_few_slots_left_by_hanging_endpoints_do_not_slow_fan_out(
     database: Database, tenant: UUID, receiver: Receiver, silence: asyncio.Event
 ) -> None:
     for _ in range(10):
@@ -137,7 +137,7 @@ async def test_the_log_does_not_go_by_the_few_places_that_hanging_endpoints_have
                 await ours.settled.count(60)
 
 
-async def test_fan_out_waits_for_places_that_are_about_to_be_free(
+async def test_fan_out_waits_briefly_for_slots(
     database: Database,
     tenant: UUID,
     receiver: Receiver,

@@ -23,7 +23,7 @@ async def limit(database: Database, endpoint_id: UUID, rate: int = RATE) -> None
 
 
 def timing(receiver: Receiver, path: str = "/limited") -> list[float]:
-    """When each request came, in seconds from now on."""
+    """The arrival time of each request in seconds from now."""
     began = asyncio.get_running_loop().time()
     times: list[float] = []
 
@@ -37,15 +37,15 @@ def timing(receiver: Receiver, path: str = "/limited") -> list[float]:
 
 
 def assert_within(times: list[float], rate: int = RATE) -> None:
-    """From the beginning on, which no delay on the way can make look worse than it was."""
+    """Counts from the start, so that delays on the way cannot fail the check."""
     for number, at in enumerate(times, 1):
         assert number <= rate * (at + pacing.BURST.total_seconds()) + 1
 
 
-async def test_two_workers_together_do_not_exceed_the_limit(
+async def test_two_workers_together_stay_within_the_rate_limit(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    """Waiting and fresh deliveries, while another endpoint is served as fast as it goes."""
+    """For waiting and new deliveries, while another endpoint is served without a limit."""
     limited = await add_endpoint(database, tenant, receiver.url + "/limited")
     await add_endpoint(database, tenant, receiver.url + "/free")
     await limit(database, limited)
@@ -63,7 +63,7 @@ async def test_two_workers_together_do_not_exceed_the_limit(
     assert len({request.event_id for request in receiver.at("/limited")}) == len(times)
 
 
-async def test_a_limited_endpoint_gets_its_share_although_others_want_every_place(
+async def test_a_limited_endpoint_reaches_its_rate_beside_busy_ones(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     limited = await add_endpoint(database, tenant, receiver.url + "/limited")
@@ -83,7 +83,7 @@ async def test_a_limited_endpoint_gets_its_share_although_others_want_every_plac
     assert busy > 0
 
 
-async def test_retries_count_for_the_limit_as_well(
+async def test_retries_count_for_the_rate_limit(
     database: Database, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
 ) -> None:
     limited = await add_endpoint(database, tenant, receiver.url + "/limited")
@@ -102,10 +102,10 @@ async def test_retries_count_for_the_limit_as_well(
     assert {request.event_id for request in list(receiver.requests)[:30]} - set(retries)
 
 
-async def test_a_clock_that_was_set_back_does_not_stall_the_endpoint(
+async def test_a_clock_that_is_set_back_does_not_stop_the_endpoint(
     database: Database, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
 ) -> None:
-    """As if its last delivery had been sent in what is the future now."""
+    """As if its last delivery had been sent in the future."""
     limited = await add_endpoint(database, tenant, receiver.url + "/limited")
     await limit(database, limited)
     async with engine(database) as ours:

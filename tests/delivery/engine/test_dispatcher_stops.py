@@ -1,4 +1,4 @@
-"""The dispatcher's end: what is under way is waited for, or cut off and left to others, and each place is freed once."""
+"""A stop waits for attempts or cuts them off, and frees each slot once."""
 
 import asyncio
 from contextlib import suppress
@@ -18,7 +18,7 @@ from tests.support.events import event_names, record_many
 from tests.support.servers.receiver import OK, Answer, Receiver
 
 
-async def test_a_stop_waits_for_the_attempts_under_way(
+async def test_a_stop_waits_for_attempts_under_way(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     await add_endpoint(database, tenant, receiver.url)
@@ -34,7 +34,7 @@ async def test_a_stop_waits_for_the_attempts_under_way(
             stop.set()
             done, _ = await asyncio.wait([draining], timeout=0.6)  # longer than a poll of the idle dispatcher
             assert not done
-            assert not ours.dispatcher.reserve(tenant, UUID(int=1), 0), "no place is given while draining"
+            assert not ours.dispatcher.reserve(tenant, UUID(int=1), 0), "no slot is given out while draining"
             held.set()
             await draining
         assert await ours.statuses() == ["delivered"] * 3
@@ -44,7 +44,7 @@ async def test_a_stop_waits_for_the_attempts_under_way(
 async def test_a_stop_cuts_off_attempts_that_take_too_long(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    """Their leases stay, for the worker gives them back as the last thing it does."""
+    """Their leases stay: the worker releases them last."""
     await add_endpoint(database, tenant, receiver.url)
     held = asyncio.Event()
     receiver.answer = lambda _request: Answer(held_by=held)
@@ -58,7 +58,7 @@ async def test_a_stop_cuts_off_attempts_that_take_too_long(
         assert await ours.statuses() == ["pending"] * 3
 
 
-async def test_run_again_after_a_stop_it_gives_places_again(
+async def test_a_second_run_gives_out_slots_again(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
@@ -71,18 +71,18 @@ async def test_run_again_after_a_stop_it_gives_places_again(
             assert ours.dispatcher.reserve(tenant, endpoint_id, 0)
 
 
-async def test_a_failure_of_the_loop_leaves_attempts_and_places_as_they_are(
+async def test_an_error_in_the_loop_keeps_attempts_and_slots(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    """The supervisor runs it again, and fan-out hands over as before."""
+    """The supervisor runs it again, and fan-out hands over deliveries as before."""
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
     held = asyncio.Event()
     receiver.answer = lambda _request: Answer(held_by=held)
-    trouble = [RuntimeError("a defect")]
+    defects = [RuntimeError("a defect")]
 
     def worker_id() -> int:
-        if trouble and receiver.requests:
-            raise trouble.pop()
+        if defects and receiver.requests:
+            raise defects.pop()
         return 1
 
     limits = DispatchLimits(audit_every=timedelta(0))
@@ -101,7 +101,7 @@ async def test_a_failure_of_the_loop_leaves_attempts_and_places_as_they_are(
         assert await ours.statuses() == ["delivered"] * 3
 
 
-# A queue longer than what is started in a round of the loop
+# A queue longer than the senders that one iteration of the event loop starts
 
 LONG = 40
 
@@ -120,7 +120,7 @@ def assert_nothing_is_held(ours: Engine) -> None:
     assert not ours.dispatcher._senders
 
 
-async def test_a_stop_sends_what_is_queued_before_it_ends(
+async def test_a_stop_sends_the_queue_before_it_ends(
     database: Database, tenant: UUID, receiver: Receiver, few_at_a_time: None
 ) -> None:
     for _ in range(LONG // 4):
@@ -139,10 +139,10 @@ async def test_a_stop_sends_what_is_queued_before_it_ends(
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 5, 10, 20, 40])
-async def test_a_cut_off_frees_each_place_once_wherever_the_queue_is(
+async def test_a_cut_off_frees_each_slot_once(
     database: Database, tenant: UUID, receiver: Receiver, few_at_a_time: None, turns: int
 ) -> None:
-    """Some are queued, some have a sender that has not begun, some wait for an answer, some have one."""
+    """Some deliveries are queued, some have a sender that has not started, some wait for a response, some have one."""
     held = asyncio.Event()
     receiver.answer = lambda request: Answer(held_by=held) if request.path == "/slow" else OK
     for number in range(LONG // 4):
@@ -164,14 +164,14 @@ async def test_a_cut_off_frees_each_place_once_wherever_the_queue_is(
         assert_nothing_is_held(ours)
         delivered = (await ours.statuses()).count("delivered")
         assert delivered <= LONG // 2
-        assert await ours.leased() == LONG - delivered, "the others end with the worker"
+        assert await ours.leased() == LONG - delivered, "the other leases are released when the worker leaves"
         assert len(await ours.attempts()) == delivered
 
 
-async def test_an_attempt_that_fails_by_itself_frees_its_place_and_is_made_again(
+async def test_an_attempt_that_raises_frees_its_slot_and_is_repeated(
     database: Database, tenant: UUID, receiver: Receiver, soon_lost: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A defect, not an answer; the audit finds the lease that nobody knows any more."""
+    """The audit finds the lease that the worker no longer knows."""
     await add_endpoint(database, tenant, receiver.url)
     limits = DispatchLimits(audit_every=timedelta(milliseconds=50))
     async with engine(database, limits=limits) as ours:
