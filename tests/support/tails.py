@@ -52,6 +52,7 @@ async def running(tail: Tail) -> AsyncIterator[asyncio.Event]:
         yield stop
     finally:
         stop.set()
+        tail.hint()  # a test may let it wait for hints alone
         await task
 
 
