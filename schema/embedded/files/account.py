@@ -1,4 +1,4 @@
-"""Who runs the server. PostgreSQL refuses to be root, so root runs it as a system user of its own."""
+"""Chooses the account that runs the server. PostgreSQL refuses to run as root, so root uses a system user."""
 
 import os
 import pwd
@@ -19,36 +19,38 @@ class Account:
     gid: int
 
     @classmethod
-    def ours(cls) -> Self:
+    def current(cls) -> Self:
         return cls(os.geteuid(), os.getegid())
 
     @property
-    def is_ours(self) -> bool:
-        """Whether it is the user this process runs as."""
+    def is_current(self) -> bool:
+        """Whether this process runs as this account."""
         return self.uid == os.geteuid()
 
     def for_subprocess(self) -> dict[str, Any]:
-        """Keyword arguments that make `subprocess` run as this account and nothing more."""
-        return {} if self.is_ours else {"user": self.uid, "group": self.gid, "extra_groups": []}
+        """Returns the arguments that make `subprocess` run as this account, without extra groups."""
+        return {} if self.is_current else {"user": self.uid, "group": self.gid, "extra_groups": []}
 
-    def give(self, path: Path) -> None:
-        if not self.is_ours:
+    def take_ownership(self, path: Path) -> None:
+        if not self.is_current:
             os.chown(path, self.uid, self.gid)
 
 
 def server_account(pgdata: Path) -> Account:
-    """As root: the owner of an existing cluster (its number may differ between two images that share a volume),
-    else the system user, made if it is missing. Raises Unavailable.
+    """Returns the current account unless it is root.
+
+    As root: the owner of an existing cluster, else the system user, which is created if it is missing. The owner's uid
+    may differ between two images that share a volume. Raises Unavailable.
     """
     if os.geteuid() != 0:
-        return Account.ours()
+        return Account.current()
     if not pgdata.exists():
         return _system_account()
     status = pgdata.stat()
     if status.st_uid == 0:
         raise Unavailable(
-            f"{pgdata} belongs to root, as whom PostgreSQL refuses to run; give it to another user, "
-            f"for example with chown -R {SYSTEM_USER} {pgdata}."
+            f"{pgdata} belongs to root, and PostgreSQL refuses to run as root. Change its owner, for example with "
+            f"chown -R {SYSTEM_USER} {pgdata}."
         )
     return Account(status.st_uid, status.st_gid)
 
@@ -56,14 +58,14 @@ def server_account(pgdata: Path) -> Account:
 def _system_account() -> Account:
     account = _find()
     if account is None:
-        complaint = _useradd()
-        # Another process may be adding it: then useradd fails because of its lock or because it is there already.
-        wait_until(lambda: _find() is not None, 0 if complaint is None else 5)
+        error = _useradd()
+        # Another process may be adding the user: then useradd fails because of its lock or because the user exists.
+        wait_until(lambda: _find() is not None, 0 if error is None else 5)
         account = _find()
         if account is None:
             raise Unavailable(
-                f"PostgreSQL refuses to run as root and the system user {SYSTEM_USER} could not be created "
-                f"({complaint}); create that user, or run duro as an ordinary user."
+                f"PostgreSQL refuses to run as root, and the system user {SYSTEM_USER} could not be created "
+                f"({error}). Create that user, or run duro as an ordinary user."
             )
     return account
 
@@ -77,7 +79,7 @@ def _find() -> Account | None:
 
 
 def _useradd() -> str | None:
-    """What went wrong, or None."""
+    """Returns the error, or None."""
     command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
     try:
         done = subprocess.run(

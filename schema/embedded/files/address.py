@@ -1,4 +1,4 @@
-"""Where the server listens: a loopback port and a socket directory, chosen once and kept in address.json."""
+"""The server's address: a loopback port and a socket directory, chosen once and stored in address.json."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from typing import Final
 from schema.embedded.files.account import Account
 from schema.embedded.files.atomic_file import write_atomically
 from schema.embedded.files.data_dir import DataDir
-from schema.embedded.files.permissions import open_way
+from schema.embedded.files.permissions import make_passable
 from schema.errors import Unavailable
 
 HOST: Final = "127.0.0.1"
 
-# Below the ports that Linux (32768) and macOS (49152) give to outgoing connections, so that nobody's connection
-# happens to sit on ours while the server is down.
+# Below the ports that Linux (32768) and macOS (49152) use for outgoing connections. Otherwise an outgoing connection
+# could take the server's port while the server is down.
 PORTS: Final = range(20000, 30000)
 
 SOCKET_PATH_LIMIT: Final = 103  # bytes; macOS, Linux allows 107
@@ -33,7 +33,7 @@ class Address:
 
 
 def read_address(data: DataDir) -> Address | None:
-    """None when there is none yet or the file is damaged; another one is then chosen."""
+    """Returns None if there is no file yet or it is damaged. Then a new address is chosen."""
     try:
         stored = json.loads(data.address.read_text(encoding="utf-8"))
         socket_dir = stored["socket_dir"]
@@ -53,7 +53,7 @@ def choose_port(is_free: Callable[[int], bool], draw: Callable[[range], int] = s
         if is_free(port):
             return port
     raise Unavailable(
-        f"No free port was found between {PORTS.start} and {PORTS.stop}; end what occupies them."
+        f"No free port was found between {PORTS.start} and {PORTS.stop}. Stop some programs that listen there."
     )
 
 
@@ -67,9 +67,11 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def usable_socket_dir(pgdata: Path, previous: Path | None, account: Account) -> Path | None:
-    """The cluster itself, which is private already; else a private directory for temporary files, the previous
-    one if nobody has tampered with it. None when every path is too long for a socket.
+def choose_socket_dir(pgdata: Path, previous: Path | None, account: Account) -> Path | None:
+    """Returns the cluster's directory, which is private already.
+
+    If its path is too long for a socket, returns a private temporary directory: the previous one if it is still
+    private. Returns None if every path is too long.
     """
     if socket_fits(pgdata):
         return pgdata
@@ -78,8 +80,8 @@ def usable_socket_dir(pgdata: Path, previous: Path | None, account: Account) -> 
     for parent in (Path(tempfile.gettempdir()).resolve(), Path("/tmp").resolve()):  # noqa: S108 -- mkdtemp is private
         if socket_fits(parent / "duro-12345678"):
             made = Path(tempfile.mkdtemp(prefix="duro-", dir=parent))
-            account.give(made)
-            open_way(parent, account)
+            account.take_ownership(made)
+            make_passable(parent, account)
             return made
     return None
 

@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all, also after a power cut."""
+"""Writes small files atomically: a file is complete or absent, even after a power failure."""
 
 import os
 import tempfile

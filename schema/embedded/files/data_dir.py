@@ -1,4 +1,4 @@
-"""What lies where in the data directory, and what is wrong with it in one sentence."""
+"""The layout of the data directory, and messages for its errors."""
 
 import errno
 import os
@@ -10,21 +10,21 @@ from typing import Final
 
 from schema.errors import Unavailable
 
-CHOOSE: Final = "choose a directory that can be used with --data-dir or DURO_DATA_DIR"
+_ELSEWHERE: Final = "another directory with --data-dir or DURO_DATA_DIR"
 
 _REASONS: Final = {
-    errno.EACCES: f"is not writable; make it writable, or {CHOOSE}",
-    errno.EPERM: f"is not writable; make it writable, or {CHOOSE}",
-    errno.EROFS: f"lies on a read-only file system; {CHOOSE}",
-    errno.EEXIST: f"is a file or lies below one; {CHOOSE}",
-    errno.ENOTDIR: f"is a file or lies below one; {CHOOSE}",
-    errno.ENOSPC: "lies on a disk that is full; free some space and try again",
-    errno.EDQUOT: "lies on a disk whose quota is used up; free some space and try again",
-    errno.ENAMETOOLONG: f"has too long a path; {CHOOSE}",
-    errno.ELOOP: f"leads in a circle of symbolic links; {CHOOSE}",
-    errno.ENOLCK: "lies on a file system without file locks; choose one on a local disk",
-    errno.ENOSYS: "lies on a file system without file locks; choose one on a local disk",
-    errno.EOPNOTSUPP: "lies on a file system without file locks; choose one on a local disk",
+    errno.EACCES: f"is not writable. Make it writable, or choose {_ELSEWHERE}",
+    errno.EPERM: f"is not writable. Make it writable, or choose {_ELSEWHERE}",
+    errno.EROFS: f"is on a read-only file system. Choose {_ELSEWHERE}",
+    errno.EEXIST: f"is a file or below a file. Choose {_ELSEWHERE}",
+    errno.ENOTDIR: f"is a file or below a file. Choose {_ELSEWHERE}",
+    errno.ENOSPC: "is on a full disk. Free some space and try again",
+    errno.EDQUOT: "exceeds the disk quota. Free some space and try again",
+    errno.ENAMETOOLONG: f"has a path that is too long. Choose {_ELSEWHERE}",
+    errno.ELOOP: f"is a loop of symbolic links. Choose {_ELSEWHERE}",
+    errno.ENOLCK: "is on a file system without file locks. Choose a directory on a local disk",
+    errno.ENOSYS: "is on a file system without file locks. Choose a directory on a local disk",
+    errno.EOPNOTSUPP: "is on a file system without file locks. Choose a directory on a local disk",
 }
 
 
@@ -86,9 +86,10 @@ class DataDir:
 
 
 def open_data_dir(path: Path) -> DataDir:
-    """Made if it is missing: for its owner alone, and as root passable (not listable) for the server's user.
+    """Creates the directory if it is missing: private to its owner. As root, the server's user can also pass through it,
+    but not list it.
 
-    Raises OSError, which `usable` translates.
+    Raises OSError, which `data_dir_errors` translates.
     """
     root = path.resolve()
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -105,10 +106,10 @@ def open_data_dir(path: Path) -> DataDir:
 
 
 @contextmanager
-def usable(path: Path) -> Iterator[None]:
-    """Turns an OSError from work in the data directory into Unavailable."""
+def data_dir_errors(path: Path) -> Iterator[None]:
+    """Translates an OSError about the data directory into Unavailable."""
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, f"cannot be used ({error.strerror}); {CHOOSE}")
+        reason = _REASONS.get(error.errno or 0, f"cannot be used ({error.strerror}). Choose {_ELSEWHERE}")
         raise Unavailable(f"The data directory {path} {reason}.") from error

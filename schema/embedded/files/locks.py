@@ -1,6 +1,6 @@
-"""flock(2) locks: held by an open file, not by a process, and freed by the kernel with its last descriptor.
+"""flock(2) locks. An open file holds the lock, not a process, and the kernel releases it with the last descriptor.
 
-So a lock can be handed to a child by letting it inherit the descriptor, and outlives the parent there.
+So a child that inherits the descriptor holds the lock too, even after the parent has ended.
 """
 
 import fcntl
@@ -10,7 +10,7 @@ from typing import Self
 
 
 class FileLock:
-    """An open lock file, unlocked at first. `close` frees the lock unless a child has inherited it."""
+    """An open lock file, initially unlocked. `close` releases the lock unless a child has inherited it."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -41,9 +41,9 @@ class FileLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock exclusively.
+    """Returns whether the lock is held exclusively.
 
-    The look itself shares the lock for an instant, so whoever takes a lock exclusively must try more than once.
+    The check shares the lock for an instant, so code that takes a lock exclusively must try more than once.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

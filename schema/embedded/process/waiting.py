@@ -1,4 +1,4 @@
-"""Bounded waiting for what cannot signal: another process's lock, a server's start."""
+"""Waits, with a limit, for conditions that cannot signal: another process's lock, a server's start."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ POLL: Final = 0.02
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, *, poll: float = POLL) -> bool:
-    """Asks at least once; False when `timeout` seconds have passed without a yes."""
+    """Checks at least once. Returns False if the condition is still false after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= deadline:

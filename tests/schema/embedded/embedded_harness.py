@@ -1,4 +1,4 @@
-"""Data directories, and processes attached to them, for the tests of the embedded server."""
+"""Data directories and attached processes for tests of the embedded server."""
 
 import atexit
 import functools
@@ -22,7 +22,7 @@ from schema.embedded.process.waiting import wait_until
 from tests.support.servers.places import new_place, temporary_place
 
 IS_ROOT = os.geteuid() == 0
-PATIENCE = 30.0  # how long a test waits for what must happen; far more than it takes
+PATIENCE = 30.0  # upper limit for waits; far longer than they take
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 USER_SCRIPT = """
@@ -31,17 +31,17 @@ from pathlib import Path
 from typing import Self
 from schema.embedded import attach
 
-def say(**what):
+def send(**what):
     print(json.dumps(what), flush=True)
 
-with attach(Path(sys.argv[1]), progress=lambda step: say(step=step)) as server:
-    say(url=server.owner_url)
+with attach(Path(sys.argv[1]), progress=lambda step: send(step=step)) as server:
+    send(url=server.owner_url)
     sys.stdin.read()
 """
 
 
-class User:
-    """A process of its own that attaches, and stays until its standard input ends."""
+class AttachedProcess:
+    """A separate process that attaches and stays until its standard input ends."""
 
     def __init__(
         self, data_dir: Path, *, command: tuple[str, ...] = (sys.executable,), **options: object
@@ -55,7 +55,7 @@ class User:
             **{"cwd": REPOSITORY, **options},
         )
 
-    def said(self, key: str) -> str:
+    def wait_for(self, key: str) -> str:
         """Waits for the first line with `key` and returns its value."""
         for line in self.process.stdout:
             message = json.loads(line)
@@ -63,7 +63,7 @@ class User:
                 return message[key]
         raise AssertionError(self.process.stderr.read().decode())
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         self.process.stdin.close()
         self.process.wait(PATIENCE)
 
@@ -83,21 +83,21 @@ class User:
 
 @contextmanager
 def stopped_cluster() -> Iterator[DataDir]:
-    """A data directory whose cluster has been made before, and is not running."""
-    with temporary_place() as place:
-        data = DataDir(place / "data")
+    """A data directory with a cluster that is not running."""
+    with temporary_place() as directory:
+        data = DataDir(directory / "data")
         subprocess.run(["cp", "-a", _template(), data.root], check=True)
         yield data
 
 
 @functools.cache
 def _template() -> Path:
-    place = new_place()
-    atexit.register(shutil.rmtree, place)
-    attach(place / "data").release()
-    assert wait_stopped(place / "data", PATIENCE)
-    (place / "data" / "address.json").unlink()  # each copy finds a port of its own
-    return place / "data"
+    directory = new_place()
+    atexit.register(shutil.rmtree, directory)
+    attach(directory / "data").release()
+    assert wait_stopped(directory / "data", PATIENCE)
+    (directory / "data" / "address.json").unlink()  # each copy chooses its own port
+    return directory / "data"
 
 
 def postmaster_pid(data: DataDir) -> int:
@@ -114,8 +114,8 @@ def keeper_pids(data: DataDir) -> list[int]:
     return [int(pid) for pid in found.stdout.split()]
 
 
-def all_gone(data: DataDir) -> bool:
-    """Soon neither a server nor a keeper is left."""
+def everything_stopped(data: DataDir) -> bool:
+    """Waits until neither a server nor a keeper is left."""
     return wait_until(lambda: not is_held(data.server_lock) and not keeper_pids(data), PATIENCE)
 
 

@@ -1,4 +1,4 @@
-"""The server runs while somebody is attached, and not a moment longer."""
+"""The server runs exactly as long as a process is attached."""
 
 import os
 import signal
@@ -10,12 +10,12 @@ import pytest
 from schema.embedded import attach, wait_stopped
 from schema.embedded.files.data_dir import DataDir
 from schema.embedded.files.locks import is_held
-from schema.embedded.process.keeper import keep
+from schema.embedded.process.keeper import run_keeper
 from schema.embedded.process.waiting import wait_until
 from tests.schema.embedded.embedded_harness import (
     PATIENCE,
-    User,
-    all_gone,
+    AttachedProcess,
+    everything_stopped,
     keeper_pids,
     postmaster_pid,
     query,
@@ -39,7 +39,7 @@ async def refuses_connections(url: str) -> bool:
 
 
 async def test_data_survives_a_restart(data: DataDir) -> None:
-    """Also the URL stays the same, for whoever wrote it down."""
+    """The URL stays the same too."""
     with attach(data.root) as first:
         await query(first.owner_url, "CREATE TABLE kept AS SELECT 42 AS answer")
     assert wait_stopped(data.root, PATIENCE)
@@ -49,89 +49,89 @@ async def test_data_survives_a_restart(data: DataDir) -> None:
     assert second.owner_url == first.owner_url
 
 
-async def test_two_at_once_make_one_cluster() -> None:
-    with temporary_place() as place:
-        data_dir = place / "deep" / "data"
-        with User(data_dir) as one, User(data_dir) as other:
-            urls = {one.said("url"), other.said("url")}
+async def test_concurrent_first_starts_create_one_cluster() -> None:
+    with temporary_place() as directory:
+        data_dir = directory / "deep" / "data"
+        with AttachedProcess(data_dir) as one, AttachedProcess(data_dir) as other:
+            urls = {one.wait_for("url"), other.wait_for("url")}
             assert len(urls) == 1
             assert await query(urls.pop(), "SELECT current_user") == "duro_owner"
             assert len(keeper_pids(DataDir(data_dir))) == 1
 
 
-async def test_the_first_to_leave_does_not_stop_it(data: DataDir) -> None:
-    with User(data.root) as first, User(data.root) as second:
-        first.said("url")
-        url = second.said("url")
+async def test_one_process_leaving_does_not_stop_it(data: DataDir) -> None:
+    with AttachedProcess(data.root) as first, AttachedProcess(data.root) as second:
+        first.wait_for("url")
+        url = second.wait_for("url")
         pid = postmaster_pid(data)
-        first.leave()
+        first.stop()
         assert not wait_stopped(data.root, PATIENCE)
         assert await query(url, "SELECT 1") == 1
         assert postmaster_pid(data) == pid
 
 
-async def test_the_last_to_leave_stops_it(data: DataDir) -> None:
-    """As a clean shutdown, so that the next start has nothing to recover."""
-    with User(data.root) as user:
-        url = user.said("url")
-        user.leave()
-        assert all_gone(data)
+async def test_the_last_process_leaving_stops_it(data: DataDir) -> None:
+    """It is a clean shutdown, so the next start needs no recovery."""
+    with AttachedProcess(data.root) as attached:
+        url = attached.wait_for("url")
+        attached.stop()
+        assert everything_stopped(data)
         assert await refuses_connections(url)
         assert "database system is shut down" in data.log.read_text()
 
 
-def test_killing_every_user_stops_it(data: DataDir) -> None:
-    with User(data.root) as one, User(data.root) as other:
-        one.said("url")
-        other.said("url")
+def test_killing_every_attached_process_stops_it(data: DataDir) -> None:
+    with AttachedProcess(data.root) as one, AttachedProcess(data.root) as other:
+        one.wait_for("url")
+        other.wait_for("url")
         one.kill_group()
         other.kill_group()
         assert wait_until(lambda: not is_held(data.server_lock), 10)
-        assert all_gone(data)
+        assert everything_stopped(data)
 
 
-async def test_ctrl_c_reaches_its_users_first(data: DataDir) -> None:
-    """A terminal sends SIGINT to the whole foreground group; neither server nor keeper is in it."""
-    with attach(data.root), User(data.root) as user:
-        url = user.said("url")
+async def test_ctrl_c_does_not_reach_the_server(data: DataDir) -> None:
+    """A terminal sends SIGINT to its foreground group. Neither server nor keeper is in it."""
+    with attach(data.root), AttachedProcess(data.root) as attached:
+        url = attached.wait_for("url")
         pid = postmaster_pid(data)
-        assert os.getsid(pid) != os.getsid(user.process.pid)
+        assert os.getsid(pid) != os.getsid(attached.process.pid)
         assert {os.getpgid(keeper) for keeper in keeper_pids(data)}.isdisjoint(
-            {user.process.pid, os.getpgrp()}
+            {attached.process.pid, os.getpgrp()}
         )
-        os.killpg(user.process.pid, signal.SIGINT)
-        user.process.wait(PATIENCE)
+        os.killpg(attached.process.pid, signal.SIGINT)
+        attached.process.wait(PATIENCE)
         assert await query(url, "SELECT 1") == 1
         assert postmaster_pid(data) == pid
 
 
-async def test_a_newcomer_during_the_stop_gets_a_server(data: DataDir) -> None:
+async def test_attaching_during_the_stop_gets_a_server(data: DataDir) -> None:
     for _ in range(3):
         with attach(data.root) as server:
             assert await query(server.owner_url, "SELECT 1") == 1
         assert wait_until(lambda: is_held(data.users_lock), PATIENCE, poll=0)
 
 
-def test_a_leaving_keeper_lets_go_of_its_lock_while_newcomers_still_wait(data: DataDir) -> None:
-    """Else a newcomer would find keeper.lock held and count on a keeper that is about to exit."""
-    newcomers_wait: list[bool] = []
-    keep(data, lambda: newcomers_wait.append(is_held(data.users_lock)))
-    assert newcomers_wait == [True]
+def test_an_exiting_keeper_releases_keeper_lock_first(data: DataDir) -> None:
+    """Otherwise an attaching process would find keeper.lock held by a keeper that is about to exit."""
+    users_lock_held: list[bool] = []
+    run_keeper(data, lambda: users_lock_held.append(is_held(data.users_lock)))
+    assert users_lock_held == [True]
 
 
-def test_killing_the_starter_in_the_middle_of_a_start_leaves_no_server(data: DataDir) -> None:
-    with User(data.root) as starter:
-        starter.said("step")
+def test_killing_the_starter_during_a_start_leaves_no_server(data: DataDir) -> None:
+    with AttachedProcess(data.root) as starter:
+        starter.wait_for("step")
         assert wait_until(lambda: is_held(data.server_lock), PATIENCE, poll=0)
         starter.kill_group()
-        assert all_gone(data)
+        assert everything_stopped(data)
 
 
-async def test_killing_the_starter_in_the_middle_of_initdb_leaves_nothing_half_made() -> None:
-    with temporary_place() as place:
-        data = DataDir(place / "data")
-        with User(data.root) as starter:
-            assert starter.said("step") == "Creating the database cluster"
+async def test_killing_the_starter_during_initdb_leaves_no_cluster() -> None:
+    with temporary_place() as directory:
+        data = DataDir(directory / "data")
+        with AttachedProcess(data.root) as starter:
+            assert starter.wait_for("step") == "Creating the database cluster"
             assert wait_until(lambda: any(data.root.glob("postgres.new-*/data/base")), PATIENCE, poll=0)
             starter.kill_group()
         assert not data.pgdata.exists()
@@ -140,7 +140,7 @@ async def test_killing_the_starter_in_the_middle_of_initdb_leaves_nothing_half_m
         assert not list(data.root.glob("postgres.new-*"))
 
 
-def test_release_twice_is_fine(data: DataDir) -> None:
+def test_release_can_be_called_twice(data: DataDir) -> None:
     server = attach(data.root)
     with attach(data.root):
         server.release()
@@ -149,15 +149,15 @@ def test_release_twice_is_fine(data: DataDir) -> None:
     assert wait_stopped(data.root, PATIENCE)
 
 
-def test_wait_stopped_of_what_never_ran() -> None:
-    with temporary_place() as place:
-        assert wait_stopped(place, 0)
+def test_wait_stopped_accepts_an_unused_directory() -> None:
+    with temporary_place() as directory:
+        assert wait_stopped(directory, 0)
 
 
-def test_progress_says_what_takes_long() -> None:
-    with temporary_place() as place:
+def test_progress_reports_the_slow_steps() -> None:
+    with temporary_place() as directory:
         steps: list[str] = []
-        with attach(place / "data", progress=steps.append):
+        with attach(directory / "data", progress=steps.append):
             assert steps == ["Creating the database cluster", "Starting PostgreSQL 16"]
-            attach(place / "data", progress=steps.append).release()
+            attach(directory / "data", progress=steps.append).release()
             assert len(steps) == 2

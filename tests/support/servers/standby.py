@@ -22,7 +22,7 @@ def standby(cluster: Cluster) -> Iterator[int]:
         place.chmod(0o755)
         data = place / "standby"
         data.mkdir(mode=0o700)
-        account.give(data)
+        account.take_ownership(data)
         port = free_port()
 
         def call(*command: str | Path) -> None:

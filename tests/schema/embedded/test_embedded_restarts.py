@@ -1,4 +1,4 @@
-"""What dies is started again, and what a crash leaves behind is in nobody's way."""
+"""Killed processes are restarted, and leftovers of a crash do not prevent a start."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ from schema.embedded.files.account import server_account
 from schema.embedded.files.address import HOST, Address, read_address, write_address
 from schema.embedded.files.data_dir import DataDir
 from schema.embedded.files.locks import FileLock, is_held
-from schema.embedded.process.keeper import Healing
+from schema.embedded.process.keeper import ServerRestarter
 from schema.embedded.process.waiting import wait_until
 from tests.schema.embedded.embedded_harness import (
     PATIENCE,
-    User,
-    all_gone,
+    AttachedProcess,
+    everything_stopped,
     keeper_pids,
     postmaster_pid,
     query,
@@ -34,78 +34,78 @@ def data() -> Iterator[DataDir]:
         yield data
 
 
-def kill_and_see_healed(data: DataDir) -> None:
+def kill_and_wait_for_restart(data: DataDir) -> None:
     old_pid = postmaster_pid(data)
     os.kill(old_pid, signal.SIGKILL)
 
-    def healed() -> bool:
+    def restarted() -> bool:
         lines = data.pid_file.read_text().splitlines() if data.pid_file.exists() else []
         return len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) != old_pid
 
-    assert wait_until(healed, PATIENCE)
+    assert wait_until(restarted, PATIENCE)
 
 
-async def test_a_killed_server_comes_back_with_what_was_committed(data: DataDir) -> None:
+async def test_a_killed_server_restarts_with_its_commits(data: DataDir) -> None:
     with attach(data.root) as server:
         await query(server.owner_url, "CREATE TABLE kept AS SELECT 42 AS answer")
         for _ in range(2):
-            kill_and_see_healed(data)
+            kill_and_wait_for_restart(data)
             assert await query(server.owner_url, "SELECT answer FROM kept") == 42
 
 
-async def test_a_killed_keeper_is_replaced_by_the_next_to_attach(data: DataDir) -> None:
+async def test_the_next_attach_replaces_a_killed_keeper(data: DataDir) -> None:
     with attach(data.root):
         pid = postmaster_pid(data)
         kill_keeper(data)
         with attach(data.root):
             assert len(keeper_pids(data)) == 1
             assert postmaster_pid(data) == pid
-    assert all_gone(data)
+    assert everything_stopped(data)
 
 
-def test_a_killed_keeper_is_replaced_by_the_last_to_release(data: DataDir) -> None:
+def test_the_last_release_replaces_a_killed_keeper(data: DataDir) -> None:
     with attach(data.root):
         kill_keeper(data)
-    assert all_gone(data)
+    assert everything_stopped(data)
 
 
-async def test_a_server_that_everyone_abandoned_is_adopted(data: DataDir) -> None:
-    """The keeper first and then the only user, both by SIGKILL: nobody was left to stop it."""
-    with User(data.root) as user:
-        user.said("url")
+async def test_an_orphaned_server_is_adopted(data: DataDir) -> None:
+    """SIGKILL ends the keeper and then the only attached process, so no process was left to stop the server."""
+    with AttachedProcess(data.root) as attached:
+        attached.wait_for("url")
         kill_keeper(data)
     pid = postmaster_pid(data)
     with attach(data.root) as server:
         assert await query(server.owner_url, "SELECT 1") == 1
         assert postmaster_pid(data) == pid
-    assert all_gone(data)
+    assert everything_stopped(data)
 
 
-def test_the_keeper_outlives_signals_meant_for_its_users(data: DataDir) -> None:
+def test_the_keeper_ignores_termination_signals(data: DataDir) -> None:
     with attach(data.root):
         keepers = keeper_pids(data)
-        kill_and_see_healed(data)  # it is past its own start
+        kill_and_wait_for_restart(data)  # its startup has finished
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(keepers[0], number)
-        kill_and_see_healed(data)
+        kill_and_wait_for_restart(data)
         assert keeper_pids(data) == keepers
 
 
-async def test_lock_files_naming_a_living_stranger_are_survived(data: DataDir) -> None:
-    """After a restart of a container, another process often has the old postmaster's process id."""
+async def test_stale_lock_files_with_a_living_pid_are_removed(data: DataDir) -> None:
+    """After a restart of a container, another process often has the old postmaster's pid."""
     port = 29_999
-    with stranger(data) as pid:
+    with unrelated_process(data) as pid:
         stale = f"{pid}\n{data.pgdata}\n1700000000\n{port}\n{data.pgdata}\n{HOST}\n 1 1\nready\n"
         for lock_file in (data.pid_file, data.pgdata / f".s.PGSQL.{port}.lock"):
             lock_file.write_text(stale)
-            server_account(data.pgdata).give(lock_file)
+            server_account(data.pgdata).take_ownership(lock_file)
         write_address(data, Address(port, data.pgdata))
         with attach(data.root) as server:
             assert await query(server.owner_url, "SELECT 1") == 1
         assert wait_stopped(data.root, PATIENCE)
 
 
-async def test_a_taken_port_is_left_to_its_owner(data: DataDir) -> None:
+async def test_a_port_in_use_is_replaced(data: DataDir) -> None:
     with attach(data.root) as server:
         before = read_address(data)
     assert wait_stopped(data.root, PATIENCE)
@@ -114,14 +114,14 @@ async def test_a_taken_port_is_left_to_its_owner(data: DataDir) -> None:
         assert await query(server.owner_url, "SELECT 1") == 1
 
 
-async def test_a_lost_owner_password_is_set_anew(data: DataDir) -> None:
+async def test_a_lost_owner_password_is_reset(data: DataDir) -> None:
     data.owner_password.unlink()
     with attach(data.root) as server:
         assert await query(server.owner_url, "SELECT 1") == 1
 
 
-async def test_a_half_done_set_up_is_finished(data: DataDir) -> None:
-    """As after a kill between the statements of owner.sql."""
+async def test_an_incomplete_setup_is_finished(data: DataDir) -> None:
+    """The state is that after a kill between the statements of owner.sql."""
     with attach(data.root) as server:
         await query(server.superuser_url, "DROP DATABASE duro")
         await query(server.superuser_url, "ALTER ROLE duro_owner NOLOGIN")
@@ -131,16 +131,16 @@ async def test_a_half_done_set_up_is_finished(data: DataDir) -> None:
             assert await query(server.owner_url, "SELECT 1") == 1
 
 
-def test_a_server_that_cannot_start_is_tried_ever_more_rarely(data: DataDir) -> None:
-    """Attempts at 0, 0.5, 1.5, 3.5 s … of the clock, however often the keeper looks."""
+def test_failed_restarts_are_retried_with_growing_delays(data: DataDir) -> None:
+    """It tries at 0, 0.5, 1.5, 3.5 s … of the clock, however often the keeper checks."""
     (data.pgdata / "pg_hba.conf").write_text("nonsense\n")
     write_address(data, Address(29_998, data.pgdata))
     now = 0.0
-    healing = Healing(data, clock=lambda: now)
+    restarter = ServerRestarter(data, clock=lambda: now)
     attempts = []
     while now < 8:
         size = data.log.stat().st_size
-        healing.attend()
+        restarter.check()
         with FileLock(data.server_lock) as lock:
             assert wait_until(lock.try_exclusive, PATIENCE)
         if data.log.stat().st_size > size:
@@ -150,8 +150,8 @@ def test_a_server_that_cannot_start_is_tried_ever_more_rarely(data: DataDir) -> 
 
 
 @contextmanager
-def stranger(data: DataDir) -> Iterator[int]:
-    """The id of a process that is none of the server's, of the user that runs it, and unharmed at the end."""
+def unrelated_process(data: DataDir) -> Iterator[int]:
+    """Yields the pid of an unrelated process of the server's user, and asserts that it still runs at the end."""
     with subprocess.Popen(["sleep", "600"], **server_account(data.pgdata).for_subprocess()) as process:
         try:
             yield process.pid
