@@ -1,7 +1,7 @@
 """Decides what an event means for a subscription, for monthly recurring revenue (MRR) and for recovery. Pure.
 
 A subscription is counted while it is active, and while it is past due if it was active before: revenue of a failed renewal
-is at risk, not lost. Its MRR is its price per month (monthly.py), without discounts.
+is at risk, not lost. Its MRR is its price per month (monthly_price.py), without discounts.
 
     before      ──► after        movement
     not counted ──► counted      new (never active before), resumed (was paused), else reactivation

@@ -34,7 +34,7 @@ from schema.connections.database import Connection, Executor
 from schema.errors import Conflict
 from schema.queries import load
 
-_SQL = load("books")
+_SQL = load("billing_cases")
 
 Key: TypeAlias = tuple[UUID, UUID]
 """(tenant, id)."""

@@ -1,4 +1,4 @@
-"""The `duro` command: root.py is the table of commands, app.py what they share, and each is a small module here."""
+"""The `duro` command: root.py has the table of commands, app.py what they share; each room has one group of commands."""
 
 from service.cli.root import main
 

@@ -2,7 +2,7 @@
 
     POST ─► body, at most 1 MiB ─► signatures ──► wrong: 400, and not handed on
                                     │ right, or no secret to check with
-                                    ├─► told to fail ──► 503
+                                    ├─► set to fail ──► 503
                                     ├─► forward to a local URL ──► its answer
                                     └─► the answer that was asked for, 200
 

@@ -26,7 +26,7 @@ SENDERS = {
     "dunning_schedules": (SANDBOX, LIVE),
     "checkout_sessions": (SANDBOX, LIVE),
     "store_settings": (SANDBOX, LIVE),
-    "books": (SANDBOX, LIVE),
+    "billing_cases": (SANDBOX, LIVE),
     "bench": (OWNER,),
     "deliveries": (SANDBOX, LIVE),
     "delivery_history": (SANDBOX, LIVE),

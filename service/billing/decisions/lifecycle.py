@@ -11,7 +11,7 @@
                                         └── unpaid ◄────┘
     canceled ◄──cancel── every state that has not ended
 
-A change and its event are one transaction (see books.py). A paid renewal moves the period without a change of state; the
+A change and its event are one transaction (see billing_cases.py). A paid renewal moves the period without a change of state; the
 payment's event reports it.
 """
 

@@ -184,9 +184,9 @@ def settle(app: App, payment_id: UUID, tenant: UUID, mode: Mode, succeeded: bool
         await settle_by_hand(Ledger(pool, DatabaseClock()), attempt, Outcome(failed))
 
     app.with_database(run)
-    told = "failed" if failed else "succeeded"
+    state = "failed" if failed else "succeeded"
     shown = format_id(PAYMENT, payment_id)
-    app.result({"id": shown, "state": told}, lambda out: out.print(f"{shown} has {told}."))
+    app.result({"id": shown, "state": state}, lambda out: out.print(f"{shown} has {state}."))
 
 
 def _status_shape(mode: Mode, found: Found) -> dict[str, Any]:

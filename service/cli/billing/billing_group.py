@@ -1,4 +1,4 @@
-"""The group `duro billing`. Its commands are in billing.py, and in billing_simulate.py."""
+"""The group `duro billing`. Its commands are in billing_commands.py and billing_simulate.py."""
 
 from service.cli.app import group
 

@@ -87,32 +87,32 @@ def simulate(app: App, tenants: int, days: int, speed: float, signups: float, se
 
 @contextmanager
 def _shown(app: App, plot: Plot) -> Iterator[Show]:
-    """Bars on a terminal, a line now and then elsewhere, nothing with --json."""
+    """Bars on a terminal, an occasional line elsewhere, nothing with --json."""
     if app.json:
         yield lambda _progress: None
     elif app.err.is_terminal:
         with Bars(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=app.err,
         ) as bars:
-            task = bars.add_task("setting up", total=1, told="")
+            task = bars.add_task("setting up", total=1, status="")
             yield lambda progress: bars.update(
                 task,
                 description=f"{progress.time:%Y-%m-%d}" if progress.share else "setting up",
                 completed=progress.share or progress.setting_up / plot.tenants,
-                told=f"{progress.customers:,} customers, {progress.events:,} events",
+                status=f"{progress.customers:,} customers, {progress.events:,} events",
             )
     else:
         yield Lines(app.progress, plot).show
 
 
 class Lines:
-    def __init__(self, tell: Callable[[str], None], plot: Plot) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[str], None], plot: Plot) -> None:
+        self._report = report
         self._plot = plot
         self._told_at = -1
         """Events; -1: the set-up is not reported yet."""
@@ -120,10 +120,12 @@ class Lines:
     def show(self, progress: Progress) -> None:
         if self._told_at < 0 and progress.setting_up == self._plot.tenants:
             self._told_at = 0
-            self._tell(f"{self._plot.tenants} merchant{'s are' if self._plot.tenants > 1 else ' is'} set up")
+            self._report(
+                f"{self._plot.tenants} merchant{'s are' if self._plot.tenants > 1 else ' is'} set up"
+            )
         elif progress.events >= self._told_at + _LINE_EVERY_EVENTS:
             self._told_at = progress.events
-            self._tell(
+            self._report(
                 f"{progress.time:%Y-%m-%d}, {progress.share:.0%}: {progress.customers:,} customers, "
                 f"{progress.events:,} events"
             )

@@ -1,4 +1,4 @@
-"""What commands that replay share: the span of events, a job's progress, and how to go on with one that was stopped."""
+"""What commands that replay share: the span of events, a job's progress, and how to resume it."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -76,7 +76,7 @@ def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
         if begun is None:
             raise
         raise type(error)(f"{error} Then resume with: {_resume(begun)}") from None
-    except BaseException:  # Ctrl-C and other signals, and a defect, whose traceback follows
+    except BaseException:  # Ctrl-C and other signals, or a defect, whose traceback follows
         if begun is not None:
             click.echo(f"duro: Stopped. Resume with: {_resume(begun)}", err=True)
         raise

@@ -1,4 +1,4 @@
-"""The group `duro consumers`. Its commands are in consumers.py, and in consumers_rebuild.py."""
+"""The group `duro consumers`. Its commands are in consumers_commands.py and consumers_rebuild.py."""
 
 from service.cli.app import group
 

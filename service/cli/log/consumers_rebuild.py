@@ -78,7 +78,7 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
             app.with_database(run)
     except _Elsewhere:
         raise
-    except BaseException:  # signals, the database's end, and a defect, whose traceback follows
+    except BaseException:  # signals, the database's end, or a defect, whose traceback follows
         if last is not None and not last.finished:
             click.echo(f"duro: Stopped at {last.share:.0%}. The same command resumes there.", err=True)
         raise
@@ -105,48 +105,53 @@ async def _give_up(database: Database, mode: Mode, projection: str) -> bool:
 
 
 async def _drop(database: Database, mode: Mode, projection: str) -> None:
-    """What neither serves nor is being built. While somebody reads it, it is left to a worker's housekeeping."""
+    """Drops generations that neither serve nor are being built. One that is being read is left to housekeeping."""
     with suppress(asyncpg.LockNotAvailableError):
         await drop_generations(database.data(mode), projection)
 
 
 @contextmanager
 def _shown(app: App, what: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal, a line now and then elsewhere, nothing with --json."""
+    """A bar on a terminal, an occasional line elsewhere, nothing with --json."""
     if app.json:
         yield lambda _progress: None
     elif app.err.is_terminal:
         with Bars(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), console=app.err
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=app.err,
         ) as bars:
-            task = bars.add_task(f"Rebuilding {what}", total=1.0, told="")
-            yield lambda progress: bars.update(task, completed=progress.share, told=_told(progress))
+            task = bars.add_task(f"Rebuilding {what}", total=1.0, status="")
+            yield lambda progress: bars.update(task, completed=progress.share, status=_status(progress))
     else:
         yield _Lines(app.progress, what).show
 
 
 class _Lines:
-    def __init__(self, tell: Callable[[str], None], what: str) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[str], None], what: str) -> None:
+        self._report = report
         self._what = what
-        self._told: float | None = None
+        self._status: float | None = None
 
     def show(self, progress: Progress) -> None:
-        if self._told is None:
+        if self._status is None:
             how = f"resuming at {progress.share:.0%}" if progress.resumed else "from the beginning"
-            self._tell(f"Rebuilding {self._what}: {progress.total:,} events, {how}")
-        elif progress.share < min(1.0, self._told + _LINE_EVERY) or progress.share == self._told:
+            self._report(f"Rebuilding {self._what}: {progress.total:,} events, {how}")
+        elif progress.share < min(1.0, self._status + _LINE_EVERY) or progress.share == self._status:
             return
         else:
-            self._tell(f"{progress.share:.0%}: {_told(progress)}")
-        self._told = progress.share
+            self._report(f"{progress.share:.0%}: {_status(progress)}")
+        self._status = progress.share
 
 
-def _told(progress: Progress) -> str:
-    told = f"{progress.total - progress.left:,} of {progress.total:,} events, {progress.rate:,.0f} per second"
+def _status(progress: Progress) -> str:
+    status = (
+        f"{progress.total - progress.left:,} of {progress.total:,} events, {progress.rate:,.0f} per second"
+    )
     if progress.seconds_left:
-        told += f", {format_duration(timedelta(seconds=round(progress.seconds_left)))} left"
-    return told + (f", {progress.dead:,} DEAD-LETTERED" if progress.dead else "")
+        status += f", {format_duration(timedelta(seconds=round(progress.seconds_left)))} left"
+    return status + (f", {progress.dead:,} DEAD-LETTERED" if progress.dead else "")
 
 
 def _shape(projection: str, mode: Mode, last: Progress) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _work(app: App, do: _Work, mode: Mode | None, ages: Ages, *, dry_run: bool) 
 
     async def collect(database: Database) -> None:
         async for outcome in do(database.url, modes, ages, app.progress):
-            outcomes.append(outcome)  # noqa: PERF401  what was done is told whatever comes after it
+            outcomes.append(outcome)  # noqa: PERF401  a later failure must not hide what was done
 
     try:
         app.with_database(collect)

@@ -36,7 +36,7 @@ class _Printer:
         now = datetime.now(UTC)
         try:
             self.app.result(_shape(webhook, now), lambda out: _show(out, webhook, now))
-        except BrokenPipeError:  # as in duro listen | head: nobody reads any more
+        except BrokenPipeError:  # the reader has gone, as in duro listen | head
             signal.raise_signal(signal.SIGTERM)
 
 

@@ -83,7 +83,7 @@ def verify(
 
 
 class NotGenuine(DuroError):
-    """What verify found; its exit status tells scripts."""
+    """The signature is not valid. The exit status is for scripts."""
 
 
 def _shape(check: Check) -> dict[str, object]:

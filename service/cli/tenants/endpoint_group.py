@@ -1,4 +1,4 @@
-"""The group `duro endpoint`, and what its commands share. They are in endpoint.py (what an endpoint is),
+"""The group `duro endpoint`, and what its commands share. They are in endpoint_commands.py (what an endpoint is),
 endpoint_switches.py (whether it gets anything) and endpoint_sending.py (sending it something).
 """
 

@@ -87,22 +87,22 @@ def _failure(delivery: ShownDelivery) -> str:
 
 
 def _show_tested(out: Console, sent: SentTest, delivery: ShownDelivery | None) -> None:
-    told: dict[str, object] = {
+    rows: dict[str, object] = {
         "Endpoint": format_id(ENDPOINT, sent.endpoint.id),
         "URL": sent.endpoint.url,
         "Event": format_id(EVENT, sent.event_id),
     }
     if delivery is not None:
-        told["Delivery"] = format_id(DELIVERY, delivery.id)
+        rows["Delivery"] = format_id(DELIVERY, delivery.id)
         for attempt in delivery.attempts[:1]:
-            told |= {
+            rows |= {
                 "Outcome": attempt.outcome,
                 "Status": attempt.status_code,
                 "Took": f"{attempt.total_ms:.0f} ms",
                 "Error": attempt.error,
                 "Answer": answer_of(attempt),
             }
-    fields(out, told)
+    fields(out, rows)
 
 
 @command(endpoint, "backfill")

@@ -47,25 +47,25 @@ def enable(app: App, endpoint_id: UUID, *, at_once: bool) -> None:
     """
 
     interrupt_on_any_signal()
-    owed = _Owed()
+    pending = _PendingReplay()
 
     async def run(database: Database) -> tuple[Endpoint, Skipped]:
         async with endpoint_admin(app.settings, database) as admin:
-            owed.endpoint = await admin.show(endpoint_id)
+            pending.endpoint = await admin.show(endpoint_id)
             try:
                 enabled = await admin.enable(endpoint_id)
             except Conflict:
-                owed.endpoint = None
+                pending.endpoint = None
                 raise
         assert enabled.disabled_at is not None
         data = database.data(enabled.mode)
         skipped = await replays.skipped_since(data, enabled.tenant_id, endpoint_id, enabled.disabled_at)
-        owed.since = skipped.since or _EVER
+        pending.since = skipped.since or _EVER
         return enabled, skipped
 
-    with _telling_what_is(owed):
+    with _reporting_unfinished(pending):
         enabled, skipped = app.with_database(run)
-        job = _replay(app, enabled, skipped, owed) if at_once else None
+        job = _replay(app, enabled, skipped, pending) if at_once else None
     app.result(
         {
             **endpoint_shape(enabled),
@@ -79,36 +79,36 @@ def enable(app: App, endpoint_id: UUID, *, at_once: bool) -> None:
 
 
 @dataclass(slots=True)
-class _Owed:
-    """What is left to do if the command ends here. No endpoint: nothing."""
+class _PendingReplay:
+    """What remains to be replayed if the command ends now. Without an endpoint, nothing."""
 
     endpoint: Endpoint | None = None
-    """It may be enabled by now, whether or not that was heard."""
+    """It may be enabled already, even if the answer was lost."""
     since: datetime = _EVER
 
 
 @contextmanager
-def _telling_what_is(owed: _Owed) -> Iterator[None]:
-    """Whatever ends the command in between, Ctrl-C too, an endpoint does not stay enabled without a word of the rest."""
+def _reporting_unfinished(pending: _PendingReplay) -> Iterator[None]:
+    """Prints how to replay the rest when the command ends early, also by Ctrl-C."""
     try:
         yield
     except BaseException:
-        if owed.endpoint is not None:
-            line = _replay_line(owed.endpoint, owed.since)
+        if pending.endpoint is not None:
+            line = _replay_line(pending.endpoint, pending.since)
             click.echo(
                 f"duro: Once the endpoint is enabled, replay the skipped deliveries with: {line}", err=True
             )
         raise
 
 
-def _replay(app: App, enabled: Endpoint, skipped: Skipped, owed: _Owed) -> Job | None:
+def _replay(app: App, enabled: Endpoint, skipped: Skipped, pending: _PendingReplay) -> Job | None:
     since = skipped.since
     if since is None:
         return None
 
     async def begin(database: Database) -> Job:
         job = await replay_skipped(database, enabled, since)
-        owed.endpoint = None  # from here on the job itself tells how it goes on
+        pending.endpoint = None  # from here on the job reports how to resume it
         return job
 
     return run_job(app, begin)

@@ -29,7 +29,7 @@ from tests.support.servers.databases import Cluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-BOOKS: Final = load("books")
+BOOKS: Final = load("billing_cases")
 SCHEMA: Final = Mode.TEST.schema
 LIMIT: Final = past.PAGE + 1
 """One more than is shown tells that there is more."""

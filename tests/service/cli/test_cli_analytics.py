@@ -147,7 +147,7 @@ async def test_every_view_can_be_read_from_either_format(duro: Duro, revenue: No
         assert counts[0] == counts[1]
 
 
-async def test_a_file_that_is_there_stays_unless_it_may_be_replaced(
+async def test_an_existing_file_is_kept_unless_replacing_is_allowed(
     duro: Duro, revenue: None, tmp_path: Path
 ) -> None:
     file = tmp_path / "revenue.csv"

@@ -40,7 +40,7 @@ async def subscribed_weeks_ago(database: Database) -> Business:
         return shop
 
 
-async def test_what_is_due_is_shown_done_once_and_then_nothing_is(duro: Duro, database: Database) -> None:
+async def test_due_work_is_shown_and_done_once(duro: Duro, database: Database) -> None:
     await subscribed_weeks_ago(database)
     (test, live) = (await duro.json("billing", "status"))["items"]
     assert (test["mode"], test["renewalsDue"], live["renewalsDue"]) == ("test", 1, 0)
@@ -53,7 +53,7 @@ async def test_what_is_due_is_shown_done_once_and_then_nothing_is(duro: Duro, da
     assert (test["renewalsDue"], test["inFlight"]) == (0, 0)
 
 
-async def test_a_subscription_that_fails_by_a_defect_is_held_shown_and_released(
+async def test_a_failing_subscription_is_held_shown_and_released(
     duro: Duro, database: Database, owner: asyncpg.Connection
 ) -> None:
     shop = await subscribed_weeks_ago(database)
@@ -92,7 +92,7 @@ async def test_running_it_stays_until_a_signal_and_keeps_simulations_out(
             running.kill()
 
 
-async def test_a_charge_without_an_answer_is_shown_and_ended_by_hand(duro: Duro, database: Database) -> None:
+async def test_an_unanswered_charge_is_shown_and_settled_by_hand(duro: Duro, database: Database) -> None:
     def silent(_order: Order) -> Outcome:
         raise GatewayUnavailable
 

@@ -39,7 +39,7 @@ async def test_two_commands_at_once_on_a_fresh_directory_both_work(place: Path) 
 
 
 @pytest.mark.drill
-async def test_an_event_recorded_by_command_is_received_verified_after_a_retry(place: Path) -> None:
+async def test_a_recorded_event_is_received_and_verified_after_a_retry(place: Path) -> None:
     """duro work, duro listen and duro event record, each a process of its own."""
     duro = Duro(
         {

@@ -44,7 +44,7 @@ async def test_what_was_never_sent_to_is_healthy(duro: Duro, endpoint: str) -> N
     assert (await duro.json("endpoint", "show", endpoint))["health"] == NOTHING
 
 
-async def test_show_and_list_tell_how_it_fares_and_when_it_is_disabled(
+async def test_show_and_list_report_health_and_the_disabling_time(
     duro: Duro, database: Database, tenant: UUID, ten: str, endpoint: str
 ) -> None:
     await trip(database, tenant, endpoint)

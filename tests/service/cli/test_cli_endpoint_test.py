@@ -48,7 +48,7 @@ async def recorded(duro: Duro, ten: str) -> list[dict[str, Any]]:
     return list(listed["items"])
 
 
-async def test_a_test_is_delivered_to_its_endpoint_alone_and_its_answer_shown(
+async def test_a_test_event_reaches_its_endpoint_and_shows_the_response(
     duro: Duro, tenant: UUID, endpoint: str, receiver: Receiver, worker: Engine, database: Database
 ) -> None:
     await add_endpoint(database, tenant, f"{receiver.url}/other")
@@ -67,7 +67,7 @@ async def test_a_test_is_delivered_to_its_endpoint_alone_and_its_answer_shown(
     assert again["delivery"]["attempts"][0]["responseBody"] == "thanks \x1b[31m"
 
 
-async def test_a_test_that_fails_shows_the_answer_and_is_status_1(
+async def test_a_failed_test_event_shows_the_response_and_exits_1(
     duro: Duro, endpoint: str, receiver: Receiver, worker: Engine
 ) -> None:
     receiver.answer = lambda _request: Answer(500, b"no")
@@ -90,7 +90,7 @@ async def test_a_test_that_nobody_sends_says_how_far_it_got(
     assert (await duro.json("event", "show", str(event["id"])))["position"] == 1
 
 
-async def test_a_test_that_is_being_sent_says_how_long_that_may_take(
+async def test_a_test_event_in_flight_says_how_long_it_may_take(
     duro: Duro, endpoint: str, receiver: Receiver, worker: Engine
 ) -> None:
     enough = asyncio.Event()
@@ -106,7 +106,7 @@ async def test_a_test_that_is_being_sent_says_how_long_that_may_take(
 
 
 @pytest.mark.parametrize(("attempt", "waits"), [(15, 30), (25, 30), (60, 65)])
-def test_without_a_word_it_waits_for_longer_than_an_attempt_takes(attempt: int, waits: int) -> None:
+def test_by_default_it_waits_longer_than_an_attempt_takes(attempt: int, waits: int) -> None:
     assert longer_than(timedelta(seconds=attempt)) == timedelta(seconds=waits)
 
 

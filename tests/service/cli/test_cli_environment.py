@@ -9,7 +9,7 @@ from tests.support.servers.hostile_environment import hostile_environment
 from tests.support.servers.places import temporary_place
 
 
-async def test_the_embedded_database_is_made_and_used_whatever_the_shell_has_set(tmp_path: Path) -> None:
+async def test_the_shells_variables_do_not_affect_the_embedded_database(tmp_path: Path) -> None:
     with temporary_place() as place:
         duro = Duro({**hostile_environment(tmp_path), "DURO_DATA_DIR": str(place / "data")})
         made = await duro.process("tenant", "create", "Lagos Gym", "--json")

@@ -24,7 +24,7 @@ def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
-async def test_each_command_teaches_with_an_example_of_itself_and_takes_json(path: tuple[str, ...]) -> None:
+async def test_each_command_has_an_example_and_takes_json(path: tuple[str, ...]) -> None:
     outcome = await NOWHERE(*path, "--help")
     assert outcome.status == 0
     assert "Example:" in outcome.stdout

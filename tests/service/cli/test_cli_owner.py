@@ -120,7 +120,7 @@ async def test_a_worker_without_the_owner_s_login_delivers(
             assert await worker.ended() == 0
 
 
-async def test_the_children_of_up_do_not_have_the_owner_s_password(
+async def test_children_of_up_do_not_get_the_owners_password(
     owner: asyncpg.Connection, db_url: str, key: bytes
 ) -> None:
     from service.cli.processes.up_command import _environment
@@ -135,7 +135,7 @@ async def test_the_children_of_up_do_not_have_the_owner_s_password(
     assert given.endswith("?sslmode=disable")
 
 
-async def test_a_worker_is_told_to_migrate_when_a_role_lost_rights(
+async def test_a_worker_without_rights_says_to_migrate(
     duro: Duro, owner: asyncpg.Connection, db_url: str
 ) -> None:
     await owner.execute("REVOKE SELECT ON live.events FROM duro_live")

@@ -85,7 +85,7 @@ async def test_many_are_replayed_since_a_position(
     assert (await duro.json(*many, "0"))["replayed"] == 8
 
 
-async def test_a_backfill_brings_a_new_endpoint_the_past_events_of_its_types(
+async def test_a_backfill_sends_past_events_of_its_types(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database
 ) -> None:
     pool = database.data(Mode.TEST)
@@ -137,7 +137,7 @@ async def in_the_second_step(
             process.kill()
 
 
-async def test_a_replay_killed_in_mid_step_is_shown_unfinished_and_goes_on_without_repeating(
+async def test_a_killed_replay_resumes_without_repeating(
     duro: Duro,
     ten: str,
     failed: None,
@@ -197,7 +197,7 @@ async def test_a_job_that_cannot_go_on_says_how_it_will(
     )
 
 
-async def test_a_job_that_a_statement_fails_says_how_it_goes_on_beside_the_traceback(
+async def test_a_failing_job_says_how_to_resume(
     duro: Duro, ten: str, failed: None, owner: asyncpg.Connection
 ) -> None:
     await owner.execute(
@@ -258,7 +258,7 @@ async def test_a_replay_says_what_it_waits_for(
         (["--resume", "rpl_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"], "takes no other options: leave them out"),
     ],
 )
-async def test_a_span_that_means_nothing_is_refused_before_there_is_a_job(
+async def test_an_invalid_span_is_refused_before_a_job_exists(
     arguments: list[str], sentence: str, duro: Duro, ten: str
 ) -> None:
     outcome = await duro("delivery", "replay", "--tenant", ten, "--mode", "test", *arguments)

@@ -70,7 +70,7 @@ async def test_people_are_told_what_went_and_what_stays_and_why(
     assert "No month is old enough." in (await duro("retention", "run", *AGES)).stdout
 
 
-async def test_what_is_done_is_told_although_the_run_cannot_go_on(
+async def test_a_stopped_run_reports_what_it_has_done(
     duro: Duro, database: Database, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     """There is no undoing it. Of the other mode an earlier run noted a month that has other rows by now."""
@@ -116,7 +116,7 @@ async def test_a_second_run_says_that_there_is_one(duro: Duro, owner: asyncpg.Co
         assert (await duro("retention", "plan", *AGES)).status == 0
 
 
-async def test_what_a_month_on_its_way_out_refuses_is_a_sentence(
+async def test_a_sealed_month_refuses_with_a_sentence(
     duro: Duro, database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     endpoint = await add_endpoint(database, tenant, "https://shop.example/hooks")
@@ -127,7 +127,7 @@ async def test_what_a_month_on_its_way_out_refuses_is_a_sentence(
     assert f"webhook_deliveries_{OLD.suffix} is being retired" in refusal
 
 
-async def test_a_run_that_is_killed_in_the_midst_of_detaching_is_finished_by_the_next(
+async def test_a_run_killed_while_detaching_is_finished_by_the_next(
     duro: Duro,
     connect: Connect,
     data: Pool,

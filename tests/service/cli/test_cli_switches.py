@@ -93,7 +93,7 @@ async def pending(duro: Duro, ten: str) -> int:
     return sum(item["status"] == "pending" for item in listed["items"])
 
 
-async def test_enabling_tells_what_was_skipped_and_the_command_that_replays_it(
+async def test_enabling_shows_what_was_skipped_and_how_to_replay_it(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database
 ) -> None:
     await skipped_while_disabled(duro, database, tenant, endpoint)
@@ -115,7 +115,7 @@ async def test_enabling_may_replay_at_once(
     assert await pending(duro, ten) == 5
 
 
-async def test_enabling_replays_all_that_was_skipped_however_much_did_not_arrive(
+async def test_enabling_replays_everything_skipped(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replays, "skipped_since", partial(replays.skipped_since, most=2))
@@ -137,7 +137,7 @@ async def test_enabling_replays_all_that_was_skipped_however_much_did_not_arrive
     ("revoked", "form"),
     [("webhook_deliveries", []), ("webhook_deliveries", ["--replay"]), ("webhook_replays", ["--replay"])],
 )
-async def test_enabling_that_fails_half_way_says_how_to_replay_the_rest(
+async def test_a_failed_enabling_says_how_to_replay_the_rest(
     revoked: str, form: list[str], duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database,
     owner: asyncpg.Connection,
 ) -> None:  # fmt: skip

@@ -9,9 +9,7 @@ from tests.service.cli.duro_command import Duro
 from tests.support.servers.databases import Cluster
 
 
-async def test_a_tenant_comes_with_a_key_per_mode_of_which_only_the_hash_is_kept(
-    duro: Duro, database: Database
-) -> None:
+async def test_a_tenant_gets_a_key_per_mode_stored_as_a_hash(duro: Duro, database: Database) -> None:
     created = await duro.process("tenant", "create", "Lagos Gym", "--json")
     assert created.status == 0, created
     assert set(created.json) == {"id", "keys"}
@@ -52,9 +50,7 @@ async def test_names_cannot_act_on_the_terminal(duro: Duro, database: Database) 
     assert "\x1b" not in outcome.stdout
 
 
-async def test_migrate_says_what_it_applies_and_then_that_there_is_nothing_to_do(
-    duro: Duro, cluster: Cluster
-) -> None:
+async def test_migrate_lists_what_it_applies_and_then_nothing(duro: Duro, cluster: Cluster) -> None:
     async with cluster.fresh_database("template0") as name:
         here = duro.set(DURO_DATABASE_URL=cluster.url(name))
         first = await here("migrate")

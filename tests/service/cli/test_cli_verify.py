@@ -142,7 +142,7 @@ async def test_files_that_cannot_be_read_are_named(
     assert case.secret not in refusal
 
 
-async def test_a_missing_file_and_two_claims_on_standard_input_are_wrong_use(case: Case) -> None:
+async def test_a_missing_file_and_two_uses_of_stdin_are_refused(case: Case) -> None:
     case.keep()
     missing = await duro("verify", *case.files, "--headers", f"{case.path}/nope")
     assert "does not exist" in missing.refusal

@@ -3,7 +3,7 @@
 from schema.billing.rows import Row
 from schema.queries import load
 
-FILES = (*(kind.TABLE for kind in Row.__subclasses__()), "books")
+FILES = (*(kind.TABLE for kind in Row.__subclasses__()), "billing_cases")
 
 
 def billing_statements() -> list[tuple[str, str]]:

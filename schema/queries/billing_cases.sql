@@ -1,5 +1,5 @@
 -- The billing engine's statements, across tenants, in batches: lock the subscriptions first, then read what concerns them
--- with a snapshot younger than the locks, then write whole rows. See billing/books.py.
+-- with a snapshot younger than the locks, then write whole rows. See schema/billing/billing_cases.py.
 --
 -- Whether anything is in flight is asked by a subquery for each subscription: as NOT EXISTS it would be a join, which the
 -- planner, when little was in flight as it last looked, makes by comparing each subscription with all that is.
