@@ -10,7 +10,7 @@ from consumers.event_data import currency, integer, read
 from consumers.projection_handlers import in_chunks
 from schema.connections.database import Connection
 from schema.event_log.log import LoggedEvent
-from schema.read_models import activity_feed as activity
+from schema.read_models import activity_feed
 from schema.read_models.activity_feed import ACTIVITY, NewEntry
 
 
@@ -21,7 +21,7 @@ class Activity:
         entries: list[NewEntry] = []
         async for chunk in in_chunks(events):
             entries += map(new_entry, chunk)
-        await activity.add(tx, generation, entries)
+        await activity_feed.add(tx, generation, entries)
 
 
 def new_entry(event: LoggedEvent) -> NewEntry:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
-from consumers import event_data as activity_data
+from consumers import event_data
 from consumers.rollups.monthly_price import PER_MONTH, monthly
 from schema.errors import InvalidInput
 from schema.ids import PLAN, SUBSCRIPTION, parse_id
@@ -48,7 +48,7 @@ class EventFacts:
 
 
 def read_facts(data: str) -> EventFacts:
-    found = activity_data.read(data)
+    found = event_data.read(data)
     amount = _amount(found.get("amount"))
     currency = _currency_of(found.get("currency"), amount)
     amount = amount if currency else None

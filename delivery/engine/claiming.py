@@ -26,7 +26,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from delivery.engine import rate_limit as pacing
+from delivery.engine import rate_limit
 from delivery.engine.capacity import Capacity, Slot
 from delivery.health.health_book import HealthBook
 from schema.connections.database import Connection, Pool
@@ -243,7 +243,7 @@ def _within_rates(
         allowed = count
         if endpoint in rates:
             limit = limits.get(endpoint)
-            allowed = pacing.grant(limit.next_at, limit.now, rates[endpoint], count) if limit else 0
+            allowed = rate_limit.grant(limit.next_at, limit.now, rates[endpoint], count) if limit else 0
         if allowed:
             granted.append((endpoint, allowed))
     return granted
@@ -254,7 +254,7 @@ def _next_at(
 ) -> dict[UUID, datetime]:
     taken = Counter(claim.endpoint_id for claim in claims)
     return {
-        endpoint: pacing.after(limit.next_at, limit.now, rates[endpoint], taken[endpoint])
+        endpoint: rate_limit.after(limit.next_at, limit.now, rates[endpoint], taken[endpoint])
         for endpoint, limit in limits.items()
         if taken[endpoint]
     }

@@ -12,8 +12,7 @@ from consumers.event_type_matching import TEST, matches
 from schema.connections.database import Database, Pool
 from schema.core import endpoints, tenants
 from schema.core.endpoints import Endpoint
-from schema.deliveries import delivery_history, replays
-from schema.deliveries import retry_switch as switches
+from schema.deliveries import delivery_history, replays, retry_switch
 from schema.deliveries.replay_steps import step
 from schema.deliveries.replays import Kind, Positions, Replay, Times
 from schema.errors import Conflict, InvalidInput, NotFound
@@ -125,7 +124,7 @@ async def _event_types(database: Database, job: Job) -> Sequence[str]:
 async def blockers(database: Database, mode: Mode, endpoint_id: UUID | None) -> list[str]:
     """Sentences about what a replay waits for, beside a worker."""
     found = []
-    if await switches.retries_paused(database.data(mode)):
+    if await retry_switch.retries_paused(database.data(mode)):
         found.append(
             f"Retries are paused in mode {mode}, and replays with them: duro retries resume --mode {mode}"
         )

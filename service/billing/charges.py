@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.billing_cases import Changes, Overdue
 from schema.billing.rows import PaymentAttempt, PaymentKind, Rail
 from schema.connections.error_kinds import is_data_fault, is_out_of_time, is_transient, needs_operator
@@ -231,10 +231,10 @@ class ChargeProcessor:
 
 
 async def _write(unit: Unit, batch: Sequence[Answer]) -> int:
-    unit.locked = await books.lock_of_attempts(unit.tx, [answer.attempt for answer in batch])
+    unit.locked = await billing_cases.lock_of_attempts(unit.tx, [answer.attempt for answer in batch])
     outcomes = {answer.attempt.id: answer.outcome for answer in batch}
     changes, settled = Changes(), 0
-    for case in await books.cases(unit.tx, unit.locked):
+    for case in await billing_cases.cases(unit.tx, unit.locked):
         if (
             case.attempt is not None and case.attempt.id in outcomes
         ):  # otherwise another worker has settled it

@@ -30,7 +30,7 @@ from schema.billing.subscription_repositories import CheckoutSessions
 from schema.core.phones import normalise_phone
 from schema.errors import Conflict, InvalidInput
 from schema.ids import CHECKOUT, CUSTOMER, format_id, new_id
-from service.billing import billing_events as facts
+from service.billing import billing_events
 from service.billing.charges import ChargeProcessor
 from service.billing.decisions.invoicing import next_invoice
 from service.billing.decisions.lifecycle import Action, transition
@@ -178,7 +178,7 @@ class Checkout:
 def begin(case: Case, unit: Unit) -> Changes:
     """Starts the plan's trial, or makes the first charge."""
     made = case.subscription
-    created = facts.of_subscription("subscription_created", made, case.plan)
+    created = billing_events.of_subscription("subscription_created", made, case.plan)
     if not case.plan.trial_days:
         invoice = next_invoice(case, unit.now)
         return Changes(
@@ -187,7 +187,7 @@ def begin(case: Case, unit: Unit) -> Changes:
     event = transition(made.status, Action.START_TRIAL).event
     ends = unit.now + timedelta(days=case.plan.trial_days)
     trialing = replace(moved(made, Action.START_TRIAL, unit.now), current_period_end=ends)
-    started = facts.of_subscription(event, trialing, case.plan, change="trial_started")
+    started = billing_events.of_subscription(event, trialing, case.plan, change="trial_started")
     return Changes(new_subscriptions=[trialing], facts=[created, started])
 
 

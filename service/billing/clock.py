@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.connections.database import Executor
 
 _TICK: Final = timedelta(microseconds=1)
@@ -17,7 +17,7 @@ class Clock(Protocol):
 
 class DatabaseClock:
     async def now(self, executor: Executor) -> datetime:
-        return await books.clock(executor)
+        return await billing_cases.clock(executor)
 
     def moment(self) -> datetime | None:
         return None

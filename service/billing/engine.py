@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.billing_cases import TenantFilter
 from schema.billing.subscription_repositories import expire_checkouts
 from schema.connections.database import Database
@@ -75,7 +75,7 @@ class Engine:
         """
         while stop is None or not stop.is_set():
             now = await self.ledger.clock.now(self.ledger.pool)
-            due = await books.next_due(self.ledger.pool, now, self.tenants)
+            due = await billing_cases.next_due(self.ledger.pool, now, self.tenants)
             ripe = [scanner for scanner in self.scanners if due.get(scanner.state, _NEVER) <= now]
             found = [await scanner.step() for scanner in ripe]
             await self.charges.settled()

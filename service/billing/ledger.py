@@ -1,6 +1,6 @@
 """A transaction of the billing engine: a change and its events commit together, or neither does.
 
-    async def work(unit): keys = await books.lock_due(unit.tx, …); …; await unit.write(changes)
+    async def work(unit): keys = await billing_cases.lock_due(unit.tx, …); …; await unit.write(changes)
     await ledger.transact(work)
 
 After a transient error (a deadlock, a cut connection) the work is repeated from the start, a few times. It is not repeated
@@ -27,7 +27,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.billing_cases import Changes, Fact, Key
 from schema.billing.rows import PaymentAttempt
 from schema.connections.database import Connection, Pool
@@ -62,13 +62,13 @@ class Unit:
 
     async def write(self, changes: Changes) -> list[PaymentAttempt]:
         """The attempts that are in flight once this is committed."""
-        begun, told = await books.write(self.tx, changes)
+        begun, told = await billing_cases.write(self.tx, changes)
         await self.record(told)
         return begun
 
     async def record(self, told: Sequence[Fact]) -> None:
         if told:
-            ids = await books.record(self.tx, told, [self.moment() for _ in told])
+            ids = await billing_cases.record(self.tx, told, [self.moment() for _ in told])
             self.recorded += zip(ids, told, strict=True)
 
 
@@ -100,7 +100,7 @@ class Ledger:
                 unit = Unit(tx, await self.clock.now(tx), self.clock.moment)
                 result = await work(unit)
                 await self.committing(unit)
-                written = await books.transaction_id(tx)
+                written = await billing_cases.transaction_id(tx)
         except Exception as error:
             if written is None or not is_transient(error) or not await self._took_effect(written, error):
                 raise
@@ -115,7 +115,7 @@ class Ledger:
         )
         try:
             async with asyncio.timeout(ASK_FOR_S):
-                return bool(await asking(books.took_effect, self.pool, transaction))
+                return bool(await asking(billing_cases.took_effect, self.pool, transaction))
         except TimeoutError:
             raise CommitInDoubt("The connection was lost during COMMIT and the outcome is unknown.") from lost
 

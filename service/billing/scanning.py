@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.billing_cases import Case, Changes, Overdue, TenantFilter
 from schema.billing.rows import DunningState, PaymentState, Status
 from schema.connections.error_kinds import DataFault, is_data_fault, is_out_of_time
@@ -44,7 +44,7 @@ Begin: TypeAlias = Callable[[Unit, int], Awaitable[list[Overdue]]]
 
 def renewals(status: Status, tenants: TenantFilter = None) -> Begin:
     async def begin(unit: Unit, limit: int) -> list[Overdue]:
-        unit.locked = await books.lock_due(unit.tx, status, unit.now, limit, tenants)
+        unit.locked = await billing_cases.lock_due(unit.tx, status, unit.now, limit, tenants)
         return await _decide(unit, lambda case: _renew_if_due(case, status, unit.now))
 
     return begin
@@ -52,7 +52,7 @@ def renewals(status: Status, tenants: TenantFilter = None) -> Begin:
 
 def recoveries(state: DunningState, tenants: TenantFilter = None) -> Begin:
     async def begin(unit: Unit, limit: int) -> list[Overdue]:
-        unit.locked = await books.lock_recovering(unit.tx, state, unit.now, limit, tenants)
+        unit.locked = await billing_cases.lock_recovering(unit.tx, state, unit.now, limit, tenants)
         return await _decide(unit, lambda case: recover(case, unit.now))
 
     return begin
@@ -62,7 +62,7 @@ def unanswered(tenants: TenantFilter = None) -> Begin:
     """Takes over attempts whose lease has expired."""
 
     async def begin(unit: Unit, limit: int) -> list[Overdue]:
-        return await books.take_over(unit.tx, unit.now, limit, unit.now + LEASE, tenants)
+        return await billing_cases.take_over(unit.tx, unit.now, limit, unit.now + LEASE, tenants)
 
     return begin
 
@@ -76,7 +76,7 @@ def _renew_if_due(case: Case, status: Status, now: datetime) -> Changes:
 
 
 async def _decide(unit: Unit, decide: Callable[[Case], Changes]) -> list[Overdue]:
-    found = await books.cases(unit.tx, unit.locked)
+    found = await billing_cases.cases(unit.tx, unit.locked)
     changes = Changes()
     for case in found:
         decided = decide(case)
@@ -182,7 +182,7 @@ class Scanner:
         names = ", ".join(format_id(SUBSCRIPTION, id_) for _, id_ in unit.locked)
         _logger.error("%s: %s is held for %s: %r", self.name, names, HOLD, error)
         fault = f"{self.name}: {type(error).__name__}: {error}"[:500]
-        await books.hold(self._ledger.pool, unit.locked, unit.now + HOLD, fault)
+        await billing_cases.hold(self._ledger.pool, unit.locked, unit.now + HOLD, fault)
 
 
 def scanners(

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.billing_cases import Case, Changes, Overdue
 from schema.billing.catalog_repositories import Plans, check_on_sale
 from schema.billing.checks import MOST_CYCLES, check_amount, check_whole
@@ -28,7 +28,7 @@ from schema.billing.rows import (
 from schema.billing.subscription_repositories import Payments
 from schema.errors import Conflict, InvalidInput, NotFound
 from schema.ids import CUSTOMER, PAYMENT, PLAN, SUBSCRIPTION, format_id, new_id
-from service.billing import billing_events as facts
+from service.billing import billing_events
 from service.billing.charges import ChargeProcessor
 from service.billing.decisions.invoicing import LEASE, another_charge, first_rail
 from service.billing.decisions.lifecycle import ENDED, Action, IllegalAction, transition
@@ -134,8 +134,8 @@ class SubscriptionActions:
 
     async def _lock(self, unit: Unit, subscription_id: UUID) -> Case:
         shown = format_id(SUBSCRIPTION, subscription_id)
-        unit.locked = await books.lock(unit.tx, self._tenant_id, subscription_id)
-        found = await books.cases(unit.tx, unit.locked)
+        unit.locked = await billing_cases.lock(unit.tx, self._tenant_id, subscription_id)
+        found = await billing_cases.cases(unit.tx, unit.locked)
         if not found:
             raise NotFound(f"There is no subscription {shown} of this tenant in this mode.")
         if found[0].attempt is not None:
@@ -156,7 +156,7 @@ def _resume(case: Case, now: datetime) -> Changes:
     after = moved(before, Action.RESUME, now)
     if before.current_period_end <= now:
         after = replace(after, anchor=now, period=-1, current_period_end=now)
-    return Changes(subscriptions=[after], facts=[facts.of_subscription(event, after, case.plan)])
+    return Changes(subscriptions=[after], facts=[billing_events.of_subscription(event, after, case.plan)])
 
 
 def _cancel_later(case: Case, now: datetime) -> Changes:
@@ -202,7 +202,7 @@ def _replace_payment_method(case: Case, payment_method_id: UUID, now: datetime) 
 
 def _updated(case: Case, change: str, now: datetime, **columns: object) -> Changes:
     after = replace(case.subscription, updated_at=now, **columns)  # type: ignore[arg-type]  # columns of the row
-    told = facts.of_subscription("subscription_updated", after, case.plan, change=change)
+    told = billing_events.of_subscription("subscription_updated", after, case.plan, change=change)
     return Changes(subscriptions=[after], facts=[told])
 
 
@@ -215,7 +215,7 @@ def _change_plan(case: Case, plan: Plan, now: datetime) -> Changes:
     after = replace(before, plan_id=plan.id, updated_at=now)
     if before.status is Status.ACTIVE and plan.interval is not case.plan.interval:
         after = replace(after, anchor=before.current_period_end, period=-1)
-    return Changes(subscriptions=[after], facts=[facts.of_plan_change(after, plan, case.plan)])
+    return Changes(subscriptions=[after], facts=[billing_events.of_plan_change(after, plan, case.plan)])
 
 
 def _collect(case: Case, now: datetime) -> Changes:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.connections.database import Database
 from schema.modes import Mode
 from service.billing.clock import VirtualClock
@@ -28,7 +28,7 @@ async def generate_load(
     database: Database, observed: Observations, tenant_modes: Sequence[TenantMode], total: int
 ) -> None:
     """Runs until `total` events are observed, plus those of a transaction in progress."""
-    begins = await books.clock(database.core)
+    begins = await billing_cases.clock(database.core)
     rate_limiter = RateLimiter(EVENTS_PER_SECOND)
     per_day = total / _DAYS / _EVENTS_PER_SIGNUP / len(tenant_modes)
     async with asyncio.TaskGroup() as group:

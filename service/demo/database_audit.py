@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from schema.connections.database import Database
-from schema.core import audit_log as audit
+from schema.core import audit_log
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
 from service.demo.demo_verdict import Audit
@@ -13,7 +13,7 @@ from service.demo.observations import Observations
 
 
 async def log_ends(database: Database) -> dict[Mode, int]:
-    return {mode: await audit.last_position(database.data(mode)) for mode in Mode}
+    return {mode: await audit_log.last_position(database.data(mode)) for mode in Mode}
 
 
 async def audit_database(
@@ -22,14 +22,14 @@ async def audit_database(
     without, rolled_back, holes, deliveries = [], [], 0, Counter[str]()
     for mode in Mode:
         pool = database.data(mode)
-        without += await audit.without_position(
+        without += await audit_log.without_position(
             pool, [e.id for e in observed.committed.values() if e.mode is mode]
         )
-        rolled_back += await audit.recorded(
+        rolled_back += await audit_log.recorded(
             pool, [id_ for id_, where in observed.rolled_back.values() if where is mode]
         )
-        holes += await audit.positions_missing(pool, start_positions[mode])
-        deliveries.update(await audit.deliveries_by_status(pool, tenants))
+        holes += await audit_log.positions_missing(pool, start_positions[mode])
+        deliveries.update(await audit_log.deliveries_by_status(pool, tenants))
     return Audit(
         [format_id(EVENT, id_) for id_ in without],
         [format_id(EVENT, id_) for id_ in rolled_back],

@@ -10,7 +10,7 @@ from random import Random
 from typing import Final
 from uuid import UUID
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.connections.database import Database, Pool
 from schema.deliveries import workers
 from schema.errors import Conflict
@@ -91,7 +91,7 @@ async def play(database: Database, plot: Plot, show: Show, stop: asyncio.Event) 
     """Simulates `plot.days` of history that end now. Raises Conflict while `duro billing run` runs on this database, which
     would bill the same subscriptions by the real clock."""
     await refuse_beside_the_real_clock(database)
-    ends = await books.clock(database.core)
+    ends = await billing_cases.clock(database.core)
     begins = ends - timedelta(days=plot.days)
     for mode in Mode:
         await partitions.ensure_past_partitions(database.data(mode), begins)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from consumers import projection_handlers as projecting
+from consumers import projection_handlers
 from consumers.projection_handlers import Serving
 from schema.connections.database import Connection
 from schema.event_log.log import LoggedEvent
@@ -34,7 +34,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Its one number is the time."""
     now = [100.0]
-    monkeypatch.setattr(projecting, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(projection_handlers, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

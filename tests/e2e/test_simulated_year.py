@@ -13,7 +13,7 @@ import orjson
 import pytest
 from asyncpg import Record
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.connections.database import Database, Pool
 from schema.event_log import log
 from schema.event_log.partitions import ensure_past_partitions
@@ -37,7 +37,7 @@ PATIENCE_S = length(60.0, 1800.0)
 async def test_what_a_business_records_is_delivered_while_it_happens(
     database: Database, db_url: str, key: bytes, receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ends = await books.clock(database.core)
+    ends = await billing_cases.clock(database.core)
     begins = ends - timedelta(days=DAYS)
     for mode in Mode:
         await ensure_past_partitions(database.data(mode), begins)

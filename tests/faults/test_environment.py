@@ -18,7 +18,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from consumers import consumer as loop
+from consumers import consumer
 from consumers.activity.activity_consumer import Activity
 from consumers.attempt_folding import AttemptFolder
 from consumers.consumer import Consumer
@@ -28,7 +28,7 @@ from delivery.engine.presence import Presence
 from schema.connections import database as databases
 from schema.connections.database import Database
 from schema.event_log import log
-from service import supervisor as supervising
+from service import supervisor
 from service.supervisor import Part, Supervisor
 from tests.support.engine import AT_ONCE, Engine, add_endpoint, engine
 from tests.support.servers.connections import OWNER, SUPERUSER, Connect
@@ -116,9 +116,9 @@ async def world(
     """Each fifth event is refused once, and delivered by its retry."""
     monkeypatch.setattr(databases, "STATEMENT_TIMEOUT", "1500ms")
     monkeypatch.setattr(databases, "LOCK_TIMEOUT", "60ms")
-    monkeypatch.setattr(loop, "TRIES_PER_BATCH", 1)
-    monkeypatch.setattr(supervising, "_FIRST_BACKOFF_S", 0.05)
-    monkeypatch.setattr(supervising, "_LONGEST_BACKOFF_S", 0.2)
+    monkeypatch.setattr(consumer, "TRIES_PER_BATCH", 1)
+    monkeypatch.setattr(supervisor, "_FIRST_BACKOFF_S", 0.05)
+    monkeypatch.setattr(supervisor, "_LONGEST_BACKOFF_S", 0.2)
     received: list[str] = []
     refused: list[str] = []
 

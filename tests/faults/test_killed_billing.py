@@ -16,7 +16,7 @@ from random import Random
 
 import asyncpg
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.connections.database import Database
 from schema.core import tenants
 from schema.ids import PAYMENT, format_id
@@ -143,7 +143,7 @@ async def staff(database: Database, figures: Charges) -> AsyncIterator[Staff]:
 async def nothing_is_left(database: Database) -> bool:
     for mode in Mode:
         data = database.data(mode)
-        status = await books.status(data, await books.clock(data))
+        status = await billing_cases.status(data, await billing_cases.clock(data))
         if status.renewals_due or status.recoveries_due or status.in_flight:
             return False
     return True
@@ -156,7 +156,7 @@ async def test_workers_killed_at_any_moment_of_a_charge_charge_each_once_and_for
         await owner.execute(_SHORT_LEASES.format(schema=mode.schema))
         data = database.data(mode)
         tenant, _keys = await tenants.create(database.core, f"Lagos Gym {mode}")
-        await add_due(database, data, tenant, DUE // 2, await books.clock(data), CARDS)
+        await add_due(database, data, tenant, DUE // 2, await billing_cases.clock(data), CARDS)
     began = asyncio.get_running_loop().time()
     async with staff(database, charges) as workers:
         await eventually(lambda: not workers.plan, "all who are to be killed have been", PATIENCE_S)

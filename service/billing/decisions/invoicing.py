@@ -16,7 +16,7 @@ from schema.billing.rows import (
 )
 from schema.ids import SUBSCRIPTION, format_id, new_id
 from schema.timestamps import iso_millis
-from service.billing import billing_events as facts
+from service.billing import billing_events
 from service.billing.decisions.periods import boundary
 from service.billing.decisions.prices import discount, price
 
@@ -55,7 +55,7 @@ def next_invoice(case: Case, now: datetime) -> NewInvoice:
         paid_at=None,
     )
     attempt = charge(invoice, case, first_rail(case), now)
-    return NewInvoice(invoice, attempt, facts.invoice_created(invoice, subscription))
+    return NewInvoice(invoice, attempt, billing_events.invoice_created(invoice, subscription))
 
 
 def another_charge(invoice: Invoice, case: Case, rail: Rail, now: datetime) -> tuple[Invoice, PaymentAttempt]:

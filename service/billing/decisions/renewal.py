@@ -13,7 +13,7 @@ from typing import Any
 
 from schema.billing.billing_cases import Case, Changes
 from schema.billing.rows import DunningState, InvoiceStatus, Status, Subscription
-from service.billing import billing_events as facts
+from service.billing import billing_events
 from service.billing.decisions.invoicing import next_invoice
 from service.billing.decisions.lifecycle import ENDED, Action, transition
 
@@ -41,7 +41,7 @@ def act(case: Case, action: Action, now: datetime, **more: Any) -> Changes:
     changes = Changes(subscriptions=[after])
     if after.status in ENDED:
         changes.add(settle_nothing_more(case, now))
-    changes.facts.append(facts.of_subscription(move.event, after, case.plan, **more))
+    changes.facts.append(billing_events.of_subscription(move.event, after, case.plan, **more))
     return changes
 
 

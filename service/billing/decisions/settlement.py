@@ -27,7 +27,7 @@ from schema.billing.rows import (
     Subscription,
 )
 from schema.ids import new_id
-from service.billing import billing_events as facts
+from service.billing import billing_events
 from service.billing.decisions.dunning import Decision, DunningAction, Memory, decide, give_up_on_card
 from service.billing.decisions.failure_codes import FailureCode, classify
 from service.billing.decisions.lifecycle import ENDED, Action, transition
@@ -74,7 +74,7 @@ def _refund(case: Case, ended: PaymentAttempt) -> Changes:
     if ended.state is PaymentState.FAILED:
         back = replace(case.charge, refunded=case.charge.refunded - ended.amount)
         return Changes(attempts=[back])
-    return Changes(facts=[facts.payment_refunded(ended, case.charge, case.subscription)])
+    return Changes(facts=[billing_events.payment_refunded(ended, case.charge, case.subscription)])
 
 
 def _paid(case: Case, invoice: Invoice, ended: PaymentAttempt, now: datetime) -> Changes:
@@ -82,18 +82,20 @@ def _paid(case: Case, invoice: Invoice, ended: PaymentAttempt, now: datetime) ->
     after = _advanced(case, invoice, now)
     changes.subscriptions.append(after)
     if case.schedule is None:
-        changes.facts.append(facts.payment_succeeded(ended, after))
+        changes.facts.append(billing_events.payment_succeeded(ended, after))
     else:
         changes.schedules.append(_recovered(case.schedule, now))
-        changes.facts.append(facts.payment_recovered(ended, after, case.schedule.failure_code))
+        changes.facts.append(billing_events.payment_recovered(ended, after, case.schedule.failure_code))
     match case.subscription.status:
         case Status.INCOMPLETE | Status.TRIALING:
             event = transition(case.subscription.status, Action.ACTIVATE).event
-            changes.facts.append(facts.of_subscription(event, after, case.plan))
+            changes.facts.append(billing_events.of_subscription(event, after, case.plan))
         case Status.PAST_DUE | Status.UNPAID:
             event = transition(case.subscription.status, Action.RECOVER).event
             changes.facts.append(
-                facts.of_subscription(event, after, case.plan, invoiceId=facts.invoice_id(invoice))
+                billing_events.of_subscription(
+                    event, after, case.plan, invoiceId=billing_events.invoice_id(invoice)
+                )
             )
         case _:
             pass
@@ -132,7 +134,7 @@ def _failed(
 ) -> Changes:
     before, schedule = case.subscription, case.schedule
     if before.status not in {Status.TRIALING, Status.ACTIVE, Status.PAST_DUE}:
-        told = facts.payment_failed(ended, before, failure, None)
+        told = billing_events.payment_failed(ended, before, failure, None)
         if schedule is None:
             return Changes(facts=[told])
         known = replace(schedule, failure_code=failure, in_flight=False, updated_at=now)
@@ -141,13 +143,13 @@ def _failed(
     payday_aware = case.payday_aware if schedule is None else schedule.payday_aware
     decision = decide(Memory(charges, failure, ended.rail, payday_aware, case.rails), now)
     after = before
-    changes = Changes(facts=[facts.payment_failed(ended, before, failure, decision)])
+    changes = Changes(facts=[billing_events.payment_failed(ended, before, failure, decision)])
     if before.status is not Status.PAST_DUE:
         event = transition(before.status, Action.RENEWAL_FAILED).event
         after = moved(before, Action.RENEWAL_FAILED, now)
-        owed = facts.invoice_id(invoice)
+        owed = billing_events.invoice_id(invoice)
         changes.facts.append(
-            facts.of_subscription(event, after, case.plan, invoiceId=owed, failureCode=failure)
+            billing_events.of_subscription(event, after, case.plan, invoiceId=owed, failureCode=failure)
         )
         changes.subscriptions.append(after)
     remembered = schedule or _new_schedule(invoice, ended, failure, payday_aware=payday_aware, now=now)
@@ -156,7 +158,7 @@ def _failed(
         changes.subscriptions.clear()
         changes.add(_exhausted(after, case.plan, invoice, failure, decision, now))
     elif decision.action is DunningAction.REQUEST_CARD_UPDATE:
-        changes.facts.append(facts.action_required(invoice, after, failure, decision))
+        changes.facts.append(billing_events.action_required(invoice, after, failure, decision))
     return changes
 
 
@@ -166,14 +168,14 @@ def _exhausted(
     event = transition(subscription.status, Action.EXHAUST_DUNNING).event
     after = moved(subscription, Action.EXHAUST_DUNNING, now)
     told = {
-        "invoiceId": facts.invoice_id(invoice),
+        "invoiceId": billing_events.invoice_id(invoice),
         "failureCode": failure,
         "reason": decision.reason,
     }
     return Changes(
         subscriptions=[after],
         invoices=[replace(invoice, status=InvoiceStatus.UNCOLLECTIBLE)],
-        facts=[facts.of_subscription(event, after, plan, **told)],
+        facts=[billing_events.of_subscription(event, after, plan, **told)],
     )
 
 

@@ -12,7 +12,7 @@ import click
 import uvloop
 from rich.console import Console
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.billing_cases import BillingStatus, Held, Unanswered
 from schema.billing.subscription_repositories import Payments
 from schema.connections.database import Database
@@ -122,12 +122,12 @@ def status(app: App, modes: Sequence[Mode]) -> None:
     """
 
     async def look(database: Database) -> dict[Mode, Found]:
-        now = await books.clock(database.core)
+        now = await billing_cases.clock(database.core)
         return {
             mode: Found(
-                await books.status(database.data(mode), now),
-                await books.held(database.data(mode), now, _MOST_SHOWN),
-                await books.unanswered(database.data(mode), now, _MOST_SHOWN),
+                await billing_cases.status(database.data(mode), now),
+                await billing_cases.held(database.data(mode), now, _MOST_SHOWN),
+                await billing_cases.unanswered(database.data(mode), now, _MOST_SHOWN),
             )
             for mode in list(dict.fromkeys(modes)) or list(Mode)
         }
@@ -148,7 +148,7 @@ def release(app: App, mode: Mode) -> None:
     Example:
       duro billing release --mode live
     """
-    released = app.with_database(lambda database: books.release(database.data(mode)))
+    released = app.with_database(lambda database: billing_cases.release(database.data(mode)))
     app.result(
         {"released": released},
         lambda out: out.print(f"Released {released} subscription{'' if released == 1 else 's'}."),

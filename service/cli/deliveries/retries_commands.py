@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from schema.connections.database import Database
-from schema.deliveries import retry_switch as switches
+from schema.deliveries import retry_switch
 from schema.deliveries.retry_switch import MOST_COUNTED, Retries
 from schema.errors import Conflict
 from schema.modes import Mode
@@ -29,9 +29,9 @@ def pause(app: App, mode: Mode) -> None:
     """
 
     async def run(database: Database) -> Retries:
-        if not await switches.pause_retries(database.data(mode)):
+        if not await retry_switch.pause_retries(database.data(mode)):
             raise Conflict(f"Retries are already paused in mode {mode}.")
-        return await switches.retries(database.data(mode))
+        return await retry_switch.retries(database.data(mode))
 
     _tell(app, mode, app.with_database(run))
 
@@ -47,9 +47,9 @@ def resume(app: App, mode: Mode) -> None:
     """
 
     async def run(database: Database) -> Retries:
-        if not await switches.resume_retries(database.data(mode)):
+        if not await retry_switch.resume_retries(database.data(mode)):
             raise Conflict(f"Retries are not paused in mode {mode}.")
-        return await switches.retries(database.data(mode))
+        return await retry_switch.retries(database.data(mode))
 
     _tell(app, mode, app.with_database(run))
 
@@ -63,7 +63,7 @@ def status(app: App, mode: Mode) -> None:
     Example:
       duro retries status --mode live
     """
-    _tell(app, mode, app.with_database(lambda database: switches.retries(database.data(mode))))
+    _tell(app, mode, app.with_database(lambda database: retry_switch.retries(database.data(mode))))
 
 
 def _tell(app: App, mode: Mode, found: Retries) -> None:

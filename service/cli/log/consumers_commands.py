@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from schema.connections.database import Database
-from schema.deliveries import retry_switch as switches
+from schema.deliveries import retry_switch
 from schema.errors import Conflict
 from schema.event_log import log
 from schema.event_log.log import ConsumerStatus
@@ -48,7 +48,7 @@ def status(app: App) -> None:
             for mode in Mode
             for found in await log.consumer_status(database.data(mode), CONSUMERS)
         ]
-        return found, [mode for mode in Mode if await switches.retries_paused(database.data(mode))]
+        return found, [mode for mode in Mode if await retry_switch.retries_paused(database.data(mode))]
 
     found, paused = app.with_database(find)
     app.result(

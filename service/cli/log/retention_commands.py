@@ -11,7 +11,7 @@ from schema.connections.database import Database
 from schema.modes import Mode
 from schema.retention.retention import Ages, Deletion
 from schema.retention.retiring import Outcome, Progress
-from service.admin import retention_runs as work
+from service.admin import retention_runs
 from service.cli import options
 from service.cli.app import App, command, group
 from service.cli.views import table
@@ -64,7 +64,7 @@ def plan(app: App, mode: Mode | None, **ages: timedelta | None) -> None:
     Example:
       duro retention plan --events 400d --deliveries 400d --attempts 90d --activity 400d
     """
-    _work(app, work.plan, mode, Ages(**ages), dry_run=True)
+    _work(app, retention_runs.plan, mode, Ages(**ages), dry_run=True)
 
 
 @command(retention, "run")
@@ -82,7 +82,7 @@ def run(app: App, mode: Mode | None, dry_run: bool, **ages: timedelta | None) ->
     Example:
       duro retention run --events 400d --deliveries 400d --attempts 90d --activity 400d
     """
-    _work(app, work.plan if dry_run else work.run, mode, Ages(**ages), dry_run=dry_run)
+    _work(app, retention_runs.plan if dry_run else retention_runs.run, mode, Ages(**ages), dry_run=dry_run)
 
 
 def _work(app: App, do: _Work, mode: Mode | None, ages: Ages, *, dry_run: bool) -> None:

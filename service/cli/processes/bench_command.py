@@ -14,7 +14,7 @@ from schema.errors import DuroError
 from service.bench.bench_run import Run, run_rows
 from service.bench.bench_setup import Progress
 from service.bench.processes.scratch_server import scratch_server
-from service.bench.report import bench_report as report
+from service.bench.report import bench_report
 from service.bench.report.result_file import require_writable, write_results
 from service.bench.row_table import ROWS, Row, select_rows
 from service.bench.scale import FULL, QUICK, Scale
@@ -97,8 +97,8 @@ def bench(
     if history_rows is not None:
         scale = replace(scale, history=history_rows)
     run = _run(app, rows, scale, data_dir, profile, out)
-    app.result(report.as_json(run), lambda console: report.print_table(run, console))
-    write_results(out, report.as_json(run))
+    app.result(bench_report.as_json(run), lambda console: bench_report.print_table(run, console))
+    write_results(out, bench_report.as_json(run))
     if run.failed:
         raise BenchFailed(f"Not measured: {'; '.join(f'{name}: {why}' for name, why in run.failed.items())}")
 
@@ -115,7 +115,7 @@ def _run(
 ) -> Run:
     def save_results(run: Run) -> None:
         try:
-            write_results(out, report.as_json(run))
+            write_results(out, bench_report.as_json(run))
         except DuroError as error:  # measuring continues: a later write may succeed
             app.progress(str(error))
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.billing_cases import BillingStatus
 from schema.connections.database import Database, Pool
 from schema.deliveries.deliveries import Lane
@@ -66,7 +66,7 @@ class ModeFacts:
                 {lane: await metrics.endpoints_due(connection, lane) for lane in Lane},
                 await metrics.unhealthy_endpoints(connection),
                 await metrics.retries_paused(connection),
-                await books.status(connection, await books.clock(connection)),
+                await billing_cases.status(connection, await billing_cases.clock(connection)),
             )
 
 

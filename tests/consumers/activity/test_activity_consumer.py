@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from consumers import consumer
-from consumers.activity import activity_consumer as activity
+from consumers.activity import activity_consumer
 from consumers.activity.activity_consumer import Activity
 from consumers.consumer import Consumer
 from consumers.fanout import FANOUT, FanOut, NoSlots
@@ -137,7 +137,7 @@ async def test_a_defect_dead_letters_the_event_and_a_retry_applies_it(
 ) -> None:
     await add_endpoint(database, tenant, "https://shop.example/hooks")
     logged = await sequenced(data, tenant, 20)
-    sound = activity.summary_of
+    sound = activity_consumer.summary_of
 
     def broken(type_: str, read: dict[str, object], at: datetime) -> str:
         if read["n"] == 7:
@@ -146,7 +146,7 @@ async def test_a_defect_dead_letters_the_event_and_a_retry_applies_it(
 
     feed, fanout = of(data), Consumer(data, FanOut(NoSlots(), lambda: 0))
     with monkeypatch.context() as mended_later:
-        mended_later.setattr(activity, "summary_of", broken)
+        mended_later.setattr(activity_consumer, "summary_of", broken)
         await step_to_the_end(feed, fanout)
     (dead,) = await log.dead_events(data, ACTIVITY, 0, 10)
     assert dead.error == "ZeroDivisionError: a defect of ours"

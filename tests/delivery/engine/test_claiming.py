@@ -17,8 +17,7 @@ from delivery.health.breaker import LONGEST_OPEN_S, NEVER_OPEN_FOR
 from delivery.health.health_book import HealthBook
 from schema.connections.database import Database, Pool
 from schema.core import endpoints
-from schema.deliveries import deliveries, endpoint_health
-from schema.deliveries import retry_switch as switches
+from schema.deliveries import deliveries, endpoint_health, retry_switch
 from schema.deliveries.deliveries import Lane, Settlement, Verdict, WaitingEndpoint
 from schema.modes import Mode
 from tests.support.deliveries import Queue, attempt
@@ -245,10 +244,10 @@ async def test_paused_retries_wait_and_first_attempts_do_not(
     new_queue: NewQueue, data: Pool, rounds: Rounds
 ) -> None:
     retried, fresh = await new_queue(2, retries=True), await new_queue(2)
-    await switches.pause_retries(data)
+    await retry_switch.pause_retries(data)
     assert await rounds.claimed(Lane.RETRY) == {}
     assert await rounds.claimed(Lane.FIRST) == {fresh.endpoint: 2}
-    await switches.resume_retries(data)
+    await retry_switch.resume_retries(data)
     assert await rounds.claimed(Lane.RETRY) == {retried.endpoint: 2}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from delivery.engine.dispatcher import DispatchLimits
 from delivery.engine.retry_policy import RetryPolicy
-from delivery.health import breaker as endpoint_health
+from delivery.health import breaker
 from schema.connections.database import Database
 from tests.support.engine import Engine, add_endpoint, engine, in_flight_limits, running
 from tests.support.events import event_names, record, record_many
@@ -21,8 +21,8 @@ OPEN_S = 0.3
 
 @pytest.fixture(autouse=True)
 def soon_half_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_health, "FIRST_OPEN_S", OPEN_S)
-    monkeypatch.setattr(endpoint_health, "LONGEST_OPEN_S", 2 * OPEN_S)
+    monkeypatch.setattr(breaker, "FIRST_OPEN_S", OPEN_S)
+    monkeypatch.setattr(breaker, "LONGEST_OPEN_S", 2 * OPEN_S)
 
 
 async def opened(ours: Engine, endpoint_id: UUID) -> None:
@@ -81,8 +81,8 @@ async def test_a_failing_endpoint_is_probed_and_served_after_recovery(
 async def test_an_open_breaker_takes_no_slots_from_other_endpoints(
     database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint_health, "FIRST_OPEN_S", 300)
-    monkeypatch.setattr(endpoint_health, "LONGEST_OPEN_S", 300)
+    monkeypatch.setattr(breaker, "FIRST_OPEN_S", 300)
+    monkeypatch.setattr(breaker, "LONGEST_OPEN_S", 300)
     failing = await add_endpoint(database, tenant, receiver.url + "/failing")
     await add_endpoint(database, tenant, receiver.url + "/healthy")
     receiver.answer = lambda request: Answer(500) if request.path == "/failing" else OK
@@ -108,8 +108,8 @@ async def test_a_hanging_endpoint_opens_its_breaker_and_delays_no_other(
     database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few hung attempts are enough, with 100 deliveries waiting."""
-    monkeypatch.setattr(endpoint_health, "FIRST_OPEN_S", 300)
-    monkeypatch.setattr(endpoint_health, "LONGEST_OPEN_S", 300)
+    monkeypatch.setattr(breaker, "FIRST_OPEN_S", 300)
+    monkeypatch.setattr(breaker, "LONGEST_OPEN_S", 300)
     failing = await add_endpoint(database, tenant, receiver.url + "/slow")
     await add_endpoint(database, tenant, receiver.url + "/healthy")
     never = asyncio.Event()

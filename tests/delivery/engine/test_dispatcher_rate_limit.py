@@ -5,7 +5,7 @@ from uuid import UUID
 
 import asyncpg
 
-from delivery.engine import rate_limit as pacing
+from delivery.engine import rate_limit
 from delivery.engine.dispatcher import DispatchLimits
 from schema.connections.database import Database
 from schema.core import endpoints
@@ -39,7 +39,7 @@ def timing(receiver: Receiver, path: str = "/limited") -> list[float]:
 def assert_within(times: list[float], rate: int = RATE) -> None:
     """Counts from the start, so that delays on the way cannot fail the check."""
     for number, at in enumerate(times, 1):
-        assert number <= rate * (at + pacing.BURST.total_seconds()) + 1
+        assert number <= rate * (at + rate_limit.BURST.total_seconds()) + 1
 
 
 async def test_two_workers_together_stay_within_the_rate_limit(

@@ -29,7 +29,7 @@ from tests.support.servers.databases import Cluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-BOOKS: Final = load("billing_cases")
+BILLING_CASES: Final = load("billing_cases")
 SCHEMA: Final = Mode.TEST.schema
 LIMIT: Final = past.PAGE + 1
 """One more than is shown tells that there is more."""
@@ -166,7 +166,7 @@ async def test_the_renewal_scan_goes_by_status_and_current_period_end(
     data: Connection, status: Status, now: datetime, found: int
 ) -> None:
     """What is held or whose charge is under way is passed over, a row and a look-up each."""
-    plan = await explain(data, BOOKS["lock_due"], status, now, BATCH, None)
+    plan = await explain(data, BILLING_CASES["lock_due"], status, now, BATCH, None)
     await assert_entered(data, plan, "subscriptions_due", "status", "current_period_end")
     assert plan.root["Actual Rows"] == found
     passed_over = PASSED_OVER if found and status is Status.ACTIVE else 0
@@ -180,7 +180,7 @@ async def test_the_renewal_scan_goes_by_status_and_current_period_end(
 async def test_the_dunning_scan_goes_by_state_and_next_attempt_at(
     data: Connection, state: DunningState, now: datetime
 ) -> None:
-    plan = await explain(data, BOOKS["lock_recovering"], state, now, BATCH, None)
+    plan = await explain(data, BILLING_CASES["lock_recovering"], state, now, BATCH, None)
     await assert_entered(data, plan, "dunning_schedules_due", "state", "next_attempt_at")
     found = plan.root["Actual Rows"]
     assert {past.LONG_AGO: found == 0, past.NOW: 0 < found < 20, past.LATER: found == BATCH}[now]
@@ -261,7 +261,7 @@ async def test_reading_cases_costs_a_few_look_ups_for_each_key(data: Connection,
     )
     keys = found[:: len(found) // count][:count]
     plan = await explain(
-        data, BOOKS["cases"], [key["tenant_id"] for key in keys], [key["id"] for key in keys]
+        data, BILLING_CASES["cases"], [key["tenant_id"] for key in keys], [key["id"] for key in keys]
     )
     assert plan.root["Actual Rows"] == count
     assert_frugal(plan, rows=9 * count, pages=30 * count)
@@ -270,11 +270,11 @@ async def test_reading_cases_costs_a_few_look_ups_for_each_key(data: Connection,
 async def test_what_is_done_to_attempts_costs_a_few_look_ups_for_each(data: Connection) -> None:
     under_way = await data.fetch("SELECT tenant_id, id FROM payment_attempts WHERE state = 'in_flight'")
     keys = [row["tenant_id"] for row in under_way], [row["id"] for row in under_way]
-    locked = await explain(data, BOOKS["lock_of_attempts"], *keys)
+    locked = await explain(data, BILLING_CASES["lock_of_attempts"], *keys)
     assert locked.root["Actual Rows"] == len(under_way)
     assert_frugal(locked, rows=2 * len(under_way), pages=12 * len(under_way))
     for limit in (0, 5):
-        taken = await explain(data, BOOKS["take_over"], past.NOW, limit, past.LATER, None)
+        taken = await explain(data, BILLING_CASES["take_over"], past.NOW, limit, past.LATER, None)
         await assert_entered(data, taken, "payment_attempts_leased", "leased_until")
         assert taken.root["Actual Rows"] == limit
         assert_frugal(taken, rows=3 * limit + 1, pages=40 * limit + 4)
@@ -290,17 +290,19 @@ async def test_asking_when_something_is_due_next_costs_the_end_of_an_index_for_e
     data: Connection,
 ) -> None:
     assert_frugal(
-        await explain(data, BOOKS["next_due"], past.NOW, None), rows=12 + PASSED_OVER, pages=25 + PASSED_OVER
+        await explain(data, BILLING_CASES["next_due"], past.NOW, None),
+        rows=12 + PASSED_OVER,
+        pages=25 + PASSED_OVER,
     )
 
 
 async def test_the_status_counts_what_is_due_and_nothing_else(data: Connection) -> None:
     """It looks at what it counts, of tables in which most is neither due, under way, waiting nor held."""
-    plan = await explain(data, BOOKS["status"], past.NOW, past.NOW)
-    row = await data.fetchrow(BOOKS["status"], past.NOW, past.NOW)
+    plan = await explain(data, BILLING_CASES["status"], past.NOW, past.NOW)
+    row = await data.fetchrow(BILLING_CASES["status"], past.NOW, past.NOW)
     counted = sum(value for name, value in row.items() if name != "renewals_late_by")
     assert_frugal(plan, rows=counted + 2 + 3 * past.HELD, pages=2 * counted + 60 + 3 * past.HELD)
-    assert_frugal(await explain(data, BOOKS["held"], past.NOW, 20), rows=20, pages=30)
+    assert_frugal(await explain(data, BILLING_CASES["held"], past.NOW, 20), rows=20, pages=30)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +317,7 @@ async def test_the_status_counts_what_is_due_and_nothing_else(data: Connection) 
 async def test_writing_rows_finds_each_by_its_key(data: Connection, statement: str, table: str) -> None:
     count = 20
     rows = await data.fetchval(f"SELECT array_agg(r)::text FROM (SELECT r FROM {table} r LIMIT {count}) x")
-    assert_frugal(await explain(data, BOOKS[statement], rows), rows=count, pages=60 * count)
+    assert_frugal(await explain(data, BILLING_CASES[statement], rows), rows=count, pages=60 * count)
 
 
 async def test_expiring_checkouts_looks_at_open_ones_alone(data: Connection) -> None:
@@ -349,7 +351,7 @@ async def test_a_plan_made_while_everything_is_empty_is_the_one_for_later(
         early = {name: entries(await planned(empty, statement)) for name, statement in billing_statements()}
     different = {name for name, entered in early.items() if entered != now[name]}
     # By its tenant: one row, that somebody asks for; and what an operator does once in a while.
-    assert different <= {"dunning_schedules.get", "books.release"}
+    assert different <= {"dunning_schedules.get", "billing_cases.release"}
 
 
 def entries(plan: Plan) -> list[tuple[str, str]]:

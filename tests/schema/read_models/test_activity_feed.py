@@ -15,7 +15,7 @@ from schema.event_log import log
 from schema.ids import CUSTOMER, INVOICE, PAYMENT, SUBSCRIPTION, format_id, new_id
 from schema.modes import Mode
 from schema.pages import After
-from schema.read_models import activity_feed as activity
+from schema.read_models import activity_feed
 from schema.read_models.activity_feed import ACTIVITY, Entry, Feed, FeedFilter, FeedPage, Subject
 from schema.read_models.projections import begin_rebuild, finish_rebuild
 from tests.service.cli.log_work import fan_out
@@ -189,7 +189,7 @@ async def test_the_feed_is_complete_up_to_as_of(data: Pool, tenant: UUID, story:
 async def test_an_entry_counts_its_deliveries_by_outcome(
     database: Database, data: Pool, tenant: UUID, story: Story
 ) -> None:
-    assert {entry.deliveries for entry in await entries(data, tenant)} == {activity.DeliverySummary()}
+    assert {entry.deliveries for entry in await entries(data, tenant)} == {activity_feed.DeliverySummary()}
     ids = sorted(
         [
             await add_endpoint(database, tenant, f"https://{name}.example", event_types=["invoice_created"])
@@ -219,12 +219,12 @@ async def test_an_entry_counts_its_deliveries_by_outcome(
             endpoint,
         )
     newest, *same = await entries(data, tenant, feed_filter)
-    assert newest.deliveries == activity.DeliverySummary(4, 1, 1, 1, tuple(ids[:3]))
+    assert newest.deliveries == activity_feed.DeliverySummary(4, 1, 1, 1, tuple(ids[:3]))
     assert [entry.deliveries.not_delivered for entry in same] == [0] * len(others)
 
     await data.execute("UPDATE webhook_deliveries SET status = 'delivered', due_at = NULL")
     newest, *_ = await entries(data, tenant, feed_filter)
-    assert newest.deliveries == activity.DeliverySummary(4)
+    assert newest.deliveries == activity_feed.DeliverySummary(4)
 
 
 def story_subject(story: Story) -> Subject:
@@ -234,14 +234,17 @@ def story_subject(story: Story) -> Subject:
 async def test_only_the_first_deliveries_of_an_event_are_counted(
     data: Pool, tenant: UUID, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activity, "DELIVERIES_COUNTED", 5)
+    monkeypatch.setattr(activity_feed, "DELIVERIES_COUNTED", 5)
     await data.execute(
         "INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, event_id, event_type, created_at, status, due_at,"
         " retry_at) SELECT gen_random_uuid(), tenant_id, gen_random_uuid(), id, type, created_at, 'failed', NULL, NULL"
         "  FROM activity, generate_series(1, 8)"
     )
     for entry in await entries(data, tenant):
-        assert (entry.deliveries.failed, len(entry.deliveries.endpoints)) == (5, activity.ENDPOINTS_LISTED)
+        assert (entry.deliveries.failed, len(entry.deliveries.endpoints)) == (
+            5,
+            activity_feed.ENDPOINTS_LISTED,
+        )
         assert not entry.deliveries.all_counted
 
 

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from schema.connections.database import Database
-from schema.installation import migrate as migrating
+from schema.installation import migrate
 from schema.installation.roles import ANALYST_ROLES, analyst_of, ensure_roles, set_analyst_password
 from schema.modes import Mode
 from service.worker.analyst_watch import AnalystWatch
@@ -126,8 +126,8 @@ async def test_an_advisory_lock_of_an_analyst_s_is_ended_and_holds_up_no_migrati
     log_in: LogIn, owner: asyncpg.Connection, key: bytes, database: Database
 ) -> None:
     analyst = await log_in()
-    await analyst.fetchval("SELECT pg_advisory_lock($1)", migrating._LOCK_KEY)
-    assert (await migrating.migrate(owner, key)).files == 0
+    await analyst.fetchval("SELECT pg_advisory_lock($1)", migrate._LOCK_KEY)
+    assert (await migrate.migrate(owner, key)).files == 0
     again = await log_in()
     await again.fetchval("SELECT pg_advisory_lock(1)")
     assert await AnalystWatch(database).step() == 1

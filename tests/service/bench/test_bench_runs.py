@@ -20,7 +20,7 @@ from schema.errors import InvalidInput, Unavailable
 from service.bench.bench_run import Run, run_rows
 from service.bench.bench_setup import BenchSetup
 from service.bench.processes.scratch_server import ScratchServer, scratch_server
-from service.bench.report import bench_report as report
+from service.bench.report import bench_report
 from service.bench.report.measurement import Measurement
 from service.bench.report.result_file import write_results
 from service.bench.row_table import ROWS, Row, select_rows
@@ -80,7 +80,7 @@ async def test_failing_rows_do_not_stop_the_others(
         (3, ["profile"]),
         (3, []),
     ]
-    report_json = orjson.loads(orjson.dumps(report.as_json(run)))
+    report_json = orjson.loads(orjson.dumps(bench_report.as_json(run)))
     found = {row["row"]: row for row in report_json["rows"]}
     assert set(found) == {"pipeline", "pipeline-cpu", "history"}
     figures = found["pipeline"]["figures"]
@@ -117,7 +117,7 @@ async def test_the_json_has_the_top_lines_of_the_profile(scratch: ScratchServer)
     run = await run_rows(scratch, [], TINY, lambda _line: None, profile=profile)
     assert run.failed == {}
     assert profile.exists()
-    assert any("tottime" in line for line in report.as_json(run)["profile"])
+    assert any("tottime" in line for line in bench_report.as_json(run)["profile"])
 
 
 def test_the_table_shows_values_and_failed_rows() -> None:
@@ -132,7 +132,7 @@ def test_the_table_shows_values_and_failed_rows() -> None:
         Measurement("many", "what", "", 76_769.0, unit="/s"),
     ]
     out = StringIO()
-    report.print_table(
+    bench_report.print_table(
         Run(machine, True, measurements, {"slow": "It took too long."}), Console(file=out, width=300)
     )
     for text in (

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.connections.database import Database
 from schema.core import tenants
 from schema.modes import Mode
@@ -65,7 +65,7 @@ async def test_two_renewal_scanners_and_two_dunning_workers_at_once_charge_each_
     gateway, loop, stop = BusyGateway(), asyncio.get_running_loop(), asyncio.Event()
     tenant, _keys = await tenants.create(database.core, "Ikeja Fitness Club")
     data = database.data(Mode.TEST)
-    await add_due(database, data, tenant, DUE, await books.clock(data), [GOOD_CARD])
+    await add_due(database, data, tenant, DUE, await billing_cases.clock(data), [GOOD_CARD])
     async with workers(db_url, key, gateway, 4) as engines:
         began = loop.time()
         jobs = [RENEWING, RENEWING, RECOVERING, RECOVERING]

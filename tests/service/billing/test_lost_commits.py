@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.connections.database import Database
 from service.billing import ledger
 from service.billing.decisions.lifecycle import Action
@@ -130,7 +130,7 @@ async def test_a_change_and_its_event_are_written_together_or_not_at_all(shop: B
         pass
 
     async def pause_and_die(unit: Unit) -> None:
-        (case,) = await books.cases(unit.tx, await books.lock(unit.tx, shop.tenant, sub))
+        (case,) = await billing_cases.cases(unit.tx, await billing_cases.lock(unit.tx, shop.tenant, sub))
         await unit.write(act(case, Action.PAUSE, unit.now))
         assert (await unit.tx.fetchval("SELECT status FROM subscriptions")) == "paused"
         raise Died

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.billing_cases import Changes, NewInvoice
 from schema.errors import Conflict
 from schema.ids import new_id
@@ -16,8 +16,8 @@ async def test_an_overlapping_period_is_refused_in_one_sentence_and_changes_noth
     sub = await shop.subscribe()
 
     async def invoice_early(unit: Unit) -> None:
-        unit.locked = await books.lock(unit.tx, shop.tenant, sub)
-        (case,) = await books.cases(unit.tx, unit.locked)
+        unit.locked = await billing_cases.lock(unit.tx, shop.tenant, sub)
+        (case,) = await billing_cases.cases(unit.tx, unit.locked)
         new = next_invoice(case, unit.now)
         early = new.invoice.period_start - timedelta(seconds=1)
         invoice = replace(new.invoice, id=new_id(), period_start=early, idempotency_key="by another name")

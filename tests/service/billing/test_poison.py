@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from service.billing.decisions.invoicing import LEASE
 from service.billing.gateway.gateway import Outcome
 from service.billing.scanning import HOLD
@@ -34,11 +34,11 @@ async def test_a_subscription_whose_invoice_is_refused_is_held_and_does_not_stop
     async with refusing(owner, "INSERT ON invoices", f"NEW.subscription_id = '{subs[3]}'"):
         await shop.after(weeks=1)
         assert await cycles(shop, subs) == [2, 2, 2, 1, 2, 2, 2]
-        (held,) = await books.held(shop.pool, shop.clock.time, 10)
+        (held,) = await billing_cases.held(shop.pool, shop.clock.time, 10)
         assert (held.id, held.held_until) == (subs[3], shop.clock.time + HOLD)
         assert held.fault == "renewals: RaiseError: this one never works"
         assert await shop.step("renewals") == 0
-    assert await books.release(shop.pool) == 1
+    assert await billing_cases.release(shop.pool) == 1
     await shop.scan()
     assert await cycles(shop, subs) == [2] * 7
 
@@ -65,9 +65,9 @@ async def test_a_recovery_that_is_refused_is_held_and_does_not_stop_the_others(
     async with refusing(owner, "INSERT ON payment_attempts", poison):
         await shop.scan()
     assert await cycles(shop, subs) == [1, *[2] * 6]
-    (held,) = await books.held(shop.pool, shop.clock.time, 10)
+    (held,) = await billing_cases.held(shop.pool, shop.clock.time, 10)
     assert held.fault.startswith("recoveries: ")
-    await books.release(shop.pool)
+    await billing_cases.release(shop.pool)
     await shop.scan()
     assert await cycles(shop, subs) == [2] * 7
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.billing_cases import Changes, Overdue
 from schema.billing.rows import DunningState, Status
 from service.billing.decisions.invoicing import next_invoice
@@ -51,8 +51,8 @@ async def unit(shop: Business, connect: Connect) -> Unit:
 async def test_two_scanners_share_what_is_due_and_neither_waits(shop: Business, connect: Connect) -> None:
     subs = await due(shop, 5)
     one, two = await unit(shop, connect), await unit(shop, connect)
-    first = await books.lock_due(one.tx, Status.ACTIVE, one.now, 3)
-    second = await books.lock_due(two.tx, Status.ACTIVE, two.now, 3)
+    first = await billing_cases.lock_due(one.tx, Status.ACTIVE, one.now, 3)
+    second = await billing_cases.lock_due(two.tx, Status.ACTIVE, two.now, 3)
     assert (len(first), len(second)) == (3, 2)
     assert {id_ for _, id_ in [*first, *second]} == set(subs)
 
@@ -79,9 +79,9 @@ async def test_whoever_locks_what_another_has_begun_since_it_looked_begins_nothi
     one, two = await unit(shop, connect), await unit(shop, connect)
     assert len(await begin(one, 10)) == 3
     await owner.execute("SELECT pg_advisory_lock($1)", _PAUSE)
-    paused = books._SQL[lock].replace(" ORDER BY", f" AND {standing_still()} ORDER BY", 1)
+    paused = billing_cases._SQL[lock].replace(" ORDER BY", f" AND {standing_still()} ORDER BY", 1)
     with monkeypatch.context() as slow:
-        slow.setattr(books, "_SQL", MappingProxyType({**books._SQL, lock: paused}))
+        slow.setattr(billing_cases, "_SQL", MappingProxyType({**billing_cases._SQL, lock: paused}))
         second: asyncio.Task[list[Overdue]] = asyncio.create_task(begin(two, 10))
         await until_waiting(owner, two.tx)
         await one.tx.execute("COMMIT")
@@ -101,7 +101,7 @@ async def test_the_second_invoice_of_one_period_is_refused_and_nothing_else_happ
     """As if there were no locks at all: two scanners decide by the same reading, and write at once."""
     (sub,) = await due(shop, 1)
     one, two = await unit(shop, connect), await unit(shop, connect)
-    (case,) = await books.cases(one.tx, [(shop.tenant, sub)])
+    (case,) = await billing_cases.cases(one.tx, [(shop.tenant, sub)])
     assert len(await one.write(Changes(new_invoices=[next_invoice(case, one.now)]))) == 1
     second = asyncio.create_task(two.write(Changes(new_invoices=[next_invoice(case, two.now)])))
     await until_waiting(owner, two.tx)
@@ -129,7 +129,7 @@ async def test_a_period_that_has_its_invoice_already_is_held_and_not_charged_aga
     assert await shop.step("renewals") == 1
     await shop.engine.charges.settled()
     assert shop.gateway.charged.total() == asked
-    (held,) = await books.held(shop.pool, shop.clock.time, 10)
+    (held,) = await billing_cases.held(shop.pool, shop.clock.time, 10)
     assert (held.id, held.fault) == (
         subs[1],
         "renewals: InvoiceExists: an unpaid period already has an invoice",
@@ -144,10 +144,10 @@ async def test_a_batch_of_answers_waits_for_its_first_subscription_and_holds_non
     subs = sorted(await due(shop, 4))
     attempts = sorted(await shop.payments(), key=lambda attempt: attempt.subscription_id)
     one, two = await unit(shop, connect), await unit(shop, connect)
-    await books.lock(one.tx, shop.tenant, subs[0])
-    waiting = asyncio.create_task(books.lock_of_attempts(two.tx, attempts[::-1]))
+    await billing_cases.lock(one.tx, shop.tenant, subs[0])
+    waiting = asyncio.create_task(billing_cases.lock_of_attempts(two.tx, attempts[::-1]))
     await until_waiting(owner, two.tx)
-    assert [await books.lock(one.tx, shop.tenant, sub) for sub in subs[1:]]
+    assert [await billing_cases.lock(one.tx, shop.tenant, sub) for sub in subs[1:]]
     await one.tx.execute("COMMIT")
     assert [id_ for _, id_ in await waiting] == subs
 
@@ -159,11 +159,11 @@ async def test_a_release_waits_for_its_first_subscription_and_holds_none_of_the_
     subs = sorted(await due(shop, 3))
     for nth, sub in enumerate(subs[::-1]):  # the last one's is the oldest, in the table and by its end
         until = shop.clock.time - timedelta(hours=9 - nth)
-        await books.hold(shop.pool, [(shop.tenant, sub)], until, "a fault")
+        await billing_cases.hold(shop.pool, [(shop.tenant, sub)], until, "a fault")
     one, releasing = await unit(shop, connect), await connect(SANDBOX)
-    await books.lock(one.tx, shop.tenant, subs[0])
-    waiting = asyncio.create_task(books.release(releasing))
+    await billing_cases.lock(one.tx, shop.tenant, subs[0])
+    waiting = asyncio.create_task(billing_cases.release(releasing))
     await until_waiting(owner, releasing)
-    assert [await books.lock(one.tx, shop.tenant, sub) for sub in subs[1:]]
+    assert [await billing_cases.lock(one.tx, shop.tenant, sub) for sub in subs[1:]]
     await one.tx.execute("COMMIT")
     assert await waiting == 3

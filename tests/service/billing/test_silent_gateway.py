@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.connections.database import Database
 from schema.errors import Conflict
 from schema.ids import PAYMENT, format_id
@@ -150,9 +150,9 @@ async def test_one_order_that_never_has_an_answer_is_not_a_gateway_that_is_away(
     for _ in range(SILENT_AFTER + 1):
         await shop.after(seconds=LEASE.total_seconds())
     assert shop.engine.charges.room > TRIES
-    (unanswered,) = await books.unanswered(shop.pool, shop.clock.time, 10)
+    (unanswered,) = await billing_cases.unanswered(shop.pool, shop.clock.time, 10)
     assert unanswered.subscription_id == sub
-    assert (await books.status(shop.pool, shop.clock.time)).unanswered == 1
+    assert (await billing_cases.status(shop.pool, shop.clock.time)).unanswered == 1
 
 
 async def test_what_never_has_an_answer_is_ended_by_what_the_gateways_records_say(shop: Business) -> None:

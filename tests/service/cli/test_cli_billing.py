@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.connections.database import Database
 from schema.ids import PAYMENT, SUBSCRIPTION, TENANT, format_id, new_id
 from schema.modes import Mode
@@ -35,7 +35,7 @@ async def apart(duro: Duro, *arguments: str) -> Any:
 
 async def subscribed_weeks_ago(database: Database) -> Business:
     """By a clock that is behind: what it began is due by the real one."""
-    async with business(database, start=await books.clock(database.core) - MONTHS_AGO) as shop:
+    async with business(database, start=await billing_cases.clock(database.core) - MONTHS_AGO) as shop:
         await shop.subscribe()
         return shop
 
@@ -96,7 +96,7 @@ async def test_an_unanswered_charge_is_shown_and_settled_by_hand(duro: Duro, dat
     def silent(_order: Order) -> Outcome:
         raise GatewayUnavailable
 
-    async with business(database, start=await books.clock(database.core) - MONTHS_AGO) as shop:
+    async with business(database, start=await billing_cases.clock(database.core) - MONTHS_AGO) as shop:
         await shop.subscribe()
         shop.gateway.answers = silent
         await shop.after(days=35)

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from delivery.health.health_watch import HealthWatch
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.connections.database import Database, connect_as_owner
 from schema.core import endpoints
 from schema.deliveries.endpoint_health import HealthNote, note_health
@@ -53,7 +53,7 @@ async def played(cluster: Cluster, template: str) -> AsyncIterator[Played]:
         cluster.fresh_database(template) as name,
         Database.open(cluster.url(name), cluster.key, durable=False) as database,
     ):
-        begins = await books.clock(database.core) - timedelta(days=DAYS)
+        begins = await billing_cases.clock(database.core) - timedelta(days=DAYS)
         await ensure_past_partitions(database.data(Mode.TEST), begins)
         clock = VirtualClock(begins, history=True)
         merchants = []

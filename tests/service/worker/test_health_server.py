@@ -14,11 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from schema.errors import Unavailable
 from schema.polling import through_outages
 from service.settings import Settings
-from service.worker import health_server as http_server
+from service.worker import health_server
 from service.worker.composition import Worker, worker
 from service.worker.health_server import HttpServer
 from service.worker.listen_socket import listener
-from service.worker.telemetry import database_facts as facts
+from service.worker.telemetry import database_facts
 from service.worker.telemetry.exposition import Telemetry
 from tests.support.billing.lifecycle import stress_lifecycle
 from tests.support.servers.tcp_proxy import TcpProxy, proxying
@@ -101,8 +101,8 @@ async def test_metrics_without_the_database_are_those_of_the_process(site: Site,
 async def test_a_silent_database_does_not_keep_anybody_waiting(
     site: Site, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_server, "_ANSWER_WITHIN_S", 0.2)
-    monkeypatch.setattr(facts, "ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(health_server, "_ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(database_facts, "ANSWER_WITHIN_S", 0.2)
     assert (await site.get("/readyz"))[0] == 200
     proxy.fall_silent()
     for path, status in (("/readyz", 503), ("/metrics", 200)):

@@ -16,7 +16,7 @@ from schema.modes import Mode
 from schema.read_models import metrics
 from schema.read_models.metrics import EndpointsDue, InactiveEndpoints, UnhealthyEndpoints, WaitingDeliveries
 from service.worker.projection_consumers import CONSUMERS
-from service.worker.telemetry import database_facts as facts
+from service.worker.telemetry import database_facts
 from service.worker.telemetry.database_facts import FactsReader, ModeFacts, kept_for_s
 from tests.support.deliveries import new_endpoint as add_endpoint
 from tests.support.deliveries import plan
@@ -236,7 +236,9 @@ async def test_scrapes_at_once_share_a_reading_which_is_kept_for_a_while(
     first, *others = await asyncio.gather(*(reader.facts() for _ in range(20)))
     assert all(each is first for each in others)
     assert await reader.facts() is first
-    monkeypatch.setattr(facts, "monotonic", lambda: first.read_at + facts.KEPT_FOR_S_AT_MOST)
+    monkeypatch.setattr(
+        database_facts, "monotonic", lambda: first.read_at + database_facts.KEPT_FOR_S_AT_MOST
+    )
     assert await reader.facts() is not first
 
 
@@ -250,14 +252,14 @@ async def test_who_stops_waiting_does_not_end_it_for_the_others(reader: FactsRea
 async def test_a_schema_that_does_not_answer_costs_its_own_facts_alone(
     reader: FactsReader, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facts, "ANSWER_WITHIN_S", 0.5)
+    monkeypatch.setattr(database_facts, "ANSWER_WITHIN_S", 0.5)
     async with owner.transaction():
         await owner.execute("LOCK TABLE sandbox.endpoint_health IN ACCESS EXCLUSIVE MODE")
         found = await reader.facts()
     assert found.core is not None
     assert found.modes.keys() == {Mode.LIVE}
     assert found.core.oldest_transaction.pid == owner.get_server_pid(), "and it is told who is to blame"
-    monkeypatch.setattr(facts, "monotonic", lambda: found.read_at + facts.KEPT_FOR_S)
+    monkeypatch.setattr(database_facts, "monotonic", lambda: found.read_at + database_facts.KEPT_FOR_S)
     assert (await reader.facts()).modes.keys() == set(Mode), "and it is not missing for longer than need be"
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.rows import DunningSchedule, Interval, Invoice, PaymentAttempt, Plan, Subscription
 from schema.billing.subscription_repositories import DunningSchedules, Invoices, Payments, Subscriptions
 from schema.connections.database import Database
@@ -223,7 +223,7 @@ class Business:
         await self.at(moment)
 
     async def next_due(self) -> datetime | None:
-        return min((await books.next_due(self.pool, self.clock.time, None)).values(), default=None)
+        return min((await billing_cases.next_due(self.pool, self.clock.time, None)).values(), default=None)
 
     async def after(self, **how_long: float) -> None:
         await self.at(self.clock.time + timedelta(**how_long))

@@ -9,7 +9,7 @@ import asyncpg
 from consumers.consumer import Consumer
 from consumers.projection_handlers import Building, Serving
 from consumers.rollups.rollups_consumer import Rollups
-from schema.billing import billing_cases as books
+from schema.billing import billing_cases
 from schema.billing.rows import Interval
 from schema.connections.database import Database, Pool
 from schema.event_log import log
@@ -34,7 +34,7 @@ ZONES: Final = ("America/New_York", "Pacific/Kiritimati", "Mars/Olympus")
 
 async def play_some_weeks(database: Database, owner: asyncpg.Connection, days: int, signups: float) -> None:
     """Restless customers in test mode, whose plans have several currencies, of merchants in several time zones."""
-    begins = await books.clock(database.core) - timedelta(days=days)
+    begins = await billing_cases.clock(database.core) - timedelta(days=days)
     await ensure_past_partitions(database.data(Mode.TEST), begins)
     merchants = []
     for name, plans in (
