@@ -1,7 +1,7 @@
-"""Counts what became of attempts, a batch at a time: outcomes, verdicts, and how long each stage took.
+"""Counts outcomes, verdicts and stage durations of attempts, one batch at a time.
 
-Plain integers, on a path that every delivery takes: half a microsecond each, where one `observe` of a metrics
-library's histogram takes twice that and three are due. Whoever shows them (service/telemetry) reads them as they are.
+Plain integers, because every delivery passes here: half a microsecond each, where a single `observe` of a metrics
+library's histogram takes twice that, and three are needed. service/telemetry reads them as they are.
 """
 
 from bisect import bisect_left
@@ -13,29 +13,29 @@ from delivery.http.attempt_contract import Outcome
 from schema.deliveries.deliveries import Settlement, Verdict
 
 BOUNDS_MS: Final = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 10e3, 15e3)
-"""Upper ends of a histogram's buckets, each of them included. Floats: comparing with an integer takes twice as long."""
+"""Upper bounds of the buckets, inclusive. Floats, because comparing with an integer takes twice as long."""
 
 
 @dataclass(slots=True)
 class Histogram:
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_MS) + 1))
-    """Per bucket, not cumulated; the last one holds what is above all bounds."""
+    """Per bucket, not cumulative; the last bucket is above all bounds."""
     sum_ms: float = 0.0
 
 
 class Tally:
     def __init__(self) -> None:
         self.outcomes = {outcome.value: 0 for outcome in Outcome}
-        """Of attempts made, those too whose result came after a take-over."""
+        """Attempts by outcome, including results that came after a take-over."""
         self.verdicts = dict.fromkeys(Verdict, 0)
-        """Of the same results, and of deliveries skipped without an attempt."""
+        """The same results by verdict, and deliveries skipped without an attempt."""
         self.stages = {stage: Histogram() for stage in ("dns", "connect", "tls", "first_byte", "total")}
 
     def add(self, settlements: Iterable[Settlement]) -> None:
-        """One batch, once it is written. A stage that did not happen is not counted."""
+        """Adds one batch after it is written. A stage that did not happen is not counted."""
         outcomes, verdicts = self.outcomes, self.verdicts
         dns, connect, tls, first_byte, total = self.stages.values()
-        for settlement in settlements:  # no calls in here but bisect's: each costs a tenth of the whole
+        for settlement in settlements:  # no calls in here but bisect: each would cost a tenth of the total
             verdicts[settlement.verdict] += 1
             attempt = settlement.attempt
             if attempt is None:

@@ -1,4 +1,4 @@
-"""One attempt at one claimed delivery, from its preparation to what its result means."""
+"""Makes one attempt at a claimed delivery: builds the request, sends it and judges the result."""
 
 import random
 from dataclasses import replace
@@ -17,8 +17,8 @@ from schema.errors import DuroError
 from schema.failures import PartFailures
 from schema.ids import new_id
 
-QUICK_MS: Final = 1000.0  # what holds a place for longer costs others
-# It counts as an attempt, so that what can never be sent fails in the end instead of coming back for ever.
+QUICK_MS: Final = 1000.0  # an attempt that holds its slot for longer delays others
+# It counts as an attempt, so that a delivery that can never be sent fails in the end.
 _UNPREPARED = AttemptResult(
     Outcome.PROTOCOL, None, "cannot build the request", None, b"", None, AttemptTimings(), local_fault=True
 )
@@ -32,10 +32,10 @@ class Attempts:
         self._sender = sender
         self._policy = policy
         self.part = PartFailures("")
-        """Which one prepares: its dispatcher's."""
+        """The part that failures are reported for: its dispatcher's."""
 
     async def make(self, claim: ClaimedDelivery, message: Message) -> Settled:
-        """Raises nothing but CancelledError."""
+        """Makes the attempt. Raises nothing but CancelledError."""
         if claim.endpoint is None or not claim.endpoint.enabled:
             return Settled(Settlement(claim, Verdict.SKIPPED))
         started_at = datetime.now(UTC)
@@ -43,7 +43,7 @@ class Attempts:
         now = datetime.now(UTC)
         judgement = judge(
             result,
-            tries=claim.tries,
+            attempts_made=claim.tries,
             replay=claim.replay,
             policy=self._policy,
             now=now,

@@ -254,7 +254,7 @@ def _next_at(
 ) -> dict[UUID, datetime]:
     taken = Counter(claim.endpoint_id for claim in claims)
     return {
-        endpoint: rate_limit.after(limit.next_at, limit.now, rates[endpoint], taken[endpoint])
+        endpoint: rate_limit.advance(limit.next_at, limit.now, rates[endpoint], taken[endpoint])
         for endpoint, limit in limits.items()
         if taken[endpoint]
     }

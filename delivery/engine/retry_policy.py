@@ -1,4 +1,4 @@
-"""When a delivery that failed is tried again: a pure function of the attempts made, the clock and chance."""
+"""When a failed delivery is retried: a pure function of the attempts made, the clock and a random number."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,25 +20,25 @@ _LONGEST_HTTP_DATE: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`delays[n - 1]` follows attempt n; each is stretched or shrunk by up to `jitter` of itself."""
+    """`delays[n - 1]` follows attempt n. Jitter changes each delay by up to that fraction, either way."""
 
     delays: tuple[timedelta, ...] = DEFAULT_DELAYS
     jitter: float = 0.10
 
     def __post_init__(self) -> None:
         if not 0 <= self.jitter < 1:
-            raise ValueError("jitter is a share of the delay, from 0 to less than 1")
+            raise ValueError("jitter must be a fraction of the delay, from 0 to less than 1")
 
     def next_attempt_at(
         self, attempts_made: int, now: datetime, random: float, retry_after: timedelta | None = None
     ) -> datetime | None:
-        """None once the schedule is used up. `random` is in [0, 1).
+        """Returns None after the last retry. `random` is in [0, 1).
 
-        A receiver's `retry_after` can put the attempt off, by no more than LONGEST_RETRY_AFTER, and never
-        brings it forward or adds one.
+        A receiver's `retry_after` can delay the attempt, by at most LONGEST_RETRY_AFTER. It never makes the attempt
+        earlier, and never adds one.
         """
         if attempts_made < 1:
-            raise ValueError("the first attempt is made at once and needs no schedule")
+            raise ValueError("the first attempt is immediate and needs no schedule")
         if attempts_made > len(self.delays):
             return None
         delay = self.delays[attempts_made - 1] * (1 + self.jitter * (2 * random - 1))
@@ -48,9 +48,9 @@ class RetryPolicy:
 
 
 def parse_retry_after(text: str, now: datetime) -> timedelta | None:
-    """Reads a Retry-After header, seconds or an HTTP date, and cuts it to LONGEST_RETRY_AFTER.
+    """Parses a Retry-After header, seconds or an HTTP date, and limits it to LONGEST_RETRY_AFTER.
 
-    None for what is neither or lies in the past. The text is the receiver's, so nothing in it may raise.
+    Returns None for other text and for the past. The receiver writes the text, so no text may raise.
     """
     text = text.strip()
     wait = _seconds(text) if text.isascii() and text.isdigit() else _until_http_date(text, now)
@@ -60,9 +60,7 @@ def parse_retry_after(text: str, now: datetime) -> timedelta | None:
 
 
 def _seconds(digits: str) -> timedelta:
-    return timedelta(
-        seconds=int(digits.lstrip("0")[:10] or 0)
-    )  # ten digits are centuries, more change nothing
+    return timedelta(seconds=int(digits.lstrip("0")[:10] or 0))  # ten digits exceed any limit already
 
 
 def _until_http_date(text: str, now: datetime) -> timedelta | None:

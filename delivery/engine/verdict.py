@@ -1,4 +1,4 @@
-"""What one attempt means for its delivery: a pure table of (what happened, how far the schedule is, clock, chance)."""
+"""What an attempt means for its delivery: a pure function of the result, the attempts made, the clock and a random number."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from delivery.http.attempt_contract import AttemptResult, Outcome
 from schema.deliveries.deliveries import Verdict
 
 GONE: Final = HTTPStatus.GONE
-_MAY_ASK_TO_WAIT: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_WITH_RETRY_AFTER: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,15 @@ _DELIVERED: Final = Judgement(Verdict.DELIVERED)
 
 
 def judge(
-    result: AttemptResult, *, tries: int, replay: bool, policy: RetryPolicy, now: datetime, random: float
+    result: AttemptResult,
+    *,
+    attempts_made: int,
+    replay: bool,
+    policy: RetryPolicy,
+    now: datetime,
+    random: float,
 ) -> Judgement:
-    """`tries` counts the schedule's attempts before this one; `random` is in [0, 1)."""
+    """`attempts_made` counts the scheduled attempts before this one; `random` is in [0, 1)."""
     if result.outcome is Outcome.OK:
         return _DELIVERED
     if result.outcome is Outcome.BLOCKED:
@@ -36,9 +42,9 @@ def judge(
     if replay:
         return Judgement(Verdict.KEPT)
     wait = None
-    if result.retry_after is not None and result.status in _MAY_ASK_TO_WAIT:
+    if result.retry_after is not None and result.status in _WITH_RETRY_AFTER:
         wait = parse_retry_after(result.retry_after, now)
-    retry_at = policy.next_attempt_at(tries + 1, now, random, wait)
+    retry_at = policy.next_attempt_at(attempts_made + 1, now, random, wait)
     if retry_at is None:
         return Judgement(Verdict.FAILED)
     return Judgement(Verdict.RETRY, retry_at)

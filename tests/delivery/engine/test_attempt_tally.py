@@ -1,4 +1,4 @@
-"""Counts are those of a naive count, whatever comes."""
+"""The tally equals a naive count."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ settlements = st.builds(
 
 
 @given(st.lists(st.lists(settlements, max_size=20), max_size=5))
-def test_batches_add_up_to_what_was_in_them(batches: list[list[Settlement]]) -> None:
+def test_batches_add_up(batches: list[list[Settlement]]) -> None:
     tally = Tally()
     for batch in batches:
         tally.add(batch)
@@ -48,8 +48,8 @@ def test_batches_add_up_to_what_was_in_them(batches: list[list[Settlement]]) -> 
         assert abs(histogram.sum_ms - sum(took)) <= 1e-6 * (1 + sum(took))
 
 
-def test_what_has_not_happened_yet_is_counted_as_nothing() -> None:
-    """A series that appears with its first failure hides that failure from rate()."""
+def test_every_series_starts_at_zero() -> None:
+    """A series that first appears with its first failure hides that failure from rate()."""
     tally = Tally()
     assert tally.outcomes == dict.fromkeys(("ok", *(o.value for o in Outcome if o is not Outcome.OK)), 0)
     assert tally.verdicts == dict.fromkeys(Verdict, 0)

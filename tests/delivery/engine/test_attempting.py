@@ -18,7 +18,7 @@ from delivery.http.attempt_contract import AttemptResult, AttemptTimings, Outcom
         (Outcome.HTTP_STATUS, QUICK_MS, True, Manner.HUNG),
     ],
 )
-def test_an_attempt_that_hung_counts_as_hung_whatever_its_status(
+def test_an_attempt_is_quick_slow_or_hung(
     outcome: Outcome, total: float, timed_out: bool, expected: Manner
 ) -> None:
     result = AttemptResult(

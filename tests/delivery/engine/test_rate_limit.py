@@ -1,4 +1,4 @@
-"""The rate limit as arithmetic: never more than it says over any window, never less for want of polls, whatever the clock does."""
+"""No time span has more deliveries than the rate limit allows, polls reach it, and a changed clock does not break it."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.engine.rate_limit import BURST, after, grant
+from delivery.engine.rate_limit import BURST, advance, grant
 
 START = datetime(2026, 6, 28, 9, 0, tzinfo=UTC)
 POLL = timedelta(milliseconds=50)
@@ -20,7 +20,7 @@ PAUSES = st.one_of(
 
 @dataclass
 class Endpoint:
-    """One endpoint's pacing through time, and what went out when."""
+    """One endpoint's rate limit over time, and the deliveries sent."""
 
     rate: int
     now: datetime = START
@@ -28,12 +28,12 @@ class Endpoint:
     sent: list[tuple[datetime, int]] = field(default_factory=list)
 
     def claim(self, wanted: int, found: int | None = None) -> int:
-        """`found`: as many as there were, if fewer than granted."""
+        """`found`: how many deliveries there are, if fewer than granted."""
         granted = grant(self.next_at, self.now, self.rate, wanted)
         assert 0 <= granted <= wanted
         count = granted if found is None else min(granted, found)
         if count:
-            self.next_at = after(self.next_at, self.now, self.rate, count)
+            self.next_at = advance(self.next_at, self.now, self.rate, count)
             self.sent.append((self.now, count))
         return count
 
@@ -47,10 +47,10 @@ def allowed(rate: int, window: timedelta) -> Fraction:
 
 
 @given(rate=RATES, polls=st.lists(st.tuples(PAUSES, st.integers(1, 5000), st.integers(0, 5000)), max_size=40))
-def test_no_window_has_more_than_the_rate_and_the_burst(
+def test_no_time_span_exceeds_the_rate_and_the_burst(
     rate: int, polls: list[tuple[timedelta, int, int]]
 ) -> None:
-    """Whenever it is asked, for however many, and whether or not they are all there."""
+    """For any claims at any times, whether or not all granted deliveries exist."""
     endpoint = Endpoint(rate)
     for pause, wanted, found in polls:
         endpoint.now += pause
@@ -64,7 +64,7 @@ def test_no_window_has_more_than_the_rate_and_the_burst(
 
 @pytest.mark.parametrize("rate", [1, 3, 7, 40, 999, 10_000])
 def test_polls_reach_the_rate_and_no_more(rate: int) -> None:
-    """What falls due between two polls is within the burst, so nothing of it is lost."""
+    """Deliveries that become due between two polls are within the burst, so none is lost."""
     endpoint = Endpoint(rate)
     for _ in range(20 * 60):
         endpoint.now += POLL
@@ -76,7 +76,7 @@ def test_polls_reach_the_rate_and_no_more(rate: int) -> None:
     rate=RATES,
     pauses=st.lists(st.timedeltas(timedelta(0), timedelta(milliseconds=60)), min_size=1, max_size=50),
 )
-def test_whoever_polls_within_the_burst_loses_nothing_of_the_rate(rate: int, pauses: list[timedelta]) -> None:
+def test_polls_within_the_burst_reach_the_full_rate(rate: int, pauses: list[timedelta]) -> None:
     endpoint = Endpoint(rate)
     for pause in pauses:
         endpoint.now += pause
@@ -88,21 +88,21 @@ def test_whoever_polls_within_the_burst_loses_nothing_of_the_rate(rate: int, pau
 
 
 @given(rate=RATES, idle=st.timedeltas(timedelta(0), timedelta(days=400)))
-def test_idleness_saves_nothing_up(rate: int, idle: timedelta) -> None:
+def test_idle_time_is_not_saved_up(rate: int, idle: timedelta) -> None:
     endpoint = Endpoint(rate)
     endpoint.claim(1)
     endpoint.now += idle
     assert endpoint.claim(100_000) <= allowed(rate, timedelta(0))
 
 
-def test_the_first_ever_is_the_burst_and_one() -> None:
+def test_the_first_claim_gets_the_burst_and_one() -> None:
     assert grant(None, START, 40, 1000) == 11
     assert grant(None, START, 1, 1000) == 1
     assert grant(None, START, 40, 3) == 3
     assert grant(None, START, 40, 0) == 0
 
 
-def test_what_is_not_granted_waits_for_its_moment() -> None:
+def test_a_delivery_is_granted_exactly_when_the_rate_allows() -> None:
     endpoint = Endpoint(rate=10)
     assert endpoint.claim(100) == 3, "at 0, 100 and 200 ms, all within the burst"
     assert endpoint.claim(100) == 0
@@ -117,7 +117,7 @@ def test_what_is_not_granted_waits_for_its_moment() -> None:
     before=st.lists(st.tuples(PAUSES, st.integers(1, 5000)), min_size=1, max_size=10),
     back=st.timedeltas(timedelta(0), timedelta(days=400)),
 )
-def test_a_clock_set_back_stalls_nobody_for_longer_than_the_burst_and_one_delivery(
+def test_a_clock_set_back_delays_one_burst_and_one_delivery_at_most(
     rate: int, before: list[tuple[timedelta, int]], back: timedelta
 ) -> None:
     endpoint = Endpoint(rate)
@@ -125,9 +125,9 @@ def test_a_clock_set_back_stalls_nobody_for_longer_than_the_burst_and_one_delive
         endpoint.now += pause
         endpoint.claim(wanted)
     endpoint.now -= back
-    at_once = endpoint.claim(1)  # who waits polls; a clock that is far behind is noticed here, and only here
+    immediate = endpoint.claim(1)  # a large step back is noticed by this claim
     endpoint.now += BURST + timedelta(seconds=1) / rate + timedelta(microseconds=2)
-    assert at_once or endpoint.claim(1) == 1
+    assert immediate or endpoint.claim(1) == 1
 
 
 @given(
@@ -139,7 +139,7 @@ def test_a_clock_set_back_stalls_nobody_for_longer_than_the_burst_and_one_delive
 def test_a_clock_set_back_adds_one_burst_at_most(
     rate: int, before: list[int], back: timedelta, polls: list[tuple[timedelta, int]]
 ) -> None:
-    """By the time that really passes."""
+    """Measured by the time that really passes."""
     endpoint = Endpoint(rate)
     for wanted in before:
         endpoint.claim(wanted)
@@ -153,9 +153,34 @@ def test_a_clock_set_back_adds_one_burst_at_most(
 
 
 @given(rate=RATES, other=RATES, wanted=st.integers(1, 5000))
-def test_a_limit_that_is_changed_holds_from_the_next_claim_on(rate: int, other: int, wanted: int) -> None:
+def test_a_changed_limit_applies_from_the_next_claim(rate: int, other: int, wanted: int) -> None:
     endpoint = Endpoint(rate)
     endpoint.claim(wanted)
     endpoint.rate = other
     endpoint.now += BURST + timedelta(seconds=1) / min(rate, other) + timedelta(microseconds=2)
     assert 1 <= endpoint.claim(100_000) <= allowed(other, timedelta(0))
+
+
+@pytest.mark.parametrize(("rate", "granted"), [(1, 1), (3, 1), (4, 2), (7, 2), (8, 3), (10_000, 2501)])
+def test_the_end_of_the_burst_is_included(rate: int, granted: int) -> None:
+    assert grant(None, START, rate, 100_000) == granted
+
+
+def test_a_claim_in_the_past_of_next_at_gets_nothing() -> None:
+    step = timedelta(microseconds=1)
+    assert grant(START + BURST, START, 10, 5) == 1
+    assert grant(START + BURST + step, START, 10, 5) == 0
+
+
+def test_next_at_beyond_the_burst_and_one_delivery_is_ignored() -> None:
+    """Only another clock can have written it."""
+    furthest = START + BURST + timedelta(milliseconds=100)
+    step = timedelta(microseconds=1)
+    assert grant(furthest, START, 10, 5) == 0
+    assert grant(furthest + step, START, 10, 5) == 3
+    assert advance(furthest + step, START, 10, 1) == START + timedelta(milliseconds=100)
+
+
+def test_the_time_of_a_delivery_is_rounded_up() -> None:
+    assert advance(START, START, 3, 1) - START == timedelta(microseconds=333_334)
+    assert advance(START, START, 3, 3) - START == timedelta(seconds=1)
