@@ -149,3 +149,19 @@ def test_every_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert f"](docs/{page.name})" in readme, page.name
+
+
+def test_files_named_in_comments_and_docstrings_exist() -> None:
+    """A name such as `claiming.py`, with or without folders, in the sources and the SQL of the packages."""
+    packages = [ROOT / name for name in ("schema", "consumers", "delivery", "service")]
+    paths = [path for package in packages for path in package.rglob("*") if path.suffix in {".py", ".sql"}]
+    known = {path.relative_to(ROOT).as_posix() for path in paths}
+    missing = [
+        f"{path.relative_to(ROOT)}:{number}: {named}"
+        for path in paths
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        for named in re.findall(r"(?<![\w*{/.-])((?:\w+/)*\w+\.(?:py|sql))\b", line)
+        if named != "request.sql"  # an attribute
+        and not any(f"/{each}".endswith(f"/{named}") for each in known)
+    ]
+    assert missing == []

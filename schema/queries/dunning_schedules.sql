@@ -1,4 +1,4 @@
--- Dunning schedules as one tenant sees them; what moves them is in books.sql.
+-- Dunning schedules as one tenant sees them; what moves them is in billing_cases.sql.
 
 -- name: get
 -- $1 tenant, $2 dunning schedule.

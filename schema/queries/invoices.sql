@@ -1,4 +1,4 @@
--- Invoices as one tenant sees them; what makes and settles them is in books.sql.
+-- Invoices as one tenant sees them; what makes and settles them is in billing_cases.sql.
 
 -- name: get
 -- $1 tenant, $2 invoice.

@@ -1,4 +1,4 @@
--- Charges and refunds as one tenant sees them; what makes and settles them is in books.sql.
+-- Charges and refunds as one tenant sees them; what makes and settles them is in billing_cases.sql.
 
 -- name: get
 -- $1 tenant, $2 payment attempt.

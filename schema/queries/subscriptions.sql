@@ -1,4 +1,4 @@
--- Subscriptions as one tenant sees them; what changes them is in books.sql.
+-- Subscriptions as one tenant sees them; what changes them is in billing_cases.sql.
 
 -- name: get
 -- $1 tenant, $2 subscription.
