@@ -84,12 +84,12 @@ async def test_data_may_have_256_kib_and_not_a_byte_more(
 
 
 @pytest.mark.parametrize(
-    "data", ['{"a": "' + "\\u0001" * 45_000 + '"}', '{"a": 1e131071, "b": 1e131071, "c": 1}']
+    "data", ['{"a": "' + "\\u0001" * 45_000 + '"}', f'{{"a": [{", ".join(["1e-16383"] * 16)}]}}']
 )
 async def test_data_that_is_small_inside_is_measured_as_printed(
     producer: asyncpg.Connection, tenant: UUID, data: str
 ) -> None:
-    """A control character is one byte inside and six in JSON, a great number a few and 128 KiB."""
+    """A control character is one byte inside and six in JSON, a small number a few and 16 KiB."""
     with pytest.raises(InvalidInput, match="more than 262144"):
         await events.record(producer, tenant, "invoice_created", data)
 
@@ -202,6 +202,25 @@ async def test_a_number_that_stays_finite_is_recorded(producer: asyncpg.Connecti
     for row in await stored(producer):
         (found,) = json.loads(row["data"], parse_int=float)["a"]
         assert not isinstance(found["n"], float) or abs(found["n"]) <= sys.float_info.max
+
+
+@pytest.mark.parametrize("number", ["1e131071", "-1e131071", "1e-16383", "-1e-16383"])
+async def test_short_numbers_with_long_text_exhaust_no_memory(
+    producer: asyncpg.Connection, tenant: UUID, number: str
+) -> None:
+    """As text these would be 1.6 and 13 GB, and a value of PostgreSQL has at most 1 GB."""
+    data = f'{{"n": [{", ".join([number] * 100_000)}]}}'
+    with pytest.raises(asyncpg.CheckViolationError, match="receivers cannot parse|256 KiB"):
+        await producer.execute(
+            "SELECT record_event($1::uuid, 'invoice_created', $2::text)", tenant, data, timeout=60
+        )
+    assert await stored(producer) == []
+
+
+async def test_small_numbers_are_recorded_up_to_the_limit(producer: asyncpg.Connection, tenant: UUID) -> None:
+    """Each has 16,385 bytes as text."""
+    await events.record(producer, tenant, "invoice_created", f'{{"n": [{", ".join(["1e-16383"] * 15)}]}}')
+    assert len(await stored(producer)) == 1
 
 
 async def test_arguments_may_have_any_type_that_a_driver_sends(
