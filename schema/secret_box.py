@@ -67,7 +67,7 @@ def parse_secret_key(text: str) -> bytes:
     key = decode_strict(unpadded + "=")
     if key is None or len(key) != KEY_BYTES:
         raise InvalidInput(
-            "DURO_SECRET_KEY is not 32 bytes in base64 or 64 hex digits; make one with `openssl rand -base64 32`."
+            "it is not 32 bytes in base64 or 64 hex digits; make one with `openssl rand -base64 32`."
         )
     return key
 

@@ -210,7 +210,7 @@ async def test_short_numbers_with_long_text_exhaust_no_memory(
 ) -> None:
     """As text these would be 1.6 and 13 GB, and a value of PostgreSQL has at most 1 GB."""
     data = f'{{"n": [{", ".join([number] * 100_000)}]}}'
-    with pytest.raises(asyncpg.CheckViolationError, match="receivers cannot parse|256 KiB"):
+    with pytest.raises(asyncpg.CheckViolationError, match=r"receivers cannot parse|256 KiB"):
         await producer.execute(
             "SELECT record_event($1::uuid, 'invoice_created', $2::text)", tenant, data, timeout=60
         )
