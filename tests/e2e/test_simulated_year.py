@@ -84,7 +84,7 @@ async def test_what_a_business_records_is_delivered_while_it_happens(
             "SELECT status, count(*) AS n FROM webhook_deliveries GROUP BY status"
         )
         assert [(row["status"], row["n"]) for row in statuses] == [("delivered", len(expected))]
-        await assert_feed_tells(database.data(mode), rows)
+        await assert_feed_is_complete(database.data(mode), rows)
     assert set(arrived.values()) == {1}
 
 
@@ -109,17 +109,17 @@ async def nothing_untold(database: Database) -> bool:
     return not any(status.lag for status in statuses)
 
 
-async def assert_feed_tells(data: Pool, rows: Sequence[Record]) -> None:
-    """One line of each event, with its amount, its subject and its customer; and nothing was dead-lettered."""
-    lines = {row["id"]: row for row in await data.fetch("SELECT * FROM activity_feed")}
-    assert lines.keys() == {row["id"] for row in rows}
+async def assert_feed_is_complete(data: Pool, rows: Sequence[Record]) -> None:
+    """Asserts one entry per event, with its amount, subject and customer, and no dead-lettered event."""
+    entries = {row["id"]: row for row in await data.fetch("SELECT * FROM activity_feed")}
+    assert entries.keys() == {row["id"] for row in rows}
     for row in rows:
-        told, line = orjson.loads(row["data"]), lines[row["id"]]
-        assert line["line"] != row["type"]
-        assert "no words" not in line["line"]
-        assert (line["tenant_id"], line["amount"]) == (row["tenant_id"], told["amount"])
-        assert format_id(CUSTOMER, line["customer_id"]) == told["customerId"]
-        assert format_id(line["subject_kind"], line["subject_id"]) in told.values()
+        recorded, entry = orjson.loads(row["data"]), entries[row["id"]]
+        assert entry["summary"] != row["type"]
+        assert "unknown to this version" not in entry["summary"]
+        assert (entry["tenant_id"], entry["amount"]) == (row["tenant_id"], recorded["amount"])
+        assert format_id(CUSTOMER, entry["customer_id"]) == recorded["customerId"]
+        assert format_id(entry["subject_kind"], entry["subject_id"]) in recorded.values()
     assert not await data.fetchval("SELECT count(*) FROM dead_events")
 
 
