@@ -1,21 +1,21 @@
-"""Shows that this worker lives, and takes over from those that do not.
+"""Shows that this worker is alive, and takes over the deliveries of dead workers.
 
-A worker is a row in `workers` that names a session of the database. When the process dies, the server ends the
-session at once; when it freezes, or its host or the network vanishes, nothing is asked in that session any more, and
-the server ends it after `SILENT_FOR`: a timer of the server's, which needs neither a clock nor a network in common.
-A pooler in session mode keeps the session of a client that has gone for the next one. It resets it first, and with
-that goes the mark, an advisory lock: a session without the mark counts as gone.
-Each worker looks every second:
+A worker is a row in `workers` that names its database session. If the process dies, the server ends the session
+immediately. If it freezes, or its host or network fails, the session gets no more queries, and the server ends it after
+`SILENT_FOR`: a timer of the server, which needs no common clock. A pooler in session mode keeps the session of a client
+that is gone for the next client. It resets the session first, which releases the mark, an advisory lock: a session
+without the mark counts as gone.
+Each worker checks the others every second:
 
-      session gone ──seen so for `patience`──► lock the row ──► end what stands still ──► its leases become due ──► forget the row
-                 │                                 │ it is back, or another worker is at it: nothing happens
-                 └─ back in time (a restart of the database ends all sessions at once): its row names the new one
+      session gone ──for PATIENCE_S──► lock the row ──► end its stuck sessions ──► release its leases ──► delete the row
+                 │                          │ the worker is back, or another worker has the lock: nothing happens
+                 └─ back in time (a restart of the database ends all sessions): its row names the new session
 
-Whoever takes over has the dead one's row locked meanwhile, so it cannot come back in between. A worker that finds
-its row gone was taken for dead: it registers anew, and what it still sends under old leases is fenced off. Leases
-in a name that nobody bears (their last commit landed after the take-over, or somebody had them locked) are found by
-a sweep, a task of its own: while it lasts nothing would be asked in the session, and the others would see us dead.
-For the same reason no error of a sweep or of one take-over ends the looking.
+The row of the dead worker is locked during a take-over, so the worker cannot come back in between. A worker whose row is
+gone was declared dead: it registers again, and results under its old leases are fenced off. A sweep finds leases of
+unregistered workers: their commit came after the take-over, or another session had them locked. The sweep is a task of its
+own, because this worker's session must not be idle while it lasts. For the same reason no error of a sweep or of one
+take-over ends the checks.
 """
 
 import asyncio
@@ -32,21 +32,23 @@ from schema.modes import Mode
 from schema.polling import sleep_unless, through_outages
 
 _logger = logging.getLogger(__name__)
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 PATIENCE_S = 3.0
-SILENT_FOR = "3s"  # with the patience and two looks less than the ten seconds that a take-over may take
-BACK_WITHIN_S = 1.0  # the longest wait between two tries to come back, less than the others' patience
+SILENT_FOR = "3s"  # with PATIENCE_S and two checks it must stay below 10 s, the promised time of a take-over
+RECONNECT_WITHIN_S = (
+    1.0  # the longest wait between two attempts to reconnect; less than the others' PATIENCE_S
+)
 ANSWER_WITHIN_S = 10.0
 SWEEP_EVERY_S = 30.0
-SWEEP_AGAIN_S = 5.0  # after a failure: less than it takes to be not ready
-SWEEP_WITHIN_S = 5.0  # each mode; the living it has read of are to be known better than SETTLED_IN ago
+SWEEP_RETRY_S = 5.0  # after a failure; sooner than /readyz would fail
+SWEEP_WITHIN_S = 5.0  # per mode; the list of workers that it uses must be newer than SETTLED_IN
 
 
 class Presence:
     def __init__(self, database: Database, name: str) -> None:
         self._database = database
         self._name = name
-        self._guard: asyncpg.Connection | None = None
+        self._session: asyncpg.Connection | None = None
         self._id: int | None = None
         self._absent_since: dict[int, float] = {}
         self.taken_over = 0
@@ -57,54 +59,54 @@ class Presence:
         return self._id
 
     @property
-    def stands(self) -> bool:
-        """Whether the session that shows that this worker lives is there, as far as known."""
-        return self._id is not None and self._guard is not None and not self._guard.is_closed()
+    def session_is_open(self) -> bool:
+        """Whether this worker is registered and its session is open, as far as known."""
+        return self._id is not None and self._session is not None and not self._session.is_closed()
 
     async def register(self) -> None:
-        """Before the first lease is taken."""
-        await self._stand_guard()
+        """Registers this worker. Call it before the first lease is taken."""
+        await self._ensure_session()
 
     async def run(self, stop: asyncio.Event) -> None:
-        sweeping = asyncio.create_task(self._sweep_again_and_again(stop))
+        sweeping = asyncio.create_task(self._sweep_repeatedly(stop))
         try:
             while not stop.is_set():
-                await through_outages(stop, "look for dead workers", self.look, BACK_WITHIN_S)
-                await sleep_unless(stop, LOOK_EVERY_S)
+                await through_outages(stop, "check other workers", self.check, RECONNECT_WITHIN_S)
+                await sleep_unless(stop, CHECK_EVERY_S)
         finally:
             sweeping.cancel()
             await asyncio.wait([sweeping])
-        await through_outages(stop, "give leases back", self._leave)
+        await through_outages(stop, "release leases", self._leave)
 
     def close(self) -> None:
-        """For whoever does not `run` to the end: the session is gone, the leases are for others to find."""
-        if self._guard is not None:
-            self._guard.terminate()
+        """Ends the session without releasing leases, for a caller whose `run` did not end: other workers take over."""
+        if self._session is not None:
+            self._session.terminate()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                await self._look()
+                await self._check()
         except TimeoutError:
-            self.close()  # cut off without a word: the server has ended this session, or will
+            self.close()  # the connection is dead: the server has ended the session, or will
             raise
 
-    async def _look(self) -> None:
-        guard = await self._stand_guard()
+    async def _check(self) -> None:
+        session = await self._ensure_session()
         now = asyncio.get_running_loop().time()
-        absent = await workers.absent(guard, self.worker_id)
+        absent = await workers.absent(session, self.worker_id)
         self._absent_since = {worker: self._absent_since.get(worker, now) for worker in absent}
         if not absent:
-            succeeded("take over from a dead worker")  # by somebody else, or it is back
+            succeeded("take over from a dead worker")  # by another worker, or it is back
         for worker, since in self._absent_since.items():
             if now - since >= PATIENCE_S:
                 with carrying_on("take over from a dead worker", f"worker {worker}"):
-                    await self._declare_dead(guard, worker)
-                if guard.is_closed():
-                    raise ConnectionResetError("the session that shows that this worker lives was lost")
+                    await self._declare_dead(session, worker)
+                if session.is_closed():
+                    raise ConnectionResetError("the presence session of this worker was lost")
 
     async def sweep(self) -> bool:
-        """Whether both modes could be swept."""
+        """Releases the leases of unregistered workers; False if a mode failed."""
         swept = 0
         for mode in Mode:
             with carrying_on(f"sweep {mode} deliveries"):
@@ -113,44 +115,44 @@ class Presence:
                 swept += 1
         return swept == len(Mode)
 
-    async def _sweep_again_and_again(self, stop: asyncio.Event) -> None:
+    async def _sweep_repeatedly(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             swept = await self.sweep()
-            await sleep_unless(stop, SWEEP_EVERY_S if swept else SWEEP_AGAIN_S)
+            await sleep_unless(stop, SWEEP_EVERY_S if swept else SWEEP_RETRY_S)
 
-    async def _stand_guard(self) -> asyncpg.Connection:
-        """The session that our row names, made again when it was lost."""
-        if self._guard is None or self._guard.is_closed():
-            self._guard = await connect_to_core(
+    async def _ensure_session(self) -> asyncpg.Connection:
+        """Returns the session that this worker's row names, after reconnecting or registering again if needed."""
+        if self._session is None or self._session.is_closed():
+            self._session = await connect_to_core(
                 self._database, f"{self._name} presence", silent_for=SILENT_FOR
             )
-            await workers.mark(self._guard)
-        if self._id is None or not await workers.hold(self._guard, self._id):
-            self._id = await workers.register(self._guard, self._name)
+            await workers.mark(self._session)
+        if self._id is None or not await workers.hold(self._session, self._id):
+            self._id = await workers.register(self._session, self._name)
             _logger.info("registered as worker %d", self._id)
-        return self._guard
+        return self._session
 
-    async def _declare_dead(self, guard: asyncpg.Connection, worker: int) -> None:
-        async with guard.transaction():
-            name = await workers.lock_absent(guard, worker)
+    async def _declare_dead(self, session: asyncpg.Connection, worker: int) -> None:
+        async with session.transaction():
+            name = await workers.lock_absent(session, worker)
             if name is not None:
                 await self._end_sessions(name)
                 await self._take_over([worker])
-                await workers.forget(guard, worker)
+                await workers.forget(session, worker)
 
     async def _sweep(self, mode: Mode) -> None:
-        living = await workers.registered(self._database.core)
-        count = await deliveries.release_orphans(self._database.data(mode), living)
+        registered = await workers.registered(self._database.core)
+        count = await deliveries.release_orphans(self._database.data(mode), registered)
         if count:
-            _logger.warning("%d %s deliveries were leased to nobody; they are due again", count, mode)
+            _logger.warning("released %d %s deliveries that were leased to unregistered workers", count, mode)
 
     async def _end_sessions(self, name: str) -> None:
-        """First, because their locks would be in the way: of this take-over, and of every consumer."""
+        """Ends the dead worker's sessions first: their locks would block this take-over, and every consumer."""
         for mode in Mode:
             still = timedelta(seconds=PATIENCE_S)
             count = await workers.end_sessions(self._database.data(mode), name, still)
             if count:
-                _logger.warning("ended %d %s sessions that %s left in mid-transaction", count, mode, name)
+                _logger.warning("ended %d stuck %s sessions of %s", count, mode, name)
 
     async def _take_over(self, dead: Sequence[int]) -> None:
         for mode in Mode:
@@ -160,8 +162,8 @@ class Presence:
                 _logger.warning("took over %d %s deliveries of worker %s", count, mode, dead)
 
     async def _leave(self) -> None:
-        """Gives back what a drain left over, so that others need not find out."""
-        if self._guard is not None and not self._guard.is_closed() and self._id is not None:
+        """Releases the leases that are left after the drain, so that no other worker must find them."""
+        if self._session is not None and not self._session.is_closed() and self._id is not None:
             await self._take_over([self._id])
-            await workers.forget(self._guard, self._id)
-            await self._guard.close()
+            await workers.forget(self._session, self._id)
+            await self._session.close()

@@ -71,7 +71,7 @@ class HttpServer:
             await _in_time(self._worker.database.core.fetchval("SELECT 1"))
         except _TROUBLE:
             reasons.append("database unavailable")
-        if not self._worker.presence.stands:
+        if not self._worker.presence.session_is_open:
             reasons.append("not registered as a worker")
         return reasons + self._worker.failures.reasons()
 

@@ -293,7 +293,7 @@ async def test_every_part_of_a_worker_keeps_the_lifecycle_s_contract(whole_worke
     parts = {part.name: part.runs for stage in whole_worker.stages() for part in stage}
     assert set(parts) == {*PARTS, *(part.replace(" test", " live") for part in PARTS)}
     if name != "presence":  # the others' work is done in a living worker's name
-        await whole_worker.presence.look()
+        await whole_worker.presence.check()
     await stress_lifecycle(parts[name])
 
 

@@ -54,7 +54,7 @@ def worker_metrics(worker: Worker) -> Iterator[Metric]:
         "duro_worker_registered",
         "1 if the session that shows that this worker is alive is open.",
         [],
-        [([], worker.presence.stands)],
+        [([], worker.presence.session_is_open)],
     )
     yield gauge(
         "duro_part_failing_seconds",

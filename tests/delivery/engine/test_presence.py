@@ -1,7 +1,7 @@
-"""Who is alive is known without clocks, and what the dead held is taken over once.
+"""Dead workers are found without clocks, and their deliveries are taken over once.
 
-A worker here is a Presence and some deliveries leased in its name. `look` is called by hand, so that each test decides who
-looks when; only the patience is shortened.
+A worker here is a Presence and some deliveries leased in its name. Tests call `check` themselves, to decide which worker
+checks when; only PATIENCE_S is shortened.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def new_worker(db_url: str, key: bytes) -> AsyncIterator[NewWorker]:
-    """Registered workers, each with connections of its own, straight to the database."""
+    """Creates registered workers with connections of their own to the database."""
     async with AsyncExitStack() as stack:
 
         async def make() -> Presence:
@@ -89,7 +89,7 @@ async def far_worker(proxy: TcpProxy, db_url: str, key: bytes) -> AsyncIterator[
 
 @pytest.fixture
 async def lease(database: Database, tenant: UUID) -> Leasing:
-    """`await lease(worker_id, count, mode)`: that worker holds so many new deliveries."""
+    """`await lease(worker_id, count, mode)`: leases that many new deliveries to the worker."""
 
     async def lease(worker_id: int, count: int, mode: Mode = Mode.TEST) -> None:
         endpoint = await add_endpoint(database, tenant, "https://example.com/", mode=mode)
@@ -116,22 +116,22 @@ async def registered(database: Database) -> set[int]:
     return {row["id"] for row in await database.core.fetch("SELECT id FROM workers")}
 
 
-async def look(presence: Presence) -> None:
-    """As `run` does, through whatever is the matter with the connection."""
-    await through_outages(asyncio.Event(), "a look", presence.look)
+async def check(presence: Presence) -> None:
+    """Checks as `run` does, with retries while the connection fails."""
+    await through_outages(asyncio.Event(), "a check", presence.check)
 
 
-async def look_with_patience(presence: Presence) -> None:
-    """Twice, with the patience between."""
-    await look(presence)
+async def check_twice(presence: Presence) -> None:
+    """Checks twice, PATIENCE_S apart."""
+    await check(presence)
     await asyncio.sleep(SOON_S)
-    await look(presence)
+    await check(presence)
 
 
-async def test_a_killed_process_is_noticed_and_its_leases_are_taken_over_within_ten_seconds(
+async def test_leases_of_a_killed_process_are_taken_over_within_ten_seconds(
     database: Database, new_worker: NewWorker, lease: Leasing, db_url: str, key: bytes
 ) -> None:
-    """Both modes', and the observer's own stay as they are."""
+    """Those of both modes; the observer keeps its own."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", LIVING_WORKER, db_url, key.hex(), stdout=asyncio.subprocess.PIPE, cwd=REPOSITORY
     )
@@ -141,19 +141,19 @@ async def test_a_killed_process_is_noticed_and_its_leases_are_taken_over_within_
     await lease(victim, 3)
     await lease(victim, 2, Mode.LIVE)
     await lease(observer.worker_id, 4)
-    await observer.look()
+    await observer.check()
     process.send_signal(signal.SIGKILL)
     await process.wait()
 
     async with asyncio.timeout(10):
         while observer.taken_over < 5:
-            await observer.look()
+            await observer.check()
     assert (await held(database), await held(database, Mode.LIVE)) == (4, 0)
     assert await registered(database) == {observer.worker_id}
 
 
 @needs_pgbouncer
-async def test_a_killed_process_is_noticed_although_a_pooler_keeps_its_session(
+async def test_a_killed_process_is_found_although_a_pooler_keeps_its_session(
     cluster: Cluster, database: Database, new_worker: NewWorker, lease: Leasing, db_url: str, impatient: None
 ) -> None:
     async with pgbouncer(cluster, "session") as pooler:
@@ -165,7 +165,7 @@ async def test_a_killed_process_is_noticed_although_a_pooler_keeps_its_session(
         victim = int(await process.stdout.readline())
         observer = await new_worker()
         await lease(victim, 3)
-        await look_with_patience(observer)
+        await check_twice(observer)
         assert (observer.taken_over, await held(database)) == (0, 3)
         session = await database.core.fetchval("SELECT pid FROM workers WHERE id = $1", victim)
         process.send_signal(signal.SIGKILL)
@@ -173,35 +173,35 @@ async def test_a_killed_process_is_noticed_although_a_pooler_keeps_its_session(
 
         async with asyncio.timeout(10):
             while observer.taken_over < 3:
-                await look_with_patience(observer)
+                await check_twice(observer)
         assert await registered(database) == {observer.worker_id}
         assert await database.core.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", session)
 
 
-async def test_the_living_are_left_alone(
+async def test_living_workers_keep_their_leases(
     database: Database, new_worker: NewWorker, lease: Leasing, impatient: None
 ) -> None:
     one, other = await new_worker(), await new_worker()
     await lease(one.worker_id, 2)
     await lease(other.worker_id, 2)
-    await look_with_patience(one)
-    await look_with_patience(other)
+    await check_twice(one)
+    await check_twice(other)
     assert (one.taken_over, other.taken_over, await held(database)) == (0, 0, 4)
 
 
-async def test_a_worker_that_is_back_when_it_is_to_be_declared_dead_is_left_alone(
+async def test_a_worker_that_is_back_is_not_declared_dead(
     database: Database, new_worker: NewWorker, lease: Leasing
 ) -> None:
-    """Between the last look and the declaration it may have come."""
+    """It came back between the last check and the declaration."""
     observer, back = await new_worker(), await new_worker()
     await lease(back.worker_id, 2)
-    assert observer._guard is not None
-    await observer._declare_dead(observer._guard, back.worker_id)
+    assert observer._session is not None
+    await observer._declare_dead(observer._session, back.worker_id)
     assert (observer.taken_over, await held(database)) == (0, 2)
     assert back.worker_id in await registered(database)
 
 
-async def test_a_worker_that_comes_back_in_time_keeps_its_id_and_its_leases(
+async def test_a_worker_that_comes_back_in_time_keeps_its_leases(
     database: Database,
     far_worker: Presence,
     new_worker: NewWorker,
@@ -212,15 +212,15 @@ async def test_a_worker_that_comes_back_in_time_keeps_its_id_and_its_leases(
     observer, own_id = await new_worker(), far_worker.worker_id
     await lease(own_id, 3)
     proxy.cut()
-    await look(observer)
-    await look(far_worker)
+    await check(observer)
+    await check(far_worker)
     await asyncio.sleep(SOON_S)
-    await look(observer)
-    await look_with_patience(observer)
+    await check(observer)
+    await check_twice(observer)
     assert (far_worker.worker_id, observer.taken_over, await held(database)) == (own_id, 0, 3)
 
 
-async def test_a_worker_that_is_back_before_the_server_noticed_keeps_its_id(
+async def test_a_worker_that_reconnects_before_the_server_notices_keeps_its_id(
     database: Database,
     far_worker: Presence,
     new_worker: NewWorker,
@@ -228,26 +228,26 @@ async def test_a_worker_that_is_back_before_the_server_noticed_keeps_its_id(
     lease: Leasing,
     impatient: None,
 ) -> None:
-    """Its old session is still there, and ends only later."""
+    """Its old session ends later."""
     observer, own_id = await new_worker(), far_worker.worker_id
     await lease(own_id, 3)
     proxy.cut_clients_alone()
-    await look(far_worker)
-    await look_with_patience(observer)
+    await check(far_worker)
+    await check_twice(observer)
     proxy.tell_server()
-    await look_with_patience(observer)
+    await check_twice(observer)
     assert (far_worker.worker_id, observer.taken_over, await held(database)) == (own_id, 0, 3)
     assert await registered(database) == {own_id, observer.worker_id}
 
 
-async def test_when_all_sessions_end_at_once_nothing_is_taken_over(
+async def test_a_restart_of_the_database_causes_no_take_over(
     database: Database,
     new_worker: NewWorker,
     superuser: asyncpg.Connection,
     lease: Leasing,
     impatient: None,
 ) -> None:
-    """A restart of the database frees every lock; whoever comes back first finds the others absent."""
+    """All sessions end together, and the first worker back finds the others absent."""
     workers = [await new_worker() for _ in range(3)]
     before = [worker.worker_id for worker in workers]
     for worker_id in before:
@@ -257,15 +257,15 @@ async def test_when_all_sessions_end_at_once_nothing_is_taken_over(
         " WHERE usename = 'duro_core' AND datname = current_database()"
     )
     for worker in workers:
-        await look(worker)
+        await check(worker)
     for worker in workers:
-        await look_with_patience(worker)
+        await check_twice(worker)
     assert [worker.worker_id for worker in workers] == before
     assert sum(worker.taken_over for worker in workers) == 0
     assert await held(database) == 3
 
 
-async def test_a_worker_that_was_taken_for_dead_registers_anew(
+async def test_a_worker_declared_dead_registers_again(
     database: Database,
     far_worker: Presence,
     new_worker: NewWorker,
@@ -276,18 +276,18 @@ async def test_a_worker_that_was_taken_for_dead_registers_anew(
     observer, old_id = await new_worker(), far_worker.worker_id
     await lease(old_id, 3)
     proxy.go_down()
-    await look_with_patience(observer)
+    await check_twice(observer)
     assert (observer.taken_over, await held(database)) == (3, 0)
     proxy.come_back()
-    await look(far_worker)
+    await check(far_worker)
     assert far_worker.worker_id not in {old_id, observer.worker_id}
     assert await registered(database) == {far_worker.worker_id, observer.worker_id}
     await lease(far_worker.worker_id, 1)
-    await look_with_patience(observer)
-    assert await held(database) == 1, "under its new id it is alive"
+    await check_twice(observer)
+    assert await held(database) == 1, "it is alive under its new id"
 
 
-async def test_of_many_observers_one_takes_over(
+async def test_one_of_many_observers_takes_over(
     database: Database,
     far_worker: Presence,
     new_worker: NewWorker,
@@ -298,15 +298,15 @@ async def test_of_many_observers_one_takes_over(
     observers = [await new_worker() for _ in range(4)]
     await lease(far_worker.worker_id, 20)
     proxy.go_down()
-    await asyncio.gather(*(look_with_patience(observer) for observer in observers))
+    await asyncio.gather(*(check_twice(observer) for observer in observers))
     assert sorted(observer.taken_over for observer in observers) == [0, 0, 0, 20]
     assert await registered(database) == {observer.worker_id for observer in observers}
 
 
-async def test_a_worker_that_leaves_gives_back_at_once(
+async def test_a_worker_that_leaves_releases_its_leases_immediately(
     database: Database, new_worker: NewWorker, lease: Leasing
 ) -> None:
-    """What its drain left over is due before anybody has missed it."""
+    """Deliveries left after its drain are due without a take-over."""
     leaving, staying = await new_worker(), await new_worker()
     await lease(leaving.worker_id, 3)
     await lease(leaving.worker_id, 2, Mode.LIVE)
@@ -317,20 +317,20 @@ async def test_a_worker_that_leaves_gives_back_at_once(
     assert await registered(database) == {staying.worker_id}
 
 
-async def test_a_worker_that_left_can_come_again(database: Database, new_worker: NewWorker) -> None:
+async def test_a_worker_that_left_can_register_again(database: Database, new_worker: NewWorker) -> None:
     worker = await new_worker()
     first_id = worker.worker_id
     async with running(worker):
         pass
-    await look(worker)
+    await check(worker)
     assert worker.worker_id != first_id
     assert await registered(database) == {worker.worker_id}
 
 
-async def test_a_lease_in_a_name_that_nobody_bears_ends(
+async def test_leases_of_unregistered_workers_are_released(
     database: Database, new_worker: NewWorker, lease: Leasing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The dead one's last commit may land after the take-over. A fresh one is left alone: it may be a newcomer's."""
+    """A dead worker may commit after the take-over. A recent lease stays: its worker may just have registered."""
     worker = await new_worker()
     await lease(worker.worker_id + 1000, 2)
     await lease(worker.worker_id, 1)
@@ -342,22 +342,22 @@ async def test_a_lease_in_a_name_that_nobody_bears_ends(
     assert await held(database) == 1
 
 
-async def test_a_silent_connection_is_dropped_so_that_a_new_one_can_be_made(
+async def test_a_silent_connection_is_replaced(
     far_worker: Presence, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presence_module, "ANSWER_WITHIN_S", 0.2)
-    own_id, guard = far_worker.worker_id, far_worker._guard
+    own_id, guard = far_worker.worker_id, far_worker._session
     assert guard is not None
     proxy.fall_silent()
     with pytest.raises(TimeoutError):
-        await far_worker.look()
+        await far_worker.check()
     assert guard.is_closed()
     proxy.come_back()
     monkeypatch.setattr(presence_module, "ANSWER_WITHIN_S", 10)
-    await look(far_worker)
+    await check(far_worker)
     assert far_worker.worker_id == own_id
 
 
-def test_a_worker_tries_to_come_back_more_often_than_others_lose_patience() -> None:
-    """Else a longer outage of the database would end with the workers taking over from each other."""
-    assert presence_module.BACK_WITHIN_S + presence_module.LOOK_EVERY_S < PATIENCE_S
+def test_a_worker_reconnects_before_others_lose_patience() -> None:
+    """Otherwise the workers would take over from each other after a long outage of the database."""
+    assert presence_module.RECONNECT_WITHIN_S + presence_module.CHECK_EVERY_S < PATIENCE_S

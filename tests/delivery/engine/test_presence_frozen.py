@@ -1,4 +1,4 @@
-"""A worker that freezes in the middle of a transaction leaves no lock behind when it is declared dead."""
+"""A worker that freezes inside a transaction keeps no lock once it is declared dead."""
 
 import asyncio
 import socket
@@ -27,20 +27,20 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence_module, "PATIENCE_S", SOON_S)
 
 
-async def look_with_patience(presence: Presence) -> None:
+async def check_twice(presence: Presence) -> None:
     for _ in range(2):
         await asyncio.sleep(SOON_S)
-        await through_outages(asyncio.Event(), "a look", presence.look)
+        await through_outages(asyncio.Event(), "a check", presence.check)
 
 
 async def cursor_is_free(database: Database) -> bool:
     return await database.data(Mode.TEST).fetchval(LOCK_CURSOR) is not None
 
 
-async def test_a_dead_workers_session_that_holds_a_cursor_is_ended_even_between_preparing_and_executing(
+async def test_a_dead_workers_session_that_locks_a_cursor_is_ended(
     database: Database, db_url: str, key: bytes, impatient: None
 ) -> None:
-    """There it counts as active, and none of the server's timeouts ends it."""
+    """Even between prepare and execute: it is active there, and no timeout of the server ends it."""
     observer = Presence(database, "an observer")
     await observer.register()
     async with Database.open(db_url, key, name=FROZEN) as its_database:
@@ -50,21 +50,21 @@ async def test_a_dead_workers_session_that_holds_a_cursor_is_ended_even_between_
             await connection.execute("BEGIN")
             assert await connection.fetchval(LOCK_CURSOR)
             await connection.prepare("SELECT 1")
-            await look_with_patience(observer)
-            assert not await cursor_is_free(database), "it lives"
+            await check_twice(observer)
+            assert not await cursor_is_free(database), "the worker is alive"
             frozen.close()
-            await look_with_patience(observer)
+            await check_twice(observer)
             assert await cursor_is_free(database)
             with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError)):
                 await connection.execute("COMMIT")
     observer.close()
-    await asyncio.sleep(0)  # the loop closes what has been terminated
+    await asyncio.sleep(0)  # the event loop closes terminated connections
 
 
-async def test_a_dead_workers_session_to_which_the_server_writes_in_vain_is_ended(
+async def test_a_session_whose_client_stopped_reading_is_ended(
     database: Database, db_url: str, key: bytes
 ) -> None:
-    """It froze while a batch came; the server's timeouts see that late."""
+    """The worker froze while it received a batch; the server's timeouts find that late."""
     ours = database.data(Mode.TEST)
     async with (
         Database.open(db_url, key, name=FROZEN) as its_database,
@@ -89,11 +89,11 @@ async def test_a_dead_workers_session_to_which_the_server_writes_in_vain_is_ende
             await batch
 
 
-async def test_a_session_of_that_name_which_is_not_standing_still_goes_on(
+async def test_an_active_session_of_the_same_name_is_kept(
     database: Database, db_url: str, key: bytes
 ) -> None:
-    """A worker restarted in a container has its predecessor's name."""
-    minute, at_once = timedelta(minutes=1), timedelta(0)
+    """A worker that restarts in a container has the name of its predecessor."""
+    minute, immediately = timedelta(minutes=1), timedelta(0)
     async with (
         Database.open(db_url, key, name=FROZEN) as its_database,
         its_database.data(Mode.TEST).acquire() as connection,
@@ -101,13 +101,15 @@ async def test_a_session_of_that_name_which_is_not_standing_still_goes_on(
     ):
         await connection.execute("SELECT")
         assert await workers.end_sessions(database.data(Mode.TEST), FROZEN, minute) == 0
-        assert await workers.end_sessions(database.data(Mode.LIVE), FROZEN, at_once) == 0, "another role's"
-        assert await workers.end_sessions(database.data(Mode.TEST), "another", at_once) == 0
+        assert await workers.end_sessions(database.data(Mode.LIVE), FROZEN, immediately) == 0, (
+            "a session of another role"
+        )
+        assert await workers.end_sessions(database.data(Mode.TEST), "another", immediately) == 0
         assert await connection.fetchval("SELECT 1") == 1
 
 
-async def test_the_server_itself_ends_sessions_of_those_who_fall_silent(database: Database) -> None:
-    """So that a vanished or frozen worker keeps no lock and does not look alive for longer than seconds."""
+async def test_the_server_ends_sessions_of_silent_clients(database: Database) -> None:
+    """So a vanished or frozen worker keeps no lock, and looks alive for seconds at most."""
     for pool in (database.core, *(database.data(mode) for mode in Mode)):
         assert await pool.fetchval("SHOW idle_in_transaction_session_timeout") == "10s"
         assert (
@@ -115,7 +117,7 @@ async def test_the_server_itself_ends_sessions_of_those_who_fall_silent(database
         )
     presence = Presence(database, "a worker")
     await presence.register()
-    assert presence._guard is not None
-    assert await presence._guard.fetchval("SHOW idle_session_timeout") == "3s"
+    assert presence._session is not None
+    assert await presence._session.fetchval("SHOW idle_session_timeout") == "3s"
     presence.close()
     await asyncio.sleep(0)

@@ -1,6 +1,6 @@
-"""Whatever stands in the way of one take-over or of a sweep, the worker is seen to live, and the others' work is taken over.
+"""A take-over or sweep that is blocked or fails stops neither the worker's checks nor the other take-overs.
 
-The dead here are rows of `workers` whose session never was; what stands in the way is a lock or an error of the server's.
+Dead workers here are rows of `workers` without a session; the obstacle is a lock or an error of the server.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tests.support.servers.duro_process import eventually
 
 DIE = "INSERT INTO core.workers (name, pid, session_start) VALUES ('a dead worker', 1, '-infinity') RETURNING id"
 LOCK_TABLE = "LOCK TABLE sandbox.webhook_deliveries IN ACCESS EXCLUSIVE MODE"
-SOMEBODY_WAITS = (
+LOCK_WAITS = (
     "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sandbox.webhook_deliveries'::regclass"
 )
 
@@ -33,18 +33,18 @@ Leasing = Callable[[int, int], Awaitable[list[UUID]]]
 
 @pytest.fixture
 async def presence(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Presence]:
-    """A registered worker, without patience."""
+    """A registered worker with PATIENCE_S = 0."""
     monkeypatch.setattr(presence_module, "PATIENCE_S", 0.0)
     presence = Presence(database, "a worker")
     await presence.register()
     yield presence
     presence.close()
-    await asyncio.sleep(0)  # the loop closes what has been terminated
+    await asyncio.sleep(0)  # the event loop closes terminated connections
 
 
 @pytest.fixture
 async def lease(database: Database, tenant: UUID) -> Leasing:
-    """`await lease(worker_id, count)`: that worker holds so many new deliveries, these."""
+    """`await lease(worker_id, count)`: leases that many new deliveries to the worker, and returns them."""
     queue = Queue(database.data(Mode.TEST), tenant, await new_endpoint(database, tenant))
 
     async def lease(worker_id: int, count: int) -> list[UUID]:
@@ -56,7 +56,7 @@ async def lease(database: Database, tenant: UUID) -> Leasing:
 
 @pytest.fixture
 async def other(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
-    """Somebody else's session, in the middle of a transaction."""
+    """Another session, inside a transaction."""
     other = await connect(OWNER)
     await other.execute("BEGIN")
     yield other
@@ -64,7 +64,7 @@ async def other(connect: Connect) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-def orphans_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def orphans_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
     release = partial(deliveries.release_orphans, older_than=timedelta(0))
     monkeypatch.setattr(deliveries, "release_orphans", release)
 
@@ -78,19 +78,19 @@ async def registered(owner: asyncpg.Connection) -> set[int]:
     return {row["id"] for row in await owner.fetch("SELECT id FROM core.workers")}
 
 
-async def test_a_delivery_that_somebody_has_locked_keeps_no_take_over_waiting(
+async def test_a_locked_delivery_does_not_block_a_take_over(
     presence: Presence,
     lease: Leasing,
     owner: asyncpg.Connection,
     other: asyncpg.Connection,
-    orphans_at_once: None,
+    orphans_immediately: None,
 ) -> None:
-    """It is left to nobody, and a sweep finds it when it is free."""
+    """It stays leased to an unregistered worker, and a sweep finds it once it is unlocked."""
     for _ in range(2):
         locked, _free = await lease(await owner.fetchval(DIE), 2)
         await other.execute("SELECT FROM sandbox.webhook_deliveries WHERE id = $1 FOR UPDATE", locked)
     async with asyncio.timeout(5):
-        await presence.look()
+        await presence.check()
         assert await registered(owner) == {presence.worker_id}
         assert (presence.taken_over, len(await held(owner))) == (2, 2)
         await presence.sweep()
@@ -101,14 +101,14 @@ async def test_a_delivery_that_somebody_has_locked_keeps_no_take_over_waiting(
 
 
 @pytest.mark.parametrize("error", ["lock_not_available", "raise_exception"])
-async def test_a_take_over_that_always_fails_does_not_shadow_the_next(
+async def test_a_take_over_that_always_fails_does_not_block_the_next(
     presence: Presence,
     lease: Leasing,
     owner: asyncpg.Connection,
     caplog: pytest.LogCaptureFixture,
     error: str,
 ) -> None:
-    """Be the error one of the moment or not."""
+    """Whether or not the error is transient."""
     first, last = await owner.fetchval(DIE), await owner.fetchval(DIE)
     (stays,) = await lease(first, 1)
     await lease(last, 1)
@@ -118,52 +118,52 @@ async def test_a_take_over_that_always_fails_does_not_shadow_the_next(
         " CREATE TRIGGER refuse BEFORE UPDATE ON sandbox.webhook_deliveries"
         f" FOR EACH ROW WHEN (OLD.leased_by = {first}) EXECUTE FUNCTION sandbox.refuse()"
     )
-    await presence.look()
+    await presence.check()
     assert await held(owner) == {stays}
     assert await registered(owner) == {presence.worker_id, first}
     assert f"take over from a dead worker failed: worker {first}: refused" in caplog.text
     await owner.execute("DROP TRIGGER refuse ON sandbox.webhook_deliveries")
-    await presence.look()
+    await presence.check()
     assert await held(owner) == set()
 
 
-async def test_a_worker_looks_on_while_its_sweep_waits(
+async def test_a_worker_checks_while_its_sweep_waits(
     presence: Presence, owner: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else its session would be idle, and the server would end it. When the worker ends, so does the sweep."""
-    monkeypatch.setattr(presence_module, "LOOK_EVERY_S", 0.01)
+    """Otherwise the server would end its idle session. The sweep ends with the worker."""
+    monkeypatch.setattr(presence_module, "CHECK_EVERY_S", 0.01)
     monkeypatch.setattr(presence_module, "SWEEP_WITHIN_S", 60.0)
-    look, looks = presence.look, asyncio.Semaphore(0)
+    check, checks = presence.check, asyncio.Semaphore(0)
 
-    async def look_and_tell() -> None:
-        await look()
-        looks.release()
+    async def check_and_signal() -> None:
+        await check()
+        checks.release()
 
-    monkeypatch.setattr(presence, "look", look_and_tell)
+    monkeypatch.setattr(presence, "check", check_and_signal)
     await other.execute(LOCK_TABLE)
     running = asyncio.create_task(presence.run(stop := asyncio.Event()))
-    sweeps_wait = partial(owner.fetchval, SOMEBODY_WAITS)
+    sweeps_wait = partial(owner.fetchval, LOCK_WAITS)
     await eventually(sweeps_wait, "a sweep waits")
     async with asyncio.timeout(5):
         for _ in range(10):
-            await looks.acquire()
-        assert await sweeps_wait() == 1, "never two at once"
-        presence.close()  # so that it gives nothing back, for which it would have to wait as well
+            await checks.acquire()
+        assert await sweeps_wait() == 1, "never two sweeps"
+        presence.close()  # it would wait for the lock while it releases its leases
         stop.set()
         await running
-    await eventually(partial(nobody_waits, owner), "the sweep has ended")
+    await eventually(partial(no_lock_waits, owner), "the sweep has ended")
 
 
-async def nobody_waits(owner: asyncpg.Connection) -> bool:
-    return bool(await owner.fetchval(SOMEBODY_WAITS) == 0)
+async def no_lock_waits(owner: asyncpg.Connection) -> bool:
+    return bool(await owner.fetchval(LOCK_WAITS) == 0)
 
 
-async def test_a_sweep_that_takes_too_long_is_given_up_and_told_and_does_not_shadow_the_other_mode(
+async def test_a_sweep_that_times_out_does_not_block_the_other_mode(
     presence: Presence,
     database: Database,
     other: asyncpg.Connection,
     tenant: UUID,
-    orphans_at_once: None,
+    orphans_immediately: None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -183,7 +183,7 @@ async def test_a_sweep_that_takes_too_long_is_given_up_and_told_and_does_not_sha
 async def test_a_living_worker_keeps_its_leases_through_a_long_outage(
     presence: Presence, lease: Leasing, owner: asyncpg.Connection
 ) -> None:
-    """Nobody can extend or settle them meanwhile. A lease that is over for as long as it lasted is nobody's."""
+    """No worker can settle them during the outage. A lease that expired a full lease duration ago is released."""
     over_for = "UPDATE sandbox.webhook_deliveries SET leased_until = now() - $2::interval WHERE id = $1"
     kept, lost = await lease(presence.worker_id, 2)
     await owner.execute(over_for, kept, deliveries.LEASE_FOR - timedelta(minutes=1))

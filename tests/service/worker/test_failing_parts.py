@@ -77,10 +77,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "_LONGEST_BACKOFF_S", 0.02)
     monkeypatch.setattr(supervisor, "WELL_AFTER_S", 0.2)
     monkeypatch.setattr(presence, "SWEEP_EVERY_S", 0.05)
-    monkeypatch.setattr(presence, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(presence, "CHECK_EVERY_S", 0.05)
     monkeypatch.setattr(housekeeping, "_EVERY_S", 0.05)
     monkeypatch.setattr(housekeeping, "_AGAIN_S", 0.05)
-    monkeypatch.setattr(presence, "SWEEP_AGAIN_S", 0.05)
+    monkeypatch.setattr(presence, "SWEEP_RETRY_S", 0.05)
 
 
 @asynccontextmanager

@@ -52,7 +52,7 @@ async def far_worker(proxy: TcpProxy, db_url: str, key: bytes) -> AsyncIterator[
 
 async def look(far_worker: Worker) -> None:
     """What presence does every second, until the database answers."""
-    await through_outages(asyncio.Event(), "presence", far_worker.presence.look)
+    await through_outages(asyncio.Event(), "presence", far_worker.presence.check)
 
 
 @pytest.fixture
