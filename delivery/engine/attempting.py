@@ -5,10 +5,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from delivery.engine.capacity import Manner
+from delivery.engine.capacity import ResponseTime
 from delivery.engine.request_building import Message, Outbound
 from delivery.engine.retry_policy import RetryPolicy
-from delivery.engine.settler import Settled
+from delivery.engine.settler import PendingSettlement
 from delivery.engine.verdict import judge
 from delivery.http.attempt_contract import AttemptResult, AttemptTimings, Outcome
 from delivery.http.http_sender import HttpSender
@@ -34,10 +34,10 @@ class Attempts:
         self.part = PartFailures("")
         """The part that failures are reported for: its dispatcher's."""
 
-    async def make(self, claim: ClaimedDelivery, message: Message) -> Settled:
+    async def make(self, claim: ClaimedDelivery, message: Message) -> PendingSettlement:
         """Makes the attempt. Raises nothing but CancelledError."""
         if claim.endpoint is None or not claim.endpoint.enabled:
-            return Settled(Settlement(claim, Verdict.SKIPPED))
+            return PendingSettlement(Settlement(claim, Verdict.SKIPPED))
         started_at = datetime.now(UTC)
         result = await self._send(claim, message, started_at)
         now = datetime.now(UTC)
@@ -50,10 +50,10 @@ class Attempts:
             random=random.random(),  # noqa: S311 - jitter, not a secret
         )
         retry_in = judgement.retry_at - now if judgement.retry_at else None
-        return Settled(
+        return PendingSettlement(
             Settlement(claim, judgement.verdict, retry_in, _record(result, started_at)),
             disable_endpoint=judgement.disable_endpoint,
-            manner=manner(result),
+            response_time=response_time(result),
             local_fault=result.local_fault,
         )
 
@@ -74,10 +74,10 @@ class Attempts:
         self.part.failed(_PREPARE, error, f"delivery {claim.id}", harmless=True)
 
 
-def manner(result: AttemptResult) -> Manner:
+def response_time(result: AttemptResult) -> ResponseTime:
     if result.outcome is Outcome.TIMEOUT or result.timed_out:
-        return Manner.HUNG
-    return Manner.QUICK if result.timings.total < QUICK_MS else Manner.SLOW
+        return ResponseTime.HUNG
+    return ResponseTime.QUICK if result.timings.total < QUICK_MS else ResponseTime.SLOW
 
 
 def _record(result: AttemptResult, started_at: datetime) -> Attempt:

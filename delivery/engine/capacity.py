@@ -30,7 +30,7 @@ _MAX_UNSIZED: Final = 500  # bounds the memory of a claim when every delivery is
 _SCARCE: Final = 4  # slots are scarce while fewer than a quarter are free
 
 
-class Manner(Enum):
+class ResponseTime(Enum):
     """How long an attempt held its slot."""
 
     QUICK = auto()
@@ -193,12 +193,12 @@ class Capacity:
             self.release_slot(slot, count)
         self.release_memory(count, size)
 
-    def adjust(self, endpoint_id: UUID, manner: Manner) -> None:
+    def adjust(self, endpoint_id: UUID, response_time: ResponseTime) -> None:
         """Changes the endpoint's limit after an attempt."""
         now = self.allowed(endpoint_id)
-        if manner is Manner.HUNG:
+        if response_time is ResponseTime.HUNG:
             self._allow(endpoint_id, max(1, now // 2))
-        elif manner is Manner.SLOW and self.free * _SCARCE < self.slots:
+        elif response_time is ResponseTime.SLOW and self.free * _SCARCE < self.slots:
             self._allow(endpoint_id, max(min(now, FIRST_SLOTS), now // 2))
         elif now < self._limits.per_endpoint:
             self._allow(endpoint_id, now + 1)

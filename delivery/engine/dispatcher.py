@@ -26,7 +26,7 @@ from delivery.engine.attempting import Attempts
 from delivery.engine.capacity import Capacity, CapacityLimits, Slot
 from delivery.engine.claiming import Claiming
 from delivery.engine.request_building import Message, messages
-from delivery.engine.settler import Settled, Settler
+from delivery.engine.settler import PendingSettlement, Settler
 from delivery.health.health_book import HealthBook
 from schema.connections.database import Pool
 from schema.deliveries import deliveries
@@ -255,7 +255,7 @@ class Dispatcher:
                     self._part.succeeded("make an attempt")
                 self._finish_attempt(result)
 
-    def _finish_attempt(self, result: Settled) -> None:
+    def _finish_attempt(self, result: PendingSettlement) -> None:
         claim = result.settlement.claim
         self.capacity.release_slot(_slot(claim))
         self._signal_free_slots()
@@ -265,7 +265,7 @@ class Dispatcher:
         if result.settlement.attempt is None:
             return
         if self._health.closed(claim.endpoint_id):
-            self.capacity.adjust(claim.endpoint_id, result.manner)
+            self.capacity.adjust(claim.endpoint_id, result.response_time)
         else:
             self.capacity.start_slowly(claim.endpoint_id)
 
@@ -284,7 +284,7 @@ class Dispatcher:
         if not self._leases[claim.lease]:
             del self._leases[claim.lease]
 
-    def _on_settled(self, result: Settled) -> None:
+    def _on_settled(self, result: PendingSettlement) -> None:
         self._finish(result.settlement.claim)
         if self._slots_scarce and self._overflowing:
             self._pace.hint()

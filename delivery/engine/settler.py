@@ -22,7 +22,7 @@ from typing import Final
 from uuid import UUID
 
 from delivery.engine.attempt_tally import Tally
-from delivery.engine.capacity import Manner
+from delivery.engine.capacity import ResponseTime
 from delivery.health.health_book import HealthBook
 from schema.connections.database import Pool
 from schema.connections.error_kinds import is_data_fault, is_out_of_time
@@ -36,17 +36,17 @@ from schema.polling import through_outages
 _BATCH = 1000
 GONE = "The receiver answered 410 Gone."
 LAST_TRIES_S = 3.0
-DISABLE_AGAIN_S = 5.0
+DISABLE_RETRY_S = 5.0
 _WRITE: Final = "write results"
 _STORE_DETAILS: Final = "store a result's details"
 _DISABLE: Final = "disable an endpoint that answered 410"
 
 
 @dataclass(slots=True)
-class Settled:
+class PendingSettlement:
     settlement: Settlement
     disable_endpoint: bool = False
-    manner: Manner = Manner.QUICK
+    response_time: ResponseTime = ResponseTime.QUICK
     local_fault: bool = False
     """The fault was on our side, which says nothing of the endpoint's health."""
 
@@ -62,7 +62,7 @@ class _Smaller(Exception):
 class _Unstorable(Exception):
     """One result alone cannot be written, for what is in it."""
 
-    def __init__(self, result: Settled) -> None:
+    def __init__(self, result: PendingSettlement) -> None:
         super().__init__()
         self.result = result
 
@@ -73,18 +73,18 @@ class Settler:
         self._pool = pool
         self._health = health
         self._last_tries_s = last_tries_s
-        self._gathered: list[Settled] = []
+        self._gathered: list[PendingSettlement] = []
         self._tried = 0  # of the gathered, the first ones: an earlier try may have been committed
         self._size = _BATCH
         self._gone: dict[UUID, ClaimedDelivery] = {}
         self._disable_not_before = 0.0
         self._arrived = asyncio.Event()
-        self.on_settled: Callable[[Settled], None] = lambda _result: None
+        self.on_settled: Callable[[PendingSettlement], None] = lambda _result: None
         self.tally = Tally()
         self.settled = 0
         self.fenced_off = 0
 
-    def put(self, result: Settled) -> None:
+    def put(self, result: PendingSettlement) -> None:
         if not result.local_fault:
             self._health.observe(result.settlement)
         self._gathered.append(result)
@@ -107,7 +107,7 @@ class Settler:
                 else:
                     self._arrived.clear()
                     arriving = asyncio.ensure_future(self._arrived.wait())
-                    again_s = DISABLE_AGAIN_S if self._gone else None
+                    again_s = DISABLE_RETRY_S if self._gone else None
                     await asyncio.wait(
                         (arriving, stopping), timeout=again_s, return_when=asyncio.FIRST_COMPLETED
                     )
@@ -160,7 +160,7 @@ class Settler:
         return len(batch)
 
     async def _settle_without_details(
-        self, give_up: asyncio.Event, result: Settled, error: BaseException
+        self, give_up: asyncio.Event, result: PendingSettlement, error: BaseException
     ) -> int | None:
         claim, attempt = result.settlement.claim, result.settlement.attempt
         failed(_STORE_DETAILS, error, f"delivery {claim.id}", harmless=True)
@@ -182,14 +182,14 @@ class Settler:
             failed(_WRITE, failure, f"delivery {claim.id}, whose result is lost, so that it is sent again")
             return 1
 
-    async def _write(self, batch: Sequence[Settled], *, again: bool) -> None:
+    async def _write(self, batch: Sequence[PendingSettlement], *, again: bool) -> None:
         """`again`: an earlier try may have been committed although its answer was lost. What it counted counts once."""
         settlements = [result.settlement for result in batch]
         counted: dict[UUID, bool] = {}
         async with self._pool.acquire() as tx, tx.transaction():
             settled = await deliveries.settle(tx, settlements, again=again)
             if again:
-                counted = await endpoint_health.counted_before(tx, settlements)
+                counted = await endpoint_health.already_counted(tx, settlements)
                 settled |= {s.claim.id for s in settlements if s.attempt and counted.get(s.attempt.id)}
             notes = self._health.notes([r.settlement for r in batch if not r.local_fault], counted)
             if notes:
@@ -213,7 +213,7 @@ class Settler:
             if await self._disable(claim):
                 del self._gone[claim.endpoint_id]
         if self._gone:
-            self._disable_not_before = now + DISABLE_AGAIN_S
+            self._disable_not_before = now + DISABLE_RETRY_S
         else:
             succeeded(_DISABLE)
 
@@ -223,7 +223,7 @@ class Settler:
         told = {"endpointId": format_id(ENDPOINT, claim.endpoint_id), "reason": "gone"}
         try:
             async with self._pool.acquire() as tx, tx.transaction():
-                await endpoint_health.do_not_wait_long(tx)
+                await endpoint_health.limit_lock_wait(tx)
                 disabled = await endpoint_health.disable(tx, claim.endpoint_id, GONE, claim.endpoint.url)
                 if disabled:
                     await events.record(tx, claim.tenant_id, "webhook_endpoint_disabled", told)

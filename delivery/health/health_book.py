@@ -130,9 +130,9 @@ class HealthBook:
     # Notes
 
     def notes(
-        self, settlements: Iterable[Settlement], counted_before: Collection[UUID] = ()
+        self, settlements: Iterable[Settlement], already_counted: Collection[UUID] = ()
     ) -> list[HealthNote]:
-        """One note per endpoint that needs one, from a batch in the order of its results. `counted_before`: attempts
+        """One note per endpoint that needs one, from a batch in the order of its results. `already_counted`: attempts
         that an earlier try at the batch has noted, although it did not look so."""
         by_endpoint: dict[UUID, _Gathered] = {}
         for settlement in settlements:
@@ -142,7 +142,7 @@ class HealthBook:
             gathered = by_endpoint.get(claim.endpoint_id)
             if gathered is None:
                 gathered = by_endpoint[claim.endpoint_id] = _Gathered(claim.tenant_id)
-            if not counted_before or attempt.id not in counted_before:
+            if not already_counted or attempt.id not in already_counted:
                 _gather(gathered, claim, attempt)
         now = self._now()
         notes = [

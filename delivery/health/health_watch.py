@@ -119,7 +119,7 @@ class HealthWatch:
     async def _act(self, found: FailingEndpoint, step: Step) -> None:
         with suppress(_NothingToTell):
             async with self._pool.acquire() as tx, tx.transaction():
-                await endpoint_health.do_not_wait_long(tx)
+                await endpoint_health.limit_lock_wait(tx)
                 if step is Step.DISABLE:
                     await self._disable(tx, found)
                 else:

@@ -68,12 +68,12 @@ async def note_health(tx: Connection, notes: Sequence[HealthNote]) -> None:
         )
 
 
-async def counted_before(tx: Connection, settlements: Sequence[Settlement]) -> dict[UUID, bool]:
+async def already_counted(tx: Connection, settlements: Sequence[Settlement]) -> dict[UUID, bool]:
     """For a batch written again because the fate of its COMMIT is unknown, and after it: attempt → whether it settled
     its delivery, for those that had been recorded then."""
     made = [(s.claim, s.attempt) for s in settlements if s.attempt is not None]
     rows = await tx.fetch(
-        _SQL["counted_before"],
+        _SQL["already_counted"],
         [claim.tenant_id for claim, _ in made],
         [claim.id for claim, _ in made],
         [attempt.id for _, attempt in made],
@@ -104,9 +104,9 @@ async def reset_health(connection: Executor, endpoint_id: UUID) -> None:
     await connection.fetchrow(_SQL["reset_health"], endpoint_id, None)
 
 
-async def do_not_wait_long(tx: Connection) -> None:
+async def limit_lock_wait(tx: Connection) -> None:
     """Two seconds at most for each locked row, in this transaction: LockNotAvailableError after that."""
-    await tx.execute(_SQL["do_not_wait_long"])
+    await tx.execute(_SQL["limit_lock_wait"])
 
 
 # Those that fail for long

@@ -39,7 +39,7 @@ UPDATE endpoint_health h
   FROM unnest($1::uuid[], $2::integer[]) AS n (endpoint_id, openings)
  WHERE h.endpoint_id = n.endpoint_id AND h.openings <= n.openings;
 
--- name: counted_before
+-- name: already_counted
 -- Column arrays: $1 tenant, $2 delivery, $3 attempt, $4 the event's created_at. Which of these attempts another
 -- transaction than this one has recorded, and whether it settled their deliveries.
 SELECT a.id, a.settled
@@ -85,7 +85,7 @@ SELECT disable_endpoint($1, $2, $3);
 -- $1 endpoint. Whether it was disabled until now.
 SELECT enable_endpoint($1);
 
--- name: do_not_wait_long
+-- name: limit_lock_wait
 -- For the present transaction: somebody may be at the endpoint's row.
 SET LOCAL lock_timeout = '2s';
 

@@ -20,7 +20,7 @@ from delivery.engine.capacity import CapacityLimits
 from delivery.engine.dispatcher import Dispatcher, DispatchLimits
 from delivery.engine.request_building import Outbound
 from delivery.engine.retry_policy import RetryPolicy
-from delivery.engine.settler import Settled, Settler
+from delivery.engine.settler import PendingSettlement, Settler
 from delivery.health.health_book import HealthBook
 from delivery.http.attempt_contract import SendLimits
 from delivery.http.http_sender import HttpSender
@@ -49,7 +49,7 @@ class Engine:
     settler: Settler
     fanout: Consumer
     sequencer: Sequencer
-    settled: Arrivals[Settled]
+    settled: Arrivals[PendingSettlement]
     """Every result that was written, or given up."""
 
     async def hand_over(self) -> None:
@@ -126,12 +126,12 @@ async def engine(
         await resolver.close()
 
 
-def listen(settler: Settler) -> Arrivals[Settled]:
+def listen(settler: Settler) -> Arrivals[PendingSettlement]:
     """What it tells from here on; whoever listened before still hears it too."""
-    settled: Arrivals[Settled] = Arrivals()
+    settled: Arrivals[PendingSettlement] = Arrivals()
     told = settler.on_settled
 
-    def tell(result: Settled) -> None:
+    def tell(result: PendingSettlement) -> None:
         told(result)
         settled.add(result)
 

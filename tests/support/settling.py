@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from delivery.engine.settler import Settled
+from delivery.engine.settler import PendingSettlement
 from schema.deliveries import deliveries
 from schema.deliveries.deliveries import Attempt, ClaimedDelivery, Settlement, Verdict
 from schema.ids import new_id
@@ -54,20 +54,20 @@ def attempt(outcome: str = "ok", **details: Any) -> Attempt:
     return Attempt(**{**made, **details})
 
 
-def delivered(claim: ClaimedDelivery, **details: Any) -> Settled:
-    return Settled(Settlement(claim, Verdict.DELIVERED, attempt=attempt(**details)))
+def delivered(claim: ClaimedDelivery, **details: Any) -> PendingSettlement:
+    return PendingSettlement(Settlement(claim, Verdict.DELIVERED, attempt=attempt(**details)))
 
 
-def failed(claim: ClaimedDelivery) -> Settled:
-    return Settled(Settlement(claim, Verdict.FAILED, attempt=attempt("timeout")))
+def failed(claim: ClaimedDelivery) -> PendingSettlement:
+    return PendingSettlement(Settlement(claim, Verdict.FAILED, attempt=attempt("timeout")))
 
 
-def gone(claim: ClaimedDelivery) -> Settled:
+def gone(claim: ClaimedDelivery) -> PendingSettlement:
     answer = attempt("http_status", status_code=410, error="HTTP status 410")
-    return Settled(Settlement(claim, Verdict.FAILED, attempt=answer), disable_endpoint=True)
+    return PendingSettlement(Settlement(claim, Verdict.FAILED, attempt=answer), disable_endpoint=True)
 
 
-async def settle(engine: Engine, *results: Settled) -> None:
+async def settle(engine: Engine, *results: PendingSettlement) -> None:
     before = len(engine.settled)
     async with running(engine.settler):
         for result in results:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.engine.capacity import FIRST_SLOTS, Capacity, CapacityLimits, Manner, Slot
+from delivery.engine.capacity import FIRST_SLOTS, Capacity, CapacityLimits, ResponseTime, Slot
 from schema.deliveries.deliveries import Lane
 
 TENANT, OTHER = UUID(int=1), UUID(int=2)
@@ -119,7 +119,7 @@ def test_each_quick_response_adds_a_slot_up_to_the_limit() -> None:
     count = capacity(per_endpoint=6)
     assert count.allowed(A.endpoint_id) == FIRST_SLOTS == 4
     for limit in (5, 6, 6):
-        count.adjust(A.endpoint_id, Manner.QUICK)
+        count.adjust(A.endpoint_id, ResponseTime.QUICK)
         assert count.allowed(A.endpoint_id) == limit
     assert count.free_for(A) == 6
     assert count.free_for(B) == 4, "other endpoints are unaffected"
@@ -129,12 +129,12 @@ def test_slow_responses_halve_the_slots_only_while_slots_are_scarce() -> None:
     """And never below the initial few."""
     count = capacity(total=20, per_endpoint=16)
     for limit in range(5, 13):
-        count.adjust(A.endpoint_id, Manner.SLOW)
+        count.adjust(A.endpoint_id, ResponseTime.SLOW)
         assert count.allowed(A.endpoint_id) == limit
     for slot in (A, A, B, C):
         count.take(slot, 4)
     for limit in (6, FIRST_SLOTS, FIRST_SLOTS):
-        count.adjust(A.endpoint_id, Manner.SLOW)
+        count.adjust(A.endpoint_id, ResponseTime.SLOW)
         assert count.allowed(A.endpoint_id) == limit
 
 
@@ -142,43 +142,43 @@ def test_slow_responses_halve_the_slots_only_while_slots_are_scarce() -> None:
 def test_slots_are_scarce_below_a_quarter(taken: int, limit: int) -> None:
     count = capacity(total=20, per_endpoint=16)
     for _ in range(4):
-        count.adjust(A.endpoint_id, Manner.QUICK)
+        count.adjust(A.endpoint_id, ResponseTime.QUICK)
     for number in range(taken):
         count.take(Slot(OTHER, UUID(int=100 + number)))
-    count.adjust(A.endpoint_id, Manner.SLOW)
+    count.adjust(A.endpoint_id, ResponseTime.SLOW)
     assert count.allowed(A.endpoint_id) == limit
 
 
 def test_an_odd_number_of_slots_is_halved_down() -> None:
     count = capacity(per_endpoint=9)
     for limit in (5, 6, 7):
-        count.adjust(A.endpoint_id, Manner.QUICK)
+        count.adjust(A.endpoint_id, ResponseTime.QUICK)
         assert count.allowed(A.endpoint_id) == limit
     for limit in (3, 1):
-        count.adjust(A.endpoint_id, Manner.HUNG)
+        count.adjust(A.endpoint_id, ResponseTime.HUNG)
         assert count.allowed(A.endpoint_id) == limit
 
 
 def test_each_hung_attempt_halves_the_slots_down_to_one() -> None:
     count = capacity()
     for left in (2, 1, 1):
-        count.adjust(A.endpoint_id, Manner.HUNG)
+        count.adjust(A.endpoint_id, ResponseTime.HUNG)
         assert count.allowed(A.endpoint_id) == left
 
 
 def test_an_endpoint_that_recovers_reaches_its_limit_again() -> None:
     count = capacity(per_endpoint=50)
     for _ in range(20):
-        count.adjust(A.endpoint_id, Manner.HUNG)
+        count.adjust(A.endpoint_id, ResponseTime.HUNG)
     for _ in range(49):
-        count.adjust(A.endpoint_id, Manner.QUICK)
+        count.adjust(A.endpoint_id, ResponseTime.QUICK)
     assert count.allowed(A.endpoint_id) == 50
 
 
 def test_no_slot_is_free_while_more_than_the_lowered_limit_are_held() -> None:
     count = capacity()
     count.take(A, 4)
-    count.adjust(A.endpoint_id, Manner.HUNG)
+    count.adjust(A.endpoint_id, ResponseTime.HUNG)
     count.release(A)
     assert count.free_for(A) <= 0
     count.release(A, 2)
@@ -188,7 +188,7 @@ def test_no_slot_is_free_while_more_than_the_lowered_limit_are_held() -> None:
 def test_the_number_of_known_endpoints_is_bounded() -> None:
     count = capacity(per_endpoint=9)
     for number in range(10_100):
-        count.adjust(UUID(int=number), Manner.QUICK)
+        count.adjust(UUID(int=number), ResponseTime.QUICK)
     assert len(count._allowed) == 10_000
 
 
@@ -196,9 +196,9 @@ def test_the_endpoint_whose_limit_changed_longest_ago_is_forgotten_first() -> No
     count = capacity(per_endpoint=9)
     count.start_slowly(A.endpoint_id)
     for number in range(100, 100 + 9_999):
-        count.adjust(UUID(int=number), Manner.QUICK)
-    count.adjust(A.endpoint_id, Manner.HUNG)
-    count.adjust(B.endpoint_id, Manner.QUICK)
+        count.adjust(UUID(int=number), ResponseTime.QUICK)
+    count.adjust(A.endpoint_id, ResponseTime.HUNG)
+    count.adjust(B.endpoint_id, ResponseTime.QUICK)
     assert count.allowed(A.endpoint_id) == 1
     assert UUID(int=100) not in count._allowed
 
@@ -215,7 +215,7 @@ def test_a_slow_start_begins_with_one_slot_and_grows() -> None:
     count.release_memory(3)
     for allowed in (1, 2, 3):
         assert (count.free_for(A), count.free_for(retry(A))) == (allowed, max(1, allowed // 2))
-        count.adjust(A.endpoint_id, Manner.QUICK)
+        count.adjust(A.endpoint_id, ResponseTime.QUICK)
 
 
 def test_a_single_slot_serves_one_lane_at_a_time() -> None:
@@ -232,8 +232,8 @@ def test_a_single_slot_serves_one_lane_at_a_time() -> None:
 
 def test_retries_get_half_of_every_limit() -> None:
     count = capacity(total=12, per_tenant=8, per_endpoint=6)
-    count.adjust(A.endpoint_id, Manner.QUICK)
-    count.adjust(A.endpoint_id, Manner.QUICK)
+    count.adjust(A.endpoint_id, ResponseTime.QUICK)
+    count.adjust(A.endpoint_id, ResponseTime.QUICK)
     retries = [retry(slot) for slot in (A, B, C, D)]
     assert [count.free_for(slot) for slot in retries] == [3, 2, 2, 2]
     count.take(retries[0], 3)

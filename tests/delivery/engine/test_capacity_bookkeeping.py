@@ -10,7 +10,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from delivery.engine.capacity import Capacity, CapacityLimits, Manner, Slot
+from delivery.engine.capacity import Capacity, CapacityLimits, ResponseTime, Slot
 from schema.deliveries.deliveries import Lane
 
 TOTAL, UNDER_WAY, PER_TENANT, PER_ENDPOINT, SIZE = 12, 10, 6, 5, 50
@@ -86,13 +86,15 @@ class Bookkeeping(RuleBasedStateMachine):
 
     # The limit of an endpoint
 
-    @rule(slot=st.sampled_from(SLOTS), manner=st.sampled_from(Manner))
-    def adjust(self, slot: Slot, manner: Manner) -> None:
+    @rule(slot=st.sampled_from(SLOTS), response_time=st.sampled_from(ResponseTime))
+    def adjust(self, slot: Slot, response_time: ResponseTime) -> None:
         before = self.count.allowed(slot.endpoint_id)
-        self.count.adjust(slot.endpoint_id, manner)
+        self.count.adjust(slot.endpoint_id, response_time)
         after = self.count.allowed(slot.endpoint_id)
         assert 1 <= after <= min(PER_ENDPOINT, before + 1)
-        assert (after < before) == (manner is Manner.HUNG and before > 1) or manner is Manner.SLOW
+        assert (after < before) == (
+            response_time is ResponseTime.HUNG and before > 1
+        ) or response_time is ResponseTime.SLOW
 
     @rule(slot=st.sampled_from(SLOTS))
     def start_slowly(self, slot: Slot) -> None:

@@ -10,7 +10,7 @@ import pytest
 from delivery.engine import dispatcher
 from delivery.engine.dispatcher import DispatchLimits
 from delivery.engine.request_building import Message
-from delivery.engine.settler import Settled
+from delivery.engine.settler import PendingSettlement
 from schema.connections.database import Database
 from schema.deliveries.deliveries import ClaimedDelivery, Lane
 from tests.support.engine import Engine, add_endpoint, engine, running
@@ -177,7 +177,7 @@ async def test_an_attempt_that_raises_frees_its_slot_and_is_repeated(
     async with engine(database, limits=limits) as ours:
         make, broken = ours.dispatcher._attempts.make, [RuntimeError("a defect")] * 3
 
-        async def flaky(claim: ClaimedDelivery, message: Message) -> Settled:
+        async def flaky(claim: ClaimedDelivery, message: Message) -> PendingSettlement:
             if broken:
                 raise broken.pop()
             return await make(claim, message)

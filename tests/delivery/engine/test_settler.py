@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from delivery.engine import settler
-from delivery.engine.settler import Settled
+from delivery.engine.settler import PendingSettlement
 from schema.deliveries import deliveries
 from schema.deliveries.deliveries import WORTH_A_COPY, Attempt, Settlement, Verdict
 from schema.ids import new_id
@@ -113,7 +113,7 @@ async def test_the_two_ways_to_record_attempts_leave_equal_rows(
         monkeypatch.setattr(deliveries, "WORTH_A_COPY", worth_it)
         some = claims[n::2]
         results = [
-            Settled(Settlement(claimed, Verdict.DELIVERED, attempt=replace(tried, id=new_id())))
+            PendingSettlement(Settlement(claimed, Verdict.DELIVERED, attempt=replace(tried, id=new_id())))
             for claimed, tried in zip(some, made, strict=True)
         ]
         await settle(ours, *results)

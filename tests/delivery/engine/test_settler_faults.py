@@ -122,7 +122,7 @@ async def test_attempts_end_when_all_slots_hold_results(
 async def test_a_410_whose_endpoint_is_locked_disables_it_later_by_itself(
     ours: Engine, connect: Connect, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settler, "DISABLE_AGAIN_S", 0.05)
+    monkeypatch.setattr(settler, "DISABLE_RETRY_S", 0.05)
     owner, observer = await connect(OWNER), await connect(OWNER)
     enabled = "SELECT enabled FROM core.webhook_endpoints WHERE id = $1"
     (claimed,) = await some_claims(ours, tenant, endpoint, 1)
