@@ -1,14 +1,15 @@
-"""In which order the addresses of a host are tried, and how long each may take (RFC 8305 in spirit, one at a time).
+"""Decides in which order a host's addresses are tried, and for how long each (like RFC 8305, but one at a
+time).
 
-    checked addresses ─► families interleaved ─► rotated to the one to begin with ─► tried until one connects
+    checked addresses ─► families interleaved ─► rotated to the preferred one ─► tried until one connects
 
-The next address is tried when one refuses, is unreachable, or does not connect within its share of the time. A connection
-that was made decides: when TLS or HTTP fails on it, no other address is tried in that attempt. The receiver has been
-reached then, its certificate and software are most likely the same everywhere, and a request
-that may have arrived must not be sent to its neighbour within the same attempt.
+The next address is tried when one refuses, is unreachable, or does not connect within its share of the time.
+After a connection, no other address is tried in that attempt, even when TLS or HTTP fails. The other
+addresses most likely have the same certificate and software, and a request that may have arrived must not be
+sent twice in one attempt.
 
-The next attempt begins with the address that answered last, or, when an attempt got no status, with the one
-behind that attempt's last address.
+The next attempt begins with the address that last returned a status. After an attempt without a status, it
+begins with the address after the last one tried.
 """
 
 from collections.abc import Sequence
@@ -17,17 +18,19 @@ from typing import Final
 
 from delivery.egress.special_addresses import Address
 
-LEAST_SHARE: Final = 0.25
-"""Seconds. What RFC 8305 gives an address before it turns to the next."""
+MIN_SHARE: Final = 0.25
+"""Seconds. RFC 8305 waits this long before it tries the next address."""
 
 
 def interleave(addresses: Sequence[Address]) -> tuple[Address, ...]:
-    """Each address once, families in turn, IPv4 first: it is IPv6 that is announced without being reachable."""
+    """Returns each address once, alternating families, IPv4 first: IPv6 is more often published but
+    unreachable.
+    """
     distinct = dict.fromkeys(addresses)
     by_family = [[address for address in distinct if address.version == version] for version in (4, 6)]
     return tuple(address for address in chain(*zip_longest(*by_family)) if address is not None)
 
 
 def share(seconds: float, addresses: int) -> float:
-    """Of the `seconds` that are left, how many the next of so many addresses may take."""
-    return min(seconds, max(seconds / addresses, LEAST_SHARE))
+    """Returns how many of the remaining `seconds` the next of `addresses` addresses may take."""
+    return min(seconds, max(seconds / addresses, MIN_SHARE))

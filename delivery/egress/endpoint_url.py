@@ -1,13 +1,13 @@
-"""The one reading of an endpoint's URL that everything else uses.
+"""Parses endpoint URLs. All other code uses the parsed parts and never parses the URL again.
 
-A URL that two parsers read differently is how a guard is walked around, so this one takes RFC 3986's
-own grammar, refuses what is not canonical (`127.1`, `0x7f000001`, `①②⑦.0.0.1`), and hands out parts
-that nothing parses again: the HTTP client gets an address from the guard, never `host`.
+Two parsers that read a URL differently can be used to bypass the guard. So this parser follows the grammar of
+RFC 3986 and refuses hosts that are not canonical (`127.1`, `0x7f000001`, `①②⑦.0.0.1`). The HTTP client
+connects to an address from the guard, never to `host`.
 
-A name may be whatever DNS and curl take: underscores, and hyphens at either end of a label, exist in real receivers' names.
-A last label that is a number is refused, since some parsers would read the whole as an IPv4 address.
+Any name that DNS and curl accept is valid: real receivers use underscores, and hyphens at both ends of a
+label. A numeric last label is refused, because some parsers read the whole host as an IPv4 address.
 
-Messages name the fault and never repeat the URL: its path and query may hold a token.
+Error messages never repeat the URL: its path and query may contain a token.
 """
 
 import re
@@ -36,12 +36,12 @@ _QUERY_SAFE: Final = _PATH_SAFE + "?"
 class EndpointUrl:
     scheme: str
     host: str
-    """A lower-case ASCII name (a trailing dot is kept) or a canonical address without brackets."""
+    """A lower-case ASCII name (with a trailing dot if it has one) or a canonical address without brackets."""
     port: int
     target: str = field(repr=False)
-    """Path and query as they go on the request line: ASCII, percent-encoded, starting with `/`."""
+    """Path and query for the request line: ASCII, percent-encoded, starting with `/`."""
     literal: IPv4Address | IPv6Address | None
-    """`host` as an address, when it is one."""
+    """The address, if `host` is one."""
 
     @property
     def host_header(self) -> str:
@@ -50,7 +50,7 @@ class EndpointUrl:
 
     @property
     def tls_name(self) -> str:
-        """What the certificate must be for. RFC 6066 has no trailing dot in a server name."""
+        """The name that the certificate must have. RFC 6066 allows no trailing dot."""
         return self.host.removesuffix(".")
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class EndpointUrl:
 
 
 def parse_endpoint_url(text: str) -> EndpointUrl:
-    """Raises InvalidInput. `str()` of the result parses to an equal result."""
+    """Parses an endpoint URL. Raises InvalidInput. `str()` of the result parses to an equal result."""
     if len(text) > MAX_URL:
         _refuse(f"is longer than {MAX_URL} characters")
     if not text.isprintable() or " " in text or "\\" in text:
@@ -72,7 +72,7 @@ def parse_endpoint_url(text: str) -> EndpointUrl:
         _refuse("contains a % that is not followed by two hexadecimal digits; write %25 for a percent sign")
 
     scheme = parts[1].lower()
-    host, literal, port = _read_authority(parts[2])
+    host, literal, port = _parse_authority(parts[2])
     query = f"?{quote(parts[4], safe=_QUERY_SAFE)}" if parts[4] else ""
     url = EndpointUrl(
         scheme=scheme,
@@ -86,7 +86,7 @@ def parse_endpoint_url(text: str) -> EndpointUrl:
     return url
 
 
-def _read_authority(authority: str) -> tuple[str, IPv4Address | IPv6Address | None, int | None]:
+def _parse_authority(authority: str) -> tuple[str, IPv4Address | IPv6Address | None, int | None]:
     if "@" in authority:
         _refuse("must not contain a user name or password; use a custom header instead")
     if not authority.isascii():
@@ -95,25 +95,25 @@ def _read_authority(authority: str) -> tuple[str, IPv4Address | IPv6Address | No
         _refuse("must not have a % in its host: escapes and zone ids are not supported")
     bracketed = _BRACKETED.fullmatch(authority)
     if bracketed:
-        address = _read_ipv6(bracketed[1])
-        return str(address), address, _read_port(bracketed[2])
+        address = _parse_ipv6(bracketed[1])
+        return str(address), address, _parse_port(bracketed[2])
     host, colon, port = authority.lower().partition(":")
     try:
         literal = IPv4Address(host)
     except AddressValueError:
         literal = None
         _check_name(host)
-    return host, literal, _read_port(port if colon else None)
+    return host, literal, _parse_port(port if colon else None)
 
 
-def _read_ipv6(text: str) -> IPv6Address:
+def _parse_ipv6(text: str) -> IPv6Address:
     try:
         return IPv6Address(text)
     except AddressValueError:
         _refuse("must have an IPv6 address in its brackets")
 
 
-def _read_port(text: str | None) -> int | None:
+def _parse_port(text: str | None) -> int | None:
     if text is None:
         return None
     if not _PORT.fullmatch(text) or not 1 <= int(text) <= 65535:

@@ -1,20 +1,21 @@
-"""Which addresses a webhook may never reach by itself: a pure function with its reasons.
+"""Lists the addresses that no webhook may reach unless the operator allows them, each with its reason.
 
-The list stands on its own. `ipaddress.is_global` is asked as well, since it learns of new registrations, but
-Python 3.11's calls multicast, 6to4, fec0::/10, 5f00::/16 and IPv4-compatible addresses global.
+The list is complete without `ipaddress.is_global`. That is checked as well, because it gains new
+registrations, but in Python 3.11 it calls multicast, 6to4, fec0::/10, 5f00::/16 and IPv4-compatible addresses
+global.
 
-IPv4 can hide in IPv6 in several ways, and a gateway unwraps it where we cannot see. Whatever is
-hidden is judged too, and so is the wrapping.
+IPv6 can embed IPv4 in several ways, and a gateway outside our view extracts it. Both the embedded address and
+its form are checked.
 
-    ::a.b.c.d                compatible, deprecated        denied as such
-    ::ffff:a.b.c.d           mapped                        IS that IPv4 address: judged and dialled as it
-    ::ffff:0:a.b.c.d         translated (SIIT)             denied as such
-    64:ff9b::a.b.c.d         NAT64                         passes when the IPv4 does (hosts with IPv6 alone)
-    64:ff9b:1::/48           NAT64, local use              denied as such
-    2002:AABB:CCDD::         6to4                          denied as such
-    2001:0:server::^client   Teredo                        denied as such
+    ::a.b.c.d                compatible, deprecated        always denied
+    ::ffff:a.b.c.d           mapped                        checked and dialled as that IPv4 address
+    ::ffff:0:a.b.c.d         translated (SIIT)             always denied
+    64:ff9b::a.b.c.d         NAT64                         allowed when the IPv4 is (for IPv6-only hosts)
+    64:ff9b:1::/48           NAT64, local use              always denied
+    2002:AABB:CCDD::         6to4                          always denied
+    2001:0:server::^client   Teredo                        always denied
 
-An operator's own NAT64 prefix lies in ordinary unicast space and cannot be told apart.
+An operator's own NAT64 prefix is ordinary unicast space and cannot be recognized.
 """
 
 from functools import lru_cache
@@ -27,8 +28,8 @@ _UNICAST: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _LOW_32: Final = 0xFFFF_FFFF
 
-_HIDING: Final[tuple[tuple[IPv6Network, int, int], ...]] = (
-    # (network, bits below the hidden address, bits it is inverted with)
+_EMBEDDING: Final[tuple[tuple[IPv6Network, int, int], ...]] = (
+    # (network, bits below the embedded address, mask that inverts it)
     (IPv6Network("::/96"), 0, 0),
     (IPv6Network("::ffff:0:0/96"), 0, 0),
     (IPv6Network("::ffff:0:0:0/96"), 0, 0),
@@ -40,7 +41,8 @@ _HIDING: Final[tuple[tuple[IPv6Network, int, int], ...]] = (
 )
 
 _DENIED: Final[tuple[tuple[str, str], ...]] = (
-    # More telling reasons first; IANA's special-purpose registries, multicast, and what clouds put elsewhere.
+    # IANA's special-purpose registries, multicast and cloud metadata addresses. The most specific reason
+    # comes first.
     ("0.0.0.0/8", "an unspecified address"),
     ("10.0.0.0/8", "a private address"),
     ("100.100.100.200/32", "a cloud metadata address"),
@@ -88,42 +90,42 @@ _IPV6_DENIED: Final = [(IPv6Network(text), why) for text, why in _DENIED if ":" 
 
 
 def unmapped(address: Address) -> Address:
-    """The address that the operating system dials: an IPv4-mapped one is plain IPv4."""
+    """Returns the address that the operating system dials: plain IPv4 for an IPv4-mapped one."""
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
-def hidden_ipv4(address: IPv6Address) -> tuple[IPv4Address, ...]:
-    """Every IPv4 address that some gateway might read out of this one."""
+def embedded_ipv4(address: IPv6Address) -> tuple[IPv4Address, ...]:
+    """Returns every IPv4 address that a gateway might extract from this one."""
     bits = int(address)
     return tuple(
         IPv4Address(((bits >> below) & _LOW_32) ^ inverted)
-        for network, below, inverted in _HIDING
+        for network, below, inverted in _EMBEDDING
         if address in network
     )
 
 
 @lru_cache(maxsize=8192)
-def why_special(address: Address) -> str | None:
-    """Why this is not an ordinary public address ("a loopback address"), or None when it is one."""
+def special_reason(address: Address) -> str | None:
+    """Returns why this is not a public address ("a loopback address"), or None."""
     address = unmapped(address)
     if isinstance(address, IPv4Address):
         reason = next((why for network, why in _IPV4_DENIED if address in network), None)
     elif address.scope_id is not None:
         reason = "an address with a zone id"
     else:
-        reason = _why_special_ipv6(address)
+        reason = _special_ipv6_reason(address)
     if reason is None and not address.is_global:
         return "not a public address"
     return reason
 
 
-def _why_special_ipv6(address: IPv6Address) -> str | None:
+def _special_ipv6_reason(address: IPv6Address) -> str | None:
     for network, why in _IPV6_DENIED:
         if address in network:
             return why
-    for hidden in hidden_ipv4(address):
-        if why_hidden := why_special(hidden):
-            return f"{why_hidden} embedded in an IPv6 address"
+    for embedded in embedded_ipv4(address):
+        if embedded_reason := special_reason(embedded):
+            return f"{embedded_reason} embedded in an IPv6 address"
     if address not in _UNICAST and address not in _NAT64:
         return "an address outside the public IPv6 range"
     return None

@@ -1,5 +1,7 @@
-"""What the dispatcher and the sender exchange. The sender makes one attempt; whether and when to retry is decided
-elsewhere, by the outcome.
+"""The types that the dispatcher and the sender exchange.
+
+The sender makes one attempt. The verdict on its outcome (engine/verdict.py) decides whether and when to
+retry.
 """
 
 from dataclasses import dataclass, field
@@ -11,19 +13,19 @@ from delivery.egress.endpoint_url import EndpointUrl
 
 class Outcome(StrEnum):
     OK = "ok"
-    """Answered 2xx in time; response_status.py says what counts as answered."""
+    """A 2xx status in time; response_status.py defines when a status counts."""
     HTTP_STATUS = "http_status"
-    """Answered anything else; redirects are not followed."""
+    """Any other status; redirects are not followed."""
     TIMEOUT = "timeout"
-    """Some stage took too long; the error names it."""
+    """A stage took too long; the error names the stage."""
     DNS = "dns"
     CONNECT = "connect"
     TLS = "tls"
-    """No handshake, or a certificate that is not for this host."""
+    """The handshake failed, or the certificate is not valid for this host."""
     PROTOCOL = "protocol"
-    """Connected, and then no HTTP status."""
+    """Connected, but no valid HTTP status arrived."""
     BLOCKED = "blocked"
-    """Refused by the egress guard: final for the delivery."""
+    """The egress guard blocked the target. The delivery is not retried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,36 +33,37 @@ class SendLimits:
     attempt_timeout: float = 15.0
     """Seconds for everything: DNS, connect, TLS, headers and body."""
     connect_timeout: float = 5.0
-    """Seconds of it for the TCP handshake."""
+    """Seconds for the TCP handshake, within attempt_timeout."""
     body_read: int = 64 * 1024
-    """Body bytes after which the connection is dropped. A receiver that writes this much is not
-    waiting to be heard, and its status is known."""
+    """Body bytes after which the connection is aborted. The status has arrived before them."""
     body_kept: int = 4 * 1024
     header_line: int = 32 * 1024
-    """Bytes of one header after which reading ends. The parser joins a header's pieces anew with each one."""
+    """Bytes of one header after which reading ends. The parser copies the whole header for each chunk of it.
+    """
     keepalive: float = 15.0
-    """Seconds that an idle connection is kept."""
+    """Seconds that an idle connection stays open."""
     kept_open: int = 512
-    """Connections are kept for reuse only while no more than this many are open: it leaves descriptors for requests in
-    flight, which the dispatcher bounds."""
+    """While more connections than this are open, none is kept for reuse. This leaves file descriptors for
+    requests in flight, whose number the dispatcher limits.
+    """
 
 
 @dataclass(slots=True)  # not frozen, for speed: see schema/deliveries/deliveries.py
 class OutboundRequest:
     url: EndpointUrl
     headers: tuple[tuple[str, str], ...] = field(repr=False)
-    """Complete and in order, without Host and Content-Length."""
+    """All headers in order, without Host and Content-Length."""
     body: bytes = field(repr=False)
 
 
 class AttemptTimings(NamedTuple):
-    """Milliseconds that each part took. None: that part did not happen, or did not end."""
+    """Milliseconds that each stage took; None when it did not happen or did not finish."""
 
     dns: float | None = None
     connect: float | None = None
     tls: float | None = None
     first_byte: float | None = None
-    """From the connection's being ready to the first byte of the answer."""
+    """From the connection being ready to the first byte of the response."""
     total: float = 0.0
 
 
@@ -68,16 +71,16 @@ class AttemptTimings(NamedTuple):
 class AttemptResult:
     outcome: Outcome
     status: int | None
-    """Known once the status line has arrived, whatever follows it."""
+    """Set once the status line has arrived, whatever follows it."""
     error: str | None
-    """One short phrase for the merchant; None when ok. Holds no secret and no address that DNS told us."""
+    """A short phrase for the tenant; None when ok. Contains no secret and no address from DNS."""
     retry_after: str | None
-    """The header as received, at most 100 characters."""
+    """The Retry-After header as received, at most 100 characters."""
     response_body: bytes = field(repr=False)
     address: str | None
-    """The address that was dialled or whose connection was reused."""
+    """The address that was dialled, or that of the reused connection."""
     timings: AttemptTimings
     local_fault: bool = False
-    """The fault is on our side: it says nothing of the endpoint's health."""
+    """The sender failed, not the endpoint: the endpoint's health does not change."""
     timed_out: bool = False
-    """The deadline passed before the response ended; its status may have arrived all the same."""
+    """The deadline passed before the response ended. Its status may have arrived before that."""

@@ -1,6 +1,6 @@
-"""Why an attempt failed: errors of asyncio, ssl and the system become an outcome and a phrase for the merchant.
+"""Translates errors of asyncio, ssl and the operating system into an outcome and a phrase for the tenant.
 
-The libraries' own texts are not passed on: they name addresses, URLs and internals.
+The libraries' own messages are not passed on: they contain addresses, URLs and internals.
 """
 
 import errno
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class AttemptFailed(Exception):
-    """An error that was understood where it happened."""
+    """An error with its outcome and its phrase for the tenant."""
 
     def __init__(self, outcome: Outcome, error: str) -> None:
         super().__init__(error)
@@ -25,7 +25,7 @@ class AttemptFailed(Exception):
 
 
 def explain(failure: Exception, waiting_for: str) -> tuple[Outcome, str]:
-    """`waiting_for` is what the attempt was doing, for the case that its time ran out."""
+    """Returns the outcome and the phrase. `waiting_for` is the stage that a timeout names."""
     if isinstance(failure, AttemptFailed):
         return failure.outcome, failure.error
     if isinstance(failure, TimeoutError):
@@ -39,7 +39,7 @@ def explain(failure: Exception, waiting_for: str) -> tuple[Outcome, str]:
 
 
 def os_reason(failure: OSError) -> str:
-    """ "connection refused" and the like."""
+    """The system's message in lower case, such as "connection refused"."""
     if failure.errno is not None and failure.errno in errno.errorcode:
         return os.strerror(failure.errno).lower()
     return "the connection was closed by the receiver"

@@ -1,8 +1,8 @@
-"""Whether a certificate is for a host whose name has an underscore.
+"""Checks certificate names for hosts whose name has an underscore.
 
-OpenSSL lets a wildcard stand for letters, digits and hyphens alone, and public authorities certify names with an underscore
-by wildcard alone. So OpenSSL refuses every such receiver, which curl and browsers accept. For these names OpenSSL
-verifies the chain, and this module the name; for all other names OpenSSL verifies both.
+Public authorities certify such names by wildcard only, and OpenSSL does not let a wildcard match an
+underscore. So OpenSSL refuses receivers that curl and browsers accept. For these names OpenSSL verifies the
+chain and this module the name; for all other names OpenSSL verifies both.
 """
 
 import ssl
@@ -10,21 +10,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def checked_here(name: str) -> bool:
+def check_here(name: str) -> bool:
+    """Whether this module checks the name instead of OpenSSL."""
     return "_" in name
 
 
 def without_name_check(new_context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """A context of its own. Certificates must still come from a trusted authority and be valid in time."""
+    """Creates a context that does not check names. Trust and expiry are still checked."""
     context = new_context()
     context.check_hostname = False
     assert context.verify_mode is ssl.CERT_REQUIRED
     return context
 
 
-def is_for(certificate: Mapping[str, Any] | None, name: str) -> bool:
-    """`certificate` as `getpeercert` returns it. A wildcard is a whole label, the leftmost, with two or more behind it;
-    the common name counts for nothing."""
+def matches(certificate: Mapping[str, Any] | None, name: str) -> bool:
+    """Whether `certificate`, as `getpeercert` returns it, is valid for `name`.
+
+    A wildcard must be the whole leftmost label, with two or more labels after it. The common name is ignored.
+    """
     if not certificate:
         return False
     _, _, parent = name.lower().partition(".")

@@ -1,12 +1,13 @@
-"""The sender's connections: which are open, which wait to be used again, and for how long.
+"""The sender's connection pool: open connections, and idle ones that are kept for reuse.
 
-A waiting connection is found again by (address, port, TLS server name or None). Plain http shares connections by
-address alone, which is all that plain http tells apart. The one that was used last is taken first, so
-that those which a quieter time does not need reach the end of theirs.
+The key of an idle connection is (address, port, TLS server name or None). Plain http connections have no
+server name, so hosts with the same address share them. The connection used last is reused first, so that
+surplus connections reach their keep-alive limit when traffic falls.
 """
 
 import asyncio
 from collections.abc import Sequence
+from itertools import chain
 
 from delivery.egress.guard import CheckedAddress
 from delivery.http.attempt_contract import Outcome
@@ -14,38 +15,40 @@ from delivery.http.attempt_failed import AttemptFailed
 from delivery.http.dialling import Dialler
 from delivery.http.exchange import Exchange
 from delivery.http.http1_connection import Connection, Destination
-from delivery.http.timeouts import EqualTimeouts
+from delivery.http.timeouts import FixedTimeouts
 
 
 class ConnectionPool:
-    """A ConnectionOwner. Create it in a running loop. The number of connections in use is for the caller to bound."""
+    """A ConnectionOwner. Create it in a running event loop. The caller limits the number of connections in
+    use.
+    """
 
     def __init__(self, dialler: Dialler) -> None:
         self._dialler = dialler
         self._limits = dialler.limits
         self._open: set[Connection] = set()
         self._idle: dict[Destination, list[Connection]] = {}
-        self._idling: EqualTimeouts[Connection] = EqualTimeouts(
+        self._keepalive: FixedTimeouts[Connection] = FixedTimeouts(
             asyncio.get_running_loop(), self._limits.keepalive
         )
         self._closed = False
 
     @property
     def idle(self) -> int:
-        return len(self._idling)
+        return len(self._keepalive)
 
     @property
     def in_use(self) -> int:
-        return len(self._open) - len(self._idling)
+        return len(self._open) - len(self._keepalive)
 
     def take(self, destination: Destination) -> Connection | None:
-        waiting = self._idle.get(destination)
-        if waiting is None:
+        idle = self._idle.get(destination)
+        if idle is None:
             return None
-        connection = waiting.pop()
-        if not waiting:
+        connection = idle.pop()
+        if not idle:
             del self._idle[destination]
-        self._idling.stop(connection)
+        self._keepalive.stop(connection)
         return connection
 
     async def dial(
@@ -56,7 +59,7 @@ class ConnectionPool:
         exchange: Exchange,
         deadline: float,
     ) -> Connection:
-        """A new connection to the first of these that can be reached. Raises AttemptFailed, Blocked or TimeoutError."""
+        """Connects to the first reachable address. Raises AttemptFailed, Blocked or TimeoutError."""
         if self._closed:
             raise _closed()
         connection = await self._dialler.open(
@@ -77,32 +80,32 @@ class ConnectionPool:
         self._closed = True
         for connection in tuple(self._open):
             connection.fail(_closed())
-        self._idling.close()
+        self._keepalive.close()
 
     def _close_idle(self) -> None:
-        for connection in [waiting for waitings in self._idle.values() for waiting in waitings]:
+        for connection in list(chain.from_iterable(self._idle.values())):
             connection.expire()
 
-    # What a connection tells.
+    # Called by a connection: see ConnectionOwner.
 
-    def made(self, connection: Connection) -> None:
+    def opened(self, connection: Connection) -> None:
         self._open.add(connection)
 
-    def free(self, connection: Connection) -> None:
+    def released(self, connection: Connection) -> None:
         if self._closed or len(self._open) > self._limits.kept_open:
             connection.expire()
             return
         self._idle.setdefault(connection.destination, []).append(connection)
-        self._idling.start(connection)
+        self._keepalive.start(connection)
 
-    def gone(self, connection: Connection) -> None:
+    def closed(self, connection: Connection) -> None:
         self._open.discard(connection)
-        waiting = self._idle.get(connection.destination)
-        if waiting is not None and connection in waiting:
-            waiting.remove(connection)
-            if not waiting:
+        idle = self._idle.get(connection.destination)
+        if idle is not None and connection in idle:
+            idle.remove(connection)
+            if not idle:
                 del self._idle[connection.destination]
-            self._idling.stop(connection)
+            self._keepalive.stop(connection)
 
 
 def _closed() -> AttemptFailed:

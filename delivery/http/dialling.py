@@ -1,11 +1,11 @@
 """Opens a connection to one of the checked addresses, and to no other.
 
-    next address ─► checked again ─► TCP ─► is the peer the one that was dialled? ─► TLS for the endpoint's own name
+    next address ─► checked again ─► TCP ─► peer address as dialled? ─► TLS with the endpoint's name
          ▲                            │
          └── refused, unreachable, ◄──┘
-             too slow
+             timed out
 
-Nothing here resolves a name or reads an environment variable.
+This module resolves no name and reads no environment variable.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ TLS_SHUTDOWN_SECONDS: Final = 1.0
 
 
 def default_ssl_context() -> ssl.SSLContext:
-    """The system's authorities, TLS 1.2 or newer, HTTP/1.1 alone."""
+    """Trusts the system's authorities; TLS 1.2 or newer; offers HTTP/1.1 only."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -45,11 +45,11 @@ class Dialler:
     policy: EgressPolicy
     limits: SendLimits
     new_ssl_context: Callable[[], ssl.SSLContext]
-    """Called at once, and once more when a name with an underscore comes."""
+    """Called at creation, and once more for the first name with an underscore."""
     tunnel: ProxyTunnel | None = None
-    """The way through the operator's proxy, when there is one."""
+    """Connects through the operator's egress proxy, when one is set."""
     _ssl_contexts: dict[bool, ssl.SSLContext] = field(default_factory=dict)
-    """By whether we check the name, and not OpenSSL."""
+    """The key tells whether this module checks the certificate's name instead of OpenSSL."""
     _tls_watch: TlsWatch = field(default_factory=TlsWatch)
     _warning: RateLimitedWarning = field(default_factory=RateLimitedWarning)
 
@@ -66,8 +66,8 @@ class Dialler:
         deadline: float,
         close_idle: Callable[[], None],
     ) -> Connection:
-        """Without `server_name` it is plain http. `deadline` is the attempt's, on the loop's clock; the caller keeps it.
-        `close_idle` is called when there is no descriptor left.
+        """Without `server_name` it is plain http. `deadline` is the attempt's, on the loop's clock; the
+        caller keeps it. `close_idle` is called when there is no descriptor left.
 
         Raises Blocked, AttemptFailed or TimeoutError.
         """
@@ -103,11 +103,11 @@ class Dialler:
         try:
             return await self._dial(address, port, until)
         except OutOfDescriptors:
-            self._warning.say(
-                "out of file descriptors: raise the limit (ulimit -n); idle connections are closed"
+            self._warning.log(
+                "Out of file descriptors: idle connections are closed. Raise the limit (ulimit -n)."
             )
             close_idle()
-            await asyncio.sleep(0)  # the loop closes them in its next round
+            await asyncio.sleep(0)  # the loop closes them in its next iteration
             return await self._dial(address, port, until)
 
     async def _dial(self, address: Address, port: int, until: float) -> socket.socket:
@@ -124,8 +124,8 @@ class Dialler:
     async def _start_tls(
         self, new_connection: Callable[[], Connection], sock: socket.socket, server_name: str
     ) -> Connection:
-        checked_here = certificate_names.checked_here(server_name)
-        context = self._ssl_context(checked_here)
+        check_here = certificate_names.check_here(server_name)
+        context = self._ssl_context(check_here)
         watched = self._tls_watch.add(sock)
         try:
             transport, connection = await asyncio.get_running_loop().create_connection(
@@ -143,19 +143,19 @@ class Dialler:
             reason = "the TLS handshake did not finish" if watched.flooded else tls_reason(failure)
             raise AttemptFailed(Outcome.TLS, reason) from failure
         watched.protocol = connection
-        if checked_here and not certificate_names.is_for(transport.get_extra_info("peercert"), server_name):
+        if check_here and not certificate_names.matches(transport.get_extra_info("peercert"), server_name):
             connection.expire()
             raise AttemptFailed(Outcome.TLS, f"invalid certificate: it is not for {server_name!r}")
         return connection
 
-    def _ssl_context(self, checked_here: bool) -> ssl.SSLContext:
-        if checked_here not in self._ssl_contexts:
-            self._ssl_contexts[checked_here] = certificate_names.without_name_check(self.new_ssl_context)
-        return self._ssl_contexts[checked_here]
+    def _ssl_context(self, check_here: bool) -> ssl.SSLContext:
+        if check_here not in self._ssl_contexts:
+            self._ssl_contexts[check_here] = certificate_names.without_name_check(self.new_ssl_context)
+        return self._ssl_contexts[check_here]
 
 
 def check_peer(sock: socket.socket, address: Address, port: int) -> None:
-    """Raises Blocked unless the socket is connected to where it was sent."""
+    """Raises Blocked unless the socket is connected to the dialled address and port."""
     peer_host, peer_port, *_ = sock.getpeername()
     if ip_address(peer_host) != address or peer_port != port:
         raise Blocked("the connection reached an address that was not checked")

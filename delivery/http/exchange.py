@@ -1,4 +1,4 @@
-"""What is known of one attempt so far. Whatever ends it, and at whatever point, this is what gets reported."""
+"""The state of one attempt. Its result is built from this, whenever and however the attempt ends."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,14 +10,14 @@ from delivery.http.attempt_contract import AttemptResult, AttemptTimings, Outcom
 
 MAX_RETRY_AFTER: Final = 100
 MAX_BEFORE_BODY: Final = 256 * 1024
-"""Bytes of interim responses and headers in one exchange. The parser reads `100 Continue` for as long as it comes."""
+"""Bytes of interim responses and headers in one exchange. The parser itself has no limit."""
 
-JUST_CLOSED: Final = 1.0
-"""Seconds within which a kept connection's end still reads as having crossed the request on its way."""
+STALE_SECONDS: Final = 1.0
+"""A pooled connection that closes within this time counts as closed before the request reached the peer."""
 
 
 class Stage(StrEnum):
-    """What an attempt waits for, in the words that a timeout is reported with."""
+    """What an attempt waits for, as a timeout reports it."""
 
     RESOLVING = "DNS"
     CONNECTING = "the TCP connection"
@@ -26,25 +26,25 @@ class Stage(StrEnum):
     BODY = "the end of the response body"
 
 
-class Server(Protocol):
-    """The connection that an exchange has been given to."""
+class ExchangeConnection(Protocol):
+    """The connection that serves an exchange."""
 
-    def give_up(self, exchange: "Exchange") -> None:
-        """Does nothing when it serves another by now."""
+    def time_out(self, exchange: "Exchange") -> None:
+        """Ends the exchange. Does nothing when the connection already serves another one."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """Times are of the monotonic clock: uvloop's own goes in whole milliseconds and stands still within one round."""
+    """Times come from `monotonic`: uvloop's clock has whole milliseconds and stops within an iteration."""
 
     started: float = field(default_factory=monotonic)
     stage: Stage = Stage.RESOLVING
     addresses: tuple[CheckedAddress, ...] = ()
-    """The host's, in the order to try them, when there are several."""
+    """The host's addresses in the order to try them; empty when there is only one."""
     address: str | None = None
     addresses_tried: int = 0
-    """Of a new connection."""
+    """Addresses tried for a new connection."""
     dns: float | None = None
     dialled: bool = False
     """The connection is new, not from the pool."""
@@ -53,31 +53,34 @@ class Exchange:
     ready_at: float | None = None
     first_byte_at: float | None = None
     bytes_read: int = 0
-    """Of the stage."""
+    """Bytes received in this stage."""
     status: int | None = None
     retry_after: str | None = None
     body: bytes = b""
-    served_by: Server | None = None
+    connection: ExchangeConnection | None = None
     expired: bool = False
 
     @property
-    def met_a_stale_connection(self) -> bool:
-        """The connection came from the pool and died at once, before it said anything: the peer had closed it, most
-        likely. One that dies later may have been at work on the request, which must not go out again."""
+    def connection_was_stale(self) -> bool:
+        """Whether a pooled connection closed within STALE_SECONDS, before its first byte.
+
+        The peer most likely closed it before the request arrived. If it closes later, the peer may have
+        processed the request, so it is not sent twice in one attempt.
+        """
         if self.dialled or self.ready_at is None or self.first_byte_at is not None:
             return False
-        return monotonic() - self.ready_at <= JUST_CLOSED
+        return monotonic() - self.ready_at <= STALE_SECONDS
 
-    def start_over(self) -> None:
-        """Once more, to the same address, over a connection of its own."""
+    def restart(self) -> None:
+        """Prepares for the same request over a new connection."""
         self.stage = Stage.RESOLVING
         self.ready_at = None
 
     def expire(self) -> None:
-        """Its time is over, or nobody waits for it any more."""
+        """Ends the exchange at its deadline, or when its caller was cancelled."""
         self.expired = True
-        if self.served_by is not None:
-            self.served_by.give_up(self)
+        if self.connection is not None:
+            self.connection.time_out(self)
 
     def result(self, outcome: Outcome, error: str | None, *, local_fault: bool = False) -> AttemptResult:
         ready_at, first_byte_at = self.ready_at, self.first_byte_at

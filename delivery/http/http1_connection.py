@@ -1,23 +1,26 @@
-"""One HTTP/1.1 connection: a state machine around llhttp (the parser that Node uses, by way of httptools).
+"""One HTTP/1.1 connection: a state machine around llhttp (the parser of Node.js, used through httptools).
 
-    idle ──ask──► headers ──final status──► body ──end──► idle   everything was in order and the peer agrees
-     │               │ ▲ 1xx                 │      └───► dropped  something was not
-     │ any byte      └─┘                     │ more than is read, broken off, malformed
-     ▼               ▼                       ▼
-    dropped        dropped                 dropped
+    idle ──request──► headers ──final status──► body ──end──► idle      the connection is reusable
+     │                   │ ▲ 1xx                 │      └───► aborted   it is not
+     │ any byte          └─┘                     │ over the limit, cut off, malformed
+     ▼                   ▼                       ▼
+    aborted            aborted                 aborted
 
-An exchange ends well once its final status line has arrived, however the connection then ends (response_status.py).
+An exchange has its result once the final status line has arrived, however the connection then ends
+(see response_status.py).
 
-It serves one exchange at a time and hears nothing in between: what arrives on an idle connection ends it, and
-so do bytes after the end of an answer, which would otherwise be the next exchange's answer. Dropping is always
-`abort`: a polite close waits, without limit, for the peer to read what was written.
+A connection serves one exchange at a time. Any byte that arrives on an idle connection aborts it. So do bytes
+after the end of a response: they would be read as the response to the next request. The connection always
+ends with `abort`, because `close` waits without limit for the peer to read what was written.
 
-Three traps of the parser. It goes on with a next response when one ends, so every callback after the end must be
-refused (`on_message_begin` is the first of them). It reports a header when the next one begins, so
-a header without end is only seen in the bytes that it takes (`_unended`). And its status code may be the previous
-response's, so bytes that did not bring all headers are kept (`_head`) until they do.
+Three traps of the parser:
+- After one response it parses a second one, so each callback after the end must refuse (`on_message_begin`
+  first).
+- It reports a header when the next one begins, so an endless header shows only in the bytes received
+  (`_header_bytes`).
+- Its status code may still be the previous response's, so bytes without complete headers are kept (`_head`).
 
-The head and a small body leave in one write. What it costs is in the header of http_sender.py.
+The head and a small body leave in one write. http_sender.py lists what this costs.
 """
 
 import asyncio
@@ -32,41 +35,41 @@ from delivery.http.attempt_contract import Outcome, SendLimits
 from delivery.http.attempt_failed import AttemptFailed, not_http, os_reason, tls_reason
 from delivery.http.exchange import MAX_BEFORE_BODY, MAX_RETRY_AFTER, Exchange, Stage
 from delivery.http.response_status import SWITCHING_PROTOCOLS, arrived_status
-from delivery.http.sockets import LARGE_BODY, Departure
-from delivery.http.tls_watch import FLOODED, Heard
+from delivery.http.sockets import LARGE_BODY, SendProgress
+from delivery.http.tls_watch import FLOODED, CountingProtocol
 
-JOINED_BODY: Final = 64 * 1024
-"""Up to here copying a body behind its head is cheaper than a second write."""
+MAX_JOINED_BODY: Final = 64 * 1024
+"""Up to this size, copying the body behind the head costs less than a second write."""
 
 
 Destination = tuple[str, int, str | None]
-"""Address, port, and the server name for TLS; None is plain http."""
+"""Address, port and TLS server name; without TLS the name is None."""
 
 
 class ConnectionOwner(Protocol):
     """Counts connections and keeps the idle ones."""
 
-    def made(self, connection: "Connection") -> None: ...
-    def free(self, connection: "Connection") -> None:
-        """It may serve again."""
+    def opened(self, connection: "Connection") -> None: ...
+    def released(self, connection: "Connection") -> None:
+        """The connection may serve another exchange."""
         ...
 
-    def gone(self, connection: "Connection") -> None:
-        """It will not serve again. May be said more than once."""
+    def closed(self, connection: "Connection") -> None:
+        """The connection serves no other exchange. May be called more than once."""
         ...
 
 
-class Connection(Heard):
-    # Of the exchange at hand:
+class Connection(CountingProtocol):
+    # State of the current exchange:
     _complete: bool
     _interim: bool
     _reusable: bool
-    _departure: Departure | None
-    """Of a request that may take a while to leave."""
-    _unended: int
-    """Bytes since the last header that was complete; the status line's may be among them."""
+    _send_progress: SendProgress | None
+    """Set for a large request, which may take a while to leave."""
+    _header_bytes: int
+    """Bytes received since the last complete header; may include the status line."""
     _head: bytes | bytearray
-    """What came before the headers were complete, without the piece that completed them."""
+    """Bytes received before the headers were complete, without the chunk that completed them."""
 
     def __init__(self, owner: ConnectionOwner, limits: SendLimits, destination: Destination) -> None:
         self.destination = destination
@@ -75,81 +78,85 @@ class Connection(Heard):
         self._loop = asyncio.get_running_loop()
         self._exchange: Exchange | None = None
         self._transport: asyncio.Transport
-        self._answer: asyncio.Future[None]
+        self._response: asyncio.Future[None]
         self._parser = HttpResponseParser(self)
-        # As real servers write. The letter of RFC 9112 is kept in all else.
+        # Real servers write these. All else follows RFC 9112 strictly.
         self._parser.set_dangerous_leniencies(
             lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
         self._feed: Callable[[bytes], None] = self._parser.feed_data
-        self._lost: AttemptFailed | None = None
-        self._begin()
+        self._closed_by: AttemptFailed | None = None
+        self._reset_exchange()
 
-    def ask(self, head: bytes, body: bytes, exchange: Exchange) -> asyncio.Future[None]:
-        """Fails with AttemptFailed or TimeoutError. Cancelling it does not end the exchange: `give_up` does."""
+    def send_request(self, head: bytes, body: bytes, exchange: Exchange) -> asyncio.Future[None]:
+        """Writes the request; the result is set when the response has been read.
+
+        The future fails with AttemptFailed or TimeoutError. Cancelling it does not end the exchange:
+        `time_out` does.
+        """
         self._exchange = exchange
-        self._answer = self._loop.create_future()
-        self._begin()
-        if len(body) > LARGE_BODY and self._lost is None:
-            self._departure = Departure(self._transport, len(body))
-        exchange.served_by = self
+        self._response = self._loop.create_future()
+        self._reset_exchange()
+        if len(body) > LARGE_BODY and self._closed_by is None:
+            self._send_progress = SendProgress(self._transport, len(body))
+        exchange.connection = self
         exchange.stage = Stage.HEADERS
         exchange.ready_at = monotonic()
-        if self._lost is not None:
-            self.fail(self._lost)
+        if self._closed_by is not None:
+            self.fail(self._closed_by)
         elif exchange.expired:
             self.fail(TimeoutError())
-        elif len(body) <= JOINED_BODY:
+        elif len(body) <= MAX_JOINED_BODY:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
             self._transport.write(body)
-        return self._answer
+        return self._response
 
-    def give_up(self, exchange: Exchange) -> None:
-        """Its time is over. By now the connection may serve another exchange, which must not notice."""
+    def time_out(self, exchange: Exchange) -> None:
+        """Ends this exchange. Does nothing when the connection already serves another one."""
         if self._exchange is exchange:
             self.fail(TimeoutError())
 
     def fail(self, failure: Exception) -> None:
-        """Drops the connection. The exchange fails with `failure`, unless its status has arrived."""
+        """Aborts the connection. The exchange fails with `failure`, unless its status has arrived."""
         self.expire()
         exchange = self._exchange
         if exchange is not None:
             if exchange.status is None:
                 exchange.status = arrived_status(bytes(self._head))
             self._exchange = None
-            if self._answer.done():
+            if self._response.done():
                 return
             if exchange.status is None:
-                self._answer.set_exception(failure)
+                self._response.set_exception(failure)
             else:
-                self._answer.set_result(None)
+                self._response.set_result(None)
 
     def expire(self) -> None:
-        """Drops the connection."""
-        self._owner.gone(self)
+        """Aborts the connection."""
+        self._owner.closed(self)
         self._transport.abort()
 
     def flooded(self) -> None:
         self.fail(AttemptFailed(Outcome.PROTOCOL, FLOODED))
 
-    # What the loop tells.
+    # Callbacks of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        self._owner.made(self)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport does not subclass it
+        self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
         if exchange is None:
-            self.expire()  # nobody has asked
+            self.expire()  # no request is under way
             return
         if exchange.first_byte_at is None:
             exchange.first_byte_at = monotonic()
         size = len(data)
-        self.heard += size
-        self._unended += size
+        self.bytes_received += size
+        self._header_bytes += size
         try:
             self._feed(data)
         except (HttpParserError, HttpParserUpgrade) as error:
@@ -162,39 +169,39 @@ class Connection(Heard):
             if exchange.stage is Stage.HEADERS:
                 self._head = self._head or bytearray()
                 self._head += data
-            self._complete = self._weigh(size, exchange)
+            self._complete = self._limit_reached(size, exchange)
         if self._complete:
-            self._end()
+            self._complete_exchange()
 
     def eof_received(self) -> None:
-        """A peer that has closed its side has nothing more to say."""
+        """The peer has closed its side, so no response can follow."""
         self.expire()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._owner.gone(self)
-        self._lost = _why_lost(exc)
+        self._owner.closed(self)
+        self._closed_by = _close_reason(exc)
         if self._exchange is not None:
-            self.fail(self._lost)
-        self._feed = _deaf  # the parser holds this object, and this object must not hold the parser
+            self.fail(self._closed_by)
+        self._feed = _discard  # breaks the reference cycle with the parser
         del self._parser
 
-    # What the parser tells.
+    # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
-        self._unended = 0
+        self._header_bytes = 0
         if self._complete:
             raise ValueError("unexpected second response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._unended = 0
+        self._header_bytes = 0
         exchange = self._exchange
         if exchange is None or exchange.stage is Stage.BODY:
-            return  # a trailer
+            return  # a trailer field
         if len(name) == 11 and name.lower() == b"retry-after" and exchange.retry_after is None:
             exchange.retry_after = value.decode("latin-1").strip()[:MAX_RETRY_AFTER]
 
     def on_headers_complete(self) -> None:
-        self._unended = 0
+        self._header_bytes = 0
         exchange = self._exchange
         assert exchange is not None
         status = self._parser.get_status_code()
@@ -222,34 +229,37 @@ class Connection(Heard):
         else:
             self._complete = True
 
-    # Its own affairs.
+    # State changes.
 
-    def _begin(self) -> None:
+    def _reset_exchange(self) -> None:
         self._complete = self._interim = False
         self._reusable = True
-        self._departure = None
-        self._unended = 0
+        self._send_progress = None
+        self._header_bytes = 0
         self._head = b""
 
-    def _end(self) -> None:
-        """The exchange has its answer."""
+    def _complete_exchange(self) -> None:
+        """The response has been read: releases the connection, or aborts it when it cannot be reused."""
         self._exchange = None
-        if self._reusable and self._has_been_sent():
-            self._owner.free(self)
+        if self._reusable and self._request_sent():
+            self._owner.released(self)
         else:
             self.expire()
-        if not self._answer.done():
-            self._answer.set_result(None)
+        if not self._response.done():
+            self._response.set_result(None)
 
-    def _has_been_sent(self) -> bool:
-        """Receivers may answer before they have read."""
-        if self._departure is not None:
-            return self._departure.done()
+    def _request_sent(self) -> bool:
+        """Whether the whole request has left: receivers may respond before they have read it."""
+        if self._send_progress is not None:
+            return self._send_progress.done()
         return not self._transport.get_write_buffer_size()
 
-    def _weigh(self, size: int, exchange: Exchange) -> bool:
-        """Whether enough has been read, with `size` bytes more. What is weighed is what the wire brought: chunk headers
-        and trailers too."""
+    def _limit_reached(self, size: int, exchange: Exchange) -> bool:
+        """Counts `size` more bytes and returns whether the body limit is reached.
+
+        All bytes received count, so chunk headers and trailers do too. Headers over their limit fail the
+        exchange.
+        """
         exchange.bytes_read += size
         if exchange.stage is Stage.BODY:
             if exchange.bytes_read < self._limits.body_read:
@@ -258,17 +268,17 @@ class Connection(Heard):
             return True
         if exchange.bytes_read > MAX_BEFORE_BODY:
             self.fail(AttemptFailed(Outcome.PROTOCOL, "incomplete response headers"))
-        elif self._unended > self._limits.header_line:
+        elif self._header_bytes > self._limits.header_line:
             self.fail(not_http(f"a header is longer than {self._limits.header_line} bytes"))
         return False
 
 
-def _deaf(_: bytes) -> None:
+def _discard(_: bytes) -> None:
     pass
 
 
-def _why_lost(exc: Exception | None) -> AttemptFailed:
-    """With TLS 1.3 the server's no to our handshake arrives after it."""
+def _close_reason(exc: Exception | None) -> AttemptFailed:
+    """With TLS 1.3 the server may refuse the handshake after it has ended for the client."""
     if isinstance(exc, ssl.SSLError):
         return AttemptFailed(Outcome.TLS, tls_reason(exc))
     if isinstance(exc, OSError):

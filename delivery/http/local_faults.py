@@ -1,7 +1,7 @@
-"""What fails on our side of the wire: no descriptors, no way through the operator's proxy.
+"""Failures of the sender itself: no file descriptors, or the operator's egress proxy failed.
 
-The merchant reads a phrase without our internals, the endpoint's health hears nothing of it, and the operator is
-told the reason, but not at the rate of deliveries.
+They do not change the endpoint's health. The tenant sees a phrase without internals; the log has the reason,
+once per minute instead of once per delivery.
 """
 
 import logging
@@ -11,12 +11,12 @@ from typing import Final
 from delivery.http.attempt_contract import Outcome
 from delivery.http.attempt_failed import AttemptFailed
 
-QUIET_SECONDS: Final = 60.0
+WARNING_INTERVAL_SECONDS: Final = 60.0
 _logger = logging.getLogger(__name__)
 
 
 class LocalFault(AttemptFailed):
-    """The endpoint has no part in it."""
+    """A failure that the endpoint did not cause."""
 
     def __init__(self, error: str) -> None:
         super().__init__(Outcome.CONNECT, error)
@@ -28,12 +28,12 @@ class OutOfDescriptors(LocalFault):
 
 
 class RateLimitedWarning:
-    """Once a minute at most."""
+    """Logs at most one warning per minute."""
 
     def __init__(self) -> None:
-        self._quiet_until = 0.0
+        self._next_at = 0.0
 
-    def say(self, what: str) -> None:
-        if monotonic() >= self._quiet_until:
-            self._quiet_until = monotonic() + QUIET_SECONDS
-            _logger.warning(what)
+    def log(self, message: str) -> None:
+        if monotonic() >= self._next_at:
+            self._next_at = monotonic() + WARNING_INTERVAL_SECONDS
+            _logger.warning(message)

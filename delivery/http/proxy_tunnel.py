@@ -1,13 +1,15 @@
-"""The way out through an operator's own HTTP proxy (DURO_EGRESS_PROXY), for networks that have no other.
+"""Connects through the operator's HTTP proxy (DURO_EGRESS_PROXY), for networks without direct internet
+access.
 
-    TCP to the proxy ─► CONNECT <checked address>:<port> ─► 2xx ─► from here on as if dialled directly
+    TCP to the proxy ─► CONNECT <checked address>:<port> ─► 2xx ─► then the same as a direct connection
 
-The proxy is told an address that the guard has checked, for http and https alike, and never a name: what it
-might resolve is not what was checked. Its own address is the operator's choice, so the guard is not asked about it.
-The proxy is believed to connect where it says; that cannot be checked from this side of it.
+The proxy receives an address that the guard has checked, for http and https alike. It never receives a name,
+which it could resolve to another address. The guard does not check the proxy's own address, because the
+operator chose it. Whether the proxy connects to the requested address cannot be verified from here.
 
-What it says of a destination (it may not go there, it could not connect) is the endpoint's trouble. All else, from a name
-that does not resolve to an answer that is no HTTP, is ours: the operator is told, and no endpoint is blamed.
+A proxy that refuses or cannot reach the destination fails the attempt, and the endpoint's health counts it.
+All other failures, such as a proxy name that does not resolve or an invalid response, are local faults: they
+are logged for the operator and do not count against the endpoint.
 """
 
 import asyncio
@@ -29,10 +31,10 @@ from delivery.http.local_faults import LocalFault, RateLimitedWarning
 from delivery.http.sockets import connect_socket, first_reached
 from schema.errors import InvalidInput
 
-MAX_ANSWER: Final = 16 * 1024
+MAX_RESPONSE: Final = 16 * 1024
 _URL: Final = re.compile(r"http://(?:([^@/]*)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})/?")
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r?\n")
-NO_WAY_OUT: Final = "the sender's egress proxy failed"
+PROXY_FAILED: Final = "the sender's egress proxy failed"
 _REFUSALS: Final = {
     403: "the egress proxy does not allow this destination",
     502: "the egress proxy could not connect",
@@ -50,7 +52,7 @@ class EgressProxy:
 
 
 def parse_egress_proxy(text: str) -> EgressProxy:
-    """`http://[user:password@]host:port`. Raises InvalidInput, which repeats nothing of it."""
+    """Parses `http://[user:password@]host:port`. Raises InvalidInput, whose message repeats none of it."""
     if not text.isprintable() or not text.isascii():
         _refuse("contains characters that are not printable ASCII; percent-encode them")
     match = _URL.fullmatch(text.strip())
@@ -79,7 +81,7 @@ def _refuse(fault: str) -> NoReturn:
 
 
 class ProxyTunnel:
-    """Opens connections through the proxy. Its name is looked up like any other: cached, and off the loop."""
+    """Opens connections through the proxy. The resolver looks up its name like any other."""
 
     def __init__(self, proxy: EgressProxy, resolver: Resolver) -> None:
         self._proxy = proxy
@@ -87,41 +89,42 @@ class ProxyTunnel:
         self._warning = RateLimitedWarning()
 
     async def open(self, address: Address, port: int, until: float) -> socket.socket:
-        """`until` is on the loop's clock. Raises AttemptFailed or TimeoutError; LocalFault for what is the proxy's own
-        trouble."""
-        sock = await self._reach_in_time(until)
+        """Opens a tunnel until `until` on the loop's clock. Raises AttemptFailed, LocalFault (the proxy
+        failed) or TimeoutError.
+        """
+        sock = await self._connect_to_proxy(until)
         try:
             async with asyncio.timeout_at(until):
-                await self._connect(sock, address, port)
+                await self._request_tunnel(sock, address, port)
         except BaseException as failure:
             sock.close()
             if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
-                raise self._no_way_out(f"it closed the connection: {os_reason(failure)}") from failure
+                raise self._proxy_failed(f"it closed the connection: {os_reason(failure)}") from failure
             raise
         return sock
 
-    async def _reach_in_time(self, until: float) -> socket.socket:
+    async def _connect_to_proxy(self, until: float) -> socket.socket:
         try:
             async with asyncio.timeout_at(until):
-                return await self._reach(until)
+                return await self._first_address(until)
         except TimeoutError as failure:
-            raise self._no_way_out("timed out connecting to it") from failure
+            raise self._proxy_failed("timed out connecting to it") from failure
 
-    async def _reach(self, until: float) -> socket.socket:
-        """A connection to the first of the proxy's addresses that takes one."""
+    async def _first_address(self, until: float) -> socket.socket:
+        """Connects to the first reachable address of the proxy."""
 
-        async def connect(address: Address, moment: float) -> socket.socket:
-            return await connect_socket(address, self._proxy.port, moment)
+        async def connect(address: Address, deadline: float) -> socket.socket:
+            return await connect_socket(address, self._proxy.port, deadline)
 
         try:
             addresses = await self._addresses(until)
             return await first_reached(interleave(addresses), until, connect)
         except DnsFailed as failure:
-            raise self._no_way_out(f"its name does not resolve: {failure}") from failure
+            raise self._proxy_failed(f"its name does not resolve: {failure}") from failure
         except LocalFault:
             raise
         except AttemptFailed as failure:
-            raise self._no_way_out(f"cannot connect to it: {failure.error}") from failure
+            raise self._proxy_failed(f"cannot connect to it: {failure.error}") from failure
 
     async def _addresses(self, until: float) -> Sequence[Address]:
         try:
@@ -129,18 +132,18 @@ class ProxyTunnel:
         except ValueError:
             return await self._resolver.resolve(self._proxy.host, until)
 
-    async def _connect(self, sock: socket.socket, address: Address, port: int) -> None:
+    async def _request_tunnel(self, sock: socket.socket, address: Address, port: int) -> None:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(sock, self._request(address, port))
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            if len(answer) > MAX_ANSWER:
-                raise self._no_way_out(f"its response is longer than {MAX_ANSWER} bytes")
+        response = b""
+        while b"\r\n\r\n" not in response:
+            if len(response) > MAX_RESPONSE:
+                raise self._proxy_failed(f"its response is longer than {MAX_RESPONSE} bytes")
             received = await loop.sock_recv(sock, 4096)
             if not received:
-                raise self._no_way_out("it closed the connection before a complete response")
-            answer += received
-        self._judge(answer)
+                raise self._proxy_failed("it closed the connection before a complete response")
+            response += received
+        self._check(response)
 
     def _request(self, address: Address, port: int) -> bytes:
         target = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
@@ -149,19 +152,19 @@ class ProxyTunnel:
             lines.append(f"Proxy-Authorization: {self._proxy.authorization}")
         return "\r\n".join([*lines, "\r\n"]).encode()
 
-    def _judge(self, answer: bytes) -> None:
-        status_line = _STATUS.match(answer)
+    def _check(self, response: bytes) -> None:
+        status_line = _STATUS.match(response)
         if status_line is None:
-            raise self._no_way_out("invalid HTTP response")
+            raise self._proxy_failed("invalid HTTP response")
         status = int(status_line[1])
         if status in _REFUSALS:
             raise AttemptFailed(Outcome.CONNECT, f"{_REFUSALS[status]} ({status})")
         if not 200 <= status <= 299:
             does = "rejected its credentials" if status == 407 else "refused"
-            raise self._no_way_out(f"it {does} ({status})")
-        if not answer.endswith(b"\r\n\r\n") or answer.count(b"\r\n\r\n") > 1:
-            raise self._no_way_out("it sent unexpected data")
+            raise self._proxy_failed(f"it {does} ({status})")
+        if not response.endswith(b"\r\n\r\n") or response.count(b"\r\n\r\n") > 1:
+            raise self._proxy_failed("it sent unexpected data")
 
-    def _no_way_out(self, reason: str) -> LocalFault:
-        self._warning.say(f"the egress proxy failed: {reason}")
-        return LocalFault(NO_WAY_OUT)
+    def _proxy_failed(self, reason: str) -> LocalFault:
+        self._warning.log(f"the egress proxy failed: {reason}")
+        return LocalFault(PROXY_FAILED)

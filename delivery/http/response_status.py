@@ -1,30 +1,30 @@
-"""What a response means for the delivery: the status line alone decides.
+"""Turns a response into an outcome: the status line alone decides.
 
-A receiver that has written a whole status line has decided, so nothing behind that line changes the result: 2xx is
-delivered, anything else is a failure with that status. What is odd behind it costs the rest of the body
-and the connection, which is never used again: a response whose end is in doubt could otherwise become the next one's.
+A receiver that has written a complete status line has decided. Nothing after that line changes the result:
+2xx is a success, any other status is a failure. If the rest is malformed, the body is cut there and the
+connection is closed: its remaining bytes could be read as the next response.
 
-    what arrives                                                        the attempt           the connection
-    ------------------------------------------------------------------------------------------------------------
-    an orderly HTTP/1.1 response, any number of headers, gzip or not    its status            kept
+    response                                                            result of the attempt connection
+    ----------------------------------------------------------------------------------------------------------
+    a valid HTTP/1.1 response, any number of headers, gzip or not       its status            kept
     no reason phrase; bare LF; chunk extensions; trailers               its status            kept
     HTTP/1.0; `Connection: close`; a body that ends with its connection its status            closed
     Content-Length twice (equal or not), listed, empty, negative, huge  its status            closed
     Content-Length beside Transfer-Encoding; `identity`; bad chunks     its status            closed
     NUL or control characters in a header, no colon, folded headers     its status            closed
     a header over 32 KiB, headers over 256 KiB                          its status            closed
-    204 or 304 with a body; bytes behind the body                       its status            closed
+    204 or 304 with a body; bytes after the body                        its status            closed
     a body over 64 KiB                                                  its status            closed
     cut off, reset, or TLS ended without close_notify, after the line   its status            closed
     no more bytes until the deadline, after the line                    its status            closed
     101                                                                 protocol, 101         closed
-    nothing, half a status line, interim responses (1xx) alone          protocol or timeout   closed
+    nothing, part of a status line, only interim responses (1xx)        protocol or timeout   closed
     interim responses over 256 KiB                                      protocol              closed
     HTTP/0.9 (a bare body), `ICY 200 OK`, `HTTP/2 200`, HTML, SSH, TLS  protocol              closed
     a status of fewer or more than three digits                         protocol              closed
 
-An orderly response is read by llhttp. Where llhttp gives up, `arrived_status` looks at the bytes themselves:
-the parser's own `status_code` may still be the previous response's.
+llhttp parses valid responses. When it fails, `arrived_status` reads the bytes themselves: the parser's own
+`status_code` may still be the previous response's.
 """
 
 import re
@@ -38,8 +38,10 @@ _HEADERS: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\r\n\0]*+\r?\n
 
 
 def arrived_status(head: bytes) -> int | None:
-    """The final status among the first bytes of a response, once its line is complete. Interim responses (1xx) are
-    skipped, and 101 is final."""
+    """Returns the final status from the first bytes of a response, once its line is complete.
+
+    Interim responses (1xx) are skipped; 101 is final.
+    """
     start = 0
     while line := _STATUS_LINE.match(head, start):
         status = int(line[1])
@@ -52,8 +54,8 @@ def arrived_status(head: bytes) -> int | None:
     return None
 
 
-def judge(status: int | None) -> tuple[Outcome, str | None]:
-    """The outcome, and a phrase for the merchant."""
+def classify(status: int | None) -> tuple[Outcome, str | None]:
+    """Returns the outcome and a phrase for the tenant."""
     if status is not None and 200 <= status <= 299:
         return Outcome.OK, None
     if status is None or status < 200:

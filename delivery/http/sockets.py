@@ -1,4 +1,4 @@
-"""Sockets as every connection outwards needs them, and what the kernel knows of them."""
+"""Opens outgoing TCP sockets and reads the kernel's counters of them (TCP_INFO)."""
 
 import asyncio
 import errno
@@ -13,13 +13,13 @@ from delivery.http.attempt_contract import Outcome
 from delivery.http.attempt_failed import AttemptFailed, os_reason
 from delivery.http.local_faults import LocalFault, OutOfDescriptors
 
-TOO_SLOW: Final = "timed out waiting for the TCP connection"
+CONNECT_TIMED_OUT: Final = "timed out waiting for the TCP connection"
 RECEIVE_BUFFER: Final = 64 * 1024
-"""Answers are small. Left alone it grows to megabytes, and the event loop decrypts all of it in one breath."""
+"""The default grows to megabytes, which the event loop decrypts in one step. Responses are small."""
 LARGE_BODY: Final = 16 * 1024
-"""Up to here the kernel takes a request at once."""
-_INFO: Final = 136
-"""Bytes of Linux's struct tcp_info, up to the last that is wanted."""
+"""Up to this size the kernel buffers a request immediately."""
+_TCP_INFO_BYTES: Final = 136
+"""Bytes of Linux's struct tcp_info, up to the last field read here."""
 _ACKED: Final = struct.Struct("120xQ")
 _RECEIVED: Final = struct.Struct("128xQ")
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -30,13 +30,13 @@ Reached = TypeVar("Reached")
 async def first_reached(
     addresses: Sequence[T], deadline: float, connect: Callable[[T, float], Awaitable[Reached]]
 ) -> Reached:
-    """What `connect` returns for the first address that it reaches by the moment that it is given. Times are on the
-    loop's clock.
+    """Returns what `connect(address, until)` returns for the first address that it reaches.
 
-    Raises AttemptFailed as the last address did, or what is no fault of an address: Blocked, LocalFault.
+    `deadline` and `until` are on the loop's clock. Raises the last address's AttemptFailed. Raises Blocked
+    and LocalFault immediately, because another address would not help.
     """
     now = asyncio.get_running_loop().time
-    failure = AttemptFailed(Outcome.TIMEOUT, TOO_SLOW)
+    failure = AttemptFailed(Outcome.TIMEOUT, CONNECT_TIMED_OUT)
     for index, address in enumerate(addresses):
         start = now()
         if start >= deadline:
@@ -44,7 +44,7 @@ async def first_reached(
         try:
             return await connect(address, start + share(deadline - start, len(addresses) - index))
         except TimeoutError:
-            failure = AttemptFailed(Outcome.TIMEOUT, TOO_SLOW)
+            failure = AttemptFailed(Outcome.TIMEOUT, CONNECT_TIMED_OUT)
         except LocalFault:
             raise
         except AttemptFailed as refused:
@@ -53,8 +53,7 @@ async def first_reached(
 
 
 async def connect_socket(address: Address, port: int, until: float) -> socket.socket:
-    """`until` is on the loop's clock. Raises OutOfDescriptors, AttemptFailed when the address cannot be reached, or
-    TimeoutError."""
+    """Connects until `until` on the loop's clock. Raises OutOfDescriptors, AttemptFailed or TimeoutError."""
     sock: socket.socket | None = None
     try:
         sock = _new_socket(address)
@@ -82,38 +81,38 @@ def _new_socket(address: Address) -> socket.socket:
     return sock
 
 
-def received(sock: socket.socket) -> int:
-    """Bytes so far; 0 where the system does not tell."""
-    return _of_info(sock, _RECEIVED)
+def bytes_received(sock: socket.socket) -> int:
+    """The bytes received so far; 0 on systems without TCP_INFO."""
+    return _tcp_info(sock, _RECEIVED)
 
 
-def end_by_reset(sock: socket.socket) -> None:
-    """Closing it will leave no time to linger: a peer that is blocked in writing hears nothing less."""
+def reset_on_close(sock: socket.socket) -> None:
+    """Makes close() send RST: nothing less ends a peer that is blocked in writing."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
-class Departure:
-    """Whether a large request has left, which a receiver that answers early need not wait for.
+class SendProgress:
+    """Tells whether a large request has left: a receiver may respond before it has read all of it.
 
-    Over TLS `get_write_buffer_size` knows nothing of the transport beneath, so the kernel is asked how much the peer has
-    acknowledged. What TLS adds to it, a few hundred bytes at most, is the error.
+    Over TLS `get_write_buffer_size` does not include the transport below, so the kernel's count of
+    acknowledged bytes is compared. TLS overhead makes it inexact by a few hundred bytes at most.
     """
 
     def __init__(self, transport: asyncio.Transport, size: int) -> None:
         self._transport = transport
         self._sock: socket.socket = transport.get_extra_info("socket")
-        self._until = _of_info(self._sock, _ACKED) + size
+        self._until = _tcp_info(self._sock, _ACKED) + size
 
     def done(self) -> bool:
         if self._transport.get_write_buffer_size():
             return False
-        acked = _of_info(self._sock, _ACKED)
+        acked = _tcp_info(self._sock, _ACKED)
         return not acked or acked >= self._until
 
 
-def _of_info(sock: socket.socket, field: struct.Struct) -> int:
+def _tcp_info(sock: socket.socket, field: struct.Struct) -> int:
     if not hasattr(socket, "TCP_INFO") or sock.fileno() < 0:
         return 0
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO)
-    count: int = field.unpack_from(info)[0] if len(info) == _INFO else 0
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    count: int = field.unpack_from(info)[0] if len(info) == _TCP_INFO_BYTES else 0
     return count

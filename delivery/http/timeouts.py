@@ -1,8 +1,8 @@
-"""Many timeouts of one and the same length, for the price of a dict entry each.
+"""Many timeouts of the same length, at the cost of a dict entry each.
 
-Who starts first is due first, so the dict's own order is the order of their ends, and one timer, set for
-the first of them, serves all. An ordinary timer for each attempt, made and cancelled, costs 2.1 µs on
-uvloop, `asyncio.timeout` 5.4, this 0.2.
+The first to start is the first to expire, so the dict's insertion order is the order of expiry. One timer,
+set for the first of them, serves all. One timer per attempt costs 2.1 µs on uvloop, `asyncio.timeout` 5.4 µs,
+this 0.2 µs.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from typing import Generic, Protocol, TypeVar
 
 class Expiring(Protocol):
     def expire(self) -> None:
-        """Its time has come. Raises nothing."""
+        """Called when the timeout passes. Must not raise."""
         ...
 
 
 T = TypeVar("T", bound=Expiring)
 
 
-class EqualTimeouts(Generic[T]):
+class FixedTimeouts(Generic[T]):
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._loop = loop
         self._seconds = seconds
@@ -29,14 +29,14 @@ class EqualTimeouts(Generic[T]):
         return len(self._due)
 
     def start(self, item: T) -> float:
-        """Returns when it ends, on the loop's clock. `item` has no other timeout running here."""
+        """Returns the deadline on the loop's clock. `item` must not have a running timeout here."""
         due = self._due[item] = self._loop.time() + self._seconds
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._expire)
         return due
 
     def stop(self, item: T) -> None:
-        """Does nothing when it has ended already."""
+        """Does nothing when the timeout has already passed."""
         self._due.pop(item, None)
 
     def close(self) -> None:

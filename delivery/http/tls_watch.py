@@ -1,13 +1,14 @@
-"""Ends TLS connections that are a flood, from their handshake to their end, idle or not.
+"""Resets TLS connections that flood the sender with TLS messages, during the handshake, in use or idle.
 
-OpenSSL passes over some messages for as long as they come: HelloRequest in a handshake, NewSessionTicket after it. No
-protocol hears of them, and the event loop feeds OpenSSL all that it can read: one such receiver kept a core busy for a
-whole attempt. Neither asyncio nor uvloop lets anybody count those bytes on their way, but the kernel has counted
-them (Linux, TCP_INFO). What it received beyond the application's data is weighed every now and then:
+OpenSSL ignores any number of some messages: HelloRequest in a handshake, NewSessionTicket after it. The
+protocol never sees them, but the event loop decrypts all it can read: one such receiver kept a core busy for
+a whole attempt. asyncio and uvloop do not count those bytes, but the kernel does (Linux, TCP_INFO). Every
+CHECK_SECONDS, the bytes received are compared with the application data:
 
-    excess = max(0, excess + received - 2 x heard)      more than MAX_EXCESS: reset
+    excess = max(0, excess + received - 2 x application data)      over MAX_EXCESS: reset
 
-Twice, because a record costs 22 bytes whatever it carries. One timer looks at all connections: 2 µs each.
+The factor 2 allows for small records: each has 22 bytes of overhead. One timer checks all connections, 2 µs
+each.
 """
 
 import asyncio
@@ -15,49 +16,50 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-from delivery.http.sockets import end_by_reset, received
+from delivery.http.sockets import bytes_received, reset_on_close
 
 MAX_EXCESS: Final = 256 * 1024
-"""Certificate chains are a few KiB; OpenSSL itself takes none of more than 100. The receive buffer comes on top."""
-LOOK_SECONDS: Final = 0.2
+"""Certificate chains have a few KiB, and OpenSSL accepts at most 100. The receive buffer adds to it."""
+CHECK_SECONDS: Final = 0.2
 FLOODED: Final = "too many TLS messages on the connection"
 
 
-class Heard(asyncio.Protocol):
-    """A protocol that counts what it hears."""
+class CountingProtocol(asyncio.Protocol):
+    """A protocol that counts the application bytes it receives."""
 
-    heard = 0
+    bytes_received = 0
 
     def flooded(self) -> None:
-        """Drops the connection."""
+        """Aborts the connection."""
         raise NotImplementedError
 
 
-class Watched:
+class WatchedSocket:
     def __init__(self, sock: socket.socket) -> None:
         self.flooded = False
-        self.protocol: Heard | None = None
+        self.protocol: CountingProtocol | None = None
         """None until the handshake is done."""
         self._sock = sock
-        self._excess = self._received = self._heard = 0
+        self._excess = self._received = self._delivered = 0
 
-    def look(self) -> bool:
-        """False: it is over."""
+    def check(self) -> bool:
+        """Returns False once the socket is closed or was reset here."""
         if self._sock.fileno() < 0:
             return False
-        count, heard = received(self._sock), 0 if self.protocol is None else self.protocol.heard
-        more = count - self._received - 2 * (heard - self._heard)
-        self._received, self._heard = count, heard
-        self._excess = max(0, self._excess + more)
+        received = bytes_received(self._sock)
+        delivered = 0 if self.protocol is None else self.protocol.bytes_received
+        added = received - self._received - 2 * (delivered - self._delivered)
+        self._received, self._delivered = received, delivered
+        self._excess = max(0, self._excess + added)
         if self._excess <= MAX_EXCESS:
             return True
-        self._end()
+        self._reset()
         return False
 
-    def _end(self) -> None:
+    def _reset(self) -> None:
         self.flooded = True
-        with suppress(OSError):  # it has just ended
-            end_by_reset(self._sock)
+        with suppress(OSError):  # the socket has just closed
+            reset_on_close(self._sock)
             if self.protocol is None:
                 self._sock.shutdown(socket.SHUT_RDWR)
         if self.protocol is not None:
@@ -65,30 +67,30 @@ class Watched:
 
 
 class TlsWatch:
-    """Its timer runs while there is a connection to look at."""
+    """Checks all TLS connections. Its timer runs only while there are any."""
 
     def __init__(self) -> None:
-        self._watched: set[Watched] = set()
+        self._watched: set[WatchedSocket] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, sock: socket.socket) -> Watched:
-        watched = Watched(sock)
+    def add(self, sock: socket.socket) -> WatchedSocket:
+        watched = WatchedSocket(sock)
         self._watched.add(watched)
         if self._timer is None:
-            self._wait()
+            self._schedule()
         return watched
 
-    def forget(self, watched: Watched) -> None:
-        """What has connected is forgotten by itself, once it is closed."""
+    def forget(self, watched: WatchedSocket) -> None:
+        """For a handshake that failed. A closed connection is removed by the next check."""
         self._watched.discard(watched)
 
-    def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         try:
-            self._watched = {watched for watched in self._watched if watched.look()}
+            self._watched = {watched for watched in self._watched if watched.check()}
         finally:
             if self._watched:
-                self._wait()
+                self._schedule()

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.egress.address_order import LEAST_SHARE, interleave, share
-from delivery.egress.first_addresses import REMEMBERED, FirstAddresses
+from delivery.egress.address_order import MIN_SHARE, interleave, share
 from delivery.egress.guard import Blocked, CheckedAddress
+from delivery.egress.preferred_addresses import REMEMBERED, PreferredAddresses
 from delivery.http.attempt_contract import Outcome
 from delivery.http.attempt_failed import AttemptFailed
 from delivery.http.local_faults import OutOfDescriptors
@@ -38,14 +38,14 @@ def test_shares_fill_the_time_and_none_is_too_short_while_time_is_left(
     left = seconds
     for count in range(addresses, 0, -1):
         given_ = share(left, count)
-        assert min(left, LEAST_SHARE) <= given_ <= left
+        assert min(left, MIN_SHARE) <= given_ <= left
         left -= given_
     assert left == pytest.approx(0, abs=1e-9)
 
 
 def test_two_addresses_have_half_the_time_each_and_a_single_one_has_all() -> None:
     assert (share(5, 2), share(2.5, 1), share(5, 1)) == (2.5, 2.5, 5)
-    assert (share(5, 64), share(0.1, 2)) == (LEAST_SHARE, 0.1)
+    assert (share(5, 64), share(0.1, 2)) == (MIN_SHARE, 0.1)
 
 
 def candidates(answer: list[IPv4Address | IPv6Address]) -> tuple[CheckedAddress, ...]:
@@ -56,7 +56,7 @@ def candidates(answer: list[IPv4Address | IPv6Address]) -> tuple[CheckedAddress,
 def test_an_attempt_begins_with_what_answered_or_behind_what_failed(
     answer: list[IPv4Address | IPv6Address], data: st.DataObject
 ) -> None:
-    addresses, first = candidates(answer), FirstAddresses()
+    addresses, first = candidates(answer), PreferredAddresses()
     if len(addresses) == 1:
         return
     assert first.order(HOST, addresses) == addresses
@@ -74,7 +74,7 @@ def test_an_attempt_begins_with_what_answered_or_behind_what_failed(
 def test_an_address_that_is_no_longer_the_hosts_is_never_tried(
     before: list[IPv4Address | IPv6Address], now: list[IPv4Address | IPv6Address]
 ) -> None:
-    first = FirstAddresses()
+    first = PreferredAddresses()
     for address in candidates(before):
         first.answered(HOST, address.text)
         order = first.order(HOST, candidates(now))
@@ -82,7 +82,7 @@ def test_an_address_that_is_no_longer_the_hosts_is_never_tried(
 
 
 def test_failing_again_and_again_goes_round_all_addresses() -> None:
-    addresses, first = candidates([ip_address(f"192.0.2.{n}") for n in range(4)]), FirstAddresses()
+    addresses, first = candidates([ip_address(f"192.0.2.{n}") for n in range(4)]), PreferredAddresses()
     begun = []
     for _ in range(5):
         begun.append(first.order(HOST, addresses)[0].text)
@@ -91,10 +91,10 @@ def test_failing_again_and_again_goes_round_all_addresses() -> None:
 
 
 def test_what_is_remembered_is_bounded_and_the_oldest_goes() -> None:
-    addresses, first = candidates([ip_address("192.0.2.1"), ip_address("192.0.2.2")]), FirstAddresses()
+    addresses, first = candidates([ip_address("192.0.2.1"), ip_address("192.0.2.2")]), PreferredAddresses()
     for port in range(REMEMBERED + 1):
         first.answered(("a.test", port), "192.0.2.2")
-    assert len(first._first) == REMEMBERED
+    assert len(first._preferred) == REMEMBERED
     assert first.order(("a.test", 0), addresses)[0].text == "192.0.2.1"
     assert first.order(("a.test", 1), addresses)[0].text == "192.0.2.2"
 

@@ -26,7 +26,7 @@ class Names:
             raise DnsFailed("name or service not known")
         return self.addresses
 
-    def known(self, _host: str) -> Sequence[IPv4Address | IPv6Address] | None:
+    def cached(self, _host: str) -> Sequence[IPv4Address | IPv6Address] | None:
         return self.addresses or None
 
 
@@ -49,7 +49,7 @@ async def checked(url: str, names: Names, allow: EgressPolicy | None = None) -> 
     finally:
         if names.addresses:
             with suppress(Blocked, DnsFailed):
-                at_once = guard.resolve_known(parsed)
+                at_once = guard.resolve_cached(parsed)
             assert at_once == waited
     return [address.text for address in waited]
 
@@ -160,13 +160,13 @@ async def test_what_was_checked_is_checked_again_when_its_addresses_change() -> 
     guard = EgressGuard(policy(), names)
     url = parse_endpoint_url("https://a.test/")
     for _ in range(2):
-        assert guard.resolve_known(url) is not None
+        assert guard.resolve_cached(url) is not None
     names.addresses = [ip_address("8.8.8.8"), ip_address("10.0.0.1")]
     for _ in range(2):
         with pytest.raises(Blocked):
-            guard.resolve_known(url)
+            guard.resolve_cached(url)
     names.addresses = []
-    assert guard.resolve_known(url) is None
+    assert guard.resolve_cached(url) is None
 
 
 async def test_an_empty_answer_is_a_failure_and_not_a_pass() -> None:

@@ -69,15 +69,15 @@ async def test_what_is_kept_can_be_had_without_waiting_and_nothing_else_can() ->
         Clock(),
     )
     resolver = SystemResolver(dns, clock=clock)
-    assert resolver.known("a") is None
+    assert resolver.cached("a") is None
     await resolver.resolve("a", soon())
     with pytest.raises(DnsFailed):
         await resolver.resolve("b", soon())
-    assert resolver.known("a") == (PUBLIC,)
+    assert resolver.cached("a") == (PUBLIC,)
     with pytest.raises(DnsFailed):
-        resolver.known("b")
+        resolver.cached("b")
     clock.now = POSITIVE_SECONDS
-    assert (resolver.known("a"), resolver.known("b")) == (None, None)
+    assert (resolver.cached("a"), resolver.cached("b")) == (None, None)
     assert dns.asked == ["a", "b"]
 
 
@@ -147,7 +147,7 @@ async def test_cancelling_one_who_waits_does_not_disturb_the_others() -> None:
 async def test_names_that_never_answer_hold_up_only_other_new_names() -> None:
     """Every thread of the second lane is held; a name that has answered before is still looked up."""
     dns, clock = Dns(), Clock()
-    resolver = SystemResolver(dns, clock=clock, threads_per_lane=2)
+    resolver = SystemResolver(dns, clock=clock, threads_per_group=2)
     await resolver.resolve("good", soon())
     clock.now = POSITIVE_SECONDS
 
@@ -170,7 +170,7 @@ async def test_the_number_of_remembered_names_is_bounded() -> None:
     resolver = SystemResolver(dns, max_names=3)
     for name in "abcd":
         await resolver.resolve(name, soon())
-    assert list(resolver._answers) == ["b", "c", "d"]
+    assert list(resolver._cache) == ["b", "c", "d"]
     assert not resolver._pending
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.egress.special_addresses import hidden_ipv4, unmapped, why_special
+from delivery.egress.special_addresses import embedded_ipv4, special_reason, unmapped
 
 Wrap = Callable[[int], int]
 
@@ -64,7 +64,7 @@ WRAPPINGS: dict[str, Wrap] = {
     ],
 )
 def test_addresses_that_are_not_for_the_public_are_refused(text: str) -> None:
-    assert why_special(ip_address(text))
+    assert special_reason(ip_address(text))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_addresses_that_are_not_for_the_public_are_refused(text: str) -> None:
     ],
 )
 def test_public_addresses_pass(text: str) -> None:
-    assert why_special(ip_address(text)) is None
+    assert special_reason(ip_address(text)) is None
 
 
 def test_a_mapped_address_is_its_ipv4_address() -> None:
@@ -101,29 +101,29 @@ def test_a_mapped_address_is_its_ipv4_address() -> None:
         assert unmapped(ip_address(text)) == ip_address(text)
 
 
-forbidden = st.ip_addresses(v=4).filter(why_special) | st.ip_addresses(v=4, network="127.0.0.0/8")
+forbidden = st.ip_addresses(v=4).filter(special_reason) | st.ip_addresses(v=4, network="127.0.0.0/8")
 
 
 @pytest.mark.parametrize("name", WRAPPINGS)
 @given(ipv4=forbidden)
 def test_a_forbidden_ipv4_address_stays_forbidden_in_every_wrapping(name: str, ipv4: IPv4Address) -> None:
-    assert why_special(IPv6Address(WRAPPINGS[name](int(ipv4))))
+    assert special_reason(IPv6Address(WRAPPINGS[name](int(ipv4))))
 
 
 @pytest.mark.parametrize("name", WRAPPINGS)
 @given(ipv4=st.ip_addresses(v=4))
 def test_a_hidden_ipv4_address_is_found(name: str, ipv4: IPv4Address) -> None:
-    assert ipv4 in hidden_ipv4(IPv6Address(WRAPPINGS[name](int(ipv4))))
+    assert ipv4 in embedded_ipv4(IPv6Address(WRAPPINGS[name](int(ipv4))))
 
 
 @given(ipv4=st.ip_addresses(v=4))
 def test_only_nat64_and_mapping_lead_to_a_public_ipv4_address(ipv4: IPv4Address) -> None:
     for name, wrap in WRAPPINGS.items():
-        passes = why_special(IPv6Address(wrap(int(ipv4)))) is None
-        assert passes == (wrap in {MAPPED, NAT64} and why_special(ipv4) is None), name
+        passes = special_reason(IPv6Address(wrap(int(ipv4)))) is None
+        assert passes == (wrap in {MAPPED, NAT64} and special_reason(ipv4) is None), name
 
 
 @given(st.ip_addresses())
 def test_what_the_standard_library_calls_not_global_never_passes(address: IPv4Address | IPv6Address) -> None:
     if not unmapped(address).is_global:
-        assert why_special(address)
+        assert special_reason(address)

@@ -36,7 +36,7 @@ class Names:
         given = self.answers[host]
         return [ip_address(text) for text in (given.pop(0) if len(given) > 1 else given[0])]
 
-    def known(self, _host: str) -> None:
+    def cached(self, _host: str) -> None:
         """It has to be asked each time."""
 
 
@@ -47,7 +47,7 @@ class Silence:
         await asyncio.Event().wait()
         raise AssertionError
 
-    def known(self, _host: str) -> None:
+    def cached(self, _host: str) -> None:
         pass
 
 

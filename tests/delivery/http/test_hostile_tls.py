@@ -112,7 +112,7 @@ async def test_session_tickets_without_end_are_ended(
 async def test_a_connection_that_has_brought_much_in_many_answers_is_no_flood(
     authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls_watch, "LOOK_SECONDS", 0.005)
+    monkeypatch.setattr(tls_watch, "CHECK_SECONDS", 0.005)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60000
 
     async def behave(peer: Peer) -> None:

@@ -34,11 +34,11 @@ class Owner:
 
     lost: list[Connection] = field(default_factory=list)
 
-    def made(self, connection: Connection) -> None: ...
-    def gone(self, connection: Connection) -> None:
+    def opened(self, connection: Connection) -> None: ...
+    def closed(self, connection: Connection) -> None:
         self.lost.append(connection)
 
-    def free(self, connection: Connection) -> None:
+    def released(self, connection: Connection) -> None:
         self.kept.append(connection)
 
 
@@ -69,7 +69,7 @@ async def read(pieces: list[bytes], on: tuple[Connection, Owner, Wire] | None = 
     """What an exchange makes of them, and of the connection's end after them."""
     connection, owner, wire = on or connected()
     exchange = Exchange()
-    answer = connection.ask(b"", b"", exchange)
+    answer = connection.send_request(b"", b"", exchange)
     for piece in pieces:
         if not wire.aborted:
             connection.data_received(piece)
@@ -105,7 +105,7 @@ def test_a_kept_connection_never_repeats_its_last_status(
 
     async def both() -> tuple[object, object]:
         connection, owner, wire = connected()
-        connection.ask(b"", b"", Exchange())
+        connection.send_request(b"", b"", Exchange())
         connection.data_received(before)
         assert owner.kept
         assert not wire.aborted
@@ -153,7 +153,7 @@ async def test_a_header_without_end_is_given_up_long_before_all_headers_would_be
     """The parser joins its pieces, each time anew."""
     connection, _, wire = connected()
     exchange = Exchange()
-    answer = connection.ask(b"", b"", exchange)
+    answer = connection.send_request(b"", b"", exchange)
     connection.data_received(b"HTTP/1.1 200 OK\r\nX: ")
     pieces = 0
     while not wire.aborted:
@@ -180,7 +180,7 @@ async def test_a_connection_that_ends_while_idle_is_said_to_be_gone() -> None:
 async def test_a_connection_that_ended_before_it_was_asked_fails_with_the_reason() -> None:
     connection, _, wire = connected()
     connection.connection_lost(ConnectionResetError(errno.ECONNRESET, "reset"))
-    failure = connection.ask(b"x", b"", Exchange()).exception()
+    failure = connection.send_request(b"x", b"", Exchange()).exception()
     assert isinstance(failure, AttemptFailed)
     assert (failure.error, wire.written) == ("connection reset by peer", b"")
 
@@ -189,5 +189,5 @@ async def test_an_attempt_whose_time_is_over_sends_nothing() -> None:
     connection, _, wire = connected()
     exchange = Exchange()
     exchange.expire()
-    assert isinstance(connection.ask(b"x", b"", exchange).exception(), TimeoutError)
+    assert isinstance(connection.send_request(b"x", b"", exchange).exception(), TimeoutError)
     assert (wire.aborted, wire.written) == (True, b"")

@@ -8,7 +8,7 @@ import pytest
 
 from delivery.http.attempt_contract import AttemptResult, Outcome, SendLimits
 from delivery.http.exchange import MAX_BEFORE_BODY
-from delivery.http.response_status import arrived_status, judge
+from delivery.http.response_status import arrived_status, classify
 from tests.delivery.http.hostility import MINE, provoke, reset
 from tests.delivery.http.raw_receiver import Behaviour, Peer, receiving, sending, to
 from tests.delivery.http.test_sender_tls import serving, trusting
@@ -313,7 +313,7 @@ async def test_interim_responses_end_at_the_limit(more: int, status: int | None)
 
 @pytest.mark.parametrize("status", [None, 0, 99, 100, 101, 199, 200, 299, 300, 999])
 def test_2xx_alone_is_success(status: int | None) -> None:
-    outcome, error = judge(status)
+    outcome, error = classify(status)
     assert (outcome is OK) == (status in (200, 299))
     assert (error is None) == (outcome is OK)
     assert (outcome is PROTOCOL) == (status is None or status < 200)

@@ -59,7 +59,7 @@ def test_without_descriptors(what: object) -> None:
     command = [sys.executable, "-m", __name__, what.__name__]  # type: ignore[attr-defined]  a function
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("out of file descriptors") == 1
+    assert done.stderr.count("Out of file descriptors") == 1
 
 
 if __name__ == "__main__":

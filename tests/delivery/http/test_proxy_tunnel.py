@@ -30,7 +30,7 @@ from tests.delivery.http.raw_receiver import (
 )
 from tests.delivery.http.test_sender_tls import SniLog, serving, trusting
 
-NO_WAY = (Outcome.CONNECT, "the sender's egress proxy failed", True)
+PROXY_FAILURE = (Outcome.CONNECT, "the sender's egress proxy failed", True)
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -180,7 +180,7 @@ async def test_a_proxys_own_trouble_is_ours_and_the_operator_is_told_why_once(
     ):
         results = [await sender.send(to("http://127.0.0.1:9/")) for _ in range(2)]
     for result in results:
-        assert (result.outcome, result.error, result.local_fault) == NO_WAY
+        assert (result.outcome, result.error, result.local_fault) == PROXY_FAILURE
     assert caplog.messages == [f"the egress proxy failed: {reason}"]
 
 
@@ -223,7 +223,7 @@ async def test_a_proxys_own_trouble_is_not_repeated_for_each_address() -> None:
         through(proxy, names) as sender,
     ):
         result = await sender.send(to("http://hooks.example/"))
-    assert (result.outcome, result.error, result.local_fault) == NO_WAY
+    assert (result.outcome, result.error, result.local_fault) == PROXY_FAILURE
     assert proxy.connections == 1
 
 
@@ -286,7 +286,7 @@ async def test_a_proxy_that_hangs_up_floods_or_resets_is_our_trouble(
 
     for behave in (hang_up, flood, slam):
         result = await proxied(behave)
-        assert (result.outcome, result.error, result.local_fault) == NO_WAY
+        assert (result.outcome, result.error, result.local_fault) == PROXY_FAILURE
     assert "longer than" in caplog.messages[1]
 
 
@@ -305,7 +305,7 @@ async def test_a_proxy_that_is_not_there_is_our_trouble(caplog: pytest.LogCaptur
         pass
     async with through(gone) as sender:
         result = await sender.send(to("http://127.0.0.1:9/"))
-    assert (result.outcome, result.error, result.local_fault) == NO_WAY
+    assert (result.outcome, result.error, result.local_fault) == PROXY_FAILURE
     assert caplog.messages == ["the egress proxy failed: cannot connect to it: connection refused"]
 
 

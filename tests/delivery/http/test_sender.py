@@ -275,7 +275,7 @@ async def test_an_error_without_a_name_is_a_result_and_goes_to_the_log(
         async def resolve(self, *_: object) -> Sequence[IPv4Address | IPv6Address]:
             raise ZeroDivisionError
 
-        def known(self, _host: str) -> None:
+        def cached(self, _host: str) -> None:
             pass
 
     async with sending(Broken()) as sender:

@@ -10,7 +10,7 @@ from delivery.egress.endpoint_url import EndpointUrl
 from delivery.egress.guard import Blocked, CheckedAddress, EgressGuard, EgressPolicy
 from delivery.http.attempt_contract import Outcome
 from delivery.http.dialling import check_peer
-from delivery.http.exchange import JUST_CLOSED, Stage
+from delivery.http.exchange import STALE_SECONDS, Stage
 from tests.delivery.http.raw_receiver import (
     OK,
     Names,
@@ -155,7 +155,7 @@ async def test_a_kept_connection_that_dies_later_may_have_done_its_work_and_is_n
         await until(lambda: len(receiver.requests) == 2)
         [exchange] = exchanges(sender)
         assert exchange.ready_at is not None
-        exchange.ready_at -= JUST_CLOSED
+        exchange.ready_at -= STALE_SECONDS
         may_die.set()
         result = await second
     assert (result.outcome, receiver.connections, len(receiver.requests)) == (Outcome.PROTOCOL, 1, 2)
@@ -301,7 +301,7 @@ async def test_what_dials_checks_for_itself() -> None:
         async def resolve(self, _url: EndpointUrl, _deadline: float) -> tuple[CheckedAddress, ...]:
             return (CheckedAddress(ip_address("127.0.0.1"), "127.0.0.1"),)
 
-        def resolve_known(self, _url: EndpointUrl) -> None:
+        def resolve_cached(self, _url: EndpointUrl) -> None:
             pass
 
     async with receiving() as receiver, sending(guard=Fooled(EgressPolicy(), Names())) as sender:

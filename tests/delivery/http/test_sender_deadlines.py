@@ -114,7 +114,7 @@ async def test_a_name_that_dns_is_silent_about_holds_up_nobody_else() -> None:
             may_answer.wait(10)
         return [IPv4Address("127.0.0.1")]
 
-    resolver = SystemResolver(lookup, threads_per_lane=4)
+    resolver = SystemResolver(lookup, threads_per_group=4)
     async with receiving() as receiver, sending(resolver, attempt_timeout=0.3) as sender:
         good = to(f"http://good.test:{receiver.port}/")
         first = await sender.send(good)

@@ -213,7 +213,7 @@ async def test_what_dials_checks_the_next_address_for_itself() -> None:
         async def resolve(self, _url: EndpointUrl, _deadline: float) -> tuple[CheckedAddress, ...]:
             return tuple(CheckedAddress(ip_address(text), text) for text in TWO)
 
-        def resolve_known(self, _url: EndpointUrl) -> None:
+        def resolve_cached(self, _url: EndpointUrl) -> None:
             pass
 
     inside = EgressPolicy((ip_network("127.0.0.2/32"),))

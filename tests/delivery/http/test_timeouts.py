@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.http.timeouts import EqualTimeouts
+from delivery.http.timeouts import FixedTimeouts
 
 
 class Loop:
@@ -62,7 +62,7 @@ steps = st.lists(
 @given(steps)
 def test_each_expires_once_at_its_time_unless_it_was_stopped(steps: list[tuple[str, float]]) -> None:
     clock = Loop()
-    timeouts: EqualTimeouts[Item] = EqualTimeouts(clock, 5.0)
+    timeouts: FixedTimeouts[Item] = FixedTimeouts(clock, 5.0)
     expected: dict[Item, float] = {}
     items: list[Item] = []
     for step, number in steps:
@@ -87,7 +87,7 @@ def test_each_expires_once_at_its_time_unless_it_was_stopped(steps: list[tuple[s
 
 def test_when_closed_nothing_expires_and_nothing_is_left_on_the_loop() -> None:
     clock = Loop()
-    timeouts: EqualTimeouts[Item] = EqualTimeouts(clock, 5.0)
+    timeouts: FixedTimeouts[Item] = FixedTimeouts(clock, 5.0)
     item = Item(clock)
     timeouts.start(item)
     timeouts.close()

@@ -1,4 +1,4 @@
-"""Which of a destination's addresses an attempt begins with; address_order.py says why."""
+"""Remembers with which of a destination's addresses the next attempt begins; see address_order.py."""
 
 from typing import Final
 
@@ -7,38 +7,38 @@ from delivery.egress.guard import CheckedAddress
 REMEMBERED: Final = 4096
 
 
-class FirstAddresses:
-    """For the last 4,096 destinations that have several addresses. A destination is (host, port)."""
+class PreferredAddresses:
+    """Covers the last 4,096 destinations with several addresses. A destination is (host, port)."""
 
     def __init__(self) -> None:
-        self._first: dict[tuple[str, int], str] = {}
+        self._preferred: dict[tuple[str, int], str] = {}
 
     def order(
         self, destination: tuple[str, int], addresses: tuple[CheckedAddress, ...]
     ) -> tuple[CheckedAddress, ...]:
-        first = self._first.get(destination)
+        first = self._preferred.get(destination)
         if first is None or addresses[0].text == first:
             return addresses
         return _rotated(addresses, first)
 
     def answered(self, destination: tuple[str, int], address: str) -> None:
-        if self._first.get(destination) != address:
+        if self._preferred.get(destination) != address:
             self._remember(destination, address)
 
     def failed(
         self, destination: tuple[str, int], address: str, addresses: tuple[CheckedAddress, ...]
     ) -> None:
-        """`address` is the last that was tried."""
+        """The attempt got no status; `address` is the last one tried."""
         self._remember(destination, _rotated(addresses, address)[1].text)
 
     def _remember(self, destination: tuple[str, int], address: str) -> None:
-        self._first.pop(destination, None)
-        self._first[destination] = address
-        if len(self._first) > REMEMBERED:
-            del self._first[next(iter(self._first))]
+        self._preferred.pop(destination, None)
+        self._preferred[destination] = address
+        if len(self._preferred) > REMEMBERED:
+            del self._preferred[next(iter(self._preferred))]
 
 
 def _rotated(addresses: tuple[CheckedAddress, ...], first: str) -> tuple[CheckedAddress, ...]:
-    """As they are when `first` is no longer among them."""
+    """Unchanged if `first` is not among them."""
     start = next((index for index, address in enumerate(addresses) if address.text == first), 0)
     return addresses[start:] + addresses[:start]
