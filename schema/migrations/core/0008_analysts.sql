@@ -2,13 +2,16 @@
 -- so workers end what runs for longer than the role's limit, what keeps a transaction open, which keeps what is deleted from
 -- being cleaned up, and what holds an advisory lock, which needs no right and could be one that others wait for.
 
--- Returns how many sessions it ended. A grace of two seconds: the server's own time-out is the polite one.
+-- Returns how many sessions it ended. A grace of two seconds: the server's own time-out is the polite one. A limit that the role
+-- does not have, or that is written in another way (0x7530), counts as 30 s: an analyst may set it, and must not stop this function.
 CREATE FUNCTION stop_runaway_queries() RETURNS integer
 LANGUAGE sql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
     WITH analyst AS MATERIALIZED (
-        SELECT r.rolname, (SELECT CASE WHEN set_to ~ '^[0-9]+$' THEN set_to::bigint * interval '1 ms' ELSE set_to::interval END
-                             FROM (SELECT split_part(c, '=', 2) AS set_to FROM unnest(r.rolconfig) AS c
-                                    WHERE c LIKE 'statement_timeout=%') AS setting) AS longest
+        SELECT r.rolname, (SELECT CASE WHEN set_to ~ '^\d+$' THEN set_to::bigint * interval '1 ms'
+                                       WHEN set_to ~ '^\d+(\.\d+)? ?(us|ms|s|min|h|d)$' THEN set_to::interval
+                                       ELSE interval '30 s' END
+                             FROM (SELECT max(split_part(c, '=', 2)) FROM unnest(r.rolconfig) AS c
+                                    WHERE c LIKE 'statement_timeout=%') AS setting (set_to)) AS longest
           FROM pg_roles r
          WHERE r.rolname IN ('duro_sandbox_analyst', 'duro_live_analyst') AND pg_has_role(r.oid, 'USAGE')
     ), runaway AS MATERIALIZED (

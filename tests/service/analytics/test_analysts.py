@@ -82,6 +82,20 @@ async def test_lifting_the_limit_does_not_help(log_in: LogIn, brief: None, datab
     assert await calm.fetchval("SELECT 1") == 1, "who runs nothing is left alone"
 
 
+@pytest.mark.parametrize("limit", ["0x64", "1e2", "100.5 ms", "100us"])
+async def test_no_limit_that_an_analyst_sets_stops_the_watch(
+    log_in: LogIn, brief: None, database: Database, limit: str
+) -> None:
+    """A role may alter its own settings. PostgreSQL takes all of these, and most are no interval."""
+    analyst = await log_in()
+    await analyst.execute("SET default_transaction_read_only = off")
+    await analyst.execute(f"ALTER ROLE CURRENT_USER SET statement_timeout = '{limit}'")
+    watch = AnalystWatch(database)
+    assert await watch.step() == 0
+    await analyst.fetchval("SELECT pg_advisory_lock(1)")
+    assert await watch.step() == 1
+
+
 async def test_only_a_few_sessions_at_once(log_in: LogIn) -> None:
     for _ in range(5):
         await log_in()
