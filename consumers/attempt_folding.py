@@ -1,4 +1,4 @@
-"""Adds what has been attempted to the endpoints' hours. Every worker runs this; the database lets one at a time in."""
+"""Adds recorded attempts to their endpoints' hourly counts. Every worker runs this; the database admits one at a time."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from schema.polling import sleep_unless, through_outages
 
 _logger = logging.getLogger(__name__)
 _PAUSE_S: Final = 2.0
-"""While there is something: an endpoint's hour is written once for all its attempts of that time."""
+"""Between batches. An endpoint's hour is then written once for all its attempts of these two seconds."""
 _LONGEST_PAUSE_S: Final = 10.0
 _GROWTH: Final = 1.5
 
@@ -36,7 +36,7 @@ class AttemptFolder:
         try:
             count = await delivery_hours.fold(self._pool, self._batch_size) or 0
         except asyncpg.QueryCanceledError:
-            _logger.warning("all attempts are being counted anew; this takes its time")
+            _logger.warning("recounting all attempts without the usual time limit; this may take hours")
             count = await delivery_hours.fold_large_batch(self._pool, self._batch_size) or 0
         self.folded += count
         return count

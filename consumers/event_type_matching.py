@@ -1,5 +1,5 @@
-"""Which endpoints an event goes to: those that asked for its type, by exact name, by `subscription_*` for all that
-begin so, or by no pattern for all. A test event alone is addressed: to the one endpoint that its data names.
+"""Decides which endpoints an event goes to. An endpoint names event types exactly or by a prefix (`subscription_*`); without
+patterns it gets all. Only a test event goes to a single endpoint: the one that its data names.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -27,7 +27,7 @@ T = TypeVar("T", bound=Target)
 
 
 def targets_of(event_type: str, data: str, targets: Sequence[T]) -> list[T]:
-    """Those of a tenant's endpoints that an event goes to. `data`, as JSON text, is read for a test event alone."""
+    """Selects the tenant's endpoints that an event goes to. `data`, JSON text, is read only for a test event."""
     if event_type == TEST:
         addressee = _addressee(data)
         return [target for target in targets if target.id == addressee]
@@ -35,7 +35,7 @@ def targets_of(event_type: str, data: str, targets: Sequence[T]) -> list[T]:
 
 
 def _addressee(data: str) -> UUID | None:
-    """None when the data names no endpoint: such a test goes nowhere."""
+    """None when the data names no endpoint: such a test event is not delivered."""
     try:
         match orjson.loads(data):
             case {"endpointId": str(named)}:
@@ -46,12 +46,12 @@ def _addressee(data: str) -> UUID | None:
 
 
 def matches(patterns: Sequence[str], event_type: str) -> bool:
-    """No patterns match everything, `*` too. A `*` stands only at the end, as `validate_patterns` makes sure."""
+    """No patterns match every type, and so does `*`. A `*` is only at the end; `validate_patterns` checks that."""
     return not patterns or any(_matches_one(pattern, event_type) for pattern in patterns)
 
 
 def validate_patterns(patterns: Iterable[str], catalog: Collection[str]) -> tuple[str, ...]:
-    """The patterns once each, in their order. Raises InvalidInput for one that no type in `catalog` matches."""
+    """Removes duplicate patterns and keeps their order. Raises InvalidInput for one that matches no type in `catalog`."""
     distinct = tuple(dict.fromkeys(patterns))
     for pattern in distinct:
         if not any(_matches_one(pattern, event_type) for event_type in catalog):

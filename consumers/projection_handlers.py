@@ -1,4 +1,4 @@
-"""What makes a consumer of a projection: the cursor's transaction, and the generation that it writes into."""
+"""Consumer handlers that write a projection: one for the generation that serves, one for the generation being built."""
 
 import asyncio
 import time
@@ -10,14 +10,14 @@ from schema.connections.database import Connection
 from schema.event_log.log import LoggedEvent
 from schema.read_models.projections import builder, generations
 
-_AT_A_TIME: Final = 50
-"""About a millisecond's work."""
+_CHUNK: Final = 50
+"""Events; about a millisecond of work."""
 _SHARE_BESIDE_OTHERS: Final = 0.25
 _LONGEST_REST_S: Final = 1.0
 
 
 class Projection(Protocol):
-    """Writes what it makes of the events, in order, into the rows of one generation, through `tx` alone."""
+    """Turns events, in order, into rows of one generation. It writes through `tx` alone."""
 
     @property
     def name(self) -> str: ...
@@ -25,9 +25,9 @@ class Projection(Protocol):
 
 
 async def in_chunks(events: Sequence[LoggedEvent]) -> AsyncIterator[Sequence[LoggedEvent]]:
-    """A few at a time: whoever sends in this process need not wait for a whole batch."""
-    for first in range(0, len(events), _AT_A_TIME):
-        yield events[first : first + _AT_A_TIME]
+    """Yields a few events at a time, so that sending in this process does not wait for a whole batch."""
+    for first in range(0, len(events), _CHUNK):
+        yield events[first : first + _CHUNK]
         await asyncio.sleep(0)
 
 
@@ -36,13 +36,13 @@ class NotBeingBuilt(HandlerEnded):
 
 
 class Serving:
-    """A consumer's handler that keeps the generation that serves up to date.
+    """A consumer's handler that keeps the serving generation up to date.
 
-    `gather_s`: how long it lets events gather before a batch, unless there is a backlog. A batch costs half a dozen round
-    trips and a commit however few events it has, and deliveries, which nobody wants to be late, come out of the same cores.
+    `gather_s`: how long it lets events gather before a batch, unless it has a backlog. A batch costs half a dozen round
+    trips and a commit, however few events it has. Deliveries need the same cores, and must not be late.
 
-    `others_first`: whether deliveries have a backlog at the moment. Then it works for a quarter of the time alone and catches
-    up later: a feed that is some seconds late is no trouble, webhooks that are half as fast are. It never stands still.
+    `others_first`: whether deliveries have a backlog now. The handler then works only a quarter of the time and catches up
+    later: a feed may be some seconds late, but webhooks must not take twice as long. It never stops entirely.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Serving:
 
 
 class Building:
-    """A consumer's handler that fills the generation being built. Raises NotBeingBuilt when there is none."""
+    """A consumer's handler that fills the generation being built. `apply` raises NotBeingBuilt when there is none."""
 
     def __init__(self, projection: Projection, batch_size: int = 1000) -> None:
         self.name = builder(projection.name)
         self._projection = projection
         self._batch_size = batch_size
 
-    async def ready(self, *, behind: bool) -> int:  # noqa: ARG002  it never waits
+    async def ready(self, *, behind: bool) -> int:  # noqa: ARG002  a rebuild never waits here
         return self._batch_size
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:

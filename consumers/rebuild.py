@@ -1,14 +1,14 @@
-"""Builds a projection anew from the log, beside the one that serves, and puts it in place.
+"""Rebuilds a projection from the log beside the generation that serves, and then replaces that generation.
 
-    begin ──► batch, rest, batch, rest … ──► caught up ──► put in place ──► drop the former one
-      │          │                              ▲   │           │
-      │          └── every batch moves the      └───┘ it serves │ all of it in one transaction, or nothing
-      │              cursor: cut short anywhere, it   is ahead  │
-      └── resumes ◄─ goes on from there                         └── cut short here: any worker drops it
+    begin ──► batch, rest, batch, rest … ──► caught up ──► replace ──► drop the old generation
+      │          │                             ▲   │          │
+      │          └── each batch moves the      └───┘ the old  │ one transaction: all of it or nothing
+      │              cursor, so an interrupted     one is     │
+      └── resume ◄── rebuild resumes there         ahead      └── interrupted here: any worker drops it
 
-Several processes at one rebuild share its batches, as workers share a consumer's. Between batches it rests, so that the
-machine is its guest's and not its own: `share` is the part of the time that it works. Near the log's end it does not rest,
-for it has to overtake what is being recorded.
+Several processes that run one rebuild share its batches, as workers share a consumer's. It rests between batches, so that
+the machine's other work goes first: `share` is the part of the time that it works. Near the log's end it does not rest,
+because it must overtake the events being recorded.
 """
 
 import asyncio
@@ -36,15 +36,15 @@ _POLL_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Of the generation being built; `applied` and `rate` are this process's."""
+    """Progress of the generation being built. `applied` and `rate` count this process only."""
 
     resumed: bool
     total: int
-    """Events that the log has."""
+    """Events in the log."""
     left: int
     applied: int
     rate: float
-    """Events per second, rests included."""
+    """Events per second, including the rests."""
     dead: int
     finished: bool = False
 
@@ -74,22 +74,23 @@ class Rebuild:
         self._resumed = False
 
     async def run(self, stop: asyncio.Event) -> AsyncIterator[Progress]:
-        """The last one is `finished`, unless `stop` was first: then calling it again goes on, in any process.
+        """Yields the progress after each batch; the last one is `finished`. After `stop`, any process can resume the
+        rebuild by calling this again.
 
-        Raises NotBeingBuilt when somebody else gave it up or finished it.
+        Raises NotBeingBuilt when another process abandoned or replaced this rebuild.
         """
-        begun = await self._with_retries(stop, lambda: projections.begin_rebuild(self._pool, self._name))
-        if begun is None:
+        start = await self._with_retries(stop, lambda: projections.begin_rebuild(self._pool, self._name))
+        if start is None:
             return
-        self._resumed = begun.resumed
+        self._resumed = start.resumed
         yield await self._progress()
         while not stop.is_set():
             began = time.monotonic()
-            if await self._step(stop, begun.generation):
+            if await self._step(stop, start.generation):
                 progress = await self._progress()
                 yield progress
                 await self._rest(stop, time.monotonic() - began, progress.left)
-            elif await self._caught_up(stop) and await self._finish(stop, begun.generation):
+            elif await self._caught_up(stop) and await self._finish(stop, start.generation):
                 yield await self._progress(finished=True)
                 break
             else:
@@ -104,22 +105,24 @@ class Rebuild:
             raise
 
     async def _caught_up(self, stop: asyncio.Event) -> bool:
-        """Or else another process has the cursor, and is at it; or has finished."""
-        at = await self._with_retries(stop, lambda: projections.generations(self._pool, self._name))
+        """False while another process holds the cursor and applies a batch."""
+        now = await self._with_retries(stop, lambda: projections.generations(self._pool, self._name))
         builder = projections.builder(self._name)
-        return at is None or at.building is None or not await log.backlog(self._pool, builder)
+        return now is None or now.building is None or not await log.backlog(self._pool, builder)
 
     async def _finish(self, stop: asyncio.Event, generation: int) -> bool:
-        """False while what serves is ahead."""
+        """False while the serving generation is ahead."""
         if await self._with_retries(stop, lambda: projections.finish_rebuild(self._pool, self._name)):
             return True
-        return await self._serves(stop, generation)  # another process did it, or our commit's answer was lost
+        return await self._serves(
+            stop, generation
+        )  # another process did it, or the reply to our commit was lost
 
     async def _serves(self, stop: asyncio.Event, generation: int) -> bool:
-        """Raises NotBeingBuilt when it neither does nor will."""
+        """Whether this generation serves. Raises NotBeingBuilt when it neither serves nor is being built."""
         now = await self._with_retries(stop, lambda: projections.generations(self._pool, self._name))
         if now is not None and generation not in (now.serving, now.building):
-            raise NotBeingBuilt(f"the rebuild of {self._name} was given up elsewhere")
+            raise NotBeingBuilt(f"another process abandoned the rebuild of {self._name}")
         return now is not None and now.serving == generation
 
     async def _rest(self, stop: asyncio.Event, worked: float, left: int) -> None:
@@ -140,7 +143,7 @@ class Rebuild:
         )
 
     async def _with_retries(self, stop: asyncio.Event, operation: Callable[[], Awaitable[T]]) -> T | None:
-        """Through what passes by itself. A person waits for it, who has to learn at once what does not."""
+        """Retries through transient errors. An error that needs an operator is raised immediately, for a person waits."""
 
         async def attempt() -> T:
             try:

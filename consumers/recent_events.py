@@ -1,5 +1,6 @@
-"""What a tail keeps in memory: for each tenant that somebody listens to, its latest events, complete from some position on.
-Bounded in all, whoever's events they are; the oldest go first, and with them the claim to be complete from before them.
+"""The events that a tail keeps in memory: for each tenant with listeners, its latest ones, complete from some position on.
+One limit holds for all tenants together. The oldest event is removed first, and its tenant's events are then complete
+from that position on.
 """
 
 import asyncio
@@ -16,18 +17,18 @@ _POS: Final = attrgetter("pos")
 
 
 class Channel:
-    """One tenant's events in (complete_from, the window's end]: every one of them, in order."""
+    """One tenant's events in (complete_from, the window's end], all of them and in order."""
 
     def __init__(self, complete_from: int | None) -> None:
         self.complete_from = complete_from
         """None: not known yet."""
         self.news = asyncio.Event()
-        """Set, and another one put in its place, whenever there is more than before."""
+        """Set, and replaced by a new one, whenever events were added."""
         self.listeners = 0
         self._events: deque[LoggedEvent] = deque()
 
     def first_after(self, pos: int, types: Collection[str]) -> LoggedEvent | None:
-        """The first of those types, of all when there are none."""
+        """The first event of these types after `pos`, or of all types when none is named."""
         events = self._events
         for index in range(bisect_right(events, pos, key=_POS), len(events)):
             if not types or events[index].type in types:
@@ -43,7 +44,7 @@ class Channel:
         self._events.append(event)
 
     def forget(self, event: LoggedEvent) -> None:
-        """The oldest one, unless it was forgotten by beginning anew."""
+        """Removes the oldest event, unless `begin` has removed it already."""
         if self._events and self._events[0] is event:
             self._events.popleft()
             self.complete_from = event.pos
@@ -54,15 +55,15 @@ class Channel:
 
 
 class RecentEvents:
-    def __init__(self, most_events: int, most_characters: int) -> None:
-        self._most_events = most_events
-        self._most_characters = most_characters
+    def __init__(self, max_events: int, max_characters: int) -> None:
+        self._max_events = max_events
+        self._max_characters = max_characters
         self._channels: dict[UUID, Channel] = {}
         self._in_order: deque[tuple[Channel, LoggedEvent]] = deque()
         self.characters = 0
-        """Of data, in memory."""
+        """Total size of the events' data in memory."""
         self.end: int | None = None
-        """How far the log has been followed; None while it is not, and nothing is kept."""
+        """How far the log has been followed. None: it is not followed now, and no event is kept."""
 
     def __len__(self) -> int:
         return len(self._in_order)
@@ -89,7 +90,7 @@ class RecentEvents:
             self.end = None
 
     def begin(self, end: int) -> None:
-        """From here on, whatever was before; those who are not as far have to find their way here by themselves."""
+        """Restarts the window at `end`. Listeners before it catch up through the database."""
         self._in_order.clear()
         self.characters = 0
         self.end = end
@@ -97,13 +98,14 @@ class RecentEvents:
             channel.begin(end)
 
     def take(self, events: Sequence[LoggedEvent], reached: int, requested: Mapping[UUID, Channel]) -> None:
-        """All events of `requested` at positions in (end, reached]. Who joined since they were asked for begins after."""
-        told = set()
+        """Adds all events of the `requested` tenants at positions in (end, reached]. A channel that joined after the
+        request begins at `reached`."""
+        grown = set()
         for event in events:
             channel = requested[event.tenant_id]
             if self._channels.get(event.tenant_id) is channel:
                 channel.add(event)
-                told.add(channel)
+                grown.add(channel)
                 self._in_order.append((channel, event))
                 self.characters += len(event.data)
         self.end = reached
@@ -111,11 +113,11 @@ class RecentEvents:
             if requested.get(tenant_id) is not channel:
                 channel.begin(reached)
         self._shrink()
-        for channel in told:
+        for channel in grown:
             channel.notify()
 
     def _shrink(self) -> None:
-        while len(self._in_order) > self._most_events or self.characters > self._most_characters:
+        while len(self._in_order) > self._max_events or self.characters > self._max_characters:
             channel, event = self._in_order.popleft()
             self.characters -= len(event.data)
             channel.forget(event)

@@ -1,4 +1,4 @@
-"""Gives committed events their positions. Every worker runs this; the database lets one at a time in."""
+"""Gives committed events their positions. Every worker runs this; the database admits one at a time."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ _logger = logging.getLogger(__name__)
 
 class Sequencer:
     def __init__(self, pool: Pool, wake: Callable[[], None], batch_size: int = 1000) -> None:
-        """`wake` is called after each batch: this process's consumers need not wait for their next poll."""
+        """`wake` is called after each batch, so that this process's consumers do not wait for their next poll."""
         self._pool = pool
         self._wake = wake
         self._batch_size = batch_size
@@ -31,7 +31,7 @@ class Sequencer:
         try:
             count = await log.sequence(self._pool, self._batch_size) or 0
         except asyncpg.QueryCanceledError:
-            _logger.warning("a batch of millions is being sequenced; this takes its time")
+            _logger.warning("sequencing a very large batch without the usual time limit; this may take hours")
             count = await log.sequence_large_batch(self._pool, self._batch_size) or 0
         if count:
             self.sequenced += count

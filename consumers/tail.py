@@ -1,20 +1,20 @@
-"""Events as they come, for many listeners at the price of one: a single reader follows one mode's log for the whole
-process, and keeps its latest events in memory.
+"""Streams new events to many listeners for the cost of one reader: it follows one mode's log for the whole process, and
+keeps the latest events in memory.
 
     async with tail.listen(tenant_id, types, after=pos) as events:
         async for event in events: …
 
-A listener has one thing only, its position, and at each step takes the next event after it from wherever that is:
+A listener's only state is its position. At each step it takes the next event after that position from one of two sources:
 
-      ┌─► the window is complete from its position on ──► the next one there, or wait for news of this tenant
+      ┌─► the window is complete from the position on ──► next event in memory, or wait for news of this tenant
       │
-      └── it is not ──► a page from the database, which reaches the window some time
+      └── it is not ──► a page from the database; the pages catch up with the window
 
-Both are complete and in order, so it does not matter when it changes from one to the other, or back when it was so slow
-that the window has moved on: nothing is missed and nothing comes twice. Nothing is put into a queue for anybody, so a slow
-listener costs what it is reading, holds up nobody, and the tail does not know of it.
+Both sources are complete and in order. So a listener may change from one to the other at any time, and back when it was
+too slow for the window: it misses no event and gets none twice. There are no queues, so a slow listener costs only the
+page that it reads, and delays no other listener.
 
-While nobody listens nothing is polled. Polling is the truth; `hint` makes the next poll come sooner.
+Without listeners the tail does not poll. Polling finds every event; `hint` only makes the next poll come sooner.
 """
 
 import asyncio
@@ -31,63 +31,63 @@ from schema.event_log.positions import EventsAfter, events_after, events_of_tena
 from schema.polling import Pace, through_outages
 
 PAGE_EVENTS: Final = 100
-PAGE_BYTES: Final = 256 * 1024  # one each for listeners that catch up, and there may be hundreds
-_READ_AT_ONCE: Final = 2  # of the pool's connections, which others need too
+PAGE_BYTES: Final = 256 * 1024  # each listener that catches up holds one page, and there may be hundreds
+_CONCURRENT_PAGES: Final = 2  # the pool's other users need connections too
 
 
 class Tail:
     def __init__(
-        self, pool: Pool, *, most_events: int = 10_000, most_characters: int = 16 * 1024 * 1024
+        self, pool: Pool, *, max_events: int = 10_000, max_characters: int = 16 * 1024 * 1024
     ) -> None:
         self._pool = pool
-        self._recent = RecentEvents(most_events, most_characters)
+        self._recent = RecentEvents(max_events, max_characters)
         self._pace = Pace(first=0.02, most=0.25)
-        self._wanted = asyncio.Event()
-        self._over = asyncio.Event()
-        self._turns = asyncio.Semaphore(_READ_AT_ONCE)
+        self._joined = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._page_reads = asyncio.Semaphore(_CONCURRENT_PAGES)
 
     def hint(self) -> None:
-        """There may be news: the sequencer of this process calls it."""
+        """Makes the next poll come immediately. This process's sequencer calls it after each batch."""
         self._pace.hint()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """When it ends, all listeners end."""
-        self._over.clear()
+        """Follows the log until `stop`. Then all listeners end."""
+        self._stopped.clear()
         try:
             while not stop.is_set():
                 if not self._recent.channels:
-                    await self._until_somebody_listens(stop)
+                    await self._wait_for_listener(stop)
                 else:
                     found = await through_outages(stop, "tail", self._poll)
                     await self._pace.wait(found=bool(found))
         finally:
-            self._over.set()
+            self._stopped.set()
             self._recent.notify_all()
 
     @asynccontextmanager
     async def listen(
         self, tenant_id: UUID, types: Collection[str] = (), *, after: int | None = None
     ) -> AsyncIterator[Listener]:
-        """Events of these types, by their exact names, all when there are none; `after` None: those to come.
+        """Yields events of these types, named exactly, or of all types when none is named. `after` None: new events only.
 
-        InvalidInput comes out of the iteration for a position that the log has not reached.
+        The iteration raises InvalidInput for a position that the log has not reached.
         """
         wanted = frozenset(types)
         channel = self._recent.join(tenant_id)
-        self._wanted.set()
+        self._joined.set()
         try:
             if after is None:
-                end = await through_outages(self._over, "listener", lambda: log_end(self._pool))
-                after = end.pos if end else 0  # none: it is over
+                end = await through_outages(self._stopped, "listener", lambda: log_end(self._pool))
+                after = end.pos if end else 0  # None: the tail has stopped
             yield Listener(
-                self._recent, channel, wanted, after, partial(self._page, tenant_id, wanted), self._over
+                self._recent, channel, wanted, after, partial(self._page, tenant_id, wanted), self._stopped
             )
         finally:
             self._recent.leave(tenant_id, channel)
 
-    async def _until_somebody_listens(self, stop: asyncio.Event) -> None:
-        self._wanted.clear()
-        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._wanted)]
+    async def _wait_for_listener(self, stop: asyncio.Event) -> None:
+        self._joined.clear()
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._joined)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -95,7 +95,7 @@ class Tail:
                 wait.cancel()
 
     async def _poll(self) -> bool:
-        """Whether there may be more right now."""
+        """Reads the next events into memory. True: there may be more."""
         recent = self._recent
         start, listened = recent.end, dict(recent.channels)
         end = await log_end(self._pool)
@@ -105,15 +105,17 @@ class Tail:
             return False
         if end.pos == start:
             return False
-        stretch = await events_of_tenants(self._pool, start, listened)
-        if recent.end != start:  # all left meanwhile
+        found = await events_of_tenants(self._pool, start, listened)
+        if recent.end != start:  # all listeners left during the read
             return True
-        if stretch.end.dropped_up_to > start:  # dropped before it was read: each is told in its own page
-            recent.begin(stretch.end.pos)
+        if (
+            found.end.dropped_up_to > start
+        ):  # dropped before it was read: each listener's next page reports it
+            recent.begin(found.end.pos)
         else:
-            recent.take(stretch.events, stretch.reached, listened)
+            recent.take(found.events, found.reached, listened)
         return True
 
     async def _page(self, tenant_id: UUID, types: frozenset[str], pos: int) -> EventsAfter:
-        async with self._turns:
+        async with self._page_reads:
             return await events_after(self._pool, tenant_id, pos, types, PAGE_EVENTS, PAGE_BYTES)

@@ -1,4 +1,4 @@
-"""One listener of a tail: see tail.py for where it finds its events."""
+"""One listener of a tail. See tail.py for its two sources of events."""
 
 import asyncio
 from collections import deque
@@ -11,12 +11,12 @@ from schema.event_log.log import LoggedEvent
 from schema.event_log.positions import EventsAfter
 from schema.polling import through_outages
 
-_IN_A_ROW: Final = 64  # events from memory, before others have a turn
+_YIELD_EVERY: Final = 64  # events from memory before other tasks get a turn
 
 
 @dataclass(frozen=True, slots=True)
 class EventsDropped:
-    """Comes in place of events that retention has dropped: some up to this position may be missing."""
+    """Stands in place of events that retention has dropped: some up to this position may be missing."""
 
     up_to: int
 
@@ -25,7 +25,7 @@ TailItem: TypeAlias = LoggedEvent | EventsDropped
 
 
 class Listener:
-    """An iterator and no generator: to be cancelled in the midst of waiting, as by a timeout, loses nothing."""
+    """Iterates over a tenant's events. An iterator, not a generator: a cancelled wait, as by a timeout, loses no event."""
 
     def __init__(
         self,
@@ -34,42 +34,42 @@ class Listener:
         types: frozenset[str],
         pos: int,
         page_after: Callable[[int], Awaitable[EventsAfter]],
-        over: asyncio.Event,
+        stopped: asyncio.Event,
     ) -> None:
         self._recent = recent
         self._channel = channel
         self._types = types
         self._pos = pos
         self._page_after = page_after
-        self._over = over
+        self._stopped = stopped
         self._page: deque[TailItem] = deque()
         self._page_reaches = pos
-        self._is_of_this_log = False  # the log has been seen to reach the position
-        self._told_gone = 0
-        self._in_a_row = 0
+        self._is_of_this_log = False  # a page has shown that the log reaches the position
+        self._reported_dropped = 0
+        self._since_yield = 0
 
     @property
     def position(self) -> int:
-        """Where to go on another time: all that was wanted up to here has been given out. It moves with the log, also
-        while there is nothing to give."""
+        """Where a later listener can resume: every matching event up to here was yielded. It moves with the log even
+        while no event matches."""
         if not self._page and self._in_window() and self._next_in_window() is None:
-            self._go_to_windows_end()
+            self._move_to_window_end()
         return self._pos
 
     def __aiter__(self) -> AsyncIterator[TailItem]:
         return self
 
     async def __anext__(self) -> TailItem:
-        while not self._over.is_set():
-            news = self._channel.news  # before looking: what comes meanwhile sets it
+        while not self._stopped.is_set():
+            news = self._channel.news  # taken before the look: events that arrive during it set this one
             if self._page:
                 return self._next_of_page()
             if self._in_window():
                 if event := self._next_in_window():
                     self._pos = event.pos
-                    await self._give_others_a_turn()
+                    await self._yield_to_other_tasks()
                     return event
-                self._go_to_windows_end()
+                self._move_to_window_end()
                 await news.wait()
             elif not await self._read_page():
                 await news.wait()
@@ -84,33 +84,34 @@ class Listener:
     def _next_in_window(self) -> LoggedEvent | None:
         return self._channel.first_after(self._pos, self._types)
 
-    def _go_to_windows_end(self) -> None:
-        """What was looked at in vain is not looked at again, and a window that moves on does not leave us behind."""
+    def _move_to_window_end(self) -> None:
+        """Passes over events that did not match, so that they are not searched again and the window cannot leave us
+        behind."""
         self._pos = max(self._pos, self._recent.end or 0)
 
-    async def _give_others_a_turn(self) -> None:
-        self._in_a_row += 1
-        if self._in_a_row == _IN_A_ROW:
-            self._in_a_row = 0
+    async def _yield_to_other_tasks(self) -> None:
+        self._since_yield += 1
+        if self._since_yield == _YIELD_EVERY:
+            self._since_yield = 0
             await asyncio.sleep(0)
 
     def _next_of_page(self) -> TailItem:
-        heard = self._page.popleft()
+        item = self._page.popleft()
         if not self._page:
             self._pos = self._page_reaches
-        elif isinstance(heard, LoggedEvent):
-            self._pos = heard.pos
-        return heard
+        elif isinstance(item, LoggedEvent):
+            self._pos = item.pos
+        return item
 
     async def _read_page(self) -> bool:
-        """Whether it got further. False: the log's end, and the window does not begin there yet."""
+        """Returns whether the position moved. False: it is at the log's end, where the window does not begin yet."""
         before = self._pos
-        page = await through_outages(self._over, "listener", lambda: self._page_after(before))
+        page = await through_outages(self._stopped, "listener", lambda: self._page_after(before))
         if page is None:
-            return True  # it is over
+            return True  # the tail has stopped
         self._is_of_this_log = True
-        if page.dropped_up_to is not None and page.dropped_up_to > self._told_gone:
-            self._told_gone = page.dropped_up_to
+        if page.dropped_up_to is not None and page.dropped_up_to > self._reported_dropped:
+            self._reported_dropped = page.dropped_up_to
             self._page.append(EventsDropped(page.dropped_up_to))
         self._page += page.events
         self._page_reaches = page.reached

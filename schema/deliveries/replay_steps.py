@@ -37,7 +37,7 @@ _POSITIONS_PER_ROW: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class _StepRows:
     """What a step looked at, deliveries or events, as columns of ids and the events' created_at; and where it ends."""
 
     ids: Sequence[UUID]
@@ -59,21 +59,21 @@ async def step(data: Pool, replay_id: UUID, event_types: Sequence[str], size: in
             return job
         if job.kind is Kind.BACKFILL:
             await _require_enabled(tx, job)
-            stretch = await _events(tx, job, size)
-            replayed, left_out = await _backfill(tx, job, stretch, event_types), 0
+            rows = await _events(tx, job, size)
+            replayed, left_out = await _backfill(tx, job, rows, event_types), 0
         else:
-            stretch = await _deliveries(tx, job, size)
-            replayed, left_out = await _replay(tx, job, stretch)
+            rows = await _deliveries(tx, job, size)
+            replayed, left_out = await _replay(tx, job, rows)
         row = await tx.fetchrow(
             _SQL["move"],
             job.id,
-            stretch.at_time,
-            stretch.at_id,
-            stretch.at_pos,
-            len(stretch.ids),
+            rows.at_time,
+            rows.at_id,
+            rows.at_pos,
+            len(rows.ids),
             replayed,
             left_out,
-            stretch.last,
+            rows.last,
         )
         assert row is not None
         return read_replay(row)
@@ -99,7 +99,7 @@ async def _require_enabled(tx: Connection, job: Replay) -> None:
         raise Conflict(f"Endpoint {shown} is disabled: run duro endpoint enable {shown}, then go on.")
 
 
-async def _deliveries(tx: Connection, job: Replay, size: int) -> _Stretch:
+async def _deliveries(tx: Connection, job: Replay, size: int) -> _StepRows:
     if job.since is not None and set(job.statuses) <= set(UNDELIVERED):
         return await _by_time(tx, "undelivered", job, size)
     per_event = 1 if job.endpoint_id else await tx.fetchval(_SQL["endpoints_of_tenant"], job.tenant_id)
@@ -107,10 +107,10 @@ async def _deliveries(tx: Connection, job: Replay, size: int) -> _Stretch:
     rows = await tx.fetch(
         _SQL["deliveries_of_events"], job.tenant_id, events.ids, events.created_at, job.endpoint_id
     )
-    return _stretch(rows, events.at_time, events.at_id, events.at_pos, last=events.last)
+    return _step_rows(rows, events.at_time, events.at_id, events.at_pos, last=events.last)
 
 
-async def _events(tx: Connection, job: Replay, size: int) -> _Stretch:
+async def _events(tx: Connection, job: Replay, size: int) -> _StepRows:
     if job.since is not None:
         return await _by_time(tx, "events_by_time", job, size)
     rows = await tx.fetch(
@@ -118,41 +118,41 @@ async def _events(tx: Connection, job: Replay, size: int) -> _Stretch:
     )
     ours = [row for row in rows if row["ours"]]
     if len(ours) > size:
-        return _stretch(ours[:size], at_pos=ours[size - 1]["pos"], last=False)
+        return _step_rows(ours[:size], at_pos=ours[size - 1]["pos"], last=False)
     if not rows:  # what is left of the range is not in the log any more
-        return _stretch([], at_pos=job.at_pos, last=True)
+        return _step_rows([], at_pos=job.at_pos, last=True)
     reached = rows[-1]["pos"]
-    return _stretch(ours, at_pos=reached, last=reached == job.until_pos)
+    return _step_rows(ours, at_pos=reached, last=reached == job.until_pos)
 
 
-async def _by_time(tx: Connection, statement: str, job: Replay, size: int) -> _Stretch:
+async def _by_time(tx: Connection, statement: str, job: Replay, size: int) -> _StepRows:
     rows = await tx.fetch(_SQL[statement], job.tenant_id, job.at_time, job.at_id, job.until, size)
     at_time, at_id = (rows[-1]["created_at"], rows[-1]["id"]) if rows else (job.at_time, job.at_id)
-    return _stretch(rows, at_time, at_id, last=len(rows) < size)
+    return _step_rows(rows, at_time, at_id, last=len(rows) < size)
 
 
-def _stretch(
+def _step_rows(
     rows: Sequence[Any],
     at_time: datetime | None = None,
     at_id: UUID | None = None,
     at_pos: int | None = None,
     *,
     last: bool,
-) -> _Stretch:
+) -> _StepRows:
     ids, created_at = [row["id"] for row in rows], [row["created_at"] for row in rows]
-    return _Stretch(ids, created_at, at_time, at_id, at_pos, last)
+    return _StepRows(ids, created_at, at_time, at_id, at_pos, last)
 
 
-async def _replay(tx: Connection, job: Replay, stretch: _Stretch) -> tuple[int, int]:
+async def _replay(tx: Connection, job: Replay, rows: _StepRows) -> tuple[int, int]:
     row = await tx.fetchrow(
-        _SQL["replay"], job.tenant_id, stretch.ids, stretch.created_at, job.statuses, job.endpoint_id
+        _SQL["replay"], job.tenant_id, rows.ids, rows.created_at, job.statuses, job.endpoint_id
     )
     assert row is not None
     return row["replayed"], row["left_out"]
 
 
-async def _backfill(tx: Connection, job: Replay, stretch: _Stretch, event_types: Sequence[str]) -> int:
+async def _backfill(tx: Connection, job: Replay, rows: _StepRows, event_types: Sequence[str]) -> int:
     lacking: int = await tx.fetchval(
-        _SQL["backfill"], job.tenant_id, job.endpoint_id, stretch.ids, stretch.created_at, event_types
+        _SQL["backfill"], job.tenant_id, job.endpoint_id, rows.ids, rows.created_at, event_types
     )
     return lacking

@@ -18,7 +18,7 @@ from schema.queries import load
 _SQL = load("replays")
 UNDELIVERED: Final = ("failed", "skipped")
 SETTLED: Final = (*UNDELIVERED, "delivered")
-MOST_COUNTED: Final = 100_000
+COUNT_LIMIT: Final = 100_000
 _UNDER_WAY: Final = timedelta(minutes=1)
 """A batch that began before a change, and had not seen it, has been committed by then."""
 
@@ -147,7 +147,7 @@ class Skipped:
 
 
 async def skipped_since(
-    data: Executor, tenant_id: UUID, endpoint_id: UUID, moment: datetime, most: int = MOST_COUNTED
+    data: Executor, tenant_id: UUID, endpoint_id: UUID, moment: datetime, most: int = COUNT_LIMIT
 ) -> Skipped:
     row = await data.fetchrow(_SQL["skipped_since"], tenant_id, endpoint_id, moment - _UNDER_WAY, most)
     assert row is not None

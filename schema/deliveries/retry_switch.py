@@ -8,7 +8,7 @@ from schema.connections.database import Executor
 from schema.queries import load
 
 _SQL = load("switches")
-MOST_COUNTED: Final = 100_000
+COUNT_LIMIT: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +16,11 @@ class Retries:
     paused_at: datetime | None
     """None: they go."""
     waiting: int
-    """For an attempt that is not their first, due or not; MOST_COUNTED stands for as many and more."""
+    """For an attempt that is not their first, due or not; COUNT_LIMIT stands for as many and more."""
 
 
 async def retries(data: Executor) -> Retries:
-    row = await data.fetchrow(_SQL["retries"], MOST_COUNTED)
+    row = await data.fetchrow(_SQL["retries"], COUNT_LIMIT)
     assert row is not None
     return Retries(**row)
 

@@ -95,9 +95,9 @@ async def backlog(connection: Executor, consumer: str) -> int:
     return count
 
 
-async def read_after(connection: Executor, pos: int, limit: int, most_bytes: int = READ_BYTES) -> Batch:
-    """The next events in order: `limit` at most, and no more than `most_bytes` of data, yet one in any case."""
-    rows = await connection.fetch(_SQL["read_after"], pos, limit, most_bytes)
+async def read_after(connection: Executor, pos: int, limit: int, max_bytes: int = READ_BYTES) -> Batch:
+    """The next events in order: `limit` at most, and no more than `max_bytes` of data, yet one in any case."""
+    rows = await connection.fetch(_SQL["read_after"], pos, limit, max_bytes)
     return Batch(
         [LoggedEvent(*row[:-1]) for row in rows],
         more=bool(rows) and rows[-1]["pos"] < rows[-1]["last_pos"],

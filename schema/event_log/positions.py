@@ -30,9 +30,9 @@ from schema.queries import load
 
 _logger = logging.getLogger(__name__)
 _SQL = load("positions")
-MOST_EVENTS: Final = 500
+MAX_EVENTS: Final = 500
 READ_BYTES: Final = 1024 * 1024
-LOOK_AT: Final = 2000
+SCAN_LIMIT: Final = 2000
 """Positions of the tenant, each a look-up of its event's type: some 10 ms. A rarer type comes in more pages."""
 
 
@@ -44,7 +44,7 @@ class LogEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class EventRange:
     """Events at positions in (after, reached]: all those that were asked for."""
 
     events: Sequence[LoggedEvent]
@@ -59,7 +59,7 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class EventsAfter(Stretch):
+class EventsAfter(EventRange):
     dropped_up_to: int | None
     """Events up to this position may be missing from the page, for retention has dropped some: those there are are given
     nevertheless, and from it on nothing is missing. None: the page is complete."""
@@ -76,26 +76,26 @@ async def events_after(
     tenant_id: UUID,
     pos: int,
     types: Collection[str] = (),
-    limit: int = MOST_EVENTS,
-    most_bytes: int = READ_BYTES,
-    look_at: int = LOOK_AT,
+    limit: int = MAX_EVENTS,
+    max_bytes: int = READ_BYTES,
+    scan_limit: int = SCAN_LIMIT,
 ) -> EventsAfter:
     """Up to `limit` events of those types, of all when none is named. One at least comes whatever its size, unless
-    `look_at` positions of the tenant had none.
+    `scan_limit` positions of the tenant had none.
 
     Raises InvalidInput for a position that the log has not reached: it is another log's.
     """
-    if not 1 <= limit <= MOST_EVENTS:
-        raise InvalidInput(f"{limit} events cannot be read at once: ask for 1 to {MOST_EVENTS}.")
+    if not 1 <= limit <= MAX_EVENTS:
+        raise InvalidInput(f"{limit} events cannot be read at once: ask for 1 to {MAX_EVENTS}.")
     try:
         rows = await connection.fetch(
-            _SQL["read_tenant"], tenant_id, pos, list(types), limit, most_bytes, look_at
+            _SQL["read_tenant"], tenant_id, pos, list(types), limit, max_bytes, scan_limit
         )
     except Exception as error:
         if not is_unreadable(error):
             raise
-        if limit > 1 or look_at > 1:
-            fewer = max(1, limit // 2), most_bytes, max(1, look_at // 2)
+        if limit > 1 or scan_limit > 1:
+            fewer = max(1, limit // 2), max_bytes, max(1, scan_limit // 2)
             return await events_after(connection, tenant_id, pos, types, *fewer)
         return await _without_next_of_tenant(connection, tenant_id, pos, error)
     end = LogEnd(rows[0]["last_pos"], rows[0]["dropped_up_to"])
@@ -109,7 +109,7 @@ async def events_after(
         for row in rows
         if row["pos"] is not None
     ]
-    asked = look_at if types else limit
+    asked = scan_limit if types else limit
     return EventsAfter(
         events,
         _reached(rows[0], events, cut=rows[0]["found"] >= limit, more=rows[0]["looked_at"] >= asked),
@@ -122,18 +122,18 @@ async def events_of_tenants(
     connection: Executor,
     pos: int,
     tenants: Collection[UUID],
-    look_at: int = LOOK_AT,
-    most_bytes: int = READ_BYTES,
-) -> Stretch:
+    scan_limit: int = SCAN_LIMIT,
+    max_bytes: int = READ_BYTES,
+) -> EventRange:
     """The same for several tenants and all types. It is for whoever follows the log's end closely: it passes over
     everybody else's positions one by one, and over what was dropped without a word but `end.dropped_up_to`."""
     try:
-        rows = await connection.fetch(_SQL["read_tenants"], pos, list(tenants), look_at, most_bytes)
+        rows = await connection.fetch(_SQL["read_tenants"], pos, list(tenants), scan_limit, max_bytes)
     except Exception as error:
         if not is_unreadable(error):
             raise
-        if look_at > 1:
-            return await events_of_tenants(connection, pos, tenants, look_at // 2, most_bytes)
+        if scan_limit > 1:
+            return await events_of_tenants(connection, pos, tenants, scan_limit // 2, max_bytes)
         return await _without_next(connection, pos, error)
     end = LogEnd(rows[0]["last_pos"], rows[0]["dropped_up_to"])
     events = [
@@ -141,7 +141,7 @@ async def events_of_tenants(
         for row in rows
         if row["pos"] is not None
     ]
-    return Stretch(events, _reached(rows[0], events, cut=False, more=True), end)
+    return EventRange(events, _reached(rows[0], events, cut=False, more=True), end)
 
 
 async def _without_next_of_tenant(
@@ -157,13 +157,13 @@ async def _without_next_of_tenant(
     return EventsAfter([], unreadable, end, dropped_up_to, unreadable=unreadable)
 
 
-async def _without_next(connection: Executor, pos: int, error: Exception) -> Stretch:
+async def _without_next(connection: Executor, pos: int, error: Exception) -> EventRange:
     end = await log_end(connection)
     entry = await log.entry_after(connection, pos)
     if entry is None:
         raise error
     _report(entry.pos, error)
-    return Stretch([], entry.pos, end, unreadable=entry.pos)
+    return EventRange([], entry.pos, end, unreadable=entry.pos)
 
 
 def _report(pos: int, error: Exception) -> None:

@@ -39,7 +39,7 @@ wildcards = event_types.flatmap(lambda name: st.integers(0, len(name)).map(lambd
     (["Invoice_created"], "invoice_created", False),
     (["invoice?created", "invoice.created", "[i]nvoice_created"], "invoice_created", False),
 ])  # fmt: skip
-def test_a_pattern_matches_what_it_says(patterns: list[str], event_type: str, expected: bool) -> None:
+def test_a_pattern_matches_exactly_or_by_prefix(patterns: list[str], event_type: str, expected: bool) -> None:
     assert matches(patterns, event_type) is expected
 
 
@@ -51,7 +51,7 @@ def test_valid_patterns_are_kept_once_in_their_order(patterns: list[str]) -> Non
 
 
 @given(st.lists(event_types | wildcards, min_size=1), event_types)
-def test_several_patterns_match_what_any_of_them_does(patterns: list[str], event_type: str) -> None:
+def test_several_patterns_match_if_any_of_them_does(patterns: list[str], event_type: str) -> None:
     assert matches(patterns, event_type) == any(matches([pattern], event_type) for pattern in patterns)
 
 
@@ -70,7 +70,7 @@ def test_no_patterns_are_valid_and_mean_all() -> None:
     ("", "'' is not an event type"),
     (" invoice_created", "did you mean invoice_created"),
 ])  # fmt: skip
-def test_an_unknown_one_is_named_with_what_comes_close(pattern: str, sentence: str) -> None:
+def test_an_unknown_pattern_is_refused_with_close_names(pattern: str, sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence):
         validate_patterns(["invoice_created", pattern], CATALOG)
 
@@ -85,13 +85,13 @@ def endpoint(*patterns: str) -> Endpoint:
     return Endpoint(new_id(), patterns)
 
 
-def test_an_event_goes_to_those_that_asked_for_its_type() -> None:
+def test_an_event_goes_to_endpoints_subscribed_to_its_type() -> None:
     all_, invoices, others = endpoint(), endpoint("invoice_*"), endpoint("subscription_*")
     assert targets_of("invoice_created", "not looked at", [all_, invoices, others]) == [all_, invoices]
 
 
 @pytest.mark.parametrize("patterns", [(), ("*",), ("webhook_test",), ("invoice_created",)])
-def test_a_test_event_goes_to_the_endpoint_it_names_and_no_other(patterns: tuple[str, ...]) -> None:
+def test_a_test_event_goes_only_to_the_endpoint_it_names(patterns: tuple[str, ...]) -> None:
     named, other = endpoint(*patterns), endpoint(*patterns)
     data = f'{{"n": 1, "endpointId": "{format_id(ENDPOINT, named.id)}"}}'
     assert targets_of("webhook_test", data, [other, named]) == [named]
@@ -107,5 +107,5 @@ no_endpoint = scalars | st.uuids().map(lambda id_: format_id(ENDPOINT, id_)) | s
     | no_endpoint.map(dumps)
     | st.sampled_from(["", "{", "{}", '{"endpointId": 1e999}', '{"endpointId":' * 2000])
 )
-def test_a_test_event_whose_data_names_none_of_them_goes_nowhere(data: str) -> None:
+def test_a_test_event_that_names_no_endpoint_goes_nowhere(data: str) -> None:
     assert targets_of("webhook_test", data, [endpoint(), endpoint("webhook_test")]) == []

@@ -1,4 +1,4 @@
-"""A projection gives way to deliveries that have a backlog, and never stands still."""
+"""A projection slows down while deliveries have a backlog, and never stops entirely."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Nothing:
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long it has rested, each time, without the wait."""
+    """Records the length of each rest, without waiting."""
     rests: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -32,7 +32,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Its one number is the time."""
+    """The current time, as its only element."""
     now = [100.0]
     monkeypatch.setattr(projection_handlers, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now

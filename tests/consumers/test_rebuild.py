@@ -1,4 +1,4 @@
-"""A projection is built beside the one that serves and put in its place; the log is told once in each, whatever happens."""
+"""A projection is built beside the serving generation and replaces it. Each generation has every event once."""
 
 import asyncio
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from tests.support.servers.connections import Connect
 
 
 class Notes:
-    """Writes a row for each event; one that it has already is an error."""
+    """Writes a row for each event; a second row for one event is an error."""
 
     name = "notes"
 
@@ -68,7 +68,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 
 
 async def serve(data: Pool, notes: Notes | None = None) -> None:
-    """Brings the generation that serves up to date."""
+    """Brings the serving generation up to date."""
     consumer = Consumer(data, Serving(notes or Notes()))
     while await consumer.step():
         pass
@@ -83,13 +83,13 @@ async def noted(data: Pool) -> dict[int, list[int]]:
 
 
 async def arrived(data: Pool, total: int) -> None:
-    """Once the consumer at work has applied so many events. Two loops are at work, and neither tells."""
+    """Waits until the running consumer has applied so many events. Its two loops send no signal."""
     while (await projections.consumer_progress(data, "notes")).pos < total:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
 async def tables(owner: asyncpg.Connection) -> list[str]:
-    """The generations that there are."""
+    """The existing generations."""
     return [
         row["name"]
         for row in await owner.fetch(
@@ -105,30 +105,30 @@ async def finished(rebuild: Rebuild) -> Progress:
     return last
 
 
-async def test_what_was_built_takes_the_place_of_what_served(
+async def test_the_built_generation_replaces_the_serving_one(
     data: Pool, tenant: UUID, owner: asyncpg.Connection
 ) -> None:
     await sequenced(data, tenant, 7)
     await serve(data)
     rebuild = Rebuild(data, Notes())
-    told = [progress async for progress in rebuild.run(asyncio.Event())]
-    assert [(p.total, p.left, p.applied, p.finished) for p in told] == [
+    steps = [progress async for progress in rebuild.run(asyncio.Event())]
+    assert [(p.total, p.left, p.applied, p.finished) for p in steps] == [
         (7, 7, 0, False),
         (7, 0, 7, False),
         (7, 0, 7, True),
     ]
     assert await projections.generations(data, "notes") == Generations(serving=2, building=None)
     assert await noted(data) == {1: [*range(1, 8)], 2: [*range(1, 8)]}, (
-        "the former one is there until dropped"
+        "the old generation stays until dropped"
     )
     await projections.drop_generations(data, "notes")
     assert await tables(owner) == ["notes_g2"]
     await sequenced(data, tenant, 2)
     await serve(data)
-    assert await noted(data) == {2: [*range(1, 10)]}, "its consumer goes on where the builder was"
+    assert await noted(data) == {2: [*range(1, 10)]}, "its consumer continues where the builder stopped"
 
 
-async def test_what_serves_goes_on_and_nothing_is_lost_or_told_twice_while_it_is_built(
+async def test_the_serving_generation_keeps_up_during_a_rebuild(
     data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_batches(monkeypatch, 3)
@@ -139,7 +139,7 @@ async def test_what_serves_goes_on_and_nothing_is_lost_or_told_twice_while_it_is
             rebuild = Rebuild(data, Notes(), share=1)
             async for progress in rebuild.run(asyncio.Event()):
                 if not progress.finished:
-                    await record_many(data, tenant, 1)  # slower than it goes, or it would never catch up
+                    await record_many(data, tenant, 1)  # slower than the rebuild, or it would never catch up
             await projections.drop_generations(data, "notes")
         total = await data.fetchval("SELECT count(*) FROM events")
         await arrived(data, total)
@@ -147,7 +147,7 @@ async def test_what_serves_goes_on_and_nothing_is_lost_or_told_twice_while_it_is
 
 
 @pytest.mark.parametrize("batches", range(4))
-async def test_cut_short_after_any_batch_it_goes_on_from_there(
+async def test_a_rebuild_interrupted_after_any_batch_resumes_there(
     data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch, batches: int
 ) -> None:
     small_batches(monkeypatch, 3)
@@ -164,7 +164,7 @@ async def test_cut_short_after_any_batch_it_goes_on_from_there(
     assert (await noted(data))[2] == [*range(1, 11)]
 
 
-async def test_a_batch_that_dies_in_the_middle_is_built_again(
+async def test_a_batch_whose_session_dies_is_applied_again(
     data: Pool, tenant: UUID, superuser: asyncpg.Connection
 ) -> None:
     await sequenced(data, tenant, 5)
@@ -180,7 +180,9 @@ async def test_a_batch_that_dies_in_the_middle_is_built_again(
     assert (await noted(data))[2] == [1, 2, 3, 4, 5]
 
 
-async def test_two_at_once_share_the_work(data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_processes_share_one_rebuild(
+    data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_batches(monkeypatch, 1)
     await sequenced(data, tenant, 30)
     both = await asyncio.gather(*(finished(Rebuild(data, Notes(), share=1)) for _ in range(2)))
@@ -188,9 +190,7 @@ async def test_two_at_once_share_the_work(data: Pool, tenant: UUID, monkeypatch:
     assert (await noted(data))[2] == [*range(1, 31)]
 
 
-async def test_poison_is_dead_lettered_for_the_projection_and_retried_after_the_mend(
-    data: Pool, tenant: UUID
-) -> None:
+async def test_a_rebuild_dead_letters_events_for_the_projection(data: Pool, tenant: UUID) -> None:
     events = await sequenced(data, tenant, 4)
     broken = Notes()
     broken.poison = {2}
@@ -199,14 +199,14 @@ async def test_poison_is_dead_lettered_for_the_projection_and_retried_after_the_
     last = await finished(Rebuild(data, broken))
     assert last.dead == 1
     assert [event.pos for event in await log.dead_events(data, "notes", 0, 10)] == [3], (
-        "the former one's are gone"
+        "the old generation's are gone"
     )
     assert await log.dead_events(data, "notes_rebuild", 0, 10) == []
     assert await Consumer(data, Serving(Notes())).retry_dead_event(events[2])
     assert sorted((await noted(data))[2]) == [1, 2, 3, 4]
 
 
-async def test_given_up_it_leaves_what_serves_and_stops_whoever_builds(
+async def test_abandoning_keeps_the_serving_generation_and_stops_builders(
     data: Pool, tenant: UUID, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_batches(monkeypatch, 1)
@@ -226,10 +226,10 @@ async def test_given_up_it_leaves_what_serves_and_stops_whoever_builds(
     assert await noted(data) == {1: [1, 2, 3, 4, 5]}
     assert await log.dead_events(data, "notes_rebuild", 0, 10) == []
     await finished(Rebuild(data, Notes()))
-    assert (await noted(data))[3] == [1, 2, 3, 4, 5], "no number is used again"
+    assert (await noted(data))[3] == [1, 2, 3, 4, 5], "no number is reused"
 
 
-async def test_a_reader_delays_the_drop_alone(
+async def test_a_reader_delays_only_the_drop(
     data: Pool, tenant: UUID, owner: asyncpg.Connection, connect: Connect
 ) -> None:
     await sequenced(data, tenant, 3)
@@ -243,14 +243,14 @@ async def test_a_reader_delays_the_drop_alone(
     await finished(Rebuild(data, Notes()))
     assert await projections.abandon_rebuild(data, "notes") is False
     await projections.begin_rebuild(data, "notes")
-    assert await projections.abandon_rebuild(data, "notes"), "giving up does not wait either"
+    assert await projections.abandon_rebuild(data, "notes"), "abandoning does not wait either"
     await transaction.rollback()
     assert await tables(owner) == ["notes_g1", "notes_g2", "notes_g3", "notes_g4"]
     assert await projections.drop_generations(data, "notes") == 3
     assert await tables(owner) == ["notes_g3"]
 
 
-async def test_two_droppers_at_once_do_not_stumble_over_each_other(
+async def test_concurrent_drops_do_not_fail(
     data: Pool, tenant: UUID, owner: asyncpg.Connection, connect: Connect
 ) -> None:
     await sequenced(data, tenant, 3)
@@ -267,10 +267,10 @@ async def test_two_droppers_at_once_do_not_stumble_over_each_other(
     assert await tables(owner) == ["notes_g2"]
 
 
-async def test_a_retry_of_a_dead_lettered_event_and_the_exchange_wait_for_each_other_in_turn(
+async def test_a_dead_event_retry_and_the_replacement_take_turns(
     data: Pool, tenant: UUID, owner: asyncpg.Connection
 ) -> None:
-    """Whichever is first: the event is in what serves then, once."""
+    """Whichever is first, the serving generation then has the event once."""
     (event,) = await sequenced(data, tenant, 1)
     broken = Notes()
     broken.poison = {1}
@@ -297,7 +297,7 @@ async def test_a_retry_of_a_dead_lettered_event_and_the_exchange_wait_for_each_o
     assert await log.dead_events(data, "notes", 0, 10) == []
 
 
-async def test_a_generation_has_every_month_that_the_log_has(
+async def test_a_new_generation_has_every_month_of_the_log(
     data: Pool, tenant: UUID, owner: asyncpg.Connection
 ) -> None:
     await owner.execute("SELECT ensure_past_partitions(now() - interval '3 months')")
@@ -312,9 +312,7 @@ async def test_a_generation_has_every_month_that_the_log_has(
     assert ahead <= await owner.fetchval("SELECT partitions_ahead()") == 12
 
 
-async def test_as_of_is_the_first_event_not_applied_sequenced_or_not_and_else_now(
-    data: Pool, tenant: UUID
-) -> None:
+async def test_as_of_is_the_first_unapplied_events_time_or_now(data: Pool, tenant: UUID) -> None:
     async def now() -> object:
         return await data.fetchval("SELECT clock_timestamp()")
 
@@ -322,7 +320,7 @@ async def test_as_of_is_the_first_event_not_applied_sequenced_or_not_and_else_no
     assert before <= await projections.as_of(data, "notes") <= await now()
     (first, _) = await record_many(data, tenant, 2)
     created = await data.fetchval("SELECT created_at FROM events WHERE id = $1", first)
-    assert await projections.as_of(data, "notes") == created, "nobody has sequenced it yet"
+    assert await projections.as_of(data, "notes") == created, "it is not sequenced yet"
     await log.sequence(data, 100)
     assert await projections.as_of(data, "notes") == created
     await serve(data)

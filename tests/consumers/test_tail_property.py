@@ -1,5 +1,5 @@
-"""Whatever the schedule of commits, polls and listeners that come, dawdle and go: each hears its tenant's events after its
-position, all of them, once, in the order of the log.
+"""For any schedule of commits, polls and listeners that join, pause and leave: each listener receives all its tenant's
+events after its position, once and in the order of the log.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from schema.event_log import log
 from schema.modes import Mode
 from tests.support.events import record, sequence_all
 from tests.support.servers.connections import Connect
-from tests.support.tails import Hearing
+from tests.support.tails import RecordingListener
 
 TYPES = ("invoice_created", "webhook_test")
 PRODUCERS = 3
@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 ACTIONS = (
     *("record", "record", "record", "begin", "commit", "commit", "roll_back"),
-    *("sequence", "sequence", "poll", "poll", "join", "leave", "hold", "let_go", "turn"),
+    *("sequence", "sequence", "poll", "poll", "join", "leave", "hold", "release", "turn"),
 )
 STEPS = st.builds(Step, st.sampled_from(ACTIONS), st.integers(0, 11), st.integers(0, 3))
 SCHEDULES = st.integers(1, 120).flatmap(lambda count: st.lists(STEPS, min_size=count, max_size=count))
@@ -43,7 +43,7 @@ SCHEDULES = st.integers(1, 120).flatmap(lambda count: st.lists(STEPS, min_size=c
 
 @dataclass
 class Joined:
-    hearing: Hearing
+    listener: RecordingListener
     task: asyncio.Task[None]
     tenant: UUID
     types: tuple[str, ...]
@@ -81,7 +81,7 @@ class World:
                 await self._listen(step)
 
     async def _poll(self) -> None:
-        """Begins one, which others then come into, or awaits the one that has begun."""
+        """Begins a poll, during which other steps run, or awaits the one under way."""
         if self.polling:
             await self.polling
             self.polling = None
@@ -95,18 +95,18 @@ class World:
             case "leave" if self.listeners:
                 await self._leave(self.listeners.pop(step.number % len(self.listeners)))
             case "hold" if self.listeners:
-                self.listeners[step.number % len(self.listeners)].hearing.may_read.clear()
-            case "let_go" if self.listeners:
-                self.listeners[step.number % len(self.listeners)].hearing.may_read.set()
+                self.listeners[step.number % len(self.listeners)].listener.may_read.clear()
+            case "release" if self.listeners:
+                self.listeners[step.number % len(self.listeners)].listener.may_read.set()
 
     async def _join(self, step: Step) -> None:
         end = (await self.data.fetchval("SELECT last_pos FROM sequencer")) or 0
-        edge = self.tail._recent.end  # where it changes from one source to the other
+        edge = self.tail._recent.end  # where a listener changes from one source to the other
         after = edge if edge is not None and step.number % 2 else max(0, end - step.number)
         tenant, types = self.tenants[step.of % 2], TYPES[: step.of // 2]
-        hearing = Hearing()
-        task = asyncio.create_task(hearing.listen(self.tail, tenant, types, after))
-        self.listeners.append(Joined(hearing, task, tenant, types, after))
+        listener = RecordingListener()
+        task = asyncio.create_task(listener.listen(self.tail, tenant, types, after))
+        self.listeners.append(Joined(listener, task, tenant, types, after))
 
     async def _leave(self, joined: Joined) -> None:
         joined.task.cancel()
@@ -121,21 +121,21 @@ class World:
         if self.polling:
             await self.polling
         for joined in self.listeners:
-            joined.hearing.may_read.set()
+            joined.listener.may_read.set()
         entire = (await log.read_after(self.data, 0, 1_000_000)).events
         stop = asyncio.Event()
         run = asyncio.create_task(self.tail.run(stop))
         for joined in self.listeners:
-            await joined.hearing.heard.count(len(self.due(joined, entire)))
+            await joined.listener.received.count(len(self.due(joined, entire)))
         stop.set()
         async with asyncio.timeout(15):
             await run
             await asyncio.gather(*(joined.task for joined in self.listeners))
         for joined in self.listeners:
-            assert joined.hearing.positions == self.due(joined, entire)
-        for joined in self.done:  # left early: as far as it came
-            heard = joined.hearing.positions
-            assert heard == self.due(joined, entire)[: len(heard)]
+            assert joined.listener.positions == self.due(joined, entire)
+        for joined in self.done:  # it left early
+            received = joined.listener.positions
+            assert received == self.due(joined, entire)[: len(received)]
 
     @staticmethod
     def due(joined: Joined, entire: list[log.LoggedEvent]) -> list[int]:
@@ -152,9 +152,9 @@ class World:
 async def world(
     database: Database, producers: list[asyncpg.Connection], merchants: list[UUID], window: int
 ) -> AsyncIterator[World]:
-    """Examples share a database."""
+    """The examples share one database."""
     it = World(
-        Tail(database.data(Mode.TEST), most_events=window), database.data(Mode.TEST), producers, merchants
+        Tail(database.data(Mode.TEST), max_events=window), database.data(Mode.TEST), producers, merchants
     )
     try:
         yield it
@@ -180,7 +180,7 @@ async def merchants(database: Database) -> list[UUID]:
 
 @given(SCHEDULES, st.sampled_from([1, 3, 1000]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-async def test_whatever_the_schedule_each_hears_all_of_its_events_once_and_in_order(
+async def test_each_listener_receives_its_events_once_and_in_order(
     database: Database,
     producers: list[asyncpg.Connection],
     merchants: list[UUID],

@@ -1,4 +1,4 @@
-"""Listeners of a tail that note what they hear, as fast as a test lets them."""
+"""Listeners of a tail that record what they receive, as fast as a test lets them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -10,22 +10,22 @@ from consumers.tail_listener import EventsDropped, Listener, TailItem
 from tests.support.arrivals import Arrivals
 
 
-class Hearing:
-    """What one listener has heard; it reads on only while `may_read` is set."""
+class RecordingListener:
+    """Records what one listener receives; it continues only while `may_read` is set."""
 
     def __init__(self) -> None:
-        self.heard: Arrivals[TailItem] = Arrivals()
+        self.received: Arrivals[TailItem] = Arrivals()
         self.may_read = asyncio.Event()
         self.may_read.set()
         self.listener: Listener | None = None
 
     @property
     def events(self) -> list[UUID]:
-        return [heard.id for heard in self.heard if not isinstance(heard, EventsDropped)]
+        return [received.id for received in self.received if not isinstance(received, EventsDropped)]
 
     @property
     def positions(self) -> list[int]:
-        return [heard.pos for heard in self.heard if not isinstance(heard, EventsDropped)]
+        return [received.pos for received in self.received if not isinstance(received, EventsDropped)]
 
     async def listen(
         self,
@@ -38,14 +38,14 @@ class Hearing:
         async with tail.listen(tenant, types, after=after) as self.listener:
             if joined:
                 joined.set()
-            async for heard in self.listener:
-                self.heard.add(heard)
+            async for received in self.listener:
+                self.received.add(received)
                 await self.may_read.wait()
 
 
 @asynccontextmanager
 async def running(tail: Tail) -> AsyncIterator[asyncio.Event]:
-    """Yields what stops it."""
+    """Yields the event that stops it."""
     stop = asyncio.Event()
     task = asyncio.create_task(tail.run(stop))
     try:
@@ -57,11 +57,11 @@ async def running(tail: Tail) -> AsyncIterator[asyncio.Event]:
 
 
 @asynccontextmanager
-async def hearing(
+async def listening(
     tail: Tail, tenant: UUID, types: Collection[str] = (), after: int | None = None
-) -> AsyncIterator[Hearing]:
+) -> AsyncIterator[RecordingListener]:
     """A listener that has joined."""
-    it, joined = Hearing(), asyncio.Event()
+    it, joined = RecordingListener(), asyncio.Event()
     task = asyncio.create_task(it.listen(tail, tenant, types, after, joined))
     waiting = asyncio.create_task(joined.wait())
     await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)

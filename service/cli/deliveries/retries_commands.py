@@ -4,7 +4,7 @@ from rich.console import Console
 
 from schema.connections.database import Database
 from schema.deliveries import retry_switch
-from schema.deliveries.retry_switch import MOST_COUNTED, Retries
+from schema.deliveries.retry_switch import COUNT_LIMIT, Retries
 from schema.errors import Conflict
 from schema.modes import Mode
 from schema.timestamps import iso_millis
@@ -78,6 +78,6 @@ def _tell(app: App, mode: Mode, found: Retries) -> None:
 
 
 def _show(out: Console, mode: Mode, found: Retries) -> None:
-    more = " or more" if found.waiting == MOST_COUNTED else ""
+    more = " or more" if found.waiting == COUNT_LIMIT else ""
     state = f"paused since {iso_millis(found.paused_at)}" if found.paused_at else "running"
     fields(out, {"Mode": mode, "Retries": state, "Deliveries waiting": f"{found.waiting:,}{more}"})

@@ -106,15 +106,15 @@ async def test_backlog_counts_what_is_sequenced_and_not_applied(connect: Connect
     assert await log.backlog(connection, "fanout") == 1
 
 
-@pytest.mark.parametrize(("most_bytes", "found"), [(1, 1), (20, 1), (21, 2), (41, 3), (1000, 5)])
+@pytest.mark.parametrize(("max_bytes", "found"), [(1, 1), (20, 1), (21, 2), (41, 3), (1000, 5)])
 async def test_a_read_ends_before_it_is_too_large_and_brings_one_event_in_any_case(
-    connect: Connect, tenant: UUID, most_bytes: int, found: int
+    connect: Connect, tenant: UUID, max_bytes: int, found: int
 ) -> None:
     connection = await connect()
     for _ in range(5):
         await events.record(connection, tenant, "invoice_created", {"text": "x" * 8})  # 20 bytes each
     await sequence_all(connection)
-    read = (await log.read_after(connection, 0, 100, most_bytes)).events
+    read = (await log.read_after(connection, 0, 100, max_bytes)).events
     assert [event.pos for event in read] == list(range(1, found + 1))
     assert {len(event.data) for event in read} == {20}
 

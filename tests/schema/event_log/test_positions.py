@@ -86,14 +86,14 @@ async def test_types_are_names_and_several_may_be_wanted(data: Pool, tenant: UUI
 
 
 @pytest.mark.parametrize("types", [(), ("invoice_created",)])
-@pytest.mark.parametrize("bounds", [{"limit": 1}, {"limit": 3}, {"most_bytes": 1}, {"look_at": 1}])
+@pytest.mark.parametrize("bounds", [{"limit": 1}, {"limit": 3}, {"max_bytes": 1}, {"scan_limit": 1}])
 async def test_whatever_bounds_a_page_the_pages_together_are_complete(
     data: Pool, tenant: UUID, other: UUID, types: tuple[str, ...], bounds: dict[str, int]
 ) -> None:
     mine = await interleaved(data, tenant, other, *["invoice_created"] * 7)
     found, pages = await everything(data, tenant, types, **bounds)
     assert found == mine
-    assert pages > 1 or (not types and "look_at" in bounds)
+    assert pages > 1 or (not types and "scan_limit" in bounds)
 
 
 async def test_a_page_without_events_goes_on_all_the_same(data: Pool, tenant: UUID) -> None:
@@ -101,22 +101,22 @@ async def test_a_page_without_events_goes_on_all_the_same(data: Pool, tenant: UU
     await record_many(data, tenant, 10)
     rare = await record(data, tenant, "webhook_test")
     await sequence_all(data)
-    first = await events_after(data, tenant, 0, ["webhook_test"], look_at=4)
+    first = await events_after(data, tenant, 0, ["webhook_test"], scan_limit=4)
     assert (first.events, first.reached, first.at_end) == ([], 4, False)
-    assert await everything(data, tenant, ("webhook_test",), look_at=4) == ([rare], 3)
+    assert await everything(data, tenant, ("webhook_test",), scan_limit=4) == ([rare], 3)
 
 
 async def test_a_quiet_tenants_page_reaches_the_logs_end(data: Pool, tenant: UUID, other: UUID) -> None:
     await record_many(data, other, 20)
     await sequence_all(data)
-    page = await events_after(data, tenant, 0, look_at=4)
+    page = await events_after(data, tenant, 0, scan_limit=4)
     assert (page.events, page.reached, page.at_end) == ([], 20, True)
 
 
 async def test_an_event_larger_than_the_bytes_comes_alone(data: Pool, tenant: UUID) -> None:
     await record_many(data, tenant, 2)
     await sequence_all(data)
-    page = await events_after(data, tenant, 0, most_bytes=1)
+    page = await events_after(data, tenant, 0, max_bytes=1)
     assert ([event.pos for event in page.events], page.reached, page.at_end) == ([1], 1, False)
 
 
@@ -144,9 +144,9 @@ async def test_a_position_of_no_place_in_this_log_is_refused(data: Pool, tenant:
         await events_after(data, tenant, pos)
 
 
-@pytest.mark.parametrize("limit", [0, positions.MOST_EVENTS + 1])
+@pytest.mark.parametrize("limit", [0, positions.MAX_EVENTS + 1])
 async def test_more_than_may_be_read_at_once_is_refused(data: Pool, tenant: UUID, limit: int) -> None:
-    with pytest.raises(InvalidInput, match=f"ask for 1 to {positions.MOST_EVENTS}"):
+    with pytest.raises(InvalidInput, match=f"ask for 1 to {positions.MAX_EVENTS}"):
         await events_after(data, tenant, 0, limit=limit)
 
 
@@ -172,7 +172,7 @@ async def test_modes_have_positions_of_their_own(database: Database, data: Pool,
     assert (live.events, live.reached) == ([], 0)
 
 
-@pytest.mark.parametrize("bounds", [{}, {"look_at": 1}, {"most_bytes": 1}, {"look_at": 3}])
+@pytest.mark.parametrize("bounds", [{}, {"scan_limit": 1}, {"max_bytes": 1}, {"scan_limit": 3}])
 async def test_several_tenants_are_followed_in_one_walk(
     data: Pool, new_tenant: NewTenant, tenant: UUID, other: UUID, bounds: dict[str, int]
 ) -> None:

@@ -51,7 +51,7 @@ async def page(data: Connection, number: int, size: int) -> Plan:
             TENANT,
             (number - 1) * size - 1,
         )
-    plan = await explain(data, SQL["read_tenant"], TENANT, pos, [], size, BYTES, positions.LOOK_AT)
+    plan = await explain(data, SQL["read_tenant"], TENANT, pos, [], size, BYTES, positions.SCAN_LIMIT)
     assert plan.root["Actual Rows"] == size
     return plan
 
@@ -66,9 +66,9 @@ async def test_page_500_costs_what_page_1_costs(data: Connection) -> None:
 
 async def test_a_type_that_never_comes_costs_the_positions_that_may_be_looked_at(data: Connection) -> None:
     """Of this tenant's thousands, and of nobody else's."""
-    look_at = 500
-    plan = await explain(data, SQL["read_tenant"], TENANT, 0, ["webhook_test"], 100, BYTES, look_at)
-    assert_frugal(plan, rows=2 * look_at + 3 * PARTITIONS, pages=6 * look_at + 6 * PARTITIONS)
+    scan_limit = 500
+    plan = await explain(data, SQL["read_tenant"], TENANT, 0, ["webhook_test"], 100, BYTES, scan_limit)
+    assert_frugal(plan, rows=2 * scan_limit + 3 * PARTITIONS, pages=6 * scan_limit + 6 * PARTITIONS)
 
 
 @pytest.mark.parametrize("types", [[], ["webhook_test"]])
