@@ -34,7 +34,7 @@ def test_every_unit_is_read(text: str, value: timedelta) -> None:
 @pytest.mark.parametrize("text", [
     "", " ", "15", "s", "1.5h", "-1s", "+1s", "1 h", " 1h", "1h\n", "1H", "30m1h", "1h1h", "1w", "1us", "٣s", "1h30", "inf",
 ])  # fmt: skip
-def test_anything_else_is_refused_in_one_sentence_that_shows_how(text: str) -> None:
+def test_other_input_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"is not a duration; write .* such as 500ms, 15s, 1h30m or 5d\.$"):
         parse_duration(text)
 

@@ -152,7 +152,7 @@ def test_each_property_has_a_description() -> None:
             assert re.fullmatch(r"\S.{5,}\.", property_["description"]), (name, key)
 
 
-def test_ids_amounts_closed_sets_and_moments_are_told_by_their_names() -> None:
+def test_field_kinds_follow_from_their_names() -> None:
     """So that the tests below leave none out."""
     for name, event_type in catalog().items():
         for key, property_ in event_type.schema["properties"].items():
@@ -180,7 +180,7 @@ def test_each_example_fits(name: str) -> None:
 
 
 @given(st.sampled_from([*PREFIXES.values(), "evt", "ten", ""]), st.uuids())
-def test_an_id_fits_when_it_is_of_the_kind(prefix: str, id_: UUID) -> None:
+def test_only_ids_of_the_kind_fit(prefix: str, id_: UUID) -> None:
     whole = format_id(prefix, id_)
     for type_, data, key in examples_with(*PREFIXES):
         data[key] = whole
@@ -204,20 +204,20 @@ def test_whole_amounts_fit(amount: int) -> None:
 
 
 @given(st.integers(max_value=-1) | st.floats() | st.booleans() | st.integers().map(str))
-def test_an_amount_that_is_negative_fractional_or_no_number_is_refused(amount: object) -> None:
+def test_negative_fractional_and_non_numeric_amounts_are_refused(amount: object) -> None:
     for type_, data, key in examples_with(*AMOUNTS):
         refused(type_, {**data, key: amount}, rf"\$\.{key}: ")
 
 
 @pytest.mark.parametrize("amount", [-1, 0.5, 499_999.99, "500000"])
-def test_a_receiver_s_own_validator_refuses_such_an_amount_too(amount: object) -> None:
+def test_other_validators_refuse_the_same_amounts(amount: object) -> None:
     """Ours is stricter than the standard in that 500000.0 is no integer."""
     for type_, data, key in examples_with(*AMOUNTS):
         assert not Draft202012Validator(catalog()[type_].schema).is_valid({**data, key: amount})
 
 
 @given(moments)
-def test_a_moment_fits_as_it_is_written_here_and_no_other_way(moment: datetime) -> None:
+def test_times_fit_in_one_format_only(moment: datetime) -> None:
     ours = iso_millis(moment)
     others = (
         moment.isoformat(),
@@ -235,7 +235,7 @@ def test_a_moment_fits_as_it_is_written_here_and_no_other_way(moment: datetime) 
 
 
 @given(st.uuids(), moments)
-def test_a_renewal_s_key_names_the_subscription_and_the_period(id_: UUID, start: datetime) -> None:
+def test_a_renewal_key_names_subscription_and_period(id_: UUID, start: datetime) -> None:
     data = dict(catalog()["invoice_created"].example)
     for subscription, moment, fits in (
         (format_id("sub", id_), iso_millis(start), True),
@@ -280,13 +280,13 @@ def test_a_closed_set_has_these_words(key: str) -> None:
 
 
 @given(text | st.integers() | st.sampled_from(["ngn", "NGN ", "JPY", "XXX"]))
-def test_an_unknown_currency_and_whatever_else_is_in_no_closed_set_is_refused(word: str | int) -> None:
+def test_values_outside_a_closed_set_are_refused(word: str | int) -> None:
     for type_, data, key in examples_with(*CLOSED, "status"):
         if word not in CLOSED.get(key, STATUSES):
             refused(type_, {**data, key: word}, rf"\$\.{key}: ")
 
 
-def test_a_cancellation_s_reason_is_one_word_of_four() -> None:
+def test_a_cancellation_reason_is_one_of_four() -> None:
     """Other types' reasons are for people, in words."""
     data = dict(catalog()["subscription_cancelled"].example)
     for reason in ("requested", "period_end", "fraud", "other"):
@@ -294,7 +294,7 @@ def test_a_cancellation_s_reason_is_one_word_of_four() -> None:
     refused("subscription_cancelled", {**data, "reason": "moved away"}, r"\$\.reason: ")
 
 
-def test_null_is_for_what_may_have_no_value_and_nothing_else() -> None:
+def test_only_optional_fields_may_be_null() -> None:
     for name, event_type in catalog().items():
         for key in event_type.schema["properties"]:
             data = {**event_type.example, key: None}
@@ -305,7 +305,7 @@ def test_null_is_for_what_may_have_no_value_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in examples_with("status")])
-def test_the_status_is_the_one_that_the_event_leads_to(name: str) -> None:
+def test_the_status_follows_from_the_event(name: str) -> None:
     for status in STATUSES:
         data = {**catalog()[name].example, "status": status}
         if STATUS.get(name, status) == status:
@@ -314,6 +314,6 @@ def test_the_status_is_the_one_that_the_event_leads_to(name: str) -> None:
             refused(name, data, r"\$\.status: ")
 
 
-def test_a_type_that_is_not_in_the_catalog_conforms_to_nothing() -> None:
+def test_an_unknown_type_conforms_to_no_schema() -> None:
     with pytest.raises(AssertionError, match="'invoice_exploded' is not in the catalog"):
         assert_conforms("invoice_exploded", {})

@@ -36,7 +36,7 @@ def test_an_id_is_its_prefix_and_its_ulid_and_reads_back(value: UUID, prefix: st
     assert parse_id(prefix, f"{prefix}_{shown.partition('_')[2].lower()}") == value
 
 
-def test_the_sample_of_the_contract_reads_and_writes_as_it_is() -> None:
+def test_the_contracts_sample_id_round_trips() -> None:
     sample = "evt_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"
     assert format_id(EVENT, parse_id(EVENT, sample)) == sample
 
@@ -77,13 +77,13 @@ ULID = "01HKBZ4PQ9Z3K7T8V9X2Y1B5C6"
         str(UUID(int=5)),
     ],
 )
-def test_what_is_no_id_of_its_kind_is_refused_in_one_sentence(text: str) -> None:
+def test_an_id_of_another_kind_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="is not an id of the form evt_"):
         parse_id(EVENT, text)
 
 
 @given(st.text(max_size=40))
-def test_whatever_is_read_is_written_the_same_in_capitals(text: str) -> None:
+def test_ids_are_written_in_upper_case(text: str) -> None:
     try:
         value = parse_id(EVENT, f"evt_{text}")
     except InvalidInput:

@@ -32,7 +32,7 @@ def test_money_is_written_with_its_symbol_and_two_digits(amount: int, currency: 
 
 
 @given(st.integers(), st.sampled_from(CURRENCIES))
-def test_what_is_written_is_the_amount_to_the_last_digit(amount: int, currency: str) -> None:
+def test_amounts_are_written_exactly(amount: int, currency: str) -> None:
     shown = format_money(amount, currency)
     assert re.fullmatch(r"-?\D{1,3}\d{1,3}(,\d{3})*\.\d{2}", shown), shown
     digits = re.sub(r"\D", "", shown)
@@ -40,6 +40,6 @@ def test_what_is_written_is_the_amount_to_the_last_digit(amount: int, currency: 
     assert shown.startswith("-") == (amount < 0)
 
 
-def test_each_currency_of_the_catalog_has_a_symbol_of_its_own() -> None:
+def test_each_currency_has_its_own_symbol() -> None:
     assert len({format_money(100, currency) for currency in CURRENCIES}) == len(CURRENCIES)
     assert not any("units" in format_money(100, currency) for currency in CURRENCIES)

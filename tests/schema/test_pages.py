@@ -31,13 +31,13 @@ MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(9000, 1, 1), timezones=st.
 
 
 @given(st.builds(Row, MOMENTS, st.uuids()))
-def test_a_cursor_leads_back_to_the_last_row_to_the_microsecond(row: Row) -> None:
+def test_a_cursor_is_exact_to_the_microsecond(row: Row) -> None:
     cursor = page([row, row], limit=1).next_cursor
     assert After.read(cursor) == After(row.created_at, row.id)
 
 
 @given(st.integers(0, 12), st.integers(1, 10))
-def test_the_row_too_many_says_that_there_is_more(found: int, limit: int) -> None:
+def test_the_extra_row_shows_that_there_is_more(found: int, limit: int) -> None:
     rows = [Row(datetime.now(UTC), UUID(int=n)) for n in range(min(found, limit + 1))]
     shown = page(rows, limit)
     assert shown.items == rows[:limit]

@@ -72,7 +72,7 @@ async def test_other_errors_go_through_at_once(error: Exception) -> None:
     assert operation.calls == 1
 
 
-def test_a_statement_that_the_server_ended_for_its_length_is_worth_a_smaller_batch() -> None:
+def test_a_statement_timeout_asks_for_a_smaller_batch() -> None:
     """In contrast to silence, which is the connection's fault."""
     assert is_out_of_time(asyncpg.QueryCanceledError("canceling statement due to statement timeout"))
     assert not is_out_of_time(TimeoutError())
@@ -109,7 +109,7 @@ async def test_after_a_stop_there_is_one_try() -> None:
     assert operation.calls == 1
 
 
-async def test_a_hint_ends_a_wait_and_starts_the_next_ones_short() -> None:
+async def test_a_hint_ends_the_wait_and_shortens_the_next() -> None:
     pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
     waiting = asyncio.create_task(pace.wait(found=False))
     await asyncio.sleep(0)
@@ -117,7 +117,7 @@ async def test_a_hint_ends_a_wait_and_starts_the_next_ones_short() -> None:
     await soon(waiting)
 
 
-async def test_a_hint_given_before_the_wait_is_not_lost_and_counts_once() -> None:
+async def test_a_hint_before_the_wait_counts_once() -> None:
     pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
     pace.hint()
     pace.hint()
@@ -142,7 +142,7 @@ async def test_a_wait_tells_whether_there_was_a_hint() -> None:
     assert await soon(waiting)
 
 
-async def test_the_next_wait_and_that_alone_can_be_asked_to_be_short() -> None:
+async def test_only_the_next_wait_can_be_shortened() -> None:
     pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
     pace.no_later_than(0.01)
     pace.no_later_than(MUCH_TOO_LONG)
@@ -173,7 +173,7 @@ async def test_work_without_end_lets_others_run() -> None:
 
 
 @given(st.lists(st.sampled_from(["found", "idle", "hint"]), max_size=30))
-def test_intervals_grow_while_idle_and_never_beyond_the_most(history: list[str]) -> None:
+def test_intervals_grow_while_idle_up_to_the_maximum(history: list[str]) -> None:
     pace = Pace(first=1e-6, most=5e-6)
 
     async def live() -> None:
@@ -189,7 +189,7 @@ def test_intervals_grow_while_idle_and_never_beyond_the_most(history: list[str])
 
 
 @pytest.mark.parametrize("set_it", [asyncio.Event.set, lambda _stop: None])
-async def test_sleeping_ends_with_the_stop_or_with_the_time(set_it: Callable[[asyncio.Event], None]) -> None:
+async def test_a_sleep_ends_at_stop_or_timeout(set_it: Callable[[asyncio.Event], None]) -> None:
     stop = asyncio.Event()
     set_it(stop)
     await soon(sleep_unless(stop, MUCH_TOO_LONG if stop.is_set() else 0.01))

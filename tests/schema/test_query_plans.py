@@ -83,7 +83,7 @@ async def test_reading_the_log_costs_what_it_returns(
     assert_frugal(plan, rows=2 * found + 2 * PARTITIONS, pages=6 * found + 4 * PARTITIONS)
 
 
-async def test_finding_how_far_a_consumer_is_costs_two_look_ups(data: Connection) -> None:
+async def test_a_consumers_backlog_costs_two_lookups(data: Connection) -> None:
     assert_frugal(await explain(data, LOG["backlog"], "fanout"), rows=2, pages=6)
     assert_frugal(await explain(data, LOG["consumer_status"], ["fanout", "activity"]), rows=10, pages=120)
 
@@ -139,7 +139,7 @@ async def test_fan_out_finds_a_tenants_endpoints_by_index(data: Connection) -> N
     assert "webhook_endpoints_by_tenant" in plan.indexes
 
 
-async def test_a_dead_endpoints_backlog_does_not_hide_who_else_waits(data: Connection) -> None:
+async def test_a_dead_endpoints_backlog_does_not_hide_others(data: Connection) -> None:
     """One step along the index for each endpoint, however many deliveries it has."""
     plan = await explain(data, DELIVERIES["endpoints_waiting"], Lane.FIRST, UUID(int=0), 100)
     steps = history.WAITING + 2
@@ -230,7 +230,7 @@ async def test_no_plan_relies_on_a_partition_being_empty(data: Connection) -> No
         await assert_sound_while_empty(data, await explain(data, statement, *arguments))
 
 
-async def test_no_plan_for_what_people_ask_relies_on_a_partition_being_empty(data: Connection) -> None:
+async def test_no_plan_relies_on_an_empty_partition(data: Connection) -> None:
     """What looks at events and deliveries, and what replays them."""
     delivery, event, at = await data.fetchrow(
         "SELECT id, event_id, created_at FROM webhook_deliveries WHERE tenant_id = $1 LIMIT 1", TENANT

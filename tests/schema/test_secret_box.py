@@ -110,7 +110,7 @@ class TestDerivedKeys:
         expanded = hmac.digest(extracted, b"duro role password:duro_live\x01", "sha256")
         assert base64.urlsafe_b64decode(derive_role_password(KEY, "duro_live") + "=") == expanded
 
-    def test_so_is_the_key_of_one_time_codes_and_it_is_no_roles(self) -> None:
+    def test_the_key_of_one_time_codes_is_derived_separately(self) -> None:
         extracted = hmac.digest(bytes(32), KEY, "sha256")
         assert derive_code_key(KEY) == hmac.digest(extracted, b"duro one-time code\x01", "sha256")
         assert len({derive_code_key(KEY), derive_code_key(bytes(32)), KEY}) == 3

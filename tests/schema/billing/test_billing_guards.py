@@ -135,9 +135,7 @@ async def test_an_invoice_is_paid_once(data: asyncpg.Connection, rows: Rows) -> 
     await insert(data, "payment_attempts", another(charge, **REFUND, refund_of=charge["id"]))
 
 
-async def test_no_more_is_refunded_than_was_paid_however_many_refunds_there_are(
-    data: asyncpg.Connection, rows: Rows
-) -> None:
+async def test_refunds_never_exceed_the_payment(data: asyncpg.Connection, rows: Rows) -> None:
     refund = "UPDATE payment_attempts SET refunded = refunded + $2::bigint WHERE id = $1"
     charge = rows["payment_attempts"]["id"]
     await data.execute(refund, charge, 300_000)
@@ -158,7 +156,7 @@ async def test_an_invoice_has_one_dunning_schedule(data: asyncpg.Connection, row
     await insert(data, "dunning_schedules", another(schedule, invoice_id=following["id"]))
 
 
-async def test_what_a_tenant_names_is_named_once_and_another_tenant_may_name_it_too(
+async def test_names_are_unique_per_tenant(
     data: asyncpg.Connection, rows: Rows, new_tenant: NewTenant
 ) -> None:
     names = {
@@ -174,7 +172,7 @@ async def test_what_a_tenant_names_is_named_once_and_another_tenant_may_name_it_
     await insert_all(data, theirs)
 
 
-async def test_a_promo_code_is_redeemed_as_often_as_it_may_be(data: asyncpg.Connection, rows: Rows) -> None:
+async def test_a_promo_code_is_redeemed_up_to_its_maximum(data: asyncpg.Connection, rows: Rows) -> None:
     await data.execute("UPDATE promo_codes SET max_redemptions = 2")
     redeem = "UPDATE promo_codes SET redemptions = redemptions + 1"
     await data.execute(redeem)

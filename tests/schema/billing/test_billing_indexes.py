@@ -10,7 +10,7 @@ from tests.support.plans import planned
 SCHEMA = Mode.TEST.schema
 
 
-async def test_behind_every_reference_to_what_may_be_deleted_is_an_index(database: Database) -> None:
+async def test_every_reference_to_a_deletable_row_is_indexed(database: Database) -> None:
     data = database.data(Mode.TEST)
     known = [(index["table"], index["columns"]) for index in (await indexes(data, SCHEMA, *TABLES)).values()]
     needed = [key for key in await foreign_keys(data, SCHEMA, *TABLES) if key["parent_may_go"]]

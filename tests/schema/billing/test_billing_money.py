@@ -22,9 +22,7 @@ async def data(connect: Connect) -> asyncpg.Connection:
     return await connect(SANDBOX)
 
 
-async def test_a_fraction_of_a_kobo_is_refused_before_the_driver_cuts_it_off(
-    data: asyncpg.Connection, tenant: UUID
-) -> None:
+async def test_a_fractional_amount_is_refused_not_truncated(data: asyncpg.Connection, tenant: UUID) -> None:
     """The driver takes 4999.99 for a bigint and sends 4999: a row is looked at before it is handed over."""
     plan = Plan(
         tenant, new_id(), "Gold", 500_000, "NGN", Interval.MONTH, 0, None, None, None, True, START, START
@@ -62,9 +60,7 @@ async def test_every_amount_is_a_bigint_with_its_currency_beside_it(owner: async
     assert inexact == {("plans", "fx_rate")}, "a rate is no amount"
 
 
-async def test_what_is_not_said_to_be_in_another_currency_is_in_naira(
-    data: asyncpg.Connection, tenant: UUID
-) -> None:
+async def test_the_default_currency_is_ngn(data: asyncpg.Connection, tenant: UUID) -> None:
     rows = rows_of(tenant)
     await insert_all(data, rows)
     for table in ("store_settings", "plans", "invoices", "payment_attempts"):

@@ -267,7 +267,7 @@ async def test_reading_cases_costs_a_few_look_ups_for_each_key(data: Connection,
     assert_frugal(plan, rows=9 * count, pages=30 * count)
 
 
-async def test_what_is_done_to_attempts_costs_a_few_look_ups_for_each(data: Connection) -> None:
+async def test_attempt_changes_cost_a_few_lookups_each(data: Connection) -> None:
     under_way = await data.fetch("SELECT tenant_id, id FROM payment_attempts WHERE state = 'in_flight'")
     keys = [row["tenant_id"] for row in under_way], [row["id"] for row in under_way]
     locked = await explain(data, BILLING_CASES["lock_of_attempts"], *keys)
@@ -286,7 +286,7 @@ async def test_what_is_done_to_attempts_costs_a_few_look_ups_for_each(data: Conn
     assert_frugal(reserved, rows=1, pages=80)
 
 
-async def test_asking_when_something_is_due_next_costs_the_end_of_an_index_for_each_kind(
+async def test_next_due_reads_one_index_end_per_kind(
     data: Connection,
 ) -> None:
     assert_frugal(
@@ -296,7 +296,7 @@ async def test_asking_when_something_is_due_next_costs_the_end_of_an_index_for_e
     )
 
 
-async def test_the_status_counts_what_is_due_and_nothing_else(data: Connection) -> None:
+async def test_the_status_counts_only_what_is_due(data: Connection) -> None:
     """It looks at what it counts, of tables in which most is neither due, under way, waiting nor held."""
     plan = await explain(data, BILLING_CASES["status"], past.NOW, past.NOW)
     row = await data.fetchrow(BILLING_CASES["status"], past.NOW, past.NOW)
@@ -338,7 +338,7 @@ async def test_no_statement_reads_a_table_or_an_index_from_end_to_end(data: Conn
                 assert re.search(rf"\b{first}\b", node.get("Index Cond", "")), f"{name}: {node}"
 
 
-async def test_a_plan_made_while_everything_is_empty_is_the_one_for_later(
+async def test_a_plan_made_on_empty_tables_stays_right(
     data: Connection, cluster: Cluster, template: str
 ) -> None:
     """A pool keeps its plans until the tables are analyzed, and much can happen in a busy first minute."""
@@ -360,7 +360,7 @@ def entries(plan: Plan) -> list[tuple[str, str]]:
     )
 
 
-async def test_deleting_a_plan_or_a_link_looks_for_its_uses_by_index(data: Connection) -> None:
+async def test_deleting_a_plan_or_link_finds_uses_by_index(data: Connection) -> None:
     """By the server's own count, which sees the look-ups behind a delete. No link leads to the last plan, nobody came by
     the last link but one, and all that BIG sold was of the plan with its own number."""
     unused, unvisited, sold = UUID(int=past.LISTED), UUID(int=past.LISTED - 1), past.BIG

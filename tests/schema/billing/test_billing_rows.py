@@ -61,7 +61,7 @@ def listed(text: str) -> set[str]:
     )
 
 
-def test_every_table_but_the_apis_own_has_its_class() -> None:
+def test_every_table_except_the_apis_has_a_class() -> None:
     assert {kind.TABLE for kind in CLASSES} == set(TABLES) - {"idempotency_keys"}
 
 
@@ -107,7 +107,7 @@ async def test_enumerations_and_checks_have_the_same_words(tables: Tables, check
                 assert "ANY (ARRAY[" not in checks.get(where, ""), where
 
 
-async def test_currencies_and_the_most_there_is_are_those_of_the_domains(owner: asyncpg.Connection) -> None:
+async def test_currencies_and_maximum_equal_the_domains(owner: asyncpg.Connection) -> None:
     domains = dict(
         await owner.fetch(
             "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contypid IN ('kobo'::regtype, 'currency'::regtype)"

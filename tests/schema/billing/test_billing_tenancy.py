@@ -161,7 +161,7 @@ async def test_a_row_needs_a_tenant_that_exists(connect: Connect) -> None:
             await insert(data, table, row)
 
 
-async def test_a_row_cannot_move_to_another_tenant_while_anything_refers_to_it_or_it_to_anything(
+async def test_a_row_with_references_cannot_move_to_another_tenant(
     connect: Connect, tenant: UUID, theirs: UUID
 ) -> None:
     data = await connect(SANDBOX)
@@ -198,9 +198,7 @@ async def test_the_same_ids_in_two_tenants_are_different_rows(
 
 
 @pytest.mark.parametrize(("role", "other"), [(SANDBOX, "live"), (LIVE, "sandbox")])
-async def test_a_role_reaches_nothing_of_the_other_modes_however_it_is_typed(
-    connect: Connect, role: str, other: str
-) -> None:
+async def test_a_role_cannot_reach_the_other_mode(connect: Connect, role: str, other: str) -> None:
     connection, own = await connect(role), role.removeprefix("duro_")
     for table in TABLES:
         for statement in (

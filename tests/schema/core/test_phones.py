@@ -38,7 +38,7 @@ def test_spaces_hyphens_and_dots_make_no_difference(phone: str, data: st.DataObj
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_no_number_is_refused_without_repeating_it(text: str) -> None:
+def test_an_invalid_phone_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"as in \+2348031234567") as refused:
         normalise_phone(text)
     assert len(text) < 3 or text.removeprefix("+") not in str(refused.value).replace("+2348031234567", "")

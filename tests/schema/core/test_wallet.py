@@ -22,7 +22,7 @@ SQL = load("wallet")
 MERCHANTS = 2
 
 
-async def test_the_server_hears_no_code_and_no_token_and_nothing_shows_them(
+async def test_codes_and_tokens_never_reach_the_server_in_clear(
     heard: tuple[Pool, list[LoggedQuery]], phone: str
 ) -> None:
     core, statements = heard

@@ -66,7 +66,7 @@ async def test_the_right_code_makes_a_verified_identity(core: Pool, phone: str) 
     assert found.verified_at is not None
 
 
-async def test_proving_a_phone_again_finds_the_same_identity_and_notes_when(core: Pool, phone: str) -> None:
+async def test_verifying_a_phone_again_finds_the_same_identity(core: Pool, phone: str) -> None:
     found = []
     for _ in range(2):
         code = await wallet.start_challenge(core, KEY, phone)
@@ -78,7 +78,7 @@ async def test_proving_a_phone_again_finds_the_same_identity_and_notes_when(core
     assert first.verified_at < second.verified_at
 
 
-async def test_whatever_is_wrong_with_a_code_the_answer_is_the_same(core: Pool) -> None:
+async def test_every_invalid_code_gets_the_same_answer(core: Pool) -> None:
     """So that it says nothing to who guesses: not whether there is a code, and not how near it is."""
     never, wrong, used, late, old, others = [new_phone() for _ in range(6)]
     codes = {
@@ -115,7 +115,7 @@ async def test_a_code_lasts_ten_minutes(core: Pool, phone: str) -> None:
 
 
 @pytest.mark.parametrize(("wrong_tries", "opens"), [(4, True), (5, False), (6, False)])
-async def test_five_wrong_tries_are_the_end_even_of_the_right_code(
+async def test_after_five_wrong_attempts_the_right_code_fails(
     core: Pool, phone: str, wrong_tries: int, opens: bool
 ) -> None:
     """Each is counted for good although it raises."""
@@ -140,7 +140,7 @@ async def test_guesses_made_at_once_have_no_more_tries(core: Pool, phone: str) -
         await wallet.verify(core, KEY, phone, code)
 
 
-async def test_of_several_at_once_with_the_right_code_one_is_right(core: Pool) -> None:
+async def test_one_of_several_concurrent_right_codes_succeeds(core: Pool) -> None:
     """They wait for the challenge together, so that all are counted before one of them ends it."""
     for _ in range(5):
         phone = new_phone()
@@ -154,7 +154,7 @@ async def test_of_several_at_once_with_the_right_code_one_is_right(core: Pool) -
         assert [identity.id] == found
 
 
-async def test_a_newer_code_takes_the_place_of_the_older(core: Pool, phone: str) -> None:
+async def test_a_newer_code_replaces_the_older(core: Pool, phone: str) -> None:
     older, newer = [await wallet.start_challenge(core, KEY, phone) for _ in range(2)]
     assert await open_challenges(core, phone) == 1
     if older != newer:
@@ -163,7 +163,7 @@ async def test_a_newer_code_takes_the_place_of_the_older(core: Pool, phone: str)
     assert await open_challenges(core, phone) == 0
 
 
-async def test_there_are_five_codes_an_hour_for_a_phone(core: Pool, phone: str) -> None:
+async def test_a_phone_gets_five_codes_an_hour(core: Pool, phone: str) -> None:
     codes = []
     for _ in range(MOST_CHALLENGES):
         await grow_older(core, phone, timedelta(minutes=1))
@@ -178,7 +178,7 @@ async def test_there_are_five_codes_an_hour_for_a_phone(core: Pool, phone: str) 
     await refused(wallet.start_challenge(core, KEY, phone))
 
 
-async def test_codes_asked_for_at_once_are_five_too_and_one_is_open(core: Pool, phone: str) -> None:
+async def test_concurrent_requests_yield_five_codes_and_one_open(core: Pool, phone: str) -> None:
     codes, errors = await at_once(*(wallet.start_challenge(core, KEY, phone) for _ in range(12)))
     assert (len(codes), len(errors)) == (MOST_CHALLENGES, 12 - MOST_CHALLENGES)
     assert await open_challenges(core, phone) == 1

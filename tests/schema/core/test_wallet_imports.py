@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SQL = load("wallet")
 
 
-async def test_one_is_verified_without_a_code_and_finds_who_is_there(core: Pool, phone: str) -> None:
+async def test_enrolment_needs_no_code_and_finds_existing_identities(core: Pool, phone: str) -> None:
     identity, method = await wallet.enrol(core, BOX, phone, card())
     enrolled = await wallet.identity_of(core, phone)
     assert enrolled is not None
@@ -38,7 +38,7 @@ async def test_an_identity_that_is_not_verified_becomes_so(core: Pool, phone: st
     assert found.verified_at is not None
 
 
-async def test_hundreds_are_enrolled_in_two_statements_and_answered_in_their_order(
+async def test_hundreds_are_enrolled_in_two_statements_in_order(
     heard: tuple[Pool, list[LoggedQuery]],
 ) -> None:
     core, statements = heard
@@ -60,7 +60,7 @@ async def test_hundreds_are_enrolled_in_two_statements_and_answered_in_their_ord
     assert await wallet.enrol_many(core, BOX, []) == []
 
 
-async def test_many_are_as_if_each_were_enrolled_after_the_other(core: Pool) -> None:
+async def test_a_batch_equals_sequential_enrolment(core: Pool) -> None:
     """For every way in which three methods may ask to be the default, with and without one before them."""
     asks = [*itertools.product([False, True], repeat=3)]
     people = [(before, asked) for before in (False, True) for asked in asks]
@@ -84,7 +84,7 @@ async def test_many_are_as_if_each_were_enrolled_after_the_other(core: Pool) -> 
     assert {default[phone] for phone in together.values()} == {"0000", "0001", "0002", "0003"}
 
 
-async def test_imports_of_the_same_phones_at_once_make_each_identity_once(core: Pool) -> None:
+async def test_concurrent_imports_create_each_identity_once(core: Pool) -> None:
     """Whatever their order, they do not wait for each other in a circle."""
     for _ in range(3):
         phones = [new_phone() for _ in range(60)]
@@ -108,7 +108,7 @@ async def test_imports_of_the_same_phones_at_once_make_each_identity_once(core: 
         assert {row["defaults"] for row in rows} == {1}
 
 
-async def test_a_code_and_imports_at_once_come_to_one_identity(core: Pool) -> None:
+async def test_a_code_and_concurrent_imports_make_one_identity(core: Pool) -> None:
     for _ in range(5):
         phone = new_phone()
         code = await wallet.start_challenge(core, KEY, phone)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SQL = load("wallet")
 
 
-async def test_the_first_is_the_default_until_another_asks_to_be(core: Pool) -> None:
+async def test_the_first_method_is_the_default_until_another_is_set(core: Pool) -> None:
     identity = await person(core)
     first = await wallet.save_method(core, BOX, identity, card())
     assert await default_of(core, identity) == first
@@ -30,7 +30,7 @@ async def test_the_first_is_the_default_until_another_asks_to_be(core: Pool) -> 
     assert await default_of(core, identity) == third
 
 
-async def test_a_default_that_cannot_be_saved_leaves_the_old_one(core: Pool) -> None:
+async def test_a_failed_save_keeps_the_previous_default(core: Pool) -> None:
     """Its id is taken, which shows when the old one has stepped down already."""
     identity = await person(core)
     first = await wallet.save_method(core, BOX, identity, card())
@@ -93,14 +93,14 @@ async def test_what_is_malformed_is_refused_and_not_repeated(
     assert await wallet.list_methods(core, identity) == []
 
 
-async def test_every_rail_can_be_saved_with_as_little_as_its_token(core: Pool) -> None:
+async def test_every_rail_needs_only_a_token(core: Pool) -> None:
     identity = await person(core)
     saved = [await wallet.save_method(core, BOX, identity, NewMethod(rail, "x")) for rail in wallet.RAILS]
     found = await wallet.open_tokens(core, BOX, saved)
     assert [found[method].rail for method in saved] == list(wallet.RAILS)
 
 
-async def test_they_are_listed_newest_first_and_without_their_tokens(core: Pool) -> None:
+async def test_methods_are_listed_newest_first_without_tokens(core: Pool) -> None:
     identity, other = await person(core), await person(core)
     ids = [await wallet.save_method(core, BOX, identity, card(last4=last4)) for last4 in ("1111", "2222")]
     await wallet.save_method(core, BOX, other, card())
@@ -132,7 +132,7 @@ async def test_a_removed_one_is_gone_with_its_token(core: Pool) -> None:
         await wallet.remove_method(core, identity, method)
 
 
-async def test_when_the_default_is_removed_the_newest_of_the_others_is_it(core: Pool) -> None:
+async def test_removing_the_default_promotes_the_newest_method(core: Pool) -> None:
     identity = await person(core)
     first, second, third = [await wallet.save_method(core, BOX, identity, card()) for _ in range(3)]
     for removed, default in ((first, third), (second, third), (third, None)):
@@ -141,7 +141,7 @@ async def test_when_the_default_is_removed_the_newest_of_the_others_is_it(core: 
     assert await wallet.save_method(core, BOX, identity, card()) == await default_of(core, identity)
 
 
-async def test_saved_and_removed_at_once_they_leave_one_default(core: Pool) -> None:
+async def test_concurrent_saves_and_removals_leave_one_default(core: Pool) -> None:
     identity = await person(core)
     for round_ in range(4):
         before = await wallet.list_methods(core, identity)
@@ -172,7 +172,7 @@ async def test_many_tokens_open_in_one_statement(heard: tuple[Pool, list[LoggedQ
     assert await wallet.open_tokens(core, BOX, []) == {}
 
 
-async def test_a_token_opens_with_its_key_and_as_its_own_methods_alone(core: Pool) -> None:
+async def test_a_token_opens_with_its_key_and_method_only(core: Pool) -> None:
     identity = await person(core)
     ours, moved = [await wallet.save_method(core, BOX, identity, card()) for _ in range(2)]
     with pytest.raises(Unavailable, match="DURO_SECRET_KEY"):

@@ -56,7 +56,7 @@ async def count(owner: asyncpg.Connection, table: str) -> int:
     return int(await owner.fetchval(f"SELECT count(*) FROM sandbox.{table}"))
 
 
-async def test_a_month_that_nobody_needs_goes_with_all_that_belongs_to_it(
+async def test_an_unneeded_month_is_deleted_with_all_its_rows(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     young = [*await past(data, tenant, YOUNG), await record(data, tenant)]
@@ -71,7 +71,7 @@ async def test_a_month_that_nobody_needs_goes_with_all_that_belongs_to_it(
     assert await retire(owner) == []
 
 
-async def test_a_dry_run_changes_nothing_and_says_what_a_run_would_do(
+async def test_a_plan_changes_nothing_and_matches_the_run(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     await past(data, tenant, OLDER)
@@ -190,7 +190,7 @@ async def replay_by_position(data: Pool, owner: asyncpg.Connection) -> None:
         (replay_by_position, "1 replay unfinished (rpl_"),
     ],
 )
-async def test_it_is_kept_while_somebody_needs_it_and_the_reason_is_told(
+async def test_a_month_in_use_is_kept_with_the_reason(
     data: Pool, owner: asyncpg.Connection, old: list[UUID], spoil: Spoil, reason: str
 ) -> None:
     await spoil(data, owner)
@@ -204,7 +204,7 @@ async def test_it_is_kept_while_somebody_needs_it_and_the_reason_is_told(
     ).dropped_up_to is None
 
 
-async def test_a_rebuild_that_is_not_under_way_holds_nothing_up(
+async def test_an_inactive_rebuild_keeps_nothing(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     await a_rebuild_under_way(data, owner)
@@ -213,7 +213,7 @@ async def test_a_rebuild_that_is_not_under_way_holds_nothing_up(
 
 
 @pytest.mark.parametrize("finish", ["finished_at = now()", "at_time = '{end}'", "until = '{start}'"])
-async def test_a_replay_that_cannot_come_to_it_holds_nothing_up(
+async def test_a_replay_outside_the_month_keeps_nothing(
     data: Pool, owner: asyncpg.Connection, old: list[UUID], finish: str
 ) -> None:
     await replay_by_time(data, owner)
@@ -223,7 +223,7 @@ async def test_a_replay_that_cannot_come_to_it_holds_nothing_up(
     assert summary(await retire(owner))[EVENTS] == []
 
 
-async def test_the_oldest_that_is_kept_keeps_those_after_it(
+async def test_a_kept_month_keeps_later_months(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     """Also a month that was written last: a history that is brought along is like any other."""
@@ -249,7 +249,7 @@ async def test_age_counts_from_the_months_end(data: Pool, owner: asyncpg.Connect
 # Less than all of it
 
 
-async def test_attempts_may_go_first_and_a_replay_still_finds_a_place_for_its_own(
+async def test_attempts_can_be_deleted_first_and_replays_still_insert(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     outcomes = await retire(owner, Ages(attempts=timedelta(days=90)))
@@ -266,7 +266,7 @@ async def test_attempts_may_go_first_and_a_replay_still_finds_a_place_for_its_ow
     assert await retire(owner, Ages(attempts=timedelta(days=90))) == [], "what is empty is no work"
 
 
-async def test_attempts_wait_until_they_are_counted_and_no_delivery_is_pending_and_for_nothing_else(
+async def test_attempts_are_kept_until_counted_and_settled(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     ages = Ages(attempts=timedelta(days=90))
@@ -283,7 +283,7 @@ async def test_attempts_wait_until_they_are_counted_and_no_delivery_is_pending_a
     assert summary(await retire(owner, ages)) == {(str(OLD), "attempts"): []}
 
 
-async def test_deliveries_may_go_before_events_which_can_then_be_sent_anew(
+async def test_events_of_deleted_deliveries_can_be_sent_again(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     ages = Ages(deliveries=timedelta(days=90), attempts=timedelta(days=90))
@@ -320,7 +320,7 @@ LINES = Ages(activity=timedelta(days=300))
 ALL = Ages(*[timedelta(days=300)] * 4)
 
 
-async def test_the_feed_is_emptied_while_there_are_events_and_dropped_after_them(
+async def test_the_feed_is_emptied_before_and_dropped_after_its_events(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     await write_entries(owner)
@@ -334,7 +334,7 @@ async def test_the_feed_is_emptied_while_there_are_events_and_dropped_after_them
     assert (await standing(owner, OLD)).attached == set()
 
 
-async def test_the_feed_goes_with_the_events_when_both_are_old(
+async def test_the_feed_is_dropped_with_its_events(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     await write_entries(owner)
@@ -348,7 +348,7 @@ async def test_the_feed_goes_with_the_events_when_both_are_old(
     assert await retire(owner, ALL) == []
 
 
-async def test_the_feed_keeps_its_place_while_only_deliveries_go(
+async def test_the_feed_stays_when_only_deliveries_are_deleted(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     await write_entries(owner)
@@ -359,7 +359,7 @@ async def test_the_feed_keeps_its_place_while_only_deliveries_go(
     await write_entries(owner)
 
 
-async def test_a_generation_that_is_being_built_goes_the_same_way(
+async def test_a_generation_being_built_is_deleted_too(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     await data.execute("SELECT begin_rebuild('activity')")
@@ -376,7 +376,7 @@ async def rebuild(data: Pool, projection: str = "activity") -> None:
     await data.execute("SELECT begin_rebuild($1)", projection)
 
 
-async def test_a_feed_with_entries_of_dropped_events_cannot_be_rebuilt_until_they_have_gone(
+async def test_a_feed_with_entries_of_dropped_events_cannot_be_rebuilt(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     await write_entries(owner)
@@ -428,7 +428,7 @@ def test_what_cannot_be_kept_without_another_is_refused(ages: dict[str, int], se
 # What is left
 
 
-async def test_what_is_gone_is_told_and_nothing_stumbles_over_it(
+async def test_deleted_months_are_reported_and_break_nothing(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     recent = await record(data, tenant)
@@ -441,7 +441,7 @@ async def test_what_is_gone_is_told_and_nothing_stumbles_over_it(
     assert [event.pos for event in (await log.read_after(data, 0, 10)).events] == [4]
 
 
-async def test_a_restore_gives_nothing_a_second_position_after_it(
+async def test_a_restore_assigns_no_second_position(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     """With another cluster's transaction ids, what has no position is looked for in what there is."""
@@ -457,7 +457,7 @@ async def test_a_restore_gives_nothing_a_second_position_after_it(
     ]
 
 
-async def test_a_month_that_is_gone_can_be_written_again_and_goes_again(
+async def test_a_deleted_month_can_be_written_and_deleted_again(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     await retire(owner)

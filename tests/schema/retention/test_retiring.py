@@ -89,7 +89,7 @@ class Mortal:
 
 
 @pytest.mark.drill
-async def test_a_run_that_dies_at_any_statement_is_finished_by_the_next(
+async def test_a_run_killed_at_any_statement_is_finished_by_the_next(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID
 ) -> None:
     """A month again and again, killed before another statement each time; in between the log is always sound."""
@@ -122,7 +122,7 @@ async def test_a_run_that_dies_at_any_statement_is_finished_by_the_next(
     assert statement > 40, "it was killed at each of a run's statements"
 
 
-async def test_two_runs_at_once_and_the_second_says_so(connect: Connect, owner: asyncpg.Connection) -> None:
+async def test_a_second_concurrent_run_is_refused(connect: Connect, owner: asyncpg.Connection) -> None:
     async with exclusive_run(owner):
         with pytest.raises(Conflict, match="Another duro retention run is running"):
             async with exclusive_run(await connect(OWNER)):
@@ -131,7 +131,7 @@ async def test_two_runs_at_once_and_the_second_says_so(connect: Connect, owner: 
         pass
 
 
-async def test_what_waits_for_its_turn_holds_back_no_clean_up_and_nobody_else_can_take_its_place(
+async def test_the_run_lock_is_exclusive_and_holds_no_snapshot(
     connect: Connect, data: Pool, owner: asyncpg.Connection, superuser: asyncpg.Connection
 ) -> None:
     analyst = await connect(LIVE)
@@ -166,7 +166,7 @@ async def at_work(work: Callable[[], Any]) -> AsyncIterator[None]:
         await task
 
 
-async def test_producers_that_write_meanwhile_lose_nothing_and_wait_for_nothing(
+async def test_producers_lose_nothing_and_do_not_wait(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     producers = [await connect() for _ in range(3)]
@@ -199,7 +199,7 @@ async def test_producers_that_write_meanwhile_lose_nothing_and_wait_for_nothing(
     assert read == everything[: len(read)]
 
 
-async def test_a_transaction_left_open_holds_up_the_run_and_not_the_producers(
+async def test_an_open_transaction_blocks_the_run_not_the_producers(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     left_open, producer = await connect(), await connect()
@@ -218,7 +218,7 @@ async def test_a_transaction_left_open_holds_up_the_run_and_not_the_producers(
     assert [event.id for event in (await log.read_after(data, 0, 100)).events] == [second, first]
 
 
-async def test_when_it_waits_too_long_it_says_for_whom_and_goes_on_another_time(
+async def test_a_blocked_run_names_the_blocker_and_can_resume(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     left_open = await connect()
@@ -250,7 +250,7 @@ def with_a_surprise(owner: asyncpg.Connection, at: str, action: Callable[[], Any
     return run
 
 
-async def test_an_event_dated_back_between_the_look_and_the_seal_keeps_the_month(
+async def test_a_back_dated_event_before_the_seal_keeps_the_month(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     run = with_a_surprise(owner, "_seal", lambda: past(data, tenant, OLD, 1))
@@ -262,7 +262,7 @@ async def test_an_event_dated_back_between_the_look_and_the_seal_keeps_the_month
     assert summary(await retire(owner))[EVENTS] == []
 
 
-async def test_an_event_dated_back_by_a_transaction_that_is_open_is_waited_for(
+async def test_the_seal_waits_for_an_open_back_dated_event(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     importer = await connect()
@@ -280,7 +280,7 @@ async def test_an_event_dated_back_by_a_transaction_that_is_open_is_waited_for(
 
 
 @pytest.mark.parametrize(("at", "for_the_moment"), [("_note", True), ("_finish", False)])
-async def test_a_sealed_month_takes_nothing_and_says_why_and_whether_to_wait(
+async def test_a_sealed_month_refuses_new_rows_and_says_why(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID], at: str, for_the_moment: bool
 ) -> None:
     async def try_both() -> None:
@@ -300,7 +300,7 @@ async def test_a_sealed_month_takes_nothing_and_says_why_and_whether_to_wait(
     assert summary([outcome async for outcome in run.run()])[EVENTS] == []
 
 
-async def test_a_month_that_a_run_left_sealed_is_opened_by_the_next_whatever_it_is_about(
+async def test_the_next_run_unseals_a_month_of_a_killed_run(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     doomed = await connect(OWNER)
@@ -318,7 +318,7 @@ async def test_a_month_that_a_run_left_sealed_is_opened_by_the_next_whatever_it_
     await past(data, tenant, OLD, 1)
 
 
-async def test_a_run_that_is_stopped_in_its_last_look_opens_the_month_again(
+async def test_a_run_stopped_in_its_last_check_unseals_the_month(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     """Ctrl-C while it waits for the book, which a rebuild has."""
@@ -365,7 +365,7 @@ async def nothing() -> None:
     pass
 
 
-async def test_a_month_that_a_killed_run_left_sealed_is_opened_by_a_worker(
+async def test_a_worker_unseals_a_month_of_a_killed_run(
     connect: Connect, database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     await killed_at_its_note(connect, nothing)
@@ -381,7 +381,7 @@ async def test_a_month_that_a_killed_run_left_sealed_is_opened_by_a_worker(
     await past(data, tenant, OLD, 1)
 
 
-async def test_writers_in_the_way_of_opening_a_month_are_not_held_up(
+async def test_unsealing_does_not_block_writers(
     connect: Connect, data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     await killed_at_its_note(connect, nothing)
@@ -402,7 +402,7 @@ async def test_a_month_on_its_way_out_stays_sealed(
     assert summary([o async for o in run.run()])[EVENTS] == []
 
 
-async def test_a_run_whose_month_was_opened_meanwhile_drops_nothing(
+async def test_a_run_whose_month_was_unsealed_drops_nothing(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     """As when the session that holds its lock was ended."""
@@ -416,7 +416,7 @@ async def test_a_run_whose_month_was_opened_meanwhile_drops_nothing(
     assert summary(await retire(owner))[EVENTS] == []
 
 
-async def test_workers_go_on_whatever_is_sealed_and_for_however_long(
+async def test_workers_continue_while_a_month_is_sealed(
     connect: Connect, database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     """A replay comes just before the seal, and the run is killed: each tenant's retries go out, are taken over and settled."""
@@ -448,7 +448,7 @@ async def test_workers_go_on_whatever_is_sealed_and_for_however_long(
         assert [row["attempts"] for row in await ours.rows() if row["attempts"] == 2] == [2]
 
 
-async def test_an_event_dated_back_before_the_seal_is_never_dead_lettered_by_fan_out(
+async def test_a_back_dated_event_is_never_dead_lettered_by_fan_out(
     connect: Connect, database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     """Workers sequence it and fan it out while the run looks."""
@@ -475,7 +475,7 @@ async def test_an_event_dated_back_before_the_seal_is_never_dead_lettered_by_fan
     assert kept
 
 
-async def test_a_consumer_waits_for_a_sealed_month_to_be_opened_and_dead_letters_nothing(
+async def test_a_sealed_month_dead_letters_nothing(
     database: Database, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     """As one that is set back, after a run that was killed."""
@@ -493,7 +493,7 @@ async def test_a_consumer_waits_for_a_sealed_month_to_be_opened_and_dead_letters
     assert await data.fetchval("SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'") == 3
 
 
-async def test_a_delivery_replayed_between_the_look_and_the_seal_keeps_the_month(
+async def test_a_replay_before_the_seal_keeps_the_month(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     async def replay() -> None:
@@ -506,7 +506,7 @@ async def test_a_delivery_replayed_between_the_look_and_the_seal_keeps_the_month
     await data.execute("UPDATE webhook_deliveries SET due_at = now()")  # it is open again
 
 
-async def test_a_rebuild_that_begins_at_the_last_moment_keeps_the_month(
+async def test_a_rebuild_begun_before_the_record_keeps_the_month(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     run = with_a_surprise(owner, "_note", lambda: data.execute("SELECT begin_rebuild('activity')"))
@@ -527,7 +527,7 @@ async def test_no_rebuild_begins_while_a_month_goes(
     await data.execute("SELECT begin_rebuild('activity')")
 
 
-async def test_a_delivery_replayed_before_they_are_emptied_keeps_them(
+async def test_a_replay_before_emptying_keeps_the_deliveries(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     async def replay() -> None:
@@ -561,7 +561,7 @@ class Listening:
         return told
 
 
-async def test_what_is_emptied_is_locked_in_the_order_of_who_settles(
+async def test_emptying_locks_in_the_settlers_order(
     connect: Connect, data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     """Deliveries and then attempts: while it waits for the former it holds none of the latter."""
@@ -582,7 +582,7 @@ async def test_what_is_emptied_is_locked_in_the_order_of_who_settles(
     assert (str(OLD), "deliveries") in summary(await run)
 
 
-async def test_what_cannot_be_emptied_quickly_is_left_to_another_time(
+async def test_slow_emptying_is_given_up_and_reported(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     """Others wait meanwhile."""
@@ -599,7 +599,7 @@ async def test_what_cannot_be_emptied_quickly_is_left_to_another_time(
     assert await data.fetchval("SELECT count(*) FROM webhook_deliveries") == 3
 
 
-async def test_an_attempt_made_before_they_are_emptied_keeps_them(
+async def test_an_attempt_before_emptying_keeps_the_attempts(
     data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     async def attempt() -> None:
@@ -648,7 +648,7 @@ async def killed_before(owner: asyncpg.Connection, table: str) -> None:
         _ = [outcome async for outcome in run.run()]
 
 
-async def test_a_month_that_is_half_gone_comes_anew_only_when_it_has_gone(
+async def test_a_half_deleted_month_is_recreated_only_after_it_is_gone(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     await killed_before(owner, "event_log")
@@ -661,7 +661,7 @@ async def test_a_month_that_is_half_gone_comes_anew_only_when_it_has_gone(
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-async def test_a_table_made_anew_under_a_name_that_went_is_another_one(
+async def test_a_table_recreated_under_a_deleted_name_is_kept(
     connect: Connect, data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID], rows: int
 ) -> None:
     """An operator's: it is left alone, and stops nothing."""
@@ -682,7 +682,7 @@ async def test_a_table_made_anew_under_a_name_that_went_is_another_one(
     assert len((await events_after(data, tenant, 3)).events) == rows + 1
 
 
-async def test_a_restored_database_finishes_a_month_by_its_tables_names(
+async def test_a_restored_database_finishes_a_month_by_table_names(
     connect: Connect, data: Pool, owner: asyncpg.Connection, old: list[UUID]
 ) -> None:
     """No table has the oid that it had."""
@@ -706,7 +706,7 @@ async def test_what_an_operator_detached_is_left_alone(
 
 
 @pytest.mark.parametrize("table", ["events", "event_log"])
-async def test_a_month_of_which_half_is_missing_is_kept(
+async def test_a_half_attached_month_is_kept(
     data: Pool, owner: asyncpg.Connection, old: list[UUID], table: str
 ) -> None:
     await owner.execute(f"ALTER TABLE {table} DETACH PARTITION {table}_{OLD.suffix}")
@@ -715,7 +715,7 @@ async def test_a_month_of_which_half_is_missing_is_kept(
     assert await owner.fetchval(f"SELECT count(*) FROM {table}_{OLD.suffix}") == 3
 
 
-async def test_consumers_that_start_over_come_past_the_hole_and_dead_letter_what_is_after_it(
+async def test_restarted_consumers_pass_the_deleted_months(
     data: Pool, owner: asyncpg.Connection, tenant: UUID, old: list[UUID]
 ) -> None:
     from consumers.consumer import Applied, Consumer
