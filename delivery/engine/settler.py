@@ -1,18 +1,18 @@
-"""Writes results in batches: while one batch commits the next one gathers, so there is no round trip per delivery.
+"""Writes results in batches: while one batch commits, the next one gathers, so there is no round trip per delivery.
 
-      put ──► gathered ──► the first ones, in one transaction ──► committed ──► on_settled, and its slot is free
-                 ▲             │ transient error: the same again, with backoff, for as long as it takes
-                 │             │ out of time:     half of them, at once
-                 │             │ data fault:      half of them; one alone is stored without what the receiver sent
-                 └─────────────┘ nothing leaves before it is written
+      put ──► gathered ──► the first ones, in one transaction ──► committed ──► on_settled, and the slot is free
+                 ▲             │ transient error: retried with backoff, for as long as it takes
+                 │             │ timeout:         retried immediately with half of them
+                 │             │ data fault:      retried with half of them; a single result is stored without details
+                 └─────────────┘ no result leaves before it is written
 
-A transaction settles deliveries, appends attempts and notes health. Endpoints' breakers learn of a result when it arrives,
-once, however often its batch is tried. After a 410 another transaction disables the endpoint and records the event; if it
-fails, it is repeated later.
+A transaction settles deliveries, records attempts and updates endpoint health. An endpoint's circuit breaker gets each
+result once, when it arrives, however often its batch is retried. After a 410 a separate transaction disables the endpoint
+and records the event; if it fails, it is retried later.
 
-No trouble of the database drops a result: its delivery would be sent again. Memory is bounded, because each result holds
-a slot (capacity.py) until it is written, so that attempts end when all slots are taken. Only after a stop, and
-`last_tries_s` more, is the rest left to the workers that take over the leases.
+No error of the database drops a result: its delivery would be sent again. Memory is bounded, because each result holds
+a slot (capacity.py) until it is written, so no attempt starts when all slots are taken. Only after a stop and
+`last_tries_s` more are the remaining results left to the workers that take over the leases.
 """
 
 import asyncio
@@ -48,11 +48,11 @@ class PendingSettlement:
     disable_endpoint: bool = False
     response_time: ResponseTime = ResponseTime.QUICK
     local_fault: bool = False
-    """The fault was on our side, which says nothing of the endpoint's health."""
+    """The error was on this worker's side and does not count for the endpoint's health."""
 
 
 class _Smaller(Exception):
-    """Fewer results may be written."""
+    """A smaller batch may be written."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class _Smaller(Exception):
 
 
 class _Unstorable(Exception):
-    """One result alone cannot be written, for what is in it."""
+    """A single result cannot be written because of its data."""
 
     def __init__(self, result: PendingSettlement) -> None:
         super().__init__()
@@ -69,12 +69,12 @@ class _Unstorable(Exception):
 
 class Settler:
     def __init__(self, pool: Pool, health: HealthBook, last_tries_s: float = LAST_TRIES_S) -> None:
-        """`last_tries_s`: for how long after a stop a database in trouble is still tried."""
+        """`last_tries_s`: how long after a stop a write that fails is retried."""
         self._pool = pool
         self._health = health
         self._last_tries_s = last_tries_s
         self._gathered: list[PendingSettlement] = []
-        self._tried = 0  # of the gathered, the first ones: an earlier try may have been committed
+        self._tried = 0  # how many of the first results an earlier transaction may have committed
         self._size = _BATCH
         self._gone: dict[UUID, ClaimedDelivery] = {}
         self._disable_not_before = 0.0
@@ -85,6 +85,7 @@ class Settler:
         self.fenced_off = 0
 
     def put(self, result: PendingSettlement) -> None:
+        """Takes a result to write."""
         if not result.local_fault:
             self._health.observe(result.settlement)
         self._gathered.append(result)
@@ -96,7 +97,7 @@ class Settler:
         return len(self._gathered)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Ends once it is stopped and nothing is left to write, or the database cannot be had for the rest."""
+        """Writes until `stop` and until no result is left, or the database stays away for `last_tries_s`."""
         stopping = asyncio.ensure_future(stop.wait())
         give_up = asyncio.Event()
         giving_up = asyncio.ensure_future(self._give_up(stop, give_up))
@@ -124,7 +125,7 @@ class Settler:
         give_up.set()
 
     async def _settle_some(self, give_up: asyncio.Event) -> None:
-        """Writes the first of what has gathered. What an error leaves unwritten stays gathered."""
+        """Writes the first gathered results. After an error they stay gathered."""
         try:
             written = await through_outages(give_up, _WRITE, self._write_first)
         except _Smaller as smaller:
@@ -133,7 +134,7 @@ class Settler:
             return
         except _Unstorable as alone:
             written = await self._settle_without_details(give_up, alone.result, alone.__cause__ or alone)
-        if written is None:  # it was stopped, and this was the last try
+        if written is None:  # after a stop, this was the last try
             self._done(len(self._gathered))
         else:
             self._size = min(_BATCH, self._size * 2)
@@ -166,8 +167,8 @@ class Settler:
         failed(_STORE_DETAILS, error, f"delivery {claim.id}", harmless=True)
         if attempt is None:
             return 1
-        told = f"{attempt.outcome}; the details could not be stored"
-        bare = replace(attempt, error=told, response_body=b"", address=None)
+        error_text = f"{attempt.outcome}; the details could not be stored"
+        bare = replace(attempt, error=error_text, response_body=b"", address=None)
         stripped = replace(result, settlement=replace(result.settlement, attempt=bare))
 
         async def write() -> int:
@@ -179,11 +180,11 @@ class Settler:
         except Exception as failure:
             if not is_data_fault(failure):
                 raise
-            failed(_WRITE, failure, f"delivery {claim.id}, whose result is lost, so that it is sent again")
+            failed(_WRITE, failure, f"delivery {claim.id}: its result is lost, so it is sent again")
             return 1
 
     async def _write(self, batch: Sequence[PendingSettlement], *, again: bool) -> None:
-        """`again`: an earlier try may have been committed although its answer was lost. What it counted counts once."""
+        """Writes a batch. `again`: an earlier try may have been committed; its results must count once."""
         settlements = [result.settlement for result in batch]
         counted: dict[UUID, bool] = {}
         async with self._pool.acquire() as tx, tx.transaction():
@@ -205,7 +206,7 @@ class Settler:
             self._disable_not_before = 0.0
 
     async def _disable_gone(self) -> None:
-        """Those that answered 410. One whose row is held by another session is tried again after a while."""
+        """Disables the endpoints that answered 410. If a row is locked, it is retried after DISABLE_RETRY_S."""
         now = asyncio.get_running_loop().time()
         if now < self._disable_not_before:
             return
@@ -218,18 +219,18 @@ class Settler:
             succeeded(_DISABLE)
 
     async def _disable(self, claim: ClaimedDelivery) -> bool:
-        """Whether that is settled. Apart from the batch, which must not wait for another session that holds the row."""
+        """Returns False if it must be retried. Not in the batch's transaction, which must not wait for a locked row."""
         assert claim.endpoint is not None
-        told = {"endpointId": format_id(ENDPOINT, claim.endpoint_id), "reason": "gone"}
+        data = {"endpointId": format_id(ENDPOINT, claim.endpoint_id), "reason": "gone"}
         try:
             async with self._pool.acquire() as tx, tx.transaction():
                 await endpoint_health.limit_lock_wait(tx)
                 disabled = await endpoint_health.disable(tx, claim.endpoint_id, GONE, claim.endpoint.url)
                 if disabled:
-                    await events.record(tx, claim.tenant_id, "webhook_endpoint_disabled", told)
+                    await events.record(tx, claim.tenant_id, "webhook_endpoint_disabled", data)
             if disabled:
                 self._health.forget(claim.endpoint_id)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is reported, and the results are written
-            failed(_DISABLE, error, f"endpoint {told['endpointId']}", harmless=True)
-            return is_data_fault(error)  # nor would it be disabled later
+        except Exception as error:  # noqa: BLE001  any error is reported, and results are still written
+            failed(_DISABLE, error, f"endpoint {data['endpointId']}", harmless=True)
+            return is_data_fault(error)  # a retry would fail too
         return True

@@ -1,4 +1,4 @@
-"""Results by hand, for a settler that settles what never took a place in a dispatcher."""
+"""Builds results for a settler without a dispatcher."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.events import record_many
 
 
 def without_slots(engine: Engine) -> Engine:
-    """The settler alone: what is settled here never took a place in the dispatcher."""
+    """Detaches the dispatcher: results of these tests hold no slot in it."""
     engine.settler.on_settled = engine.settled.add
     return engine
 

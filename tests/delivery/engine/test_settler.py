@@ -1,4 +1,4 @@
-"""Results are written once, in batches, fenced by their leases, whatever Postgres does not take."""
+"""Results are written once, in batches, fenced by their leases, even if PostgreSQL rejects their details."""
 
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.support.servers.tcp_proxy import Cut, TcpProxy
 from tests.support.settling import attempt, claim, delivered, failed, settle, some_claims
 
 
-async def test_what_has_gathered_is_written_in_batches_of_bounded_size(
+async def test_results_are_written_in_bounded_batches(
     ours: Engine, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settler, "_BATCH", 50)
@@ -28,11 +28,11 @@ async def test_what_has_gathered_is_written_in_batches_of_bounded_size(
     rows = await ours.rows()
     assert [row["status"] for row in rows] == ["delivered"] * 70
     moments = Counter(row["settled_at"] for row in rows)
-    assert sorted(moments.values()) == [20, 50], "one moment a transaction"
+    assert sorted(moments.values()) == [20, 50], "one time per transaction"
     assert (ours.settler.settled, ours.settler.fenced_off) == (70, 0)
 
 
-async def test_a_result_is_stored_as_it_was(ours: Engine, tenant: UUID, endpoint: UUID) -> None:
+async def test_a_result_is_stored_unchanged(ours: Engine, tenant: UUID, endpoint: UUID) -> None:
     (claimed,) = await some_claims(ours, tenant, endpoint, 1)
     result = delivered(claimed, dns_ms=0.5)
     await settle(ours, result)
@@ -48,10 +48,10 @@ async def test_a_result_is_stored_as_it_was(ours: Engine, tenant: UUID, endpoint
 
 
 @pytest.mark.parametrize("late_comes", ["first", "last", "in the same batch"])
-async def test_a_late_worker_s_result_does_not_overwrite_a_newer_one(
+async def test_a_late_result_does_not_overwrite_a_newer_one(
     ours: Engine, tenant: UUID, endpoint: UUID, late_comes: str
 ) -> None:
-    """Both attempts are history; the delivery's state is that of the lease it has."""
+    """Both attempts are recorded; the current lease decides the delivery's status."""
     (old,) = await some_claims(ours, tenant, endpoint, 1)
     assert await deliveries.take_over(ours.pool, [1]) == 1
     (new,) = await claim(ours, endpoint, 1, worker=2)
@@ -71,10 +71,10 @@ async def test_a_late_worker_s_result_does_not_overwrite_a_newer_one(
 
 
 @pytest.mark.parametrize("others", [0, WORTH_A_COPY])
-async def test_two_results_of_one_delivery_in_a_batch_are_told_apart_by_their_leases(
+async def test_leases_distinguish_two_results_of_one_delivery(
     ours: Engine, tenant: UUID, endpoint: UUID, others: int
 ) -> None:
-    """Whichever comes first, and however the attempts are written: one of them counted."""
+    """In either order and with either way to write attempts, one of them counts."""
     first = await some_claims(ours, tenant, endpoint, 2)
     await deliveries.take_over(ours.pool, [1])
     again = {claimed.id: claimed for claimed in await claim(ours, endpoint, 2, worker=2)}
@@ -84,15 +84,15 @@ async def test_two_results_of_one_delivery_in_a_batch_are_told_apart_by_their_le
     late_last = (delivered(new[1]), failed(first[1]))
     await settle(ours, *late_first, *late_last, *(delivered(claimed) for claimed in more))
     assert await ours.statuses() == ["delivered"] * (2 + others)
-    told = [(attempt["outcome"], attempt["settled"]) for attempt in await ours.attempts()]
-    assert Counter(told) == {("ok", True): 2 + others, ("timeout", False): 2}
+    recorded = [(attempt["outcome"], attempt["settled"]) for attempt in await ours.attempts()]
+    assert Counter(recorded) == {("ok", True): 2 + others, ("timeout", False): 2}
     assert (ours.settler.settled, ours.settler.fenced_off) == (2 + others, 2)
 
 
-# Many at a time: by COPY, unless they may be there already
+# Large batches: COPY, unless an earlier try may have written them
 
 
-async def test_the_two_ways_to_record_attempts_leave_equal_rows(
+async def test_copy_and_insert_record_equal_attempts(
     ours: Engine, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims = await some_claims(ours, tenant, endpoint, 2 * WORTH_A_COPY)
@@ -133,10 +133,10 @@ async def test_the_two_ways_to_record_attempts_leave_equal_rows(
     assert copied == inserted
 
 
-async def test_a_commit_of_unknown_fate_of_many_is_repeated_and_written_once(
+async def test_a_large_batch_whose_commit_is_uncertain_is_written_once(
     far: Engine, ours: Engine, proxy: TcpProxy, tenant: UUID, endpoint: UUID
 ) -> None:
-    """What was copied is there already; the repetition passes by it."""
+    """The copied rows exist already, and the retry skips them."""
     count = WORTH_A_COPY + 5
     claims = await some_claims(far, tenant, endpoint, count)
     proxy.cut_at(b"COMMIT", Cut.AFTER)
@@ -147,7 +147,7 @@ async def test_a_commit_of_unknown_fate_of_many_is_repeated_and_written_once(
     assert (far.settler.settled, far.settler.fenced_off) == (count, 0)
 
 
-# What Postgres does not take
+# Results that PostgreSQL rejects
 
 
 @pytest.mark.parametrize(
@@ -155,11 +155,11 @@ async def test_a_commit_of_unknown_fate_of_many_is_repeated_and_written_once(
     [
         pytest.param({"error": "a\x00b"}, id="a zero byte"),
         pytest.param({"error": "a\ud800b"}, id="half a character"),
-        pytest.param({"response_body": b"x" * 4097}, id="more of a body than is kept"),
+        pytest.param({"response_body": b"x" * 4097}, id="a body over the limit"),
     ],
 )
 @pytest.mark.parametrize("count", [9, WORTH_A_COPY + 9])
-async def test_a_result_that_cannot_be_stored_is_isolated_and_settled_without_its_details(
+async def test_a_result_that_cannot_be_stored_is_settled_without_details(
     ours: Engine, tenant: UUID, endpoint: UUID, poison: dict[str, Any], count: int
 ) -> None:
     claims = await some_claims(ours, tenant, endpoint, count)

@@ -1,4 +1,4 @@
-"""What results do to endpoints: 410 disables them, and their health is noted with the results themselves."""
+"""Results change endpoints: a 410 disables them, and their health is updated with the results."""
 
 import asyncio
 from uuid import UUID
@@ -20,10 +20,10 @@ from tests.support.servers.tcp_proxy import Cut, TcpProxy
 from tests.support.settling import delivered, failed, gone, settle, some_claims, without_slots
 
 
-async def test_410_disables_the_endpoint_and_tells_so_once_in_one_transaction(
+async def test_a_410_disables_the_endpoint_and_records_one_event(
     ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
 ) -> None:
-    """However many deliveries got that answer, in one batch or several."""
+    """In one transaction, however many deliveries get a 410 in one batch or several."""
     claims = await some_claims(ours, tenant, endpoint, 4)
     await settle(ours, *(gone(claimed) for claimed in claims[:3]))
     await settle(ours, gone(claims[3]))
@@ -33,10 +33,10 @@ async def test_410_disables_the_endpoint_and_tells_so_once_in_one_transaction(
     )
     assert shown is not None
     assert (shown["enabled"], shown["disabled_reason"]) == (False, "The receiver answered 410 Gone.")
-    assert await told_disabled(superuser) == [(format_id(ENDPOINT, endpoint), "gone", tenant, shown["xid"])]
+    assert await disabled_events(superuser) == [(format_id(ENDPOINT, endpoint), "gone", tenant, shown["xid"])]
 
 
-async def told_disabled(superuser: asyncpg.Connection) -> list[tuple[object, ...]]:
+async def disabled_events(superuser: asyncpg.Connection) -> list[tuple[object, ...]]:
     rows = await superuser.fetch(
         "SELECT data->>'endpointId', data->>'reason', tenant_id, xid::text FROM sandbox.events"
         " WHERE type = 'webhook_endpoint_disabled'"
@@ -44,13 +44,13 @@ async def told_disabled(superuser: asyncpg.Connection) -> list[tuple[object, ...
     return [tuple(row) for row in rows]
 
 
-async def test_410_is_told_as_the_catalog_says(ours: Engine, tenant: UUID, endpoint: UUID) -> None:
+async def test_the_event_of_a_410_matches_its_schema(ours: Engine, tenant: UUID, endpoint: UUID) -> None:
     await settle(ours, *map(gone, await some_claims(ours, tenant, endpoint, 1)))
-    told = await ours.pool.fetchval("SELECT data FROM events WHERE type = 'webhook_endpoint_disabled'")
-    assert_conforms("webhook_endpoint_disabled", orjson.loads(told))
+    data = await ours.pool.fetchval("SELECT data FROM events WHERE type = 'webhook_endpoint_disabled'")
+    assert_conforms("webhook_endpoint_disabled", orjson.loads(data))
 
 
-async def test_410_from_a_url_that_the_endpoint_has_left_disables_nothing(
+async def test_a_410_from_a_former_url_disables_nothing(
     database: Database, ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
 ) -> None:
     (claimed,) = await some_claims(ours, tenant, endpoint, 1)
@@ -59,10 +59,10 @@ async def test_410_from_a_url_that_the_endpoint_has_left_disables_nothing(
     )
     await settle(ours, gone(claimed))
     assert (await endpoints.show(database.core, endpoint)).enabled
-    assert await told_disabled(superuser) == []
+    assert await disabled_events(superuser) == []
 
 
-async def test_410_that_disables_nothing_leaves_the_breaker_as_it_is(
+async def test_a_410_from_a_former_url_leaves_the_breaker_open(
     database: Database, ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
     *hung, last = await some_claims(ours, tenant, endpoint, 6)
@@ -75,7 +75,7 @@ async def test_410_that_disables_nothing_leaves_the_breaker_as_it_is(
     assert ours.settler._health.open(endpoint)
 
 
-async def test_410_that_comes_too_late_disables_nothing(
+async def test_a_410_under_a_lost_lease_disables_nothing(
     database: Database, ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
     (old,) = await some_claims(ours, tenant, endpoint, 1)
@@ -84,20 +84,20 @@ async def test_410_that_comes_too_late_disables_nothing(
     assert (await endpoints.show(database.core, endpoint)).enabled
 
 
-async def test_whoever_is_at_the_endpoint_s_row_holds_results_up_for_a_moment_at_most(
+async def test_a_locked_endpoint_delays_results_only_briefly(
     ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
 ) -> None:
-    """However many 410s came from it: an operator's open transaction must not stop a mode's settling."""
+    """However many 410s it answered: an operator's open transaction must not stop the settler."""
     claims = await some_claims(ours, tenant, endpoint, 6)
     async with superuser.transaction():
         await superuser.execute("SELECT FROM core.webhook_endpoints WHERE id = $1 FOR UPDATE", endpoint)
         async with asyncio.timeout(5):
             await settle(ours, *(gone(claimed) for claimed in claims))
     assert [row["status"] for row in await ours.rows()] == ["failed"] * 6
-    assert await told_disabled(superuser) == [], "it is done later"
+    assert await disabled_events(superuser) == [], "it is done later"
 
 
-async def test_410_that_cannot_be_noted_is_reported_until_it_can(
+async def test_a_410_that_cannot_disable_is_reported_until_it_can(
     ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
 ) -> None:
     part = PartFailures("settler test")
@@ -110,14 +110,14 @@ async def test_410_that_cannot_be_noted_is_reported_until_it_can(
     first, second = await some_claims(ours, tenant, endpoint, 2)
     await settle(ours, gone(first))
     assert (part.total, part.any) == (1, True)
-    assert part.reasons(0) == [], "results are written all the same"
+    assert part.reasons(0) == [], "results are still written"
     assert ours.settler.settled == 1
     await superuser.execute("DROP TRIGGER refuse ON core.webhook_endpoints")
     await settle(ours, gone(second))
     assert not part.any
 
 
-async def test_410_from_two_workers_at_once_is_told_once(
+async def test_a_410_at_two_workers_records_one_event(
     database: Database, ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
     async with engine(database, worker_id=lambda: 2) as other:
@@ -134,7 +134,7 @@ async def test_410_from_two_workers_at_once_is_told_once(
 # Health
 
 
-async def test_the_endpoint_s_health_tells_its_present_fortune(
+async def test_health_counts_failures_since_the_last_success(
     ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
     async def health() -> tuple[int, bool, str | None]:
@@ -151,11 +151,10 @@ async def test_the_endpoint_s_health_tells_its_present_fortune(
     assert await health() == (0, False, None)
 
 
-async def test_a_success_ends_a_failing_that_another_worker_noted(
+async def test_a_success_ends_a_failure_that_another_worker_recorded(
     database: Database, ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
-    """Although all has been well here, and a success was noted a moment ago: else the endpoint would be warned about and
-    disabled for a single failure."""
+    """Although a success was recorded here just before: otherwise a single failure would disable the endpoint in the end."""
     async with engine(database, worker_id=lambda: 2) as other:
         without_slots(other)
         await settle(ours, delivered(*await some_claims(ours, tenant, endpoint, 1)))
@@ -167,7 +166,7 @@ async def test_a_success_ends_a_failing_that_another_worker_noted(
 
 
 @pytest.mark.parametrize("where", [Cut.BEFORE, Cut.AFTER])
-async def test_a_commit_of_unknown_fate_counts_failures_once_and_still_disables_at_410(
+async def test_an_uncertain_commit_counts_failures_once_and_disables_at_410(
     far: Engine,
     ours: Engine,
     superuser: asyncpg.Connection,
@@ -187,14 +186,14 @@ async def test_a_commit_of_unknown_fate_counts_failures_once_and_still_disables_
     proxy.cut_at(b"COMMIT", where)
     await settle(far, gone(claims[5]))
     assert proxy.was_cut.is_set()
-    assert len(await told_disabled(superuser)) == 1
+    assert len(await disabled_events(superuser)) == 1
     assert (far.settler.settled, far.settler.fenced_off) == (6, 0)
 
 
-async def test_a_breaker_is_opened_and_closed_with_the_results_that_decided_it(
+async def test_breaker_changes_are_written_with_their_results(
     ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
-    """And a batch of more failures, tripping nothing, leaves it as it is."""
+    """Later failures of the same batch change nothing."""
 
     async def breaker() -> tuple[bool | None, int]:
         row = await ours.pool.fetchrow(

@@ -1,4 +1,4 @@
-"""No trouble of the database drops a result, and results that wait hold the slots that bound memory."""
+"""No error of the database drops a result, and unwritten results hold the slots that bound memory."""
 
 import asyncio
 from uuid import UUID
@@ -34,7 +34,7 @@ STATES = (
 )
 
 
-async def test_results_wait_for_whatever_is_not_their_fault(
+async def test_results_wait_for_every_error_that_is_not_theirs(
     ours: Engine, connect: Connect, tenant: UUID, endpoint: UUID
 ) -> None:
     owner, count = await connect(OWNER), 0
@@ -53,7 +53,7 @@ async def test_results_wait_for_whatever_is_not_their_fault(
     assert {row["status"] for row in await ours.rows()} == {"delivered"}
 
 
-async def test_after_a_halving_batches_grow_again(
+async def test_batches_grow_again_after_they_were_halved(
     ours: Engine, connect: Connect, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -96,7 +96,7 @@ async def test_a_defect_that_ends_the_settler_leaves_its_results_to_the_next_run
 async def test_attempts_end_when_all_slots_hold_results(
     database: Database, connect: Connect, receiver: Receiver, tenant: UUID
 ) -> None:
-    """And go on once they are written; nothing is sent twice."""
+    """They continue once results are written; no delivery is sent twice."""
     most = 10
     await add_endpoint(database, tenant, receiver.url)
     superuser, holder = await connect(SUPERUSER), await connect(SUPERUSER)
@@ -109,7 +109,7 @@ async def test_attempts_end_when_all_slots_hold_results(
                 await until(
                     superuser, "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND waitstart IS NOT NULL"
                 )
-                while ours.dispatcher.in_flight < most:  # noqa: ASYNC110  nothing tells when
+                while ours.dispatcher.in_flight < most:  # noqa: ASYNC110  there is no signal for it
                     await asyncio.sleep(0.005)
                 await asyncio.sleep(0.2)  # in which others would be sent
                 assert ours.dispatcher.in_flight <= most
@@ -119,7 +119,7 @@ async def test_attempts_end_when_all_slots_hold_results(
         assert ours.dispatcher.in_flight == 0
 
 
-async def test_a_410_whose_endpoint_is_locked_disables_it_later_by_itself(
+async def test_a_410_of_a_locked_endpoint_disables_it_later(
     ours: Engine, connect: Connect, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settler, "DISABLE_RETRY_S", 0.05)

@@ -1,4 +1,4 @@
-"""Results outlive troubles of the database, and commits of unknown fate are written once."""
+"""Results survive outages of the database, and are written once after an uncertain commit."""
 
 import asyncio
 from uuid import UUID
@@ -11,7 +11,7 @@ from tests.support.servers.tcp_proxy import Cut, TcpProxy
 from tests.support.settling import delivered, settle, some_claims
 
 
-async def test_results_of_an_outage_are_written_once_when_it_is_over(
+async def test_results_of_an_outage_are_written_once_after_it(
     far: Engine, ours: Engine, proxy: TcpProxy, tenant: UUID, endpoint: UUID
 ) -> None:
     claims = await some_claims(far, tenant, endpoint, 20)
@@ -20,7 +20,7 @@ async def test_results_of_an_outage_are_written_once_when_it_is_over(
         for claimed in claims:
             far.settler.put(delivered(claimed))
         await proxy.turned_away.wait()
-        assert len(far.settled) == 0, "what is not written keeps its place"
+        assert len(far.settled) == 0, "an unwritten result keeps its slot"
         proxy.come_back()
         await far.settled.count(20)
     assert [row["status"] for row in await ours.rows()] == ["delivered"] * 20
@@ -28,7 +28,7 @@ async def test_results_of_an_outage_are_written_once_when_it_is_over(
     assert (far.settler.settled, far.settler.fenced_off) == (20, 0)
 
 
-async def test_sessions_ended_by_the_server_cost_nothing(
+async def test_sessions_ended_by_the_server_lose_no_result(
     ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
 ) -> None:
     claims = await some_claims(ours, tenant, endpoint, 60)
@@ -46,7 +46,7 @@ async def test_sessions_ended_by_the_server_cost_nothing(
 
 
 @pytest.mark.parametrize("where", [Cut.BEFORE, Cut.AFTER])
-async def test_a_commit_of_unknown_fate_is_repeated_and_written_once(
+async def test_a_result_whose_commit_is_uncertain_is_written_once(
     far: Engine, ours: Engine, proxy: TcpProxy, tenant: UUID, endpoint: UUID, where: Cut
 ) -> None:
     claims = await some_claims(far, tenant, endpoint, 5)
@@ -57,10 +57,10 @@ async def test_a_commit_of_unknown_fate_is_repeated_and_written_once(
     assert [attempt["settled"] for attempt in await ours.attempts()] == [True] * 5
 
 
-async def test_a_stop_during_an_outage_tries_a_little_longer_and_then_gives_up(
+async def test_a_stop_during_an_outage_gives_up_after_a_few_tries(
     far: Engine, ours: Engine, proxy: TcpProxy, tenant: UUID, endpoint: UUID
 ) -> None:
-    """What is given up stays leased, for others to take over: at worst it is repeated."""
+    """The deliveries stay leased for other workers to take over: at worst they are sent again."""
     claims = await some_claims(far, tenant, endpoint, 3)
     proxy.go_down()
     async with running(far.settler):
