@@ -201,22 +201,25 @@ class Settler:
         self.fenced_off += len(batch) - len(settled)
         claims = [result.settlement.claim for result in batch if result.disable_endpoint]
         gone = {claim.endpoint_id: claim for claim in claims if claim.id in settled}
-        if gone:
-            self._gone |= gone
+        new = {endpoint: claim for endpoint, claim in gone.items() if endpoint not in self._gone}
+        if new:
             self._disable_not_before = 0.0
+        self._gone = new | self._gone | gone
 
     async def _disable_gone(self) -> None:
-        """Disables the endpoints that answered 410. If a row is locked, it is retried after DISABLE_RETRY_S."""
-        now = asyncio.get_running_loop().time()
-        if now < self._disable_not_before:
+        """Disables the endpoints that answered 410, new ones first.
+
+        Ends at the first locked row, because results wait meanwhile; that endpoint is last after DISABLE_RETRY_S."""
+        if asyncio.get_running_loop().time() < self._disable_not_before:
             return
         for claim in list(self._gone.values()):
-            if await self._disable(claim):
-                del self._gone[claim.endpoint_id]
-        if self._gone:
-            self._disable_not_before = now + DISABLE_RETRY_S
-        else:
-            succeeded(_DISABLE)
+            disabled = await self._disable(claim)
+            del self._gone[claim.endpoint_id]
+            if not disabled:
+                self._gone[claim.endpoint_id] = claim
+                self._disable_not_before = asyncio.get_running_loop().time() + DISABLE_RETRY_S
+                return
+        succeeded(_DISABLE)
 
     async def _disable(self, claim: ClaimedDelivery) -> bool:
         """Returns False if it must be retried. Not in the batch's transaction, which must not wait for a locked row."""

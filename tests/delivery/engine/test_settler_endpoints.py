@@ -7,6 +7,7 @@ import asyncpg
 import orjson
 import pytest
 
+from delivery.engine import settler
 from schema.connections.database import Database
 from schema.core import endpoints
 from schema.core.endpoints import EndpointChanges
@@ -98,8 +99,13 @@ async def test_a_locked_endpoint_delays_results_only_briefly(
 
 
 async def test_a_410_that_cannot_disable_is_reported_until_it_can(
-    ours: Engine, superuser: asyncpg.Connection, tenant: UUID, endpoint: UUID
+    ours: Engine,
+    superuser: asyncpg.Connection,
+    tenant: UUID,
+    endpoint: UUID,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(settler, "DISABLE_RETRY_S", 0.0)
     part = PartFailures("settler test")
     enter_part(part)
     await superuser.execute(

@@ -10,12 +10,13 @@ from delivery.engine import settler
 from delivery.engine.dispatcher import DispatchLimits
 from schema.connections.database import Database
 from schema.deliveries import deliveries
+from schema.failures import PartFailures, enter_part
 from tests.support.asking import until
 from tests.support.engine import Engine, add_endpoint, engine, in_flight_limits, running
 from tests.support.events import record
 from tests.support.servers.connections import OWNER, SUPERUSER, Connect
 from tests.support.servers.receiver import Receiver
-from tests.support.settling import delivered, gone, some_claims
+from tests.support.settling import delivered, gone, settle, some_claims
 from tests.support.trouble import raising
 
 STATES = (
@@ -133,3 +134,42 @@ async def test_a_410_of_a_locked_endpoint_disables_it_later(
     async with running(ours.settler):
         await until(observer, f"SELECT NOT ({enabled})", endpoint)
     assert len(await ours.attempts()) == 1
+
+
+async def test_one_locked_endpoint_per_pass_delays_results(
+    ours: Engine,
+    database: Database,
+    connect: Connect,
+    tenant: UUID,
+    endpoint: UUID,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many endpoints are locked, and however many 410s they answer. The others are disabled meanwhile."""
+    monkeypatch.setattr(settler, "DISABLE_RETRY_S", 3600)
+    part = PartFailures("settler test")
+    enter_part(part)
+    locked = [endpoint, *[await add_endpoint(database, tenant, "https://example.com/") for _ in range(2)]]
+    claims = {one: await some_claims(ours, tenant, one, 2) for one in locked}
+    unlocked = await add_endpoint(database, tenant, "https://example.com/")
+    (last,) = await some_claims(ours, tenant, unlocked, 1)
+    ids = ", ".join(f"'{one}'" for one in locked)
+    owner = await connect(OWNER)
+    await owner.execute(
+        "CREATE FUNCTION core.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE lock_not_available USING MESSAGE = 'locked'; END $$;"
+        " CREATE TRIGGER refuse BEFORE UPDATE ON core.webhook_endpoints"
+        f" FOR EACH ROW WHEN (OLD.id IN ({ids})) EXECUTE FUNCTION core.refuse()"
+    )
+    await settle(ours, *(gone(claims[one][0]) for one in locked))
+    assert part.total == 1
+    await settle(ours, *(gone(claims[one][1]) for one in locked))
+    assert part.total == 1, "another 410 of the same endpoints causes no earlier retry"
+    await settle(ours, gone(last))
+    assert part.total == 2
+    enabled = "SELECT array_agg(id) FROM core.webhook_endpoints WHERE enabled"
+    assert set(await owner.fetchval(enabled)) == set(locked)
+    await owner.execute("DROP TRIGGER refuse ON core.webhook_endpoints")
+    monkeypatch.setattr(settler, "DISABLE_RETRY_S", 0.01)
+    ours.settler._disable_not_before = 0.0
+    async with running(ours.settler):
+        await until(owner, f"SELECT ({enabled}) IS NULL")
