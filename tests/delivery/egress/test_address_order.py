@@ -1,4 +1,4 @@
-"""The order in which a host's addresses are tried, and the time that each may take: pure, with every kind of host."""
+"""The order in which a host's addresses are tried, and the time for each."""
 
 import asyncio
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -20,7 +20,7 @@ HOST = ("a.test", 443)
 
 
 @given(hosts)
-def test_every_address_comes_once_and_families_take_turns(answer: list[IPv4Address | IPv6Address]) -> None:
+def test_every_address_comes_once_and_families_alternate(answer: list[IPv4Address | IPv6Address]) -> None:
     order = interleave(answer)
     assert sorted(map(str, order)) == sorted({str(address) for address in answer})
     for version in (4, 6):
@@ -32,9 +32,7 @@ def test_every_address_comes_once_and_families_take_turns(answer: list[IPv4Addre
 
 
 @given(st.floats(0.001, 60), st.integers(1, 64))
-def test_shares_fill_the_time_and_none_is_too_short_while_time_is_left(
-    seconds: float, addresses: int
-) -> None:
+def test_time_shares_fill_the_time_and_keep_a_minimum(seconds: float, addresses: int) -> None:
     left = seconds
     for count in range(addresses, 0, -1):
         given_ = share(left, count)
@@ -53,7 +51,7 @@ def candidates(answer: list[IPv4Address | IPv6Address]) -> tuple[CheckedAddress,
 
 
 @given(hosts, st.data())
-def test_an_attempt_begins_with_what_answered_or_behind_what_failed(
+def test_an_attempt_begins_with_the_preferred_address(
     answer: list[IPv4Address | IPv6Address], data: st.DataObject
 ) -> None:
     addresses, first = candidates(answer), PreferredAddresses()
@@ -71,7 +69,7 @@ def test_an_attempt_begins_with_what_answered_or_behind_what_failed(
 
 
 @given(hosts, hosts)
-def test_an_address_that_is_no_longer_the_hosts_is_never_tried(
+def test_a_removed_address_is_never_tried(
     before: list[IPv4Address | IPv6Address], now: list[IPv4Address | IPv6Address]
 ) -> None:
     first = PreferredAddresses()
@@ -81,7 +79,7 @@ def test_an_address_that_is_no_longer_the_hosts_is_never_tried(
         assert sorted(each.text for each in order) == sorted(each.text for each in candidates(now))
 
 
-def test_failing_again_and_again_goes_round_all_addresses() -> None:
+def test_repeated_failures_rotate_through_all_addresses() -> None:
     addresses, first = candidates([ip_address(f"192.0.2.{n}") for n in range(4)]), PreferredAddresses()
     begun = []
     for _ in range(5):
@@ -90,7 +88,7 @@ def test_failing_again_and_again_goes_round_all_addresses() -> None:
     assert begun == ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.0"]
 
 
-def test_what_is_remembered_is_bounded_and_the_oldest_goes() -> None:
+def test_the_oldest_preferred_address_is_forgotten_at_the_limit() -> None:
     addresses, first = candidates([ip_address("192.0.2.1"), ip_address("192.0.2.2")]), PreferredAddresses()
     for port in range(REMEMBERED + 1):
         first.answered(("a.test", port), "192.0.2.2")
@@ -103,7 +101,7 @@ REFUSED = AttemptFailed(Outcome.CONNECT, "connection refused")
 
 
 async def reach(*failures: Exception | None) -> tuple[object, int]:
-    """What trying so many addresses ends with, and how many were tried."""
+    """The result of trying this many addresses, and how many were tried."""
     tried = 0
 
     async def connect(failure: Exception | None, _until: float) -> str:
@@ -119,11 +117,11 @@ async def reach(*failures: Exception | None) -> tuple[object, int]:
         return failure, tried
 
 
-async def test_the_first_that_connects_is_taken_and_the_rest_left_alone() -> None:
+async def test_the_first_address_that_connects_is_used() -> None:
     assert await reach(REFUSED, TimeoutError(), None, None) == ("reached", 3)
 
 
-async def test_the_last_failure_is_told() -> None:
+async def test_the_last_failure_is_reported() -> None:
     assert await reach(TimeoutError(), REFUSED) == (REFUSED, 2)
     failure, _ = await reach(REFUSED, TimeoutError())
     assert isinstance(failure, AttemptFailed)
@@ -131,11 +129,11 @@ async def test_the_last_failure_is_told() -> None:
 
 
 @pytest.mark.parametrize("failure", [Blocked("no"), OutOfDescriptors(), ZeroDivisionError()])
-async def test_what_is_no_fault_of_an_address_ends_the_search(failure: Exception) -> None:
+async def test_a_failure_of_no_address_ends_the_search(failure: Exception) -> None:
     assert await reach(REFUSED, failure, None) == (failure, 2)
 
 
-async def test_no_address_is_tried_when_the_time_is_over() -> None:
+async def test_no_address_is_tried_after_the_deadline() -> None:
     async def connect(_address: int, _until: float) -> None:
         raise AssertionError
 

@@ -48,7 +48,7 @@ def test_the_parts_are_ready_to_use() -> None:
         (f"https://{LONGEST}./", f"https://{LONGEST}./"),
     ],
 )
-def test_a_url_has_one_spelling(text: str, canonical: str) -> None:
+def test_a_url_has_one_canonical_form(text: str, canonical: str) -> None:
     assert str(parse_endpoint_url(text)) == canonical
 
 
@@ -151,7 +151,7 @@ def test_a_host_that_two_parsers_could_read_differently_is_refused(host: str) ->
         ("https://bücher.example/", "punycode"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(text: str, says: str) -> None:
+def test_an_invalid_url_is_refused_in_one_sentence(text: str, says: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         parse_endpoint_url(text)
     message = str(refused.value)
@@ -188,7 +188,7 @@ urls = st.builds(
 
 @given(st.one_of(urls, st.text(), st.text(alphabet="htps:/?#[]@%.\\1a \n")))
 @example("https://[::ffff:1.2.3.4]/?#")
-def test_any_text_is_refused_or_reads_back_as_itself(text: str) -> None:
+def test_any_text_is_refused_or_round_trips(text: str) -> None:
     try:
         url = parse_endpoint_url(text)
     except InvalidInput:
@@ -199,8 +199,8 @@ def test_any_text_is_refused_or_reads_back_as_itself(text: str) -> None:
 
 
 @given(urls)
-def test_other_parsers_read_what_is_accepted_in_the_same_way(text: str) -> None:
-    """The standard library's, and yarl."""
+def test_other_parsers_read_accepted_urls_the_same_way(text: str) -> None:
+    """urllib.parse and yarl."""
     try:
         url = parse_endpoint_url(text)
     except InvalidInput:

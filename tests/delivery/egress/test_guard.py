@@ -14,7 +14,7 @@ from schema.errors import InvalidInput
 
 
 class Names:
-    """A resolver with written answers; it keeps count of what it was asked."""
+    """A resolver with a fixed result, which records the names asked for."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = [ip_address(text) for text in addresses]
@@ -40,7 +40,7 @@ def policy(*networks: str) -> EgressPolicy:
 
 
 async def checked(url: str, names: Names, allow: EgressPolicy | None = None) -> list[str]:
-    """By the way that waits for DNS, and by the one that does not when the addresses are known: both decide alike."""
+    """Resolves with and without waiting for DNS, and checks that both decide the same."""
     guard = EgressGuard(allow or policy(), names)
     parsed = parse_endpoint_url(url)
     waited = at_once = None
@@ -54,7 +54,7 @@ async def checked(url: str, names: Names, allow: EgressPolicy | None = None) -> 
     return [address.text for address in waited]
 
 
-async def test_all_addresses_are_handed_out_once_with_families_in_turn_and_ipv4_first() -> None:
+async def test_addresses_are_unique_and_alternate_families_ipv4_first() -> None:
     answer = Names("2600::1", "2600::2", "8.8.8.8", "1.1.1.1", "::ffff:8.8.8.8")
     assert await checked("https://a.test/", answer) == ["8.8.8.8", "2600::1", "1.1.1.1", "2600::2"]
 
@@ -62,7 +62,7 @@ async def test_all_addresses_are_handed_out_once_with_families_in_turn_and_ipv4_
 @pytest.mark.parametrize(
     "bad", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "64:ff9b::7f00:1", "fe80::1%eth0"]
 )
-async def test_one_forbidden_address_among_good_ones_blocks_the_name(bad: str) -> None:
+async def test_one_forbidden_address_blocks_the_whole_name(bad: str) -> None:
     good = ("8.8.8.8", "2600::1")
     for answer in ((bad, *good), (*good, bad), (bad,)):
         with pytest.raises(Blocked):
@@ -91,7 +91,7 @@ async def test_one_forbidden_address_among_good_ones_blocks_the_name(bad: str) -
         "https://[5f00::1]/",
     ],
 )
-async def test_forbidden_literals_are_blocked_without_asking_dns(url: str) -> None:
+async def test_forbidden_literals_are_blocked_without_dns(url: str) -> None:
     names = Names("8.8.8.8")
     with pytest.raises(Blocked):
         await checked(url, names)
@@ -99,7 +99,7 @@ async def test_forbidden_literals_are_blocked_without_asking_dns(url: str) -> No
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost.", "LOCALHOST", "a.localhost", "a.b.localhost."])
-async def test_localhost_is_loopback_whatever_dns_would_say(host: str) -> None:
+async def test_localhost_is_loopback_without_dns(host: str) -> None:
     names = Names("8.8.8.8")
     with pytest.raises(Blocked, match="loopback"):
         await checked(f"https://{host}/", names)
@@ -117,7 +117,7 @@ async def test_names_that_only_look_like_localhost_go_to_dns() -> None:
     assert names.asked == ["notlocalhost", "localhost.example"]
 
 
-async def test_plain_http_and_other_ports_exist_only_where_every_address_is_allowed() -> None:
+async def test_plain_http_and_other_ports_need_allowed_addresses() -> None:
     inside = policy("10.0.0.0/8")
     for url in ("http://a.test/", "http://a.test:8080/", "https://a.test:9000/"):
         assert await checked(url, Names("10.0.0.1", "10.0.0.2"), inside) == ["10.0.0.1", "10.0.0.2"]
@@ -127,7 +127,7 @@ async def test_plain_http_and_other_ports_exist_only_where_every_address_is_allo
     assert await checked("https://a.test:8443/", Names("8.8.8.8")) == ["8.8.8.8"]
 
 
-async def test_a_mapped_answer_is_dialled_and_judged_as_ipv4() -> None:
+async def test_a_mapped_address_is_checked_and_dialled_as_ipv4() -> None:
     assert await checked("https://a.test/", Names("::ffff:8.8.8.8")) == ["8.8.8.8"]
     assert await checked("https://a.test/", Names("::ffff:10.0.0.1"), policy("10.0.0.0/8")) == ["10.0.0.1"]
     with pytest.raises(Blocked):
@@ -135,7 +135,7 @@ async def test_a_mapped_answer_is_dialled_and_judged_as_ipv4() -> None:
 
 
 @given(st.ip_addresses(v=4, network="10.0.0.0/8"))
-def test_allowing_an_ipv4_network_does_not_allow_it_behind_a_gateway(address: IPv4Address) -> None:
+def test_an_allowed_ipv4_network_excludes_embedded_addresses(address: IPv4Address) -> None:
     allowed = policy("10.0.0.0/8")
     assert allowed.refusal("https", 443, address) is None
     for prefix, shift in (("64:ff9b::", 0), ("64:ff9b:1::", 0), ("::", 0), ("2002::", 80), ("2001::", 64)):
@@ -144,18 +144,20 @@ def test_allowing_an_ipv4_network_does_not_allow_it_behind_a_gateway(address: IP
 
 
 @given(st.ip_addresses(), st.sampled_from(["http", "https"]), st.integers(1, 65535))
-def test_an_allowed_network_decides_alone(address: IPv4Address | IPv6Address, scheme: str, port: int) -> None:
+def test_an_allowed_network_overrides_all_rules(
+    address: IPv4Address | IPv6Address, scheme: str, port: int
+) -> None:
     everything = policy("0.0.0.0/0", "::/0")
     assert everything.refusal(scheme, port, address) is None
 
 
-async def test_a_block_does_not_tell_the_address_that_dns_gave() -> None:
+async def test_a_blocked_error_does_not_contain_the_address() -> None:
     with pytest.raises(Blocked) as blocked:
         await checked("https://intranet.test/", Names("10.11.12.13"))
     assert str(blocked.value) == "the target is a private address"
 
 
-async def test_what_was_checked_is_checked_again_when_its_addresses_change() -> None:
+async def test_changed_addresses_are_checked_again() -> None:
     names = Names("8.8.8.8")
     guard = EgressGuard(policy(), names)
     url = parse_endpoint_url("https://a.test/")
@@ -169,7 +171,7 @@ async def test_what_was_checked_is_checked_again_when_its_addresses_change() -> 
     assert guard.resolve_cached(url) is None
 
 
-async def test_an_empty_answer_is_a_failure_and_not_a_pass() -> None:
+async def test_an_empty_dns_result_is_a_failure() -> None:
     class Empty(Names):
         async def resolve(self, _host: str, _deadline: float) -> Sequence[IPv4Address | IPv6Address]:
             return []
@@ -181,12 +183,12 @@ async def test_an_empty_answer_is_a_failure_and_not_a_pass() -> None:
 @pytest.mark.parametrize(
     "url", ["https://127.0.0.1/", "https://localhost./", "http://8.8.8.8/", "https://8.8.8.8:22/"]
 )
-async def test_saving_a_forbidden_url_is_refused_with_a_way_out(url: str) -> None:
+async def test_saving_a_forbidden_url_names_the_setting(url: str) -> None:
     with pytest.raises(InvalidInput, match="DURO_EGRESS_ALLOW"):
         await EgressGuard(policy(), Names()).check_at_save(parse_endpoint_url(url))
 
 
-async def test_saving_asks_dns_and_refuses_what_it_forbids() -> None:
+async def test_saving_resolves_the_name_and_checks_it() -> None:
     url = parse_endpoint_url("https://a.test/")
     await EgressGuard(policy(), Names("8.8.8.8")).check_at_save(url)
     with pytest.raises(InvalidInput, match="a private address"):
@@ -194,7 +196,7 @@ async def test_saving_asks_dns_and_refuses_what_it_forbids() -> None:
 
 
 @pytest.mark.parametrize("resolver", [Names(), Silence()])
-async def test_saving_takes_an_unknown_name_on_trust_for_https_alone(resolver: Names | Silence) -> None:
+async def test_saving_accepts_an_unresolved_name_for_https_only(resolver: Names | Silence) -> None:
     guard = EgressGuard(policy("10.0.0.0/8"), resolver)
     await guard.check_at_save(parse_endpoint_url("https://soon.test/"))
     for url in ("http://soon.test/", "https://soon.test:9000/"):
@@ -202,7 +204,7 @@ async def test_saving_takes_an_unknown_name_on_trust_for_https_alone(resolver: N
             await guard.check_at_save(parse_endpoint_url(url))
 
 
-def test_networks_are_read_from_a_list() -> None:
+def test_a_list_of_networks_is_parsed() -> None:
     assert parse_cidrs("") == parse_cidrs("  ") == ()
     assert parse_cidrs("127.0.0.0/8, 10.1.2.3 ,FD00::/8") == (
         ip_network("127.0.0.0/8"),
@@ -226,6 +228,6 @@ def test_networks_are_read_from_a_list() -> None:
         ("::ffff:10.0.0.0/104", "IPv4 written as IPv6"),
     ],
 )
-def test_a_network_that_is_not_one_is_refused_by_name(text: str, says: str) -> None:
+def test_an_invalid_network_is_refused_by_name(text: str, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         parse_cidrs(text)

@@ -29,7 +29,7 @@ class Clock:
 
 
 class Dns:
-    """A blocking look-up whose answers are written down; names in `silent` hold their thread until released."""
+    """A blocking lookup with fixed results; names in `silent` hold their thread until released."""
 
     def __init__(self, **answers: Sequence[str] | Exception) -> None:
         self.answers = answers
@@ -40,7 +40,7 @@ class Dns:
     def __call__(self, host: str) -> Sequence[Address]:
         self.asked.append(host)
         if host in self.silent and not self.release.wait(10):
-            raise AssertionError("nobody released the silent names")
+            raise AssertionError("the silent names were not released")
         answer = self.answers.get(host, ["8.8.8.8"])
         if isinstance(answer, Exception):
             raise answer
@@ -51,7 +51,7 @@ def soon(seconds: float = 5) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
-async def test_an_answer_is_kept_for_its_time_and_then_asked_for_again() -> None:
+async def test_a_result_is_cached_until_it_expires() -> None:
     dns, clock = Dns(a=["8.8.8.8"]), Clock()
     resolver = SystemResolver(dns, clock=clock)
     assert await resolver.resolve("a", soon()) == (PUBLIC,)
@@ -63,7 +63,7 @@ async def test_an_answer_is_kept_for_its_time_and_then_asked_for_again() -> None
     assert dns.asked == ["a", "a"]
 
 
-async def test_what_is_kept_can_be_had_without_waiting_and_nothing_else_can() -> None:
+async def test_only_cached_results_are_returned_without_waiting() -> None:
     dns, clock = (
         Dns(a=["8.8.8.8"], b=socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
         Clock(),
@@ -81,7 +81,7 @@ async def test_what_is_kept_can_be_had_without_waiting_and_nothing_else_can() ->
     assert dns.asked == ["a", "b"]
 
 
-async def test_a_failure_is_kept_for_less_long() -> None:
+async def test_a_failure_is_cached_for_less_time() -> None:
     failure = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     dns, clock = Dns(a=failure), Clock()
     resolver = SystemResolver(dns, clock=clock)
@@ -97,7 +97,7 @@ async def test_a_failure_is_kept_for_less_long() -> None:
 @pytest.mark.parametrize(
     "surprise", [UnicodeError("label too long"), RuntimeError("?"), OSError(24, "too many files")]
 )
-async def test_whatever_goes_wrong_is_a_failed_name(surprise: Exception) -> None:
+async def test_any_lookup_error_is_a_dns_failure(surprise: Exception) -> None:
     with pytest.raises(DnsFailed):
         await SystemResolver(Dns(a=surprise)).resolve("a", soon())
 
@@ -111,7 +111,7 @@ async def test_a_name_without_addresses_or_with_too_many_fails() -> None:
     assert await resolver.resolve("repeated", soon()) == (PUBLIC,)
 
 
-async def test_who_asks_for_one_name_at_once_shares_one_lookup() -> None:
+async def test_concurrent_callers_share_one_lookup() -> None:
     dns = Dns()
     answers = await asyncio.gather(
         *(resolver.resolve("a", soon()) for resolver in [SystemResolver(dns)] * 20)
@@ -120,7 +120,7 @@ async def test_who_asks_for_one_name_at_once_shares_one_lookup() -> None:
     assert dns.asked == ["a"]
 
 
-async def test_a_deadline_is_kept_and_the_lookup_goes_on_for_the_next_to_ask() -> None:
+async def test_a_lookup_continues_after_a_caller_times_out() -> None:
     dns = Dns()
     dns.silent.add("slow")
     resolver = SystemResolver(dns)
@@ -131,7 +131,7 @@ async def test_a_deadline_is_kept_and_the_lookup_goes_on_for_the_next_to_ask() -
     assert dns.asked == ["slow"]
 
 
-async def test_cancelling_one_who_waits_does_not_disturb_the_others() -> None:
+async def test_cancelling_one_caller_does_not_affect_others() -> None:
     dns = Dns()
     dns.silent.add("slow")
     resolver = SystemResolver(dns)
@@ -144,8 +144,8 @@ async def test_cancelling_one_who_waits_does_not_disturb_the_others() -> None:
         await one
 
 
-async def test_names_that_never_answer_hold_up_only_other_new_names() -> None:
-    """Every thread of the second lane is held; a name that has answered before is still looked up."""
+async def test_silent_names_delay_only_other_new_names() -> None:
+    """All threads for new names are busy; a name that resolved before is still looked up."""
     dns, clock = Dns(), Clock()
     resolver = SystemResolver(dns, clock=clock, threads_per_group=2)
     await resolver.resolve("good", soon())
@@ -165,7 +165,7 @@ async def test_names_that_never_answer_hold_up_only_other_new_names() -> None:
     assert await resolver.resolve("new", soon()) == (PUBLIC,)
 
 
-async def test_the_number_of_remembered_names_is_bounded() -> None:
+async def test_the_cache_has_a_size_limit() -> None:
     dns = Dns()
     resolver = SystemResolver(dns, max_names=3)
     for name in "abcd":
@@ -174,7 +174,7 @@ async def test_the_number_of_remembered_names_is_bounded() -> None:
     assert not resolver._pending
 
 
-async def test_the_loop_goes_on_while_a_name_is_looked_up() -> None:
+async def test_a_lookup_does_not_block_the_loop() -> None:
     dns = Dns()
     dns.silent.add("slow")
     lookup = asyncio.create_task(SystemResolver(dns).resolve("slow", soon()))
@@ -185,7 +185,7 @@ async def test_the_loop_goes_on_while_a_name_is_looked_up() -> None:
     assert await lookup == (PUBLIC,)
 
 
-def test_a_silent_name_does_not_hold_up_the_end_of_the_process() -> None:
+def test_a_silent_name_does_not_delay_process_exit() -> None:
     program = """
 import asyncio, threading
 from delivery.egress.resolver import SystemResolver
@@ -204,7 +204,7 @@ asyncio.run(main())
     assert (done.stdout, done.stderr) == ("timed out\n", "")
 
 
-def test_the_systems_lookup_gives_addresses_without_a_server_for_literals_and_bad_labels() -> None:
+def test_the_system_lookup_handles_literals_and_bad_labels() -> None:
     assert ip_address("192.0.2.7") in system_lookup("192.0.2.7")
     with pytest.raises(UnicodeError):
         system_lookup("a" * 64)

@@ -63,7 +63,7 @@ WRAPPINGS: dict[str, Wrap] = {
         *("fe80::1%eth0", "febf::1", "fec0::1", "feff::1", "ff02::1", "ff0e::1", "2600::1%eth0"),
     ],
 )
-def test_addresses_that_are_not_for_the_public_are_refused(text: str) -> None:
+def test_special_addresses_have_a_reason(text: str) -> None:
     assert special_reason(ip_address(text))
 
 
@@ -106,13 +106,13 @@ forbidden = st.ip_addresses(v=4).filter(special_reason) | st.ip_addresses(v=4, n
 
 @pytest.mark.parametrize("name", WRAPPINGS)
 @given(ipv4=forbidden)
-def test_a_forbidden_ipv4_address_stays_forbidden_in_every_wrapping(name: str, ipv4: IPv4Address) -> None:
+def test_a_forbidden_ipv4_address_stays_forbidden_when_embedded(name: str, ipv4: IPv4Address) -> None:
     assert special_reason(IPv6Address(WRAPPINGS[name](int(ipv4))))
 
 
 @pytest.mark.parametrize("name", WRAPPINGS)
 @given(ipv4=st.ip_addresses(v=4))
-def test_a_hidden_ipv4_address_is_found(name: str, ipv4: IPv4Address) -> None:
+def test_an_embedded_ipv4_address_is_found(name: str, ipv4: IPv4Address) -> None:
     assert ipv4 in embedded_ipv4(IPv6Address(WRAPPINGS[name](int(ipv4))))
 
 
@@ -124,6 +124,6 @@ def test_only_nat64_and_mapping_lead_to_a_public_ipv4_address(ipv4: IPv4Address)
 
 
 @given(st.ip_addresses())
-def test_what_the_standard_library_calls_not_global_never_passes(address: IPv4Address | IPv6Address) -> None:
+def test_addresses_not_global_in_the_stdlib_never_pass(address: IPv4Address | IPv6Address) -> None:
     if not unmapped(address).is_global:
         assert special_reason(address)

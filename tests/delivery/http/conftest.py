@@ -1,4 +1,4 @@
-"""Every promise about the wire is kept on asyncio's own loop and on uvloop, which production runs on."""
+"""Runs every test here on asyncio's own loop and on uvloop, which production uses."""
 
 import asyncio
 from collections.abc import Callable, Mapping

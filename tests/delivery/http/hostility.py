@@ -1,4 +1,4 @@
-"""One misbehaving connection, and the proof that it harmed nobody else."""
+"""One misbehaving connection, and a check that no other delivery is affected."""
 
 import socket
 import ssl
@@ -21,7 +21,7 @@ async def provoke(
     body: bytes = BODY,
     attempt_timeout: float = 5.0,
 ) -> AttemptResult:
-    """What an attempt made of a receiver whose first connection misbehaves. The next delivery must get its own answer."""
+    """The result of an attempt whose connection misbehaves. The next delivery must get its own response."""
 
     async def behave(peer: Peer) -> None:
         if peer.number == 1:

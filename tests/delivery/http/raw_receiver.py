@@ -1,4 +1,4 @@
-"""Receivers that misbehave on purpose, names that answer what they are told to, and a sender between them."""
+"""Misbehaving receivers, a resolver with fixed results, and a sender to test with them."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ BODY = b'{"id":"evt_1"}'
 
 
 class Names:
-    """A resolver whose answers are written down: each name's next answer, the last one for ever."""
+    """A resolver with a list of results per name; the last one repeats."""
 
     def __init__(self, **answers: Sequence[Sequence[str]]) -> None:
         self.answers = {name.replace("_", "."): list(given) for name, given in answers.items()}
@@ -37,11 +37,11 @@ class Names:
         return [ip_address(text) for text in (given.pop(0) if len(given) > 1 else given[0])]
 
     def cached(self, _host: str) -> None:
-        """It has to be asked each time."""
+        """Nothing is cached."""
 
 
 class Silence:
-    """A resolver that never answers."""
+    """A resolver that never returns."""
 
     async def resolve(self, *_: object) -> Sequence[IPv4Address | IPv6Address]:
         await asyncio.Event().wait()
@@ -74,17 +74,17 @@ class Peer:
 
     async def answer(self, raw: bytes = OK) -> None:
         if self.writer.transport.is_closing():
-            raise ConnectionResetError  # as asyncio says it; uvloop has a RuntimeError
+            raise ConnectionResetError  # asyncio raises this; uvloop raises RuntimeError
         self.writer.write(raw)
         await self.writer.drain()
 
     async def flood(self, piece: bytes) -> None:
-        """Writes until the sender hangs up."""
+        """Writes until the sender closes."""
         while True:
             await self.answer(piece)
 
     async def hung_up(self) -> None:
-        """Returns when the sender has closed, politely or not."""
+        """Returns when the sender has closed or reset the connection."""
         with suppress(OSError):
             while await self.reader.read(65536):
                 pass
@@ -102,7 +102,7 @@ class Receiver:
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def all_closed(self) -> None:
-        """Waits until every connection's behaviour has come to its end."""
+        """Waits until the behaviour of every connection has ended."""
         async with asyncio.timeout(5), self.changed:
             await self.changed.wait_for(lambda: self.closed == self.connections)
 
@@ -161,8 +161,8 @@ async def receiving(
 
 
 @asynccontextmanager
-async def nobody_accepts(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
-    """A port whose queue of connections is full, so that the kernel leaves every further SYN unanswered."""
+async def full_backlog(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
+    """A port with a full accept backlog: the kernel does not respond to further SYNs."""
     with socket.create_server((host, port), backlog=0) as listener:
         port = listener.getsockname()[1]
         crowd = [socket.socket() for _ in range(4)]
@@ -208,7 +208,7 @@ async def sending(
 
 
 def exchanges(sender: HttpSender) -> list[Exchange]:
-    """Those that a connection serves at this moment."""
+    """The exchanges that a connection serves now."""
     serving = [connection._exchange for connection in sender._pool._open]
     return [exchange for exchange in serving if exchange is not None]
 
@@ -218,7 +218,7 @@ def to(url: str, *headers: tuple[str, str], body: bytes = BODY) -> OutboundReque
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """For what gives no signal and comes within a few rounds of the loop: callbacks of closed connections."""
+    """For effects without a signal that follow within a few loop iterations, such as close callbacks."""
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110  there is no event to wait for
             await asyncio.sleep(0)

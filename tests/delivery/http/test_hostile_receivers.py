@@ -1,4 +1,4 @@
-"""Receivers that are slow, endless, rude or deaf. Each costs one attempt's deadline at most, and bounded memory."""
+"""Slow, endless and broken receivers. Each costs at most one attempt timeout and bounded memory."""
 
 import asyncio
 import gzip
@@ -41,7 +41,7 @@ def dripping(before: bytes, drops: bytes) -> Behaviour:
     ],
     ids=["status-line", "interim", "headers", "body", "chunks", "chunk-extension", "trailers"],
 )
-async def test_a_byte_at_a_time_does_not_move_the_deadline(
+async def test_a_slow_drip_does_not_extend_the_deadline(
     before: bytes, drops: bytes, status: int | None
 ) -> None:
     result = await provoke(dripping(before, drops), attempt_timeout=0.2)
@@ -51,7 +51,7 @@ async def test_a_byte_at_a_time_does_not_move_the_deadline(
 
 
 class Flood:
-    """Counts what it gets rid of. Kernel buffers take a few MiB of it."""
+    """Counts the bytes sent. Kernel buffers take a few MiB of them."""
 
     def __init__(self, before: bytes, piece: bytes) -> None:
         self.before, self.piece = before, piece
@@ -96,7 +96,7 @@ class Flood:
         "one-trailer",
     ],
 )
-async def test_what_has_no_end_is_cut_off(before: bytes, piece: bytes, outcomes: set[Outcome]) -> None:
+async def test_endless_responses_are_cut_off(before: bytes, piece: bytes, outcomes: set[Outcome]) -> None:
     flood = Flood(before, piece)
     tracemalloc.start()
     result = await provoke(flood, attempt_timeout=10)
@@ -113,7 +113,7 @@ def gzip_bomb() -> bytes:
     return gzip.compress(bytes(50 * MIB))
 
 
-async def test_a_gzip_bomb_is_not_lit() -> None:
+async def test_a_gzip_bomb_is_not_decompressed() -> None:
     bomb = gzip_bomb()
     head = HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
 
@@ -138,7 +138,7 @@ async def test_a_receiver_that_never_reads_is_a_timeout(body: bytes) -> None:
     assert (result.outcome, result.error) == (Outcome.TIMEOUT, "timed out waiting for the response headers")
 
 
-async def test_an_answer_before_the_request_was_complete_counts_and_ends_the_connection() -> None:
+async def test_an_early_response_counts_and_ends_the_connection() -> None:
     async def behave(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")
         await peer.answer(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
@@ -166,7 +166,7 @@ def resetting_after(raw: bytes) -> Behaviour:
     async def behave(peer: Peer) -> None:
         await peer.request()
         await peer.answer(raw)
-        await asyncio.sleep(0.05)  # for the sender to have read it; RST overtakes what is unread
+        await asyncio.sleep(0.05)  # until the sender has read it: RST discards unread bytes
         reset(peer)
 
     return behave
@@ -208,7 +208,7 @@ async def close_its_side_after_the_request(peer: Peer) -> None:
         "half-closed-after-request",
     ],
 )
-async def test_a_connection_that_ends_at_any_stage_leaves_the_status_or_a_protocol_error(
+async def test_a_closed_connection_gives_the_status_or_a_protocol_error(
     behave: Behaviour, status: int | None
 ) -> None:
     result = await provoke(behave)
@@ -218,8 +218,8 @@ async def test_a_connection_that_ends_at_any_stage_leaves_the_status_or_a_protoc
 
 @pytest.mark.parametrize("by", ["reset", "close", "half-close"])
 @pytest.mark.parametrize("when", ["idle", "asked"])
-async def test_a_kept_connection_that_ends_is_nobodys_failure(by: str, when: str) -> None:
-    """Before the next request is sent, or just as it is."""
+async def test_an_idle_connection_that_closes_fails_no_attempt(by: str, when: str) -> None:
+    """Before the next request is sent, or while it is sent."""
     ended = asyncio.Event()
 
     async def behave(peer: Peer) -> None:
@@ -248,8 +248,8 @@ async def test_a_kept_connection_that_ends_is_nobodys_failure(by: str, when: str
     assert receiver.connections == 2
 
 
-async def test_hostile_receivers_at_once_leave_nothing_behind() -> None:
-    """All kinds together, while an honest one is served on."""
+async def test_many_hostile_receivers_leak_nothing() -> None:
+    """All kinds together, while a normal receiver continues to be served."""
     kinds = [
         dripping(HEAD, b"X: a\r\n"),
         Flood(HEAD, b"X: value\r\n" * 64),

@@ -1,4 +1,4 @@
-"""Receivers whose TLS stalls, lies or falls silent half-way."""
+"""Receivers whose TLS stalls, is invalid or stops midway."""
 
 import asyncio
 import os
@@ -68,8 +68,8 @@ async def test_a_handshake_that_fails_is_a_tls_error(authority: trustme.CA, beha
     assert result.timings.total < 4000
 
 
-async def test_a_handshake_without_end_is_ended(authority: trustme.CA) -> None:
-    """HelloRequests, which every TLS client passes over, one after the other."""
+async def test_an_endless_handshake_is_ended(authority: trustme.CA) -> None:
+    """HelloRequests, which every TLS client ignores, without end."""
 
     async def flood(peer: Peer) -> None:
         await peer.flood(b"\x16\x03\x03\x40\x00" + b"\0" * 16384)
@@ -83,10 +83,10 @@ async def test_a_handshake_without_end_is_ended(authority: trustme.CA) -> None:
 
 
 @pytest.mark.parametrize("answered", [False, True], ids=["in-flight", "idle"])
-async def test_session_tickets_without_end_are_ended(
+async def test_endless_session_tickets_are_ended(
     authority: trustme.CA, tmp_path: Path, answered: bool
 ) -> None:
-    """No protocol hears of them, so an idle connection that brings them looks quiet."""
+    """The protocol does not see them, so an idle connection that receives them looks quiet."""
 
     async def flood(peer: Peer) -> None:
         records = await handshake(peer, serving(authority, "127.0.0.1"), tmp_path / str(peer.number))
@@ -109,7 +109,7 @@ async def test_session_tickets_without_end_are_ended(
     assert result.timings.total < 5000
 
 
-async def test_a_connection_that_has_brought_much_in_many_answers_is_no_flood(
+async def test_many_large_responses_are_not_a_tls_flood(
     authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls_watch, "CHECK_SECONDS", 0.005)
@@ -132,8 +132,8 @@ async def test_a_connection_that_has_brought_much_in_many_answers_is_no_flood(
     assert receiver.connections == 1
 
 
-async def test_a_connection_whose_request_has_not_left_is_not_kept(authority: trustme.CA) -> None:
-    """It was answered before it was read, and its rest would stand before the next one for ever."""
+async def test_a_connection_with_an_unsent_request_is_not_reused(authority: trustme.CA) -> None:
+    """The receiver responds before it reads: the unsent rest would precede the next request."""
 
     async def answer_unread(peer: Peer) -> None:
         if peer.number > 1:
@@ -181,7 +181,7 @@ async def test_an_expired_certificate_is_not_accepted(authority: trustme.CA) -> 
 
 
 def garbling(raw: bytes) -> Behaviour:
-    """Begins an answer in TLS, and then writes past it to the socket."""
+    """Begins a response in TLS, then writes to the socket below."""
 
     async def behave(peer: Peer) -> None:
         await peer.request()
@@ -196,7 +196,7 @@ def garbling(raw: bytes) -> Behaviour:
 
 
 @pytest.mark.parametrize("raw", [b"\0" * 100, ALERT, b"\x17\x03\x03\x00\x20" + b"\1" * 32])
-async def test_garbage_beneath_tls_ends_the_attempt(authority: trustme.CA, raw: bytes) -> None:
+async def test_garbage_below_tls_ends_the_attempt(authority: trustme.CA, raw: bytes) -> None:
     result = await provoke(
         garbling(raw),
         tls=serving(authority, "127.0.0.1"),

@@ -1,4 +1,4 @@
-"""The state machine by itself: the same bytes mean the same, however the network cuts them."""
+"""The state machine alone: the result does not depend on how the network splits the bytes."""
 
 import asyncio
 import errno
@@ -15,7 +15,7 @@ from delivery.http.attempt_failed import AttemptFailed, explain
 from delivery.http.exchange import Exchange
 from delivery.http.http1_connection import Connection
 from delivery.http.response_status import arrived_status
-from tests.delivery.http import test_malformed_answers as answers
+from tests.delivery.http import test_malformed_responses as answers
 
 RAW = [
     *answers.NO_STATUS.values(),
@@ -43,7 +43,7 @@ class Owner:
 
 
 class Wire:
-    """A transport that goes nowhere."""
+    """A transport that sends nothing."""
 
     aborted = False
     written = b""
@@ -66,7 +66,7 @@ def connected() -> tuple[Connection, Owner, Wire]:
 
 
 async def read(pieces: list[bytes], on: tuple[Connection, Owner, Wire] | None = None) -> tuple[object, ...]:
-    """What an exchange makes of them, and of the connection's end after them."""
+    """The result of an exchange that receives these pieces and then the end of the connection."""
     connection, owner, wire = on or connected()
     exchange = Exchange()
     answer = connection.send_request(b"", b"", exchange)
@@ -82,7 +82,7 @@ async def read(pieces: list[bytes], on: tuple[Connection, Owner, Wire] | None = 
 
 @given(st.sampled_from(RAW), st.data())
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_where_the_bytes_are_cut_makes_no_difference(raw: bytes, data: st.DataObject) -> None:
+def test_the_result_is_the_same_however_bytes_are_split(raw: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(0, len(raw)), max_size=8)))
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True) if a < b]
 
@@ -97,10 +97,10 @@ KEPT = sorted({raw for raw, _ in answers.KEPT.values()})
 
 
 @given(st.sampled_from(RAW), st.sampled_from(KEPT), st.data())
-def test_a_kept_connection_never_repeats_its_last_status(
+def test_a_reused_connection_never_repeats_its_last_status(
     raw: bytes, before: bytes, data: st.DataObject
 ) -> None:
-    """The parser's own status code outlives the response that it came with."""
+    """The parser keeps its status code after the response."""
     piece = raw[: data.draw(st.integers(0, min(len(raw), 200)))]
 
     async def both() -> tuple[object, object]:
@@ -134,13 +134,13 @@ def test_the_status_line_is_read_as_the_parser_reads_it(raw: bytes, data: st.Dat
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6))
-def test_no_bytes_make_it_fail_in_a_way_without_a_name(pieces: list[bytes]) -> None:
+def test_no_bytes_cause_an_unexpected_error(pieces: list[bytes]) -> None:
     result = asyncio.run(read([b"HTTP/1.1 200 OK\r\n", *pieces]))
     assert "internal" not in str(result[0])
 
 
 @pytest.mark.parametrize("behind", [b"\0", b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", b"H"])
-async def test_a_connection_with_something_behind_its_answer_is_not_kept(behind: bytes) -> None:
+async def test_a_connection_with_extra_bytes_is_not_reused(behind: bytes) -> None:
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     assert (await read([ok]))[-1] is True
     assert (await read([ok + behind]))[-1] is False
@@ -149,8 +149,8 @@ async def test_a_connection_with_something_behind_its_answer_is_not_kept(behind:
         assert await read([ok[:cut], ok[cut:] + behind]) == (None, 200, b"ok", False)
 
 
-async def test_a_header_without_end_is_given_up_long_before_all_headers_would_be() -> None:
-    """The parser joins its pieces, each time anew."""
+async def test_an_endless_header_has_its_own_lower_limit() -> None:
+    """The parser copies all pieces for each new one."""
     connection, _, wire = connected()
     exchange = Exchange()
     answer = connection.send_request(b"", b"", exchange)
@@ -165,19 +165,19 @@ async def test_a_header_without_end_is_given_up_long_before_all_headers_would_be
     assert exchange.status == 200
 
 
-async def test_a_peer_that_closes_its_side_is_left_without_waiting_for_it_to_read() -> None:
+async def test_eof_aborts_without_waiting_for_the_peer_to_read() -> None:
     connection, owner, wire = connected()
     connection.eof_received()
     assert (wire.aborted, owner.lost) == (True, [connection])
 
 
-async def test_a_connection_that_ends_while_idle_is_said_to_be_gone() -> None:
+async def test_a_connection_that_closes_while_idle_is_reported_closed() -> None:
     connection, owner, _ = connected()
     connection.connection_lost(ConnectionResetError())
     assert owner.lost == [connection]
 
 
-async def test_a_connection_that_ended_before_it_was_asked_fails_with_the_reason() -> None:
+async def test_a_request_on_a_closed_connection_fails_with_the_reason() -> None:
     connection, _, wire = connected()
     connection.connection_lost(ConnectionResetError(errno.ECONNRESET, "reset"))
     failure = connection.send_request(b"x", b"", Exchange()).exception()
@@ -185,7 +185,7 @@ async def test_a_connection_that_ended_before_it_was_asked_fails_with_the_reason
     assert (failure.error, wire.written) == ("connection reset by peer", b"")
 
 
-async def test_an_attempt_whose_time_is_over_sends_nothing() -> None:
+async def test_an_expired_attempt_sends_nothing() -> None:
     connection, _, wire = connected()
     exchange = Exchange()
     exchange.expire()

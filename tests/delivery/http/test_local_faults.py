@@ -1,4 +1,4 @@
-"""What failed on our side takes a try of the schedule, and leaves the endpoint's health alone."""
+"""A local fault counts as a try of the retry schedule, but not against the endpoint's health."""
 
 from dataclasses import replace
 from typing import cast
@@ -33,7 +33,7 @@ class Unprepared:
 
 
 @pytest.mark.parametrize("outbound", [Prepared(), Unprepared()], ids=["no-way-out", "unprepared"])
-async def test_an_attempt_says_that_the_fault_is_ours_and_is_tried_again(
+async def test_a_local_fault_is_marked_and_retried(
     ours: Engine, tenant: UUID, endpoint: UUID, outbound: object
 ) -> None:
     (claim,) = await some_claims(ours, tenant, endpoint, 1)
@@ -43,7 +43,7 @@ async def test_an_attempt_says_that_the_fault_is_ours_and_is_tried_again(
     assert (settled.local_fault, settled.settlement.verdict) == (True, Verdict.RETRY)
 
 
-async def test_what_failed_on_our_side_is_recorded_and_not_held_against_the_endpoint(
+async def test_a_local_fault_is_recorded_without_changing_endpoint_health(
     ours: Engine, tenant: UUID, endpoint: UUID
 ) -> None:
     claims = await some_claims(ours, tenant, endpoint, 12)

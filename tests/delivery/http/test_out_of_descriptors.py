@@ -1,5 +1,7 @@
-"""Running out of descriptors is our own fault, and idle connections are the first to go. In a process of its own, whose
-limit is low."""
+"""Running out of descriptors is a local fault, and idle connections are closed first.
+
+Runs in its own process with a low limit.
+"""
 
 import asyncio
 import subprocess
@@ -14,8 +16,8 @@ from tests.delivery.http.raw_receiver import Peer, always_ok, receiving, sending
 
 
 def lower_limit(more: int) -> None:
-    """Leaves room for `more` descriptors, at most: those that are open are numbered densely."""
-    with open("/dev/null") as probe:  # noqa: PTH123  its number is what is wanted
+    """Allows at most `more` new descriptors: the open ones have consecutive numbers."""
+    with open("/dev/null") as probe:  # noqa: PTH123  only its descriptor number matters
         lowest_free = probe.fileno()
     setrlimit(RLIMIT_NOFILE, (lowest_free + more, lowest_free + more))
 
@@ -55,7 +57,7 @@ async def none_is_left() -> None:
 
 
 @pytest.mark.parametrize("what", [idle_ones_make_room, none_is_left], ids=lambda what: what.__name__)
-def test_without_descriptors(what: object) -> None:
+def test_running_out_of_descriptors_is_a_local_fault(what: object) -> None:
     command = [sys.executable, "-m", __name__, what.__name__]  # type: ignore[attr-defined]  a function
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr

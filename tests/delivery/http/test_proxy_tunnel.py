@@ -1,4 +1,4 @@
-"""The way out through an operator's proxy: real sockets, a small real CONNECT proxy between them."""
+"""Delivery through an egress proxy: real sockets and a small real CONNECT proxy."""
 
 import asyncio
 import base64
@@ -22,7 +22,7 @@ from tests.delivery.http.raw_receiver import (
     Peer,
     Receiver,
     Silence,
-    nobody_accepts,
+    full_backlog,
     receiving,
     sending,
     to,
@@ -42,7 +42,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 def connecting(heard: list[bytes]) -> Behaviour:
-    """What a proxy does for CONNECT."""
+    """Serves CONNECT like a proxy."""
 
     async def behave(peer: Peer) -> None:
         head = await peer.reader.readuntil(b"\r\n\r\n")
@@ -89,7 +89,7 @@ async def test_plain_http_goes_through_a_tunnel_to_the_checked_address() -> None
     assert (proxy.connections, receiver.connections) == (1, 1)
 
 
-async def test_https_speaks_tls_with_the_endpoint_and_not_with_the_proxy(authority: trustme.CA) -> None:
+async def test_https_uses_tls_with_the_endpoint_not_the_proxy(authority: trustme.CA) -> None:
     heard: list[bytes] = []
     sni: SniLog = []
     names = Names(hooks_example=[["127.0.0.1"]])
@@ -106,7 +106,7 @@ async def test_https_speaks_tls_with_the_endpoint_and_not_with_the_proxy(authori
     assert b"hooks.example" not in heard[0]
 
 
-async def test_a_certificate_for_another_name_is_refused_through_a_proxy_too(authority: trustme.CA) -> None:
+async def test_a_wrong_certificate_is_refused_through_a_proxy_too(authority: trustme.CA) -> None:
     async with (
         receiving(tls=serving(authority, "other.example")) as receiver,
         receiving(connecting([])) as proxy,
@@ -116,8 +116,8 @@ async def test_a_certificate_for_another_name_is_refused_through_a_proxy_too(aut
     assert (result.outcome, receiver.requests) == (Outcome.TLS, [])
 
 
-async def test_the_guard_is_asked_about_the_receiver_and_not_about_the_proxy() -> None:
-    """The proxy stands on loopback, which is not allowed here, and is spoken to; the receiver is not."""
+async def test_the_guard_checks_the_receiver_and_not_the_proxy() -> None:
+    """The proxy is on loopback, which is not allowed here: it is reached, and the receiver is not."""
     heard: list[bytes] = []
     names = Names(inside_example=[["127.0.0.1"]], outside_example=[["192.0.2.7"]])
     refusing = answering_with(b"HTTP/1.1 502 Bad Gateway\r\n\r\n", heard)
@@ -171,7 +171,7 @@ async def test_a_proxy_that_cannot_reach_the_endpoint_is_a_connect_error(raw: by
         (b"HTTP/1.1 200 OK\r\n\r\nx", "it sent unexpected data"),
     ],
 )
-async def test_a_proxys_own_trouble_is_ours_and_the_operator_is_told_why_once(
+async def test_a_proxy_failure_is_a_local_fault_logged_once(
     caplog: pytest.LogCaptureFixture, raw: bytes, reason: str
 ) -> None:
     async with (
@@ -185,7 +185,7 @@ async def test_a_proxys_own_trouble_is_ours_and_the_operator_is_told_why_once(
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-async def test_an_address_that_the_proxy_cannot_reach_is_followed_by_the_next(status: int) -> None:
+async def test_the_next_address_is_tried_when_the_proxy_cannot_connect(status: int) -> None:
     heard: list[bytes] = []
     connect = connecting(heard)
 
@@ -207,7 +207,7 @@ async def test_an_address_that_the_proxy_cannot_reach_is_followed_by_the_next(st
     assert receiver.connections == 1
 
 
-async def test_addresses_that_the_proxy_cannot_reach_are_counted_in_the_error() -> None:
+async def test_an_error_counts_the_addresses_the_proxy_cannot_reach() -> None:
     names = Names(hooks_example=[["127.0.0.2", "127.0.0.3"]])
     refusing = answering_with(b"HTTP/1.1 504 Gateway Timeout\r\n\r\n")
     async with receiving(refusing) as proxy, through(proxy, names) as sender:
@@ -216,7 +216,7 @@ async def test_addresses_that_the_proxy_cannot_reach_are_counted_in_the_error() 
     assert result.error == "the egress proxy could not connect in time (504); 2 addresses tried"
 
 
-async def test_a_proxys_own_trouble_is_not_repeated_for_each_address() -> None:
+async def test_a_proxy_failure_is_not_repeated_for_each_address() -> None:
     names = Names(hooks_example=[["127.0.0.2", "127.0.0.3"]])
     async with (
         receiving(answering_with(b"HTTP/1.1 407 No\r\n\r\n")) as proxy,
@@ -227,12 +227,12 @@ async def test_a_proxys_own_trouble_is_not_repeated_for_each_address() -> None:
     assert proxy.connections == 1
 
 
-async def test_a_proxy_with_a_dead_and_a_silent_address_is_reached_by_its_third() -> None:
+async def test_a_proxy_is_reached_by_its_third_address() -> None:
     heard: list[bytes] = []
     async with (
         receiving() as receiver,
         receiving(connecting(heard), host="127.0.0.4") as proxy,
-        nobody_accepts("127.0.0.3", proxy.port),
+        full_backlog("127.0.0.3", proxy.port),
     ):
         names = Names(proxy_internal=[["127.0.0.2", "127.0.0.3", "127.0.0.4"]])
         tunnel = ProxyTunnel(EgressProxy("proxy.internal", proxy.port), names)
@@ -242,8 +242,8 @@ async def test_a_proxy_with_a_dead_and_a_silent_address_is_reached_by_its_third(
     assert len(heard) == 1
 
 
-async def test_a_proxys_name_is_asked_of_the_same_resolver_as_endpoints() -> None:
-    """The worker closes that one at its end."""
+async def test_a_proxy_name_uses_the_resolver_of_endpoints() -> None:
+    """The worker closes that resolver when it stops."""
     heard: list[bytes] = []
     names = Names(proxy_internal=[["127.0.0.1"]], hooks_example=[["127.0.0.1"]])
     async with receiving() as receiver, receiving(connecting(heard)) as proxy:
@@ -254,7 +254,7 @@ async def test_a_proxys_name_is_asked_of_the_same_resolver_as_endpoints() -> Non
     assert names.asked == ["hooks.example", "proxy.internal"]
 
 
-async def test_a_proxy_whose_name_is_wrong_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_proxy_name_that_does_not_resolve_is_a_local_fault(caplog: pytest.LogCaptureFixture) -> None:
     tunnel = ProxyTunnel(EgressProxy("proxy.internal", 3128), Names())
     with pytest.raises(LocalFault):
         await tunnel.open(ip_address("192.0.2.7"), 80, asyncio.get_running_loop().time() + 5)
@@ -263,14 +263,14 @@ async def test_a_proxy_whose_name_is_wrong_is_our_trouble(caplog: pytest.LogCapt
     ]
 
 
-async def test_a_proxy_that_is_not_reached_in_time_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_proxy_that_times_out_is_a_local_fault(caplog: pytest.LogCaptureFixture) -> None:
     tunnel = ProxyTunnel(EgressProxy("proxy.internal", 3128), Silence())
     with pytest.raises(LocalFault):
         await tunnel.open(ip_address("192.0.2.7"), 80, asyncio.get_running_loop().time() + 0.01)
     assert caplog.messages == ["the egress proxy failed: timed out connecting to it"]
 
 
-async def test_a_proxy_that_hangs_up_floods_or_resets_is_our_trouble(
+async def test_a_proxy_that_closes_floods_or_resets_is_a_local_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def hang_up(peer: Peer) -> None:
@@ -291,7 +291,7 @@ async def test_a_proxy_that_hangs_up_floods_or_resets_is_our_trouble(
 
 
 @pytest.mark.parametrize("limits", [{"connect_timeout": 0.2}, {"attempt_timeout": 0.2}], ids=str)
-async def test_a_silent_proxy_costs_the_shorter_timeout(limits: dict[str, float]) -> None:
+async def test_a_silent_proxy_ends_at_the_shorter_timeout(limits: dict[str, float]) -> None:
     async def silent(peer: Peer) -> None:
         await peer.hung_up()
 
@@ -300,7 +300,7 @@ async def test_a_silent_proxy_costs_the_shorter_timeout(limits: dict[str, float]
     assert result.timings.total < 2000
 
 
-async def test_a_proxy_that_is_not_there_is_our_trouble(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_missing_proxy_is_a_local_fault(caplog: pytest.LogCaptureFixture) -> None:
     async with receiving() as gone:
         pass
     async with through(gone) as sender:
@@ -309,7 +309,7 @@ async def test_a_proxy_that_is_not_there_is_our_trouble(caplog: pytest.LogCaptur
     assert caplog.messages == ["the egress proxy failed: cannot connect to it: connection refused"]
 
 
-async def test_what_a_tunnels_far_end_says_is_judged_as_ever() -> None:
+async def test_responses_through_a_tunnel_are_judged_the_same() -> None:
     raw = b"HTTP/1.1 200 OK\r\n\r\n" + b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
 
     async def pretend(peer: Peer) -> None:
@@ -335,7 +335,7 @@ def basic(pair: str) -> str:
         ("http://duro:@proxy:3128", EgressProxy("proxy", 3128, basic("duro:"))),
     ],
 )
-def test_a_proxys_url_is_read(text: str, proxy: EgressProxy) -> None:
+def test_a_proxy_url_is_parsed(text: str, proxy: EgressProxy) -> None:
     assert parse_egress_proxy(text) == proxy
 
 
@@ -358,7 +358,7 @@ def test_a_proxys_url_is_read(text: str, proxy: EgressProxy) -> None:
         "http://a:hunter2ü@proxy:3128",
     ],
 )
-def test_what_is_not_a_proxys_url_is_refused_without_repeating_it(text: str) -> None:
+def test_an_invalid_proxy_url_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"^The egress proxy's URL ") as refused:
         parse_egress_proxy(text)
     assert "hunter2" not in str(refused.value)

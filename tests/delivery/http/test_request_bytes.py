@@ -1,4 +1,4 @@
-"""The last look at a request: whatever got past validation, no part of it starts a line of its own."""
+"""The last check of a request: no header or target can start a new line."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ BREAKS = ["\r", "\n", "\0", "\r\n", "\r\nX-Injected: y", "\n\nPOST / HTTP/1.1"]
 
 @pytest.mark.parametrize("bad", BREAKS)
 @pytest.mark.parametrize("where", ["name", "value", "target", "host"])
-async def test_what_would_break_out_of_its_line_never_reaches_the_wire(bad: str, where: str) -> None:
+async def test_line_breaks_never_reach_the_wire(bad: str, where: str) -> None:
     async with receiving() as receiver, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/", ("X-A", "1"))
         if where == "target":
@@ -35,9 +35,7 @@ texts = st.text(st.sampled_from("ab:; \r\n\0"), max_size=6)
 
 
 @given(st.lists(st.tuples(texts, texts), max_size=4), texts)
-def test_a_head_has_as_many_lines_as_it_has_parts_or_is_refused(
-    headers: list[tuple[str, str]], target: str
-) -> None:
+def test_a_head_has_one_line_per_header_or_is_refused(headers: list[tuple[str, str]], target: str) -> None:
     request = to("http://127.0.0.1/")
     request = replace(request, headers=tuple(headers), url=replace(request.url, target=f"/{target}"))
     parts = [target, *(part for pair in headers for part in pair)]

@@ -1,4 +1,4 @@
-"""What one attempt sends, and what it makes of the answer."""
+"""What one attempt sends, and how it reads the response."""
 
 import asyncio
 import gzip
@@ -22,7 +22,7 @@ from tests.delivery.http.raw_receiver import (
 )
 
 
-async def test_exactly_the_given_headers_go_out_in_their_order_with_host_and_length() -> None:
+async def test_exactly_the_given_headers_are_sent_in_order() -> None:
     async with receiving() as receiver, sending(Names(hooks_example=[["127.0.0.1"]])) as sender:
         request = to(
             f"http://hooks.example:{receiver.port}/in/%7Bx%7D?q=a%20b&c[]=ü",
@@ -56,14 +56,14 @@ async def test_literal_addresses_of_both_families_are_reached(host: str) -> None
 
 
 @pytest.mark.parametrize("label", ["a_b", "_hooks", "a-", "A_B", "9", "xn--bcher-kva", "a" * 63])
-async def test_names_that_dns_takes_are_reached_and_named_in_the_host_header(label: str) -> None:
+async def test_names_valid_in_dns_are_reached_and_sent_as_host(label: str) -> None:
     async with receiving() as receiver, sending() as sender:
         result = await sender.send(to(f"http://{label}.localhost:{receiver.port}/"))
     assert (result.outcome, result.address) == (Outcome.OK, "127.0.0.1")
     assert f"Host: {label.lower()}.localhost:{receiver.port}\r\n".encode() in receiver.requests[0]
 
 
-async def test_a_result_tells_what_was_answered_by_whom_and_how_long_each_part_took() -> None:
+async def test_a_result_has_status_address_body_and_timings() -> None:
     raw = b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\nContent-Length: 4\r\n\r\nbusy"
     async with receiving(answering(raw)) as receiver, sending(Names(a_test=[["127.0.0.1"]])) as sender:
         result = await sender.send(to(f"http://a.test:{receiver.port}/"))
@@ -86,7 +86,7 @@ async def test_every_2xx_is_success(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 410, 429, 500, 599])
-async def test_nothing_but_2xx_is_success(status: int) -> None:
+async def test_other_statuses_are_failures(status: int) -> None:
     raw = f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode()
     async with receiving(answering(raw)) as receiver, sending() as sender:
         result = await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
@@ -106,14 +106,14 @@ async def test_redirects_are_reported_and_not_followed(status: int) -> None:
     assert (len(receiver.requests), elsewhere.connections) == (1, 0)
 
 
-async def test_interim_responses_are_passed_over() -> None:
+async def test_interim_responses_are_skipped() -> None:
     raw = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK
     async with receiving(answering(raw)) as receiver, sending() as sender:
         result = await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
     assert (result.outcome, result.status, result.response_body) == (Outcome.OK, 200, b"ok")
 
 
-async def test_a_switch_of_protocols_that_nobody_asked_for_is_no_answer_and_ends_the_connection() -> None:
+async def test_101_is_a_protocol_error_and_ends_the_connection() -> None:
     raw = b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
     async with receiving(answering(raw)) as receiver, sending() as sender:
         result = await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
@@ -151,7 +151,7 @@ async def test_proxies_and_netrc_of_the_environment_are_not_used(
     assert b"authorization" not in receiver.requests[0].lower()
 
 
-async def test_a_compressed_body_is_kept_as_it_came() -> None:
+async def test_a_compressed_body_is_kept_as_received() -> None:
     packed = gzip.compress(b"a" * 1_000_000)
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
     async with receiving(answering(head + packed)) as receiver, sending() as sender:
@@ -162,13 +162,13 @@ async def test_a_compressed_body_is_kept_as_it_came() -> None:
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
 
 
-async def test_a_chunked_body_is_put_together() -> None:
+async def test_a_chunked_body_is_joined() -> None:
     async with receiving(answering(CHUNKED)) as receiver, sending() as sender:
         result = await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
     assert (result.outcome, result.response_body) == (Outcome.OK, b"abcde")
 
 
-async def test_of_a_body_the_first_4_kib_are_kept() -> None:
+async def test_the_first_4_kib_of_a_body_are_kept() -> None:
     raw = b"HTTP/1.1 500 No\r\nContent-Length: 6000\r\n\r\n" + b"x" * 4000 + b"y" * 2000
     async with receiving(answering(raw)) as receiver, sending() as sender:
         result = await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
@@ -188,7 +188,7 @@ async def endless_chunks(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("behave", [endless_body, endless_chunks])
-async def test_a_body_without_end_is_cut_off_and_the_status_counts(behave: object) -> None:
+async def test_an_endless_body_is_cut_off_and_the_status_counts(behave: object) -> None:
     async with receiving(behave) as receiver, sending() as sender:
         result = await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
         await receiver.all_closed()
@@ -227,7 +227,7 @@ async def endless_interim_responses(peer: Peer) -> None:
         (endless_interim_responses, None),
     ],
 )
-async def test_headers_without_end_end_the_attempt_long_before_its_deadline(
+async def test_endless_headers_end_the_attempt_before_its_deadline(
     behave: Behaviour, status: int | None
 ) -> None:
     async with receiving(behave) as receiver, sending() as sender:
@@ -238,7 +238,7 @@ async def test_headers_without_end_end_the_attempt_long_before_its_deadline(
     assert result.timings.total < 5000
 
 
-async def test_a_port_that_nobody_listens_on_is_a_connect_error() -> None:
+async def test_a_closed_port_is_a_connect_error() -> None:
     async with receiving() as receiver:
         port = receiver.port
     async with sending() as sender:
@@ -252,8 +252,8 @@ async def test_a_name_that_does_not_resolve_is_a_dns_error() -> None:
     assert (result.outcome, result.error, result.address) == (Outcome.DNS, "name or service not known", None)
 
 
-async def test_a_request_that_nobody_reads_does_not_keep_its_connection() -> None:
-    """Closing politely would wait for the receiver to read what was written. The body is larger than the kernel buffers."""
+async def test_an_unread_request_does_not_keep_its_connection() -> None:
+    """`close` would wait for the receiver to read. The body is larger than the kernel buffers."""
     result_is_in = asyncio.Event()
 
     async def never_read(peer: Peer) -> None:
@@ -268,7 +268,7 @@ async def test_a_request_that_nobody_reads_does_not_keep_its_connection() -> Non
     assert (result.outcome, result.status) == (Outcome.HTTP_STATUS, 413)
 
 
-async def test_an_error_without_a_name_is_a_result_and_goes_to_the_log(
+async def test_an_unexpected_error_is_a_result_and_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken:
@@ -296,7 +296,7 @@ async def test_reprs_show_neither_headers_nor_bodies_nor_the_path() -> None:
         assert "secret" not in repr(await sender.send(to(f"http://127.0.0.1:{receiver.port}/")))
 
 
-async def test_many_attempts_at_once_do_not_mix() -> None:
+async def test_concurrent_attempts_do_not_mix() -> None:
     async def echo(peer: Peer) -> None:
         while True:
             body = (await peer.request()).partition(b"\r\n\r\n")[2]

@@ -1,4 +1,4 @@
-"""Where connections go, whether they are kept, and who may use them again."""
+"""Connecting, keeping and reusing connections."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ from tests.delivery.http.raw_receiver import (
 )
 
 
-async def test_a_connection_is_used_again() -> None:
+async def test_a_connection_is_reused() -> None:
     async with receiving() as receiver, sending() as sender:
         results = [await sender.send(to(f"http://127.0.0.1:{receiver.port}/")) for _ in range(3)]
     assert [result.outcome for result in results] == [Outcome.OK] * 3
@@ -33,8 +33,8 @@ async def test_a_connection_is_used_again() -> None:
     assert results[1].timings.connect is None
 
 
-async def test_the_connection_that_was_used_last_is_used_first() -> None:
-    """So that the ones a quieter time does not need grow old and go."""
+async def test_the_last_used_connection_is_reused_first() -> None:
+    """So surplus connections reach their keep-alive limit when traffic falls."""
     together = asyncio.Barrier(2)
 
     async def answer_with_its_number(peer: Peer) -> None:
@@ -51,7 +51,7 @@ async def test_the_connection_that_was_used_last_is_used_first() -> None:
         assert (len(used), sender.idle, sender.in_use) == (1, 2, 0)
 
 
-async def test_a_small_request_leaves_in_one_piece_and_at_once() -> None:
+async def test_a_small_request_is_sent_in_one_write() -> None:
     pieces: list[bytes] = []
 
     async def take_pieces(peer: Peer) -> None:
@@ -66,18 +66,18 @@ async def test_a_small_request_leaves_in_one_piece_and_at_once() -> None:
     assert [piece.endswith(b"x" * 1000) for piece in pieces] == [True, True]
 
 
-async def test_a_late_end_of_an_attempt_does_not_touch_who_has_its_connection_now() -> None:
-    """Its answer is there, its connection given on, and its deadline passes before its task is woken."""
+async def test_a_late_timeout_does_not_end_the_next_attempt() -> None:
+    """The response has arrived and the connection is reused; then the deadline passes before the task runs."""
     may_answer = asyncio.Event()
 
-    async def answer_when_told(peer: Peer) -> None:
+    async def answer_when_released(peer: Peer) -> None:
         while True:
             await peer.request()
             await may_answer.wait()
             may_answer.clear()
             await peer.answer()
 
-    async with receiving(answer_when_told) as receiver, sending() as sender:
+    async with receiving(answer_when_released) as receiver, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/")
         first = asyncio.create_task(sender.send(request))
         await until(lambda: len(exchanges(sender)) == 1)
@@ -92,7 +92,7 @@ async def test_a_late_end_of_an_attempt_does_not_touch_who_has_its_connection_no
     assert receiver.connections == 1
 
 
-async def test_after_closing_every_attempt_ends_with_a_result() -> None:
+async def test_closing_ends_every_attempt_with_a_result() -> None:
     async with receiving() as receiver, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/")
         await sender.send(request)
@@ -103,13 +103,13 @@ async def test_after_closing_every_attempt_ends_with_a_result() -> None:
     assert [result.outcome for result in results] == [Outcome.PROTOCOL] * 2
 
 
-async def test_an_idle_connection_is_closed_after_its_time() -> None:
+async def test_an_idle_connection_is_closed_after_keepalive() -> None:
     async with receiving() as receiver, sending(keepalive=0.05) as sender:
         await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
         await receiver.all_closed()
 
 
-async def test_idle_connections_are_bounded() -> None:
+async def test_idle_connections_are_limited() -> None:
     together = asyncio.Barrier(6)
 
     async def answer_together(peer: Peer) -> None:
@@ -124,7 +124,7 @@ async def test_idle_connections_are_bounded() -> None:
         await until(lambda: sender.in_use + sender.idle <= 2)
 
 
-async def test_a_kept_connection_that_the_peer_just_closed_is_replaced_within_the_attempt() -> None:
+async def test_a_stale_connection_is_replaced_within_the_attempt() -> None:
     async def close_when_used_again(peer: Peer) -> None:
         await peer.request()
         await peer.answer()
@@ -139,7 +139,7 @@ async def test_a_kept_connection_that_the_peer_just_closed_is_replaced_within_th
     assert second.timings.connect is not None
 
 
-async def test_a_kept_connection_that_dies_later_may_have_done_its_work_and_is_not_replaced() -> None:
+async def test_a_connection_that_closes_later_is_not_replaced() -> None:
     may_die = asyncio.Event()
 
     async def die_at_work(peer: Peer) -> None:
@@ -161,8 +161,8 @@ async def test_a_kept_connection_that_dies_later_may_have_done_its_work_and_is_n
     assert (result.outcome, receiver.connections, len(receiver.requests)) == (Outcome.PROTOCOL, 1, 2)
 
 
-async def test_it_is_replaced_once_by_a_fresh_connection_and_not_by_another_kept_one() -> None:
-    """Two kept connections, both dead: the second attempt must not be spent on the other corpse."""
+async def test_a_stale_connection_is_replaced_by_a_new_one() -> None:
+    """Two pooled connections, both dead: the replacement must not be the other dead one."""
     together = asyncio.Barrier(2)
 
     async def close_when_used_again(peer: Peer) -> None:
@@ -180,7 +180,7 @@ async def test_it_is_replaced_once_by_a_fresh_connection_and_not_by_another_kept
     assert (result.outcome, receiver.connections) == (Outcome.OK, 3)
 
 
-async def test_a_fresh_connection_that_closes_unanswered_is_not_tried_again() -> None:
+async def test_a_new_connection_that_closes_is_not_replaced() -> None:
     async def close(peer: Peer) -> None:
         await peer.request()
 
@@ -189,7 +189,7 @@ async def test_a_fresh_connection_that_closes_unanswered_is_not_tried_again() ->
     assert (result.outcome, receiver.connections) == (Outcome.PROTOCOL, 1)
 
 
-async def test_the_second_try_is_the_last() -> None:
+async def test_a_stale_connection_is_replaced_only_once() -> None:
     async def answer_the_very_first(peer: Peer) -> None:
         await peer.request()
         if peer.number == 1:
@@ -203,7 +203,7 @@ async def test_the_second_try_is_the_last() -> None:
     assert (result.outcome, receiver.connections) == (Outcome.PROTOCOL, 2)
 
 
-async def test_a_kept_connection_that_began_to_answer_is_not_tried_again() -> None:
+async def test_a_connection_that_began_to_respond_is_not_replaced() -> None:
     async def break_off(peer: Peer) -> None:
         await peer.request()
         await peer.answer()
@@ -219,9 +219,8 @@ async def test_a_kept_connection_that_began_to_answer_is_not_tried_again() -> No
     assert (result.outcome, receiver.connections) == (Outcome.PROTOCOL, 1)
 
 
-async def test_what_arrives_on_an_idle_connection_is_nobodys_answer() -> None:
-    """Gateways send `408 Request Timeout` before they close an idle connection. It ends it at once, so that nothing
-    can pile up there."""
+async def test_bytes_on_an_idle_connection_are_no_response() -> None:
+    """Gateways send `408 Request Timeout` before they close an idle connection."""
     dropped = asyncio.Event()
 
     async def speak_unasked(peer: Peer) -> None:
@@ -244,7 +243,7 @@ async def test_what_arrives_on_an_idle_connection_is_nobodys_answer() -> None:
     assert (result.status, receiver.connections) == (200, 2)
 
 
-async def test_a_second_response_in_the_same_breath_is_nobodys_answer() -> None:
+async def test_a_second_response_in_one_segment_is_dropped() -> None:
     extra = b"HTTP/1.1 500 Extra\r\nContent-Length: 0\r\n\r\n"
     async with receiving(answering(OK + extra)) as receiver, sending() as sender:
         request = to(f"http://127.0.0.1:{receiver.port}/")
@@ -253,7 +252,7 @@ async def test_a_second_response_in_the_same_breath_is_nobodys_answer() -> None:
     assert receiver.connections == 2
 
 
-async def test_a_second_response_in_the_same_breath_as_the_first_ones_end_is_nobodys_answer() -> None:
+async def test_a_second_response_after_a_split_first_is_dropped() -> None:
     body_begun = asyncio.Event()
 
     async def say_too_much(peer: Peer) -> None:
@@ -273,7 +272,7 @@ async def test_a_second_response_in_the_same_breath_as_the_first_ones_end_is_nob
     assert receiver.connections == 2
 
 
-async def test_a_response_that_says_close_is_believed() -> None:
+async def test_connection_close_is_obeyed() -> None:
     raw = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     async with receiving(answering(raw)) as receiver, sending() as sender:
         for _ in range(2):
@@ -281,8 +280,8 @@ async def test_a_response_that_says_close_is_believed() -> None:
     assert receiver.connections == 2
 
 
-async def test_the_address_that_was_checked_is_dialled_whatever_the_name_answers_next() -> None:
-    """Rebinding: the second answer would be refused, and the first attempt never sees it."""
+async def test_the_checked_address_is_dialled_whatever_dns_returns_next() -> None:
+    """DNS rebinding: the second result would be blocked, and the first attempt never uses it."""
     names = Names(rebind_test=[["127.0.0.1"], ["10.0.0.1"]])
     async with receiving() as receiver, sending(names) as sender:
         request = to(f"http://rebind.test:{receiver.port}/")
@@ -294,8 +293,8 @@ async def test_the_address_that_was_checked_is_dialled_whatever_the_name_answers
     assert len(receiver.requests) == 1
 
 
-async def test_what_dials_checks_for_itself() -> None:
-    """Even if the guard were fooled, no connection is made."""
+async def test_the_dialler_checks_addresses_itself() -> None:
+    """Even if the guard returned a forbidden address, no connection is made."""
 
     class Fooled(EgressGuard):
         async def resolve(self, _url: EndpointUrl, _deadline: float) -> tuple[CheckedAddress, ...]:
@@ -311,8 +310,8 @@ async def test_what_dials_checks_for_itself() -> None:
 
 
 @pytest.mark.parametrize(("host", "allow"), [("0.0.0.0", "0.0.0.0/8"), ("[::]", "::/128")])
-async def test_a_peer_that_is_not_the_checked_address_gets_not_one_byte(host: str, allow: str) -> None:
-    """The kernel turns the unspecified address into loopback, which nobody allowed."""
+async def test_a_peer_at_an_unchecked_address_receives_no_bytes(host: str, allow: str) -> None:
+    """The kernel connects the unspecified address to loopback, which is not allowed."""
     heard = bytearray()
 
     async def listen(peer: Peer) -> None:
@@ -329,7 +328,7 @@ async def test_a_peer_that_is_not_the_checked_address_gets_not_one_byte(host: st
     assert heard == b""
 
 
-async def test_a_peer_is_known_by_address_and_port() -> None:
+async def test_a_peer_is_checked_by_address_and_port() -> None:
     async with receiving() as receiver:
         with socket.create_connection(("127.0.0.1", receiver.port)) as sock:
             check_peer(sock, ip_address("127.0.0.1"), receiver.port)

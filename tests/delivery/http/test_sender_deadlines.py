@@ -1,4 +1,4 @@
-"""One deadline over everything, and nothing left behind when it passes or when the attempt is cancelled."""
+"""One deadline covers the attempt. No connection is left when it passes or the attempt is cancelled."""
 
 import asyncio
 import ssl
@@ -14,7 +14,7 @@ from tests.delivery.http.raw_receiver import (
     Names,
     Peer,
     Silence,
-    nobody_accepts,
+    full_backlog,
     receiving,
     sending,
     to,
@@ -84,14 +84,14 @@ async def test_dns_that_does_not_answer_is_a_timeout() -> None:
     assert (result.outcome, result.error) == (Outcome.TIMEOUT, "timed out waiting for DNS")
 
 
-async def test_a_connection_that_is_not_accepted_times_out_before_the_attempt_does() -> None:
-    async with nobody_accepts() as port, sending(connect_timeout=0.2, attempt_timeout=10) as sender:
+async def test_the_connect_timeout_ends_before_the_attempt_timeout() -> None:
+    async with full_backlog() as port, sending(connect_timeout=0.2, attempt_timeout=10) as sender:
         result = await sender.send(to(f"http://127.0.0.1:{port}/"))
     assert (result.outcome, result.error) == (Outcome.TIMEOUT, "timed out waiting for the TCP connection")
     assert 150 < result.timings.total < 2000
 
 
-async def test_time_spent_on_one_stage_is_missing_in_the_next() -> None:
+async def test_all_stages_share_one_deadline() -> None:
     class Slow(Names):
         async def resolve(self, host: str, deadline: float) -> object:
             await asyncio.sleep(0.2)
@@ -106,7 +106,7 @@ async def test_time_spent_on_one_stage_is_missing_in_the_next() -> None:
     assert result.timings.total < 550
 
 
-async def test_a_name_that_dns_is_silent_about_holds_up_nobody_else() -> None:
+async def test_a_silent_dns_name_does_not_delay_other_names() -> None:
     may_answer = threading.Event()
 
     def lookup(host: str) -> list[IPv4Address]:
@@ -170,7 +170,7 @@ async def test_cancelling_leaves_no_connection_in_use(scheme: str, behave: Behav
 async def test_cancelling_while_connecting_leaves_nothing_behind() -> None:
     busy = asyncio.Event()
     busy.set()
-    async with nobody_accepts() as port, sending() as sender:
+    async with full_backlog() as port, sending() as sender:
         await cancel_once(sender, to(f"http://127.0.0.1:{port}/"), busy)
         assert sender.in_use == 0
 

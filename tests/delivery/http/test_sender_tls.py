@@ -34,7 +34,7 @@ def trusting(authority: trustme.CA) -> Callable[[], ssl.SSLContext]:
     return new_context
 
 
-async def test_sni_certificate_and_host_are_the_endpoints_name(authority: trustme.CA) -> None:
+async def test_sni_certificate_and_host_use_the_endpoint_name(authority: trustme.CA) -> None:
     sni: SniLog = []
     server = serving(authority, "hooks.example", sni=sni)
     names = Names(hooks_example=[["127.0.0.1"]])
@@ -73,7 +73,7 @@ async def test_a_trailing_dot_is_not_part_of_the_name(authority: trustme.CA) -> 
 
 @pytest.mark.parametrize("certified", ["other.example", "127.0.0.1", "*.hooks.example"])
 async def test_a_certificate_for_another_host_is_not_accepted(authority: trustme.CA, certified: str) -> None:
-    """Also not one for the address: an address is no proof of a name."""
+    """A certificate for the address is not accepted either: it does not prove the name."""
     names = Names(hooks_example=[["127.0.0.1"]])
     async with (
         receiving(tls=serving(authority, certified)) as receiver,
@@ -87,7 +87,7 @@ async def test_a_certificate_for_another_host_is_not_accepted(authority: trustme
 
 
 @pytest.mark.parametrize("host", ["a_b.example.com", "_dmarc.example.com", "a_.example.com"])
-async def test_a_wildcard_certificate_is_for_a_name_with_an_underscore(
+async def test_a_wildcard_certificate_matches_a_name_with_underscore(
     authority: trustme.CA, host: str
 ) -> None:
     """OpenSSL alone refuses it; curl and browsers do not."""
@@ -103,7 +103,7 @@ async def test_a_wildcard_certificate_is_for_a_name_with_an_underscore(
 
 
 @pytest.mark.parametrize("certified", ["*.example.org", "example.com", "*.b.example.com", "127.0.0.1"])
-async def test_a_certificate_for_another_name_is_refused_for_an_underscore_too(
+async def test_a_wrong_certificate_is_refused_for_underscore_names_too(
     authority: trustme.CA, certified: str
 ) -> None:
     names = Names()
@@ -131,7 +131,7 @@ async def test_an_unknown_authority_is_refused_for_a_name_with_an_underscore(aut
     assert (result.outcome, receiver.requests) == (Outcome.TLS, [])
 
 
-async def test_a_name_with_an_underscore_does_not_loosen_the_check_of_others(authority: trustme.CA) -> None:
+async def test_an_underscore_name_does_not_loosen_other_checks(authority: trustme.CA) -> None:
     names = Names()
     names.answers |= {host: [["127.0.0.1"]] for host in ("a_b.example.com", "b.example.org")}
     async with (
@@ -170,11 +170,11 @@ def san(*names: str) -> dict[str, object]:
         (None, False),
     ],
 )
-def test_which_certificates_are_for_a_name(certificate: dict[str, object] | None, accepted: bool) -> None:
+def test_which_certificates_match_a_name(certificate: dict[str, object] | None, accepted: bool) -> None:
     assert matches(certificate, "a_b.example.com") is accepted
 
 
-def test_a_wildcard_needs_two_labels_behind_it() -> None:
+def test_a_wildcard_needs_two_labels_after_it() -> None:
     assert matches(san("*.example.com"), "a_b.example.com")
     assert not matches(san("*.com"), "a_b.com")
     assert not matches(san("*.example.com"), "x.a_b.example.com")
@@ -190,7 +190,7 @@ async def test_an_unknown_authority_is_not_accepted(authority: trustme.CA) -> No
     assert receiver.requests == []
 
 
-async def test_plain_http_behind_https_is_a_tls_error(authority: trustme.CA) -> None:
+async def test_plain_http_on_an_https_port_is_a_tls_error(authority: trustme.CA) -> None:
     async def greet(peer: Peer) -> None:
         await peer.answer(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await peer.hung_up()
@@ -210,7 +210,7 @@ async def test_a_close_during_the_handshake_is_a_tls_error(authority: trustme.CA
 
 
 def refuse_one_client(listener: socket.socket, context: ssl.SSLContext) -> None:
-    """Sends its alert after the client's handshake is over, as a server far away would, and then waits to be left."""
+    """Sends its alert after the client's handshake is complete, like a distant server."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_side=True)
     connection, _ = listener.accept()
@@ -235,10 +235,10 @@ def refuse_one_client(listener: socket.socket, context: ssl.SSLContext) -> None:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_server_that_wants_our_certificate_is_a_tls_error(
+async def test_a_server_that_requires_client_certificates_is_a_tls_error(
     authority: trustme.CA, version: ssl.TLSVersion
 ) -> None:
-    """With TLS 1.3 we learn of it only after our side of the handshake is done."""
+    """With TLS 1.3 the client sees it only after its handshake is complete."""
     context = serving(authority, "127.0.0.1")
     context.minimum_version = context.maximum_version = version
     context.verify_mode = ssl.CERT_REQUIRED
@@ -251,7 +251,7 @@ async def test_a_server_that_wants_our_certificate_is_a_tls_error(
     assert (result.error or "").startswith("TLS failed: ")
 
 
-def test_tls_before_1_2_and_unverified_peers_are_ruled_out() -> None:
+def test_old_tls_versions_and_unverified_peers_are_refused() -> None:
     context = default_ssl_context()
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
     assert context.check_hostname
@@ -259,7 +259,7 @@ def test_tls_before_1_2_and_unverified_peers_are_ruled_out() -> None:
 
 
 async def test_names_on_one_address_do_not_share_a_tls_connection(authority: trustme.CA) -> None:
-    """A connection was verified for one name; a request to the other must be verified for itself."""
+    """A connection is verified for one name only."""
     sni: SniLog = []
     names = Names(a_test=[["127.0.0.1"]], b_test=[["127.0.0.1"]])
     server = serving(authority, "a.test", sni=sni)
@@ -280,7 +280,7 @@ async def test_plain_and_tls_never_share_a_connection() -> None:
     assert (receiver.connections, len(receiver.requests)) == (2, 1)
 
 
-async def test_tls_connections_are_used_again_and_dropped_on_timeout(authority: trustme.CA) -> None:
+async def test_tls_connections_are_reused_and_dropped_on_timeout(authority: trustme.CA) -> None:
     async def answer_twice_then_hang(peer: Peer) -> None:
         for _ in range(2):
             await peer.request()

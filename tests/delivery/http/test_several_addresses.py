@@ -1,5 +1,7 @@
-"""A host with several addresses is reached as long as one of them takes connections. 127.0.0.2 and 127.0.0.3 stand for
-its machines; a closed port refuses, a full queue says nothing."""
+"""A host is reached as long as one of its addresses accepts connections.
+
+127.0.0.2 and 127.0.0.3 stand for its machines. A closed port refuses; a full backlog is silent.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,7 +20,7 @@ from tests.delivery.http.raw_receiver import (
     Peer,
     Receiver,
     answering,
-    nobody_accepts,
+    full_backlog,
     receiving,
     sending,
     to,
@@ -35,14 +37,14 @@ async def hang_up(peer: Peer) -> None:
 
 @asynccontextmanager
 async def machines(*behaviours: Behaviour | None) -> AsyncIterator[list[Receiver]]:
-    """127.0.0.2, 127.0.0.3 and so on, all on one port. None: nobody accepts there."""
+    """127.0.0.2, 127.0.0.3 and so on, all on one port. None: its backlog is full."""
     async with AsyncExitStack() as stack:
         receivers: list[Receiver] = []
         port = 0
         for number, behave in enumerate(behaviours, start=2):
             host = f"127.0.0.{number}"
             if behave is None:
-                port = await stack.enter_async_context(nobody_accepts(host, port))
+                port = await stack.enter_async_context(full_backlog(host, port))
                 receivers.append(Receiver(port))
             else:
                 receivers.append(await stack.enter_async_context(receiving(behave, host=host, port=port)))
@@ -70,7 +72,7 @@ async def test_localhost_is_reached_on_whichever_family_listens(live: str) -> No
     assert (result.outcome, result.address) == (Outcome.OK, live)
 
 
-async def test_a_dead_ipv4_address_beside_a_live_ipv6_one_and_the_reverse() -> None:
+async def test_one_live_family_is_enough() -> None:
     for live in ("::1", "127.0.0.1"):
         for answer in (["127.0.0.1", "::1"], ["::1", "127.0.0.1"]):
             async with receiving(host=live) as receiver, sending(of(answer)) as sender:
@@ -78,7 +80,7 @@ async def test_a_dead_ipv4_address_beside_a_live_ipv6_one_and_the_reverse() -> N
             assert (result.outcome, result.address) == (Outcome.OK, live)
 
 
-async def test_a_silent_address_takes_its_share_of_the_time_and_is_not_asked_first_again() -> None:
+async def test_a_silent_address_takes_only_its_time_share() -> None:
     async with machines(None, CLOSING) as (silent, _), sending(of(TWO), connect_timeout=2) as sender:
         request = to(f"http://a.test:{silent.port}/")
         first, second = await sender.send(request), await sender.send(request)
@@ -88,13 +90,13 @@ async def test_a_silent_address_takes_its_share_of_the_time_and_is_not_asked_fir
     assert second.timings.total < 900
 
 
-async def test_the_share_is_of_the_attempts_deadline_when_that_is_nearer() -> None:
+async def test_the_attempt_deadline_limits_the_time_share() -> None:
     async with machines(None, CLOSING) as (silent, _), sending(of(TWO), attempt_timeout=2) as sender:
         result = await sender.send(to(f"http://a.test:{silent.port}/"))
     assert (result.outcome, result.address) == (Outcome.OK, "127.0.0.3")
 
 
-async def test_addresses_that_all_refuse_are_counted_in_the_error() -> None:
+async def test_an_error_counts_the_addresses_that_refused() -> None:
     async with receiving() as gone:
         pass
     names = of([*TWO, "127.0.0.4"])
@@ -109,7 +111,7 @@ async def test_addresses_that_all_refuse_are_counted_in_the_error() -> None:
 
 
 @pytest.mark.parametrize("limits", [{"connect_timeout": 0.6}, {"attempt_timeout": 0.6}], ids=str)
-async def test_addresses_that_are_all_silent_end_with_the_timeout(limits: dict[str, float]) -> None:
+async def test_silent_addresses_end_with_a_timeout(limits: dict[str, float]) -> None:
     async with machines(None, None) as (silent, _), sending(of(TWO), **limits) as sender:
         result = await sender.send(to(f"http://a.test:{silent.port}/"))
         assert sender.in_use + sender.idle == 0
@@ -118,8 +120,8 @@ async def test_addresses_that_are_all_silent_end_with_the_timeout(limits: dict[s
     assert 500 < result.timings.total < 2000
 
 
-async def test_what_an_attempt_had_no_time_for_is_tried_first_by_the_next() -> None:
-    """Two silent addresses take all the time, so a third is reached only by beginning with it."""
+async def test_an_untried_address_is_first_in_the_next_attempt() -> None:
+    """Two silent addresses take all the time, so a third is reached only when tried first."""
     async with (
         machines(None, None, CLOSING) as (silent, *_),
         sending(of(["127.0.0.2", "127.0.0.3", "127.0.0.4"]), connect_timeout=0.45) as sender,
@@ -130,8 +132,8 @@ async def test_what_an_attempt_had_no_time_for_is_tried_first_by_the_next() -> N
     assert (second.outcome, second.address) == (Outcome.OK, "127.0.0.4")
 
 
-async def test_a_machine_that_connects_and_fails_is_left_by_the_next_attempt_and_not_within_one() -> None:
-    """The request may have arrived; only a retry may go elsewhere."""
+async def test_a_failing_machine_is_changed_only_between_attempts() -> None:
+    """The request may have arrived, so only a retry may use another address."""
     async with machines(hang_up, CLOSING) as (broken, live), sending(of(TWO)) as sender:
         request = to(f"http://a.test:{broken.port}/")
         first = await sender.send(request)
@@ -150,7 +152,7 @@ async def test_a_failing_status_does_not_change_the_address() -> None:
     assert (first.connections, second.connections) == (2, 0)
 
 
-async def test_a_certificate_that_is_not_accepted_is_left_by_the_next_attempt_and_not_within_one(
+async def test_an_invalid_certificate_changes_the_address_only_between_attempts(
     authority: trustme.CA,
 ) -> None:
     async with (
@@ -167,7 +169,7 @@ async def test_a_certificate_that_is_not_accepted_is_left_by_the_next_attempt_an
     assert (second.outcome, second.address) == (Outcome.OK, "127.0.0.3")
 
 
-async def test_a_connection_is_used_again_however_dns_orders_its_answer() -> None:
+async def test_a_connection_is_reused_whatever_the_dns_order() -> None:
     names = of(TWO, TWO[::-1], TWO, TWO[::-1])
     async with receiving(host="127.0.0.3") as receiver, sending(names) as sender:
         results = [await sender.send(to(f"http://a.test:{receiver.port}/")) for _ in range(4)]
@@ -176,8 +178,8 @@ async def test_a_connection_is_used_again_however_dns_orders_its_answer() -> Non
     assert receiver.connections == 1
 
 
-async def test_a_kept_connection_whose_machine_goes_is_replaced_by_one_to_another() -> None:
-    """It goes just as the second request arrives: the connection ends, and no new one is taken."""
+async def test_a_lost_machine_is_replaced_by_another_address() -> None:
+    """It closes when the second request arrives, and accepts no new connection."""
 
     async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(1, reader, writer, Receiver())
@@ -206,8 +208,8 @@ async def test_one_forbidden_address_blocks_the_host_and_none_is_dialled() -> No
     assert result.error == "the target is a private address"
 
 
-async def test_what_dials_checks_the_next_address_for_itself() -> None:
-    """Even if the guard were fooled about the second."""
+async def test_the_dialler_checks_the_next_address_too() -> None:
+    """Even if the guard returned a forbidden second address."""
 
     class Fooled(EgressGuard):
         async def resolve(self, _url: EndpointUrl, _deadline: float) -> tuple[CheckedAddress, ...]:

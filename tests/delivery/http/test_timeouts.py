@@ -1,4 +1,4 @@
-"""Timeouts of one length: each at its time, in order, and none that was stopped."""
+"""Timeouts of one length expire at their time, in order, unless stopped."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from delivery.http.timeouts import FixedTimeouts
 
 
 class Loop:
-    """A clock, and the one timer that may be set on it."""
+    """A clock with at most one timer."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -60,7 +60,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_each_expires_once_at_its_time_unless_it_was_stopped(steps: list[tuple[str, float]]) -> None:
+def test_each_timeout_expires_once_unless_it_was_stopped(steps: list[tuple[str, float]]) -> None:
     clock = Loop()
     timeouts: FixedTimeouts[Item] = FixedTimeouts(clock, 5.0)
     expected: dict[Item, float] = {}
@@ -85,7 +85,7 @@ def test_each_expires_once_at_its_time_unless_it_was_stopped(steps: list[tuple[s
     assert not clock.timers
 
 
-def test_when_closed_nothing_expires_and_nothing_is_left_on_the_loop() -> None:
+def test_closing_leaves_no_timer() -> None:
     clock = Loop()
     timeouts: FixedTimeouts[Item] = FixedTimeouts(clock, 5.0)
     item = Item(clock)

@@ -1,5 +1,7 @@
-"""Responses that are not quite HTTP, or not at all: each row of the table in delivery/http/response_status.py. None of them
-is taken for the next delivery's response."""
+"""Malformed responses: each row of the table in delivery/http/response_status.py.
+
+None of them is read as the next delivery's response.
+"""
 
 import asyncio
 import socket
@@ -84,7 +86,7 @@ MALFORMED = {
     "control-character": b"X: a\x01b\r\n" + EMPTY,
     "headers-without-end": b"X: a\r\n" * (MAX_BEFORE_BODY // 6 + 1),
 }
-"""Behind a whole status line."""
+"""After a complete status line."""
 
 NO_STATUS_LINE = {
     "nothing": b"",
@@ -164,12 +166,12 @@ def saying(raw: bytes, *, then_close: bool = False) -> Behaviour:
 
 
 def failing(raw: bytes) -> bytes:
-    """The same with a status that is no success."""
+    """The same response with status 500."""
     return raw.replace(b" 200", b" 500")
 
 
 async def attempt_twice(raw: bytes) -> tuple[AttemptResult, int]:
-    """The first attempt's result, and the connections that two attempts took."""
+    """The first attempt's result, and the number of connections for two attempts."""
 
     async def serve(peer: Peer) -> None:
         if peer.number == 1:
@@ -204,7 +206,7 @@ async def test_an_unexpected_status_is_a_protocol_error_that_names_it(raw: bytes
 
 
 @pytest.mark.parametrize("tail", MALFORMED.values(), ids=MALFORMED)
-async def test_a_status_counts_whatever_follows_its_line(tail: bytes) -> None:
+async def test_a_status_line_decides_whatever_follows_it(tail: bytes) -> None:
     result = await provoke(saying(HEAD + tail))
     assert (result.outcome, result.status, result.error) == (OK, 200, None)
     assert result.timings.total < 4000, "it had to wait for the deadline"
@@ -219,7 +221,7 @@ async def test_a_response_cut_before_its_status_line_is_a_protocol_error(raw: by
 
 
 @pytest.mark.parametrize("raw", BROKEN_OFF.values(), ids=BROKEN_OFF)
-async def test_a_response_cut_behind_its_status_line_has_its_status(raw: bytes) -> None:
+async def test_a_response_cut_after_its_status_line_has_its_status(raw: bytes) -> None:
     result = await provoke(saying(raw, then_close=True))
     assert (result.outcome, result.status, result.error) == (OK, 200, None)
     result = await provoke(saying(failing(raw), then_close=True))
@@ -227,7 +229,7 @@ async def test_a_response_cut_behind_its_status_line_has_its_status(raw: bytes) 
 
 
 async def stalled(responses: dict[str, bytes]) -> dict[str, tuple[Outcome, int | None, bool]]:
-    """What becomes of receivers that send these bytes and then nothing, all at once, to wait for one deadline."""
+    """The results of receivers that send these bytes and then stall. They run together, for one deadline."""
     results = await asyncio.gather(*(provoke(saying(raw), attempt_timeout=1) for raw in responses.values()))
     return {
         name: (result.outcome, result.status, result.timed_out)
@@ -239,16 +241,16 @@ async def test_a_response_that_stalls_before_its_status_line_times_out() -> None
     assert await stalled(NO_STATUS_LINE) == dict.fromkeys(NO_STATUS_LINE, (Outcome.TIMEOUT, None, True))
 
 
-async def test_a_response_that_stalls_behind_its_status_line_has_its_status() -> None:
+async def test_a_response_that_stalls_after_its_status_line_has_its_status() -> None:
     assert await stalled(BROKEN_OFF) == dict.fromkeys(BROKEN_OFF, (OK, 200, True))
 
 
-async def test_what_arrived_of_a_broken_body_is_kept() -> None:
+async def test_the_received_part_of_a_broken_body_is_kept() -> None:
     for raw in (BROKEN_OFF["body"], CHUNKED + b"3\r\nabc\r\nzz\r\n"):
         assert (await provoke(saying(raw, then_close=True))).response_body == b"abc"
 
 
-async def test_a_reset_behind_the_status_line_leaves_the_status() -> None:
+async def test_a_reset_after_the_status_line_keeps_the_status() -> None:
     status_is_read = asyncio.Event()
 
     async def behave(peer: Peer) -> None:
@@ -257,15 +259,15 @@ async def test_a_reset_behind_the_status_line_leaves_the_status() -> None:
         await status_is_read.wait()
         reset(peer)
 
-    asyncio.get_running_loop().call_later(0.05, status_is_read.set)  # RST overtakes what is unread
+    asyncio.get_running_loop().call_later(0.05, status_is_read.set)  # RST discards unread bytes
     result = await provoke(behave)
     assert (result.outcome, result.status, result.response_body) == (OK, 200, b"ab")
 
 
-async def test_tls_that_ends_without_close_notify_behind_the_status_line_leaves_the_status(
+async def test_a_missing_close_notify_after_the_status_line_keeps_the_status(
     authority: object,
 ) -> None:
-    """The transport beneath TLS is cut; no alert is sent."""
+    """The transport below TLS is cut; no alert is sent."""
 
     async def behave(peer: Peer) -> None:
         await peer.request()
@@ -280,21 +282,21 @@ async def test_tls_that_ends_without_close_notify_behind_the_status_line_leaves_
 
 
 @pytest.mark.parametrize(("raw", "outcome"), KEPT.values(), ids=KEPT)
-async def test_what_real_servers_write_is_read_and_the_connection_kept(raw: bytes, outcome: Outcome) -> None:
+async def test_responses_of_real_servers_keep_the_connection(raw: bytes, outcome: Outcome) -> None:
     result, connections = await attempt_twice(raw)
     assert (result.outcome, result.retry_after) == (outcome, None)
     assert connections == 1
 
 
 @pytest.mark.parametrize("raw", CLOSED.values(), ids=CLOSED)
-async def test_a_connection_whose_response_does_not_end_cleanly_is_closed(raw: bytes) -> None:
+async def test_a_response_that_does_not_end_cleanly_closes_the_connection(raw: bytes) -> None:
     result, connections = await attempt_twice(raw)
     assert (result.outcome, result.error) == (OK, None)
     assert connections == 2
 
 
 @pytest.mark.parametrize(("more", "status"), [(0, 200), (1, None)])
-async def test_interim_responses_end_at_the_limit(more: int, status: int | None) -> None:
+async def test_interim_responses_are_limited_to_the_exact_byte(more: int, status: int | None) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\n"
     flood = (interim * (MAX_BEFORE_BODY // len(interim)))[: -len(interim)]
     rest = MAX_BEFORE_BODY - len(flood) - len(b"HTTP/1.1 100 \r\n\r\n") + more
@@ -312,7 +314,7 @@ async def test_interim_responses_end_at_the_limit(more: int, status: int | None)
 
 
 @pytest.mark.parametrize("status", [None, 0, 99, 100, 101, 199, 200, 299, 300, 999])
-def test_2xx_alone_is_success(status: int | None) -> None:
+def test_only_2xx_is_success(status: int | None) -> None:
     outcome, error = classify(status)
     assert (outcome is OK) == (status in (200, 299))
     assert (error is None) == (outcome is OK)
@@ -320,14 +322,14 @@ def test_2xx_alone_is_success(status: int | None) -> None:
 
 
 @pytest.mark.parametrize("end", [b"\r\n", b"\n"])
-def test_a_status_has_arrived_with_the_end_of_its_line(end: bytes) -> None:
+def test_a_status_arrives_with_the_end_of_its_line(end: bytes) -> None:
     for line in (b"HTTP/1.1 200 OK", b"HTTP/1.0 200", b"\r\nHTTP/1.1 200 "):
         assert arrived_status(line) is None
         assert arrived_status(line + end) == 200
         assert arrived_status(line + end + b"garbage") == 200
 
 
-def test_interim_responses_do_not_arrive() -> None:
+def test_interim_responses_are_not_a_final_status() -> None:
     hint = b"HTTP/1.1 103 Hints\r\nLink: HTTP/1.1 200 OK\r\n"
     assert arrived_status(hint) is None
     assert arrived_status(hint + b"\r\n") is None
