@@ -1,6 +1,6 @@
 """The consumer of the rollups: adds hourly counts, sums and subscription movements in the cursor's transaction.
 
-event_facts.py and movements.py decide what is counted; migrations/data/0017_rollups.sql has the tables and the views.
+event_facts.py and movements.py decide what is counted; migrations/data/0018_rollups.sql has the tables.
 
 A dead-lettered event that is retried later is counted in its own hour. If a later event of its subscription was applied
 before, the retried event adds no movement: the later movement was computed without it. A rebuild, which reads all events

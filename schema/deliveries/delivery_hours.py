@@ -1,4 +1,4 @@
-"""Attempts added to their endpoints' hours. The protocol is drawn in migrations/data/0019_delivery_hours.sql."""
+"""Attempts added to their endpoints' hours. The protocol is drawn in migrations/data/0020_delivery_hours.sql."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
--- The activity feed. See migrations/data/0016_activity.sql for the columns and the indexes; each list below walks one of
+-- The activity feed. See migrations/data/0017_activity.sql for the columns and the indexes; each list below walks one of
 -- them. The view picks the generation that serves.
 
 -- name: add

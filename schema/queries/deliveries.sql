@@ -1,4 +1,4 @@
--- A delivery's life. See migrations/data/0004_deliveries.sql for the columns' meaning.
+-- A delivery's life. See migrations/data/0008_deliveries.sql for the columns' meaning.
 --
 -- A row is named by (tenant, id, created_at) although the id would do: of a partition that is known to be empty all
 -- indexes look alike to the planner, and a plan made then, with the index that begins with the tenant, is kept while the

@@ -1,4 +1,4 @@
--- Deliveries as people ask about them. See migrations/data/0004_deliveries.sql for the columns' meaning.
+-- Deliveries as people ask about them. See migrations/data/0008_deliveries.sql for the columns' meaning.
 
 -- name: list
 -- $1 tenant, $2 status or null, $3 endpoint or null, $4 and $5 the last row's created_at and id or null, $6 limit.

@@ -1,4 +1,4 @@
--- Deliveries' attempts by the hour. See migrations/data/0019_delivery_hours.sql for the protocol.
+-- Deliveries' attempts by the hour. See migrations/data/0020_delivery_hours.sql for the protocol.
 
 -- name: fold
 -- $1 limit. How many attempts were added to their hours; null while another session is at it.

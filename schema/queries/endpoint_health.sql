@@ -1,4 +1,4 @@
--- How endpoints fare, and what follows from it. See migrations/data/0007_endpoint_health.sql for the columns, and
+-- How endpoints fare, and what follows from it. See migrations/data/0009_endpoint_health.sql for the columns, and
 -- delivery/health/breaker.py for the states. All moments are the database's: workers' clocks differ, and jump.
 
 -- name: note_health

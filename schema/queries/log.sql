@@ -1,4 +1,4 @@
--- The log's positions and the consumers' cursors. See migrations/data/0003_sequencer.sql for the protocol.
+-- The log's positions and the consumers' cursors. See migrations/data/0006_sequencer.sql for the protocol.
 
 -- name: sequence
 -- $1 limit. How many events got a position; null while another session is at it.

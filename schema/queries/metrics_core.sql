@@ -8,7 +8,7 @@ SELECT mode, count(*) FILTER (WHERE NOT enabled) AS disabled, count(*) FILTER (W
  GROUP BY mode;
 
 -- name: oldest_transaction
--- See migrations/core/0003_observing.sql for what can be seen.
+-- See migrations/core/0008_open_transactions.sql for what can be seen.
 SELECT seconds, pid, hidden FROM oldest_transaction();
 
 -- name: workers

@@ -1,4 +1,4 @@
--- One tenant's events by position. See migrations/data/0018_positions.sql for the index, and schema/event_log/positions.py.
+-- One tenant's events by position. See migrations/data/0005_event_log.sql for the index, and schema/event_log/positions.py.
 
 -- name: log_end
 -- The log's last position, and the highest one whose event may have been dropped.

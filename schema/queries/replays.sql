@@ -1,4 +1,4 @@
--- Replays. See migrations/data/0008_replays.sql for what a job is.
+-- Replays. See migrations/data/0010_replays.sql for what a job is.
 
 -- name: replay_one
 -- $1 tenant, $2 delivery. A settled delivery starts its schedule anew; a pending one gets one more attempt

@@ -30,7 +30,7 @@ SELECT p.relname AS parent, c.relname AS partition,
 -- name: facts
 -- $1 and $2. Of a month's events: how many, how many have no position, the first and the last position. Of its
 -- deliveries: how many are pending, and how many were settled so lately that a late result may still come. Of its
--- attempts: how many are not in the hourly figures yet; all of them, while a restore is to be noticed (0019).
+-- attempts: how many are not in the hourly figures yet; all of them, while a restore is to be noticed.
 SELECT (SELECT count(*) FROM events e WHERE e.created_at >= $1 AND e.created_at < $2) AS events,
        (SELECT count(*) FROM events e
          WHERE e.created_at >= $1 AND e.created_at < $2

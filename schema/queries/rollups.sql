@@ -1,4 +1,4 @@
--- Rollups: deltas are added, states are put. See migrations/data/0017_rollups.sql.
+-- Rollups: deltas are added, states are put. See migrations/data/0018_rollups.sql.
 
 -- name: states
 -- $1 generation; arrays of $2 tenants, $3 subscriptions. Those that are known. OFFSET 0 keeps it a look-up each.

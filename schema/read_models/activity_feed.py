@@ -1,6 +1,6 @@
 """The activity feed: one entry per event, written by its consumer and read by keyset pages.
 
-migrations/data/0016_activity.sql describes the columns.
+migrations/data/0017_activity.sql describes the columns.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Reads and writes the rollups: subscription states, and sums to add. See migrations/data/0017_rollups.sql."""
+"""Reads and writes the rollups: subscription states, and sums to add. See migrations/data/0018_rollups.sql."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
--- How a merchant looks and speaks, whatever the mode.
+-- A tenant's branding and messages, the same in both modes.
 
 CREATE TABLE store_configs (
     tenant_id     uuid PRIMARY KEY REFERENCES tenants,
@@ -22,7 +22,7 @@ CREATE TABLE email_templates (
     PRIMARY KEY (tenant_id, kind)
 );
 
--- For one member, or for all of the tenant's.
+-- For one member, or with a null member_id for all members of the tenant.
 CREATE TABLE notifications (
     tenant_id  uuid NOT NULL REFERENCES tenants,
     id         uuid NOT NULL,

@@ -1,5 +1,5 @@
--- The wallet: a person by phone number, whoever the merchant, and the payment methods that merchants may charge. These
--- tables have no tenant on purpose.
+-- The wallet: people by phone number, and their payment methods, which every tenant may charge. These
+-- tables have no tenant_id on purpose.
 
 CREATE TABLE customer_identities (
     id          uuid PRIMARY KEY,
@@ -8,7 +8,8 @@ CREATE TABLE customer_identities (
     created_at  timestamptz NOT NULL DEFAULT now()
 );
 
--- A code sent over WhatsApp, kept as a digest under the service's key. One is open per phone: a new one replaces it.
+-- A code sent over WhatsApp, stored as a digest under the service's key. A phone has one open challenge; a
+-- new one replaces it.
 CREATE TABLE otp_challenges (
     id          uuid PRIMARY KEY,
     phone       text NOT NULL CHECK (phone ~ '^\+[1-9][0-9]{7,14}$'),
@@ -22,11 +23,12 @@ CREATE TABLE otp_challenges (
 CREATE UNIQUE INDEX otp_challenges_open ON otp_challenges (phone) WHERE ended_at IS NULL;
 CREATE INDEX otp_challenges_by_phone ON otp_challenges (phone, created_at);
 
--- The gateway's token is sealed (see schema/secret_box.py); what people see is the last four digits.
+-- The gateway's token is sealed (see schema/secret_box.py). People see the last four digits.
 CREATE TABLE saved_payment_methods (
     id           uuid PRIMARY KEY,
     identity_id  uuid NOT NULL REFERENCES customer_identities,
-    rail         text NOT NULL CHECK (rail IN ('card', 'ussd', 'transfer', 'virtual_account', 'direct_debit')),
+    rail         text NOT NULL
+                 CHECK (rail IN ('card', 'ussd', 'transfer', 'virtual_account', 'direct_debit')),
     brand        text CHECK (length(brand) BETWEEN 1 AND 40),
     last4        text CHECK (last4 ~ '^[0-9]{4}$'),
     expires_on   date,

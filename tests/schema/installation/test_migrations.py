@@ -113,7 +113,7 @@ async def test_a_process_killed_in_the_middle_of_a_file_leaves_whole_files(
     cluster: Cluster, empty: str, owner_of_empty: asyncpg.Connection
 ) -> None:
     """It is stopped after the file's last statement, before the commit, and the next one goes on from there."""
-    stop_at = ALL.index(("sandbox", "0003_sequencer.sql"))
+    stop_at = ALL.index(("sandbox", "0006_sequencer.sql"))
     await owner_of_empty.execute(
         """
         CREATE SCHEMA core;
@@ -121,7 +121,7 @@ async def test_a_process_killed_in_the_middle_of_a_file_leaves_whole_files(
         CREATE FUNCTION public.wait() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; END $$;
         CREATE TRIGGER wait BEFORE INSERT ON core.schema_migrations FOR EACH ROW
-            WHEN (NEW.schema = 'sandbox' AND NEW.name LIKE '0003%') EXECUTE FUNCTION public.wait();
+            WHEN (NEW.schema = 'sandbox' AND NEW.name LIKE '0006%') EXECUTE FUNCTION public.wait();
         """
     )
     await owner_of_empty.execute("SELECT pg_advisory_lock(4711)")
@@ -133,7 +133,7 @@ async def test_a_process_killed_in_the_middle_of_a_file_leaves_whole_files(
     await until(owner_of_empty, "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE objid = 4711 AND NOT granted)")
 
     assert await book(owner_of_empty) == ALL[:stop_at]
-    assert await owner_of_empty.fetchval("SELECT to_regclass('sandbox.sequencer') IS NOT NULL")
+    assert await owner_of_empty.fetchval("SELECT to_regclass('sandbox.event_log') IS NOT NULL")
     assert await owner_of_empty.fetchval("SELECT to_regproc('sandbox.sequence_events') IS NULL")
     assert (await migrate.migrate(owner_of_empty, cluster.key)).files == len(ALL) - stop_at
     assert await book(owner_of_empty) == ALL
@@ -142,7 +142,7 @@ async def test_a_process_killed_in_the_middle_of_a_file_leaves_whole_files(
 @pytest.mark.parametrize(
     ("history", "sentence"),
     [
-        ("UPDATE core.schema_migrations SET sha256 = 'x' WHERE name = '0002_log.sql'", "another text"),
+        ("UPDATE core.schema_migrations SET sha256 = 'x' WHERE name = '0004_events.sql'", "another text"),
         ("INSERT INTO core.schema_migrations VALUES ('live', '9999_later.sql', 'x')", "newer duro-webhooks"),
     ],
 )

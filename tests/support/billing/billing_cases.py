@@ -121,7 +121,7 @@ def in_dunning(state: DunningState, **columns: Any) -> DunningSchedule:
 
 
 def check_rows(changes: Changes) -> None:
-    """The CHECKs of 0013_subscriptions.sql."""
+    """The CHECKs of 0014_subscriptions.sql."""
     for sub in (*changes.new_subscriptions, *changes.subscriptions):
         assert sub.current_period_start < sub.current_period_end
         assert sub.cycles >= 0

@@ -1,23 +1,58 @@
--- sequence_events(): gives every committed event a position, once, whatever order transactions commit in.
+-- sequence_events() gives every committed event one position, whatever the order in which transactions
+-- commit.
 --
 -- The set of finished transactions only grows. `done` (stored) and `now` (this statement's snapshot) are
 -- two such sets, so what to append is exactly the events of  finished(now) − finished(done):
 --
 --      xid:   …… xip(done) ……………│ xmax(done) ………………………………… │ xmax(now) …
---             ▲ ran then,          ▲ began since; the ones still       ▲ nothing here is
---             finished by now      running are invisible anyway          visible yet
+--             ▲ running then,      ▲ began since; those still        ▲ nothing here is
+--             finished now         running are invisible anyway        visible yet
 --
--- Each part is a range of xids, looked up by the index on (xid, seq); a transaction that is left open costs nothing, and holds
--- nobody else back. Four ways of losing events are closed by construction:
---   · positions are given at sequencing, not at insert: a late commit comes later, never "before the cursor";
---   · rows and snapshot are of ONE statement: nothing can commit between reading the one and the other;
---   · the lock is taken in a statement of its own: the next statement's snapshot sees the last holder's tick;
---   · no clock takes part: gaps need no waiting out, rolled-back rows are simply not visible.
--- A limit cuts at a whole transaction, and the stored snapshot is cut there too (see `cut` below).
--- The lock is on an empty table: it writes nothing, so a poll that finds nothing costs no xid and no WAL, and
--- needs this schema's rights, which an advisory lock would not.
+-- Each part is a range of xids, looked up by the index on (xid, seq). A transaction that stays open costs
+-- nothing and delays no other. The design closes four ways of losing events:
+--   · positions are given at sequencing, not at insert: a late commit never gets a position before a cursor;
+--   · rows and snapshot come from ONE statement: nothing can commit between reading the one and the other;
+--   · the lock is taken in its own statement: the next statement's snapshot sees the last holder's tick;
+--   · no clock takes part: no gap has to be waited out, and rolled-back rows are not visible.
+-- A limit cuts at a whole transaction, and the stored snapshot is cut there too (see `cut` below). The lock
+-- is on an empty table. Taking it writes nothing, so a poll that finds nothing costs no xid and no WAL; and
+-- it needs rights in this schema, which an advisory lock would not.
 
 CREATE TABLE sequencer_lock ();
+
+-- Every transaction that `done` sees as finished has its events in event_log. A row is appended per batch
+-- and the one before is deleted; the newest tick counts. Appending keeps polls fast under an old
+-- transaction: an updated row would grow a chain of dead versions under one key (see
+-- schema/event_log/log.py).
+CREATE TABLE sequencer (
+    tick              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    done              pg_snapshot NOT NULL,
+    last_pos          bigint NOT NULL,
+    restore_floor     bigint NOT NULL,  -- rows with seq up to this may carry xids of another cluster
+    system_identifier bigint NOT NULL,  -- of the cluster whose xids `done` holds
+    sequenced_at      timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO sequencer (done, last_pos, restore_floor, system_identifier)
+SELECT '3:3:', 0, 0, system_identifier FROM pg_control_system();
+
+-- The snapshot that sees what `done` saw and, of what `now_snap` sees, everything up to transaction `cut`
+-- (null: all). `own`, the calling transaction, never counts as finished: it may append after this call.
+CREATE FUNCTION snapshot_after(done pg_snapshot, now_snap pg_snapshot, cut xid8, own xid8) RETURNS pg_snapshot
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = :schema, pg_temp AS $$
+    WITH bound AS (
+        SELECT CASE WHEN cut IS NULL THEN pg_snapshot_xmax(now_snap)
+                    ELSE greatest(((cut::text)::numeric + 1)::text::xid8, pg_snapshot_xmax(done)) END AS xmax
+    ), running AS (
+        SELECT xid FROM pg_snapshot_xip(now_snap) AS xid WHERE cut IS NULL OR xid <= cut
+        UNION
+        SELECT xid FROM pg_snapshot_xip(done) AS xid WHERE xid > cut
+        UNION
+        SELECT own FROM bound WHERE own < bound.xmax
+    )
+    SELECT (coalesce((SELECT min(xid) FROM running), xmax) || ':' || xmax || ':'
+            || coalesce((SELECT string_agg(xid::text, ',' ORDER BY xid) FROM running), ''))::pg_snapshot
+      FROM bound
+$$;
 
 CREATE FUNCTION sequence_events(batch_limit integer DEFAULT 1000) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
@@ -45,7 +80,7 @@ BEGIN
 
     SELECT * INTO STRICT was FROM sequencer ORDER BY tick DESC LIMIT 1;
 
-    -- The xids that `done` speaks of are another cluster's: a logical restore.
+    -- The xids in `done` are another cluster's: a logical restore.
     IF was.system_identifier <> cluster
        OR pg_snapshot_xmax(was.done) > pg_snapshot_xmax(pg_current_snapshot()) THEN
         RETURN sequence_restored_events();
@@ -80,41 +115,23 @@ BEGIN
       INTO now_snap, appended, cut
       FROM batch b;
 
-    -- An empty poll that was slow walked an open transaction's many rows; remember the snapshot, so that
-    -- the next one knows this transaction as running and passes it by.
+    -- An empty poll that was slow walked many rows of an open transaction. Store the snapshot, so that the
+    -- next poll knows this transaction as running and skips it.
     IF appended > 0 OR clock_timestamp() - started > interval '5 milliseconds' THEN
         DELETE FROM sequencer WHERE tick = was.tick;
         INSERT INTO sequencer (done, last_pos, restore_floor, system_identifier)
-        VALUES (snapshot_after(was.done, now_snap, cut, own), was.last_pos + appended, was.restore_floor, cluster);
+        VALUES (snapshot_after(was.done, now_snap, cut, own), was.last_pos + appended,
+                was.restore_floor, cluster);
     END IF;
     RETURN appended;
 END $$;
 
--- The snapshot that sees exactly: what `done` saw, and of what `now_snap` sees all up to transaction `cut`
--- (null: all). `own`, the calling transaction, is never finished: it may append after this call.
-CREATE FUNCTION snapshot_after(done pg_snapshot, now_snap pg_snapshot, cut xid8, own xid8) RETURNS pg_snapshot
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = :schema, pg_temp AS $$
-    WITH bound AS (
-        SELECT CASE WHEN cut IS NULL THEN pg_snapshot_xmax(now_snap)
-                    ELSE greatest(((cut::text)::numeric + 1)::text::xid8, pg_snapshot_xmax(done)) END AS xmax
-    ), running AS (
-        SELECT xid FROM pg_snapshot_xip(now_snap) AS xid WHERE cut IS NULL OR xid <= cut
-        UNION
-        SELECT xid FROM pg_snapshot_xip(done) AS xid WHERE xid > cut
-        UNION
-        SELECT own FROM bound WHERE own < bound.xmax
-    )
-    SELECT (coalesce((SELECT min(xid) FROM running), xmax) || ':' || xmax || ':'
-            || coalesce((SELECT string_agg(xid::text, ',' ORDER BY xid) FROM running), ''))::pg_snapshot
-      FROM bound
-$$;
-
--- After a restore no stored xid means anything: what has no position gets one, by looking, in the order in
--- which the rows were numbered. From then on rows up to `restore_floor` are looked up before they are
--- appended, because their old xids will be handed out again.
+-- After a logical restore no stored xid means anything. Events without a position are found by an anti-join
+-- and get one in the order of `seq`. From then on rows up to `restore_floor` are looked up before they are
+-- appended, because this cluster will assign their old xids again.
 CREATE FUNCTION sequence_restored_events() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp
-SET enable_seqscan = on SET enable_hashjoin = on AS $$  -- it reads everything, once
+SET enable_seqscan = on SET enable_hashjoin = on AS $$  -- it reads everything once
 DECLARE
     was       sequencer%ROWTYPE;
     own       xid8 := pg_current_xact_id_if_assigned();
@@ -135,7 +152,8 @@ BEGIN
       INTO now_snap, floor_seq, appended;
     DELETE FROM sequencer WHERE tick = was.tick;
     INSERT INTO sequencer (done, last_pos, restore_floor, system_identifier)
-    SELECT snapshot_after(was.done, now_snap, NULL, own), was.last_pos + appended, floor_seq, system_identifier
+    SELECT snapshot_after(was.done, now_snap, NULL, own), was.last_pos + appended,
+           floor_seq, system_identifier
       FROM pg_control_system();
     RETURN appended;
 END $$;

@@ -1,13 +1,12 @@
--- A tenant's events by position, for whoever follows them from outside; and which months are not there any more.
+-- Retention: what retires a month's partitions. schema/retention/retention.py has the rules, retiring.py
+-- the protocol.
 
--- To walk one tenant's positions without the others'. Making it holds up the sequencer, and no producer.
-CREATE INDEX event_log_by_tenant ON event_log (tenant_id, pos);
-
--- A month that is being retired is sealed first: from the moment the trigger is there every transaction that wrote to the
--- partition has ended, and none can write again, so that what is found out about it stays true. Making the trigger
--- waits for the partition's writers and holds up its writers alone. Of deliveries only what makes one pending is refused: a
--- worker's statement is about many endpoints' and many months' at once, and must not fail for one of them. Who is refused
--- before the month is noted may wait (see schema/connections/error_kinds.py); afterwards it does not open any more.
+-- A month that is being retired is sealed first. Creating the trigger waits for the partition's writers and
+-- blocks only them, so once it exists every transaction that wrote to the partition has ended and none can
+-- write again: what is then found out about the partition stays true. Of deliveries only updates that make
+-- one pending are refused, because a worker's statement covers many endpoints and months and must not fail
+-- for one of them. The constraint name tells the client whether to retry: `retiring` before the month is
+-- listed, `retired` afterwards, when it does not open again (see schema/connections/error_kinds.py).
 CREATE FUNCTION refuse_retiring() RETURNS trigger LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
     noted boolean;
@@ -19,10 +18,12 @@ BEGIN
     END IF;
     noted := EXISTS (SELECT FROM retired_months m
                       WHERE m.finished_at IS NULL AND to_char(m.month, 'YYYY_MM') = right(TG_TABLE_NAME, 7));
-    RAISE EXCEPTION '% is being retired: nothing is recorded in that month or sent again any more', TG_TABLE_NAME
+    RAISE EXCEPTION '% is being retired: nothing is recorded in that month or sent again any more',
+                    TG_TABLE_NAME
         USING ERRCODE = 'object_not_in_prerequisite_state',
               CONSTRAINT = CASE WHEN noted THEN 'retired' ELSE 'retiring' END,
-              HINT = 'duro retention run finishes what it began; a worker opens within a minute what it left.';
+              HINT = 'duro retention run finishes what it began; '
+                     'a worker opens within a minute what it left.';
 END $$;
 
 CREATE FUNCTION seal_partition(leaf regclass) RETURNS void
@@ -35,20 +36,21 @@ BEGIN
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER retiring', leaf);
 END $$;
 
--- Disabled and not dropped, which would wait for readers and hold them up.
+-- Disabled instead of dropped: DROP TRIGGER would wait for readers and block them.
 CREATE FUNCTION unseal_partition(leaf regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 BEGIN
     EXECUTE format('ALTER TABLE %s DISABLE TRIGGER retiring', leaf);
 END $$;
 
--- One run at a time, in all modes: it holds this one in each, in a transaction of another session, for DETACH CONCURRENTLY
--- cannot be in one. Of use to the owner alone, which an advisory lock would not be. EXCLUSIVE: it needs no transaction id, so
--- that no snapshot waits for it.
+-- One run at a time for all modes. A run holds this lock of each mode in a second session's transaction,
+-- because DETACH CONCURRENTLY cannot run in one. Only the owner can take it, unlike an advisory lock. In
+-- EXCLUSIVE mode it needs no transaction id, so no snapshot waits for it.
 CREATE TABLE retention_lock ();
 
--- Partitions that are sealed although their month is not on its way out: a run is at it, or ended in between.
-CREATE FUNCTION left_sealed() RETURNS SETOF regclass LANGUAGE sql STABLE SET search_path = :schema, pg_temp AS $$
+-- Sealed partitions of months that are not being retired: a run is in progress, or was killed.
+CREATE FUNCTION left_sealed() RETURNS SETOF regclass
+LANGUAGE sql STABLE SET search_path = :schema, pg_temp AS $$
     SELECT c.oid::regclass
       FROM pg_trigger t
       JOIN pg_class c ON c.oid = t.tgrelid
@@ -58,8 +60,9 @@ CREATE FUNCTION left_sealed() RETURNS SETOF regclass LANGUAGE sql STABLE SET sea
      ORDER BY c.relname
 $$;
 
--- For workers: opens what a run that was killed left sealed; returns how many. While a run is at it, or writers are in the way,
--- none. Under the book's lock: a run that has lost its own finds its month either sealed until it is noted, or open.
+-- For workers: unseals the partitions that a killed run left sealed; returns how many. It does nothing
+-- while a run is in progress or writers hold locks. It locks retired_months too, so a run that has lost its
+-- own lock finds the month either still sealed when it lists it, or open.
 CREATE FUNCTION open_what_was_left_sealed() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
@@ -80,7 +83,8 @@ EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
     RETURN 0;
 END $$;
 
--- Frees what a partition holds and leaves it in its place. The owner alone may, within one transaction.
+-- Truncates a partition and leaves it attached. Only the owner may; the append-only trigger is off within
+-- its transaction.
 CREATE FUNCTION empty_partition(leaf regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
@@ -95,19 +99,21 @@ BEGIN
     END IF;
 END $$;
 
--- The consumers that retention waits for, and how far each has come. The one for rebuilding a projection is always there,
--- and counts while a rebuild is under way.
+-- The consumers that retention waits for, and their cursors. A projection's rebuild consumer always exists,
+-- but counts only during a rebuild.
 CREATE FUNCTION consumers_that_hold(OUT consumer text, OUT pos bigint) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = :schema, pg_temp AS $$
-    SELECT c.name, coalesce((SELECT k.pos FROM cursors k WHERE k.consumer = c.name ORDER BY k.tick DESC LIMIT 1), 0)
+    SELECT c.name,
+           coalesce((SELECT k.pos FROM cursors k WHERE k.consumer = c.name ORDER BY k.tick DESC LIMIT 1), 0)
       FROM consumers c
      WHERE NOT EXISTS (SELECT FROM projections p WHERE c.name = p.name || '_rebuild' AND p.building IS NULL)
 $$;
 
--- What is built anew has what the log has. Figures of months whose events are gone could not be counted again, nor lines of
--- such months written; so that would put less in the place of more. SHARE: a month is noted before or after this, never
--- meanwhile, and whoever notes it afterwards finds the rebuild.
-CREATE FUNCTION refuse_lossy_rebuild() RETURNS trigger LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
+-- Refuses a rebuild that would lose data: it can only write what the log still has, and would replace the
+-- rollups and feed entries of months whose events have been dropped. SHARE: a month is listed before this
+-- or after it, never meanwhile; a run that lists it afterwards sees the rebuild.
+CREATE FUNCTION refuse_lossy_rebuild() RETURNS trigger
+LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
     gone text;
 BEGIN
@@ -130,11 +136,12 @@ BEGIN
                 ELSE pg_relation_size(g.oid) > 0 AND EXISTS (SELECT FROM retired_months WHERE events > 0) END
      ORDER BY 1 LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION '% of % would be lost: the events it was made of have been dropped, so it cannot be rebuilt',
+        RAISE EXCEPTION '% of % would be lost: its events have been dropped, so it cannot be rebuilt',
                         replace(gone, '_', '-'), NEW.name
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER refuse_lossy_rebuild BEFORE UPDATE OF building ON projections
-    FOR EACH ROW WHEN (OLD.building IS NULL AND NEW.building IS NOT NULL) EXECUTE FUNCTION refuse_lossy_rebuild();
+    FOR EACH ROW WHEN (OLD.building IS NULL AND NEW.building IS NOT NULL)
+    EXECUTE FUNCTION refuse_lossy_rebuild();

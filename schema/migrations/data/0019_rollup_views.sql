@@ -1,84 +1,13 @@
--- Rollups: what consumers/rollups/rollups_consumer.py counts of the log, and the views of it that are published for analysts.
---
---      log ──► event_hours       every event, by what it tells of plan, rail, failure code and currency
---        ├───► movement_hours    subscriptions and their monthly recurring revenue (MRR), from what to what
---        ├───► recovery_hours    failed renewals, and how their recovery ended
---        └──►► subscription_states   each subscription as the log last told it: what a movement is a movement from
---
--- Buckets are hours of UTC, by the event's own time: late and backdated events, and replayed ones, land in theirs. States
--- follow the order of the log. What an event does not tell, or tells in a form that is none (an amount that is a string, an
--- id that is no id), is counted as not told, '' or the uuid of zeros, and never guessed. Sums are numeric: no producer can make
--- one that does not fit, and so stop the consumer.
+-- The views of the rollups that are published for analysts. docs/analytics.md repeats their comments.
 
-CREATE TABLE event_hours (
-    generation   integer NOT NULL,
-    tenant_id    uuid NOT NULL,
-    type         text NOT NULL,
-    hour         timestamptz NOT NULL,
-    plan_id      uuid NOT NULL,
-    rail         text NOT NULL,
-    failure_code text NOT NULL,
-    currency     text NOT NULL,
-    events       bigint NOT NULL,
-    unpriced     bigint NOT NULL,    -- those that tell no amount with a currency
-    amount       numeric NOT NULL,   -- of the others
-    PRIMARY KEY (generation, tenant_id, type, hour, plan_id, rail, failure_code, currency)
-) PARTITION BY LIST (generation);
-
--- A change within a currency from one plan to another is two rows of one kind: the old plan's loss, the new one's gain.
-CREATE TABLE movement_hours (
-    generation    integer NOT NULL,
-    tenant_id     uuid NOT NULL,
-    hour          timestamptz NOT NULL,
-    kind          text NOT NULL CHECK (kind IN ('new', 'reactivation', 'resumed', 'expansion', 'contraction', 'switch',
-                  'paused', 'churn_voluntary', 'churn_involuntary', 'completed')),
-    plan_id       uuid NOT NULL,
-    currency      text NOT NULL,
-    subscriptions bigint NOT NULL,   -- that moved so
-    counted       bigint NOT NULL,   -- how many more count than before, or fewer
-    mrr           numeric NOT NULL,  -- how much more, or less
-    PRIMARY KEY (generation, tenant_id, hour, kind, plan_id, currency)
-) PARTITION BY LIST (generation);
-
--- By the failure that put the subscription at risk, however later charges failed.
-CREATE TABLE recovery_hours (
-    generation    integer NOT NULL,
-    tenant_id     uuid NOT NULL,
-    hour          timestamptz NOT NULL,
-    kind          text NOT NULL CHECK (kind IN ('at_risk', 'recovered', 'exhausted', 'cancelled', 'won_back')),
-    failure_code  text NOT NULL,
-    currency      text NOT NULL,
-    subscriptions bigint NOT NULL,
-    amount        numeric NOT NULL,
-    PRIMARY KEY (generation, tenant_id, hour, kind, failure_code, currency)
-) PARTITION BY LIST (generation);
-
---   pos            of the event that told this last: an older one that comes after it changes nothing
---   mrr            what the price comes to in a month, whether it counts at present or not
---   was_active     it has been active at some time
---   failure_code   what put it at risk last
-CREATE TABLE subscription_states (
-    generation      integer NOT NULL,
-    tenant_id       uuid NOT NULL,
-    subscription_id uuid NOT NULL,
-    pos             bigint NOT NULL,
-    status          text NOT NULL,
-    plan_id         uuid NOT NULL,
-    currency        text NOT NULL,
-    mrr             bigint NOT NULL,
-    was_active      boolean NOT NULL,
-    failure_code    text NOT NULL,
-    PRIMARY KEY (generation, tenant_id, subscription_id)
-) PARTITION BY LIST (generation);
-
-SELECT add_projection('rollups', 'event_hours', 'movement_hours', 'recovery_hours', 'subscription_states');
-
--- A sum as the views show it: null where a bigint cannot hold it, so that one tenant's nonsense is no error for all.
+-- A sum as a bigint, or null where it does not fit: one tenant's absurd amounts must not fail a query about
+-- all tenants.
 CREATE FUNCTION whole(total numeric) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     CASE WHEN abs(total) <= 9223372036854775807 THEN total::bigint END;
 
--- Nothing checks a store's time zone when it is saved, and a zone that does not exist is an error wherever it is used. What
--- PostgreSQL would take for a POSIX zone, UTC+1 for one, means the opposite of what people mean.
+-- A store's time zone is not checked when it is saved, and an unknown one would fail every query that uses
+-- it. A name that PostgreSQL would take for a POSIX zone, such as UTC+1, would have the opposite sign of
+-- what people mean.
 CREATE FUNCTION time_zone_or_lagos(zone text) RETURNS text LANGUAGE plpgsql STABLE AS $$
 BEGIN
     IF zone !~ '^[A-Za-z_]+$|^[A-Za-z_]+/' THEN
@@ -90,17 +19,20 @@ EXCEPTION WHEN invalid_parameter_value THEN
     RETURN 'Africa/Lagos';
 END $$;
 
--- Every view begins here, and goes on by the tenant's index: a condition on `tenant_id` reads that tenant's rows alone. The
--- barrier keeps the three functions from being called once per row of what follows.
+-- Every view starts from here and joins by the tenant's index, so a condition on tenant_id reads only that
+-- tenant's rows. The security_barrier keeps the planner from calling the three functions once per joined
+-- row.
 CREATE VIEW tenants_shown WITH (security_barrier) AS
-SELECT t.id, format_id('ten', t.id) AS tenant_id, t.name AS tenant_name, time_zone_or_lagos(s.time_zone) AS time_zone
+SELECT t.id, format_id('ten', t.id) AS tenant_id, t.name AS tenant_name,
+       time_zone_or_lagos(s.time_zone) AS time_zone
   FROM core.tenants t
   LEFT JOIN core.store_configs s ON s.tenant_id = t.id;
 
 CREATE VIEW hourly_events AS
 SELECT t.tenant_id, t.tenant_name, h.hour, h.type,
        format_id('plan', nullif(h.plan_id, '00000000-0000-0000-0000-000000000000')) AS plan_id,
-       nullif(h.rail, '') AS rail, nullif(h.failure_code, '') AS failure_code, nullif(h.currency, '') AS currency,
+       nullif(h.rail, '') AS rail, nullif(h.failure_code, '') AS failure_code,
+       nullif(h.currency, '') AS currency,
        h.events, h.unpriced, whole(h.amount) AS amount,
        (SELECT as_of('rollups')) AS as_of
   FROM tenants_shown t
@@ -115,9 +47,11 @@ SELECT t.tenant_id, t.tenant_name, d.day, nullif(d.currency, '') AS currency,
   FROM tenants_shown t
  CROSS JOIN LATERAL (
         SELECT (h.hour AT TIME ZONE t.time_zone)::date AS day, h.currency,
-               coalesce(sum(h.events) FILTER (WHERE h.type <> 'subscription_payment_refunded'), 0)::bigint AS payments,
+               coalesce(sum(h.events) FILTER (WHERE h.type <> 'subscription_payment_refunded'), 0)::bigint
+                   AS payments,
                coalesce(sum(h.amount) FILTER (WHERE h.type <> 'subscription_payment_refunded'), 0) AS gross,
-               coalesce(sum(h.events) FILTER (WHERE h.type = 'subscription_payment_refunded'), 0)::bigint AS refunds,
+               coalesce(sum(h.events) FILTER (WHERE h.type = 'subscription_payment_refunded'), 0)::bigint
+                   AS refunds,
                coalesce(sum(h.amount) FILTER (WHERE h.type = 'subscription_payment_refunded'), 0) AS refunded,
                sum(h.unpriced)::bigint AS unpriced
           FROM event_hours h
@@ -139,9 +73,12 @@ SELECT t.tenant_id, t.tenant_name, p.hour,
  CROSS JOIN LATERAL (
         SELECT h.hour, h.plan_id, h.rail, h.currency,
                sum(h.events)::bigint AS attempts,
-               coalesce(sum(h.events) FILTER (WHERE h.type <> 'subscription_payment_failed'), 0)::bigint AS succeeded,
-               coalesce(sum(h.amount) FILTER (WHERE h.type <> 'subscription_payment_failed'), 0) AS succeeded_amount,
-               coalesce(sum(h.amount) FILTER (WHERE h.type = 'subscription_payment_failed'), 0) AS failed_amount
+               coalesce(sum(h.events) FILTER (WHERE h.type <> 'subscription_payment_failed'), 0)::bigint
+                   AS succeeded,
+               coalesce(sum(h.amount) FILTER (WHERE h.type <> 'subscription_payment_failed'), 0)
+                   AS succeeded_amount,
+               coalesce(sum(h.amount) FILTER (WHERE h.type = 'subscription_payment_failed'), 0)
+                   AS failed_amount
           FROM event_hours h
          WHERE h.generation = (SELECT serving FROM projections WHERE name = 'rollups')
            AND h.tenant_id = t.id
@@ -161,9 +98,12 @@ SELECT t.tenant_id, t.tenant_name, p.day,
  CROSS JOIN LATERAL (
         SELECT (h.hour AT TIME ZONE t.time_zone)::date AS day, h.plan_id, h.rail, h.currency,
                sum(h.events)::bigint AS attempts,
-               coalesce(sum(h.events) FILTER (WHERE h.type <> 'subscription_payment_failed'), 0)::bigint AS succeeded,
-               coalesce(sum(h.amount) FILTER (WHERE h.type <> 'subscription_payment_failed'), 0) AS succeeded_amount,
-               coalesce(sum(h.amount) FILTER (WHERE h.type = 'subscription_payment_failed'), 0) AS failed_amount
+               coalesce(sum(h.events) FILTER (WHERE h.type <> 'subscription_payment_failed'), 0)::bigint
+                   AS succeeded,
+               coalesce(sum(h.amount) FILTER (WHERE h.type <> 'subscription_payment_failed'), 0)
+                   AS succeeded_amount,
+               coalesce(sum(h.amount) FILTER (WHERE h.type = 'subscription_payment_failed'), 0)
+                   AS failed_amount
           FROM event_hours h
          WHERE h.generation = (SELECT serving FROM projections WHERE name = 'rollups')
            AND h.tenant_id = t.id
@@ -172,7 +112,8 @@ SELECT t.tenant_id, t.tenant_name, p.day,
          GROUP BY 1, 2, 3, 4) p;
 
 CREATE VIEW recovery AS
-SELECT t.tenant_id, t.tenant_name, r.day, nullif(r.failure_code, '') AS failure_code, nullif(r.currency, '') AS currency,
+SELECT t.tenant_id, t.tenant_name, r.day,
+       nullif(r.failure_code, '') AS failure_code, nullif(r.currency, '') AS currency,
        r.at_risk, whole(r.at_risk_amount) AS at_risk_amount,
        r.recovered, whole(r.recovered_amount) AS recovered_amount,
        r.exhausted, whole(r.exhausted_amount) AS exhausted_amount,
@@ -203,19 +144,22 @@ SELECT t.tenant_id, t.tenant_name, m.day,
        format_id('plan', nullif(m.plan_id, '00000000-0000-0000-0000-000000000000')) AS plan_id,
        nullif(m.currency, '') AS currency,
        m.new, m.reactivated, m.resumed, m.expanded, m.contracted, m.switched, m.paused,
-       m.churned_voluntary, m.churned_involuntary, m.completed, m.counted_change, whole(m.mrr_change) AS mrr_change,
+       m.churned_voluntary, m.churned_involuntary, m.completed,
+       m.counted_change, whole(m.mrr_change) AS mrr_change,
        (SELECT as_of('rollups')) AS as_of
   FROM tenants_shown t
  CROSS JOIN LATERAL (
         SELECT (h.hour AT TIME ZONE t.time_zone)::date AS day, h.plan_id, h.currency,
                coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'new'), 0)::bigint AS new,
-               coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'reactivation'), 0)::bigint AS reactivated,
+               coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'reactivation'), 0)::bigint
+                   AS reactivated,
                coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'resumed'), 0)::bigint AS resumed,
                coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'expansion'), 0)::bigint AS expanded,
                coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'contraction'), 0)::bigint AS contracted,
                coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'switch'), 0)::bigint AS switched,
                coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'paused'), 0)::bigint AS paused,
-               coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'churn_voluntary'), 0)::bigint AS churned_voluntary,
+               coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'churn_voluntary'), 0)::bigint
+                   AS churned_voluntary,
                coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'churn_involuntary'), 0)::bigint
                    AS churned_involuntary,
                coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'completed'), 0)::bigint AS completed,
@@ -274,20 +218,24 @@ SELECT t.tenant_id, t.tenant_name, d.day, nullif(d.currency, '') AS currency,
 
 COMMENT ON VIEW hourly_events IS 'How many events of each type, by hour (UTC) and by what they tell.';
 COMMENT ON VIEW daily_revenue IS
-    'Money received and given back, by day in the tenant''s time zone and currency. Currencies are never added together.';
+    'Money received and given back, by day in the tenant''s time zone and currency. Currencies are never '
+    'added together.';
 COMMENT ON VIEW hourly_payments IS 'Charges and how they ended, by hour (UTC), plan, rail and currency.';
-COMMENT ON VIEW daily_payments IS 'Charges and how they ended, by day in the tenant''s time zone, plan, rail and currency.';
+COMMENT ON VIEW daily_payments IS
+    'Charges and how they ended, by day in the tenant''s time zone, plan, rail and currency.';
 COMMENT ON VIEW recovery IS
-    'Subscriptions whose renewal failed and how their recovery ended, by day in the tenant''s time zone, by the failure that '
-    'it began with, and currency.';
+    'Subscriptions whose renewal failed and how their recovery ended, by day in the tenant''s time zone, by '
+    'the failure that it began with, and currency.';
 COMMENT ON VIEW subscription_movements IS
-    'Subscriptions that came to count for MRR, ceased to, or changed, by day in the tenant''s time zone, plan and currency.';
+    'Subscriptions that came to count for MRR, ceased to, or changed, by day in the tenant''s time zone, '
+    'plan and currency.';
 COMMENT ON VIEW mrr IS
-    'Monthly recurring revenue at the end of each day in the tenant''s time zone, by currency, and what it came from: opening '
-    'and the movements add up to closing. Every day from the first movement until as_of has a row. A subscription counts '
-    'while it is active, and while it is past due after having been active once. It counts for its price in a month of '
-    '1/12 year: hour x 730, day x 365/12, week x 365/84, month x 1, quarter / 3, biannual / 6, year / 12, rounded half up '
-    'to whole kobo; discounts are not in it.';
+    'Monthly recurring revenue at the end of each day in the tenant''s time zone, by currency, and what it '
+    'came from: opening and the movements add up to closing. Every day from the first movement until as_of '
+    'has a row. A subscription counts while it is active, and while it is past due after having been active '
+    'once. It counts for its price in a month of 1/12 year: hour x 730, day x 365/12, week x 365/84, '
+    'month x 1, quarter / 3, biannual / 6, year / 12, rounded half up to whole kobo; discounts are not '
+    'in it.';
 
 -- A column means the same in every view that has it.
 DO $$
@@ -303,7 +251,8 @@ BEGIN
         ('type', 'of event, as in the catalog'),
         ('plan_id', 'plan_..., null where the events tell none'),
         ('rail', 'how the money was moved, null where the events tell none'),
-        ('failure_code', 'why a charge failed, null where the events tell none; in recovery: the failure that it began with'),
+        ('failure_code', 'why a charge failed, null where the events tell none; in recovery: the failure '
+                         'that it began with'),
         ('currency', 'of all amounts of the row (ISO 4217), null where the events tell none'),
         ('as_of', 'no committed event before this time is missing, except dead-lettered events'),
         ('events', 'how many'),
@@ -330,12 +279,14 @@ BEGIN
         ('cancelled_amount', 'what a period of these costs, in kobo'),
         ('won_back', 'paid after recovery had been exhausted; not in the rate'),
         ('won_back_amount', 'that money, in kobo'),
-        ('recovery_rate', 'recovered / (recovered + exhausted + cancelled): of the recoveries that ended on that day'),
+        ('recovery_rate', 'recovered / (recovered + exhausted + cancelled): of the recoveries that ended on '
+                          'that day'),
         ('reactivated', 'subscriptions that count again after churn or completion'),
         ('expanded', 'subscriptions whose price in a month rose; also those that came from another currency'),
         ('contracted', 'subscriptions whose price in a month fell; also those that went to another currency'),
         ('switched', 'subscriptions that went to another plan at the same price in a month'),
-        ('churned_voluntary', 'subscriptions cancelled on request, for whatever reason but fraud; paused ones too'),
+        ('churned_voluntary', 'subscriptions cancelled on request, for whatever reason but fraud; '
+                              'paused ones too'),
         ('churned_involuntary', 'subscriptions lost because dunning ran out (unpaid) or for fraud'),
         ('counted_change', 'how many more subscriptions count than before; negative: fewer'),
         ('mrr_change', 'how much more MRR than before, in kobo; negative: less'),
@@ -349,8 +300,10 @@ BEGIN
         ('subscriptions', 'how many count then')
     ) AS m (name, says) LOOP
         FOR found IN SELECT attrelid::regclass AS view FROM pg_attribute
-                      WHERE attname = meaning.name AND attrelid = ANY (ARRAY['hourly_events', 'daily_revenue', 'hourly_payments',
-                            'daily_payments', 'recovery', 'subscription_movements', 'mrr']::regclass[]) LOOP
+                      WHERE attname = meaning.name
+                        AND attrelid = ANY (ARRAY['hourly_events', 'daily_revenue', 'hourly_payments',
+                                                  'daily_payments', 'recovery', 'subscription_movements',
+                                                  'mrr']::regclass[]) LOOP
             EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', found.view, meaning.name, meaning.says);
         END LOOP;
     END LOOP;

@@ -1,28 +1,29 @@
--- What a merchant sells, and to whom. Every row carries its tenant; every reference goes by (tenant_id, id), so that it
--- cannot leave the tenant. Primary keys lead with the tenant for the same reason.
+-- Plans, promo codes and payment links, and the customers. Every row carries its tenant. References go by
+-- (tenant_id, id) and primary keys begin with the tenant, so no reference can leave the tenant.
 
 CREATE TABLE store_settings (
     tenant_id       uuid PRIMARY KEY REFERENCES core.tenants,
     currency        currency NOT NULL DEFAULT 'NGN',
-    payday_aware    boolean NOT NULL DEFAULT true,    -- wait for payday when funds are insufficient
+    payday_aware    boolean NOT NULL DEFAULT true,    -- insufficient funds: retry on payday
     rails           text[] NOT NULL DEFAULT '{card,ussd,transfer,virtual_account,direct_debit}'
                     CHECK (rails <@ '{card,ussd,transfer,virtual_account,direct_debit}' AND rails <> '{}'),
     updated_at      timestamptz NOT NULL DEFAULT now()
 );
 
---   charge_currency, fx_rate   a plan priced in one currency and charged in another: so many units of the one that is
---                              charged for one of the price's
+--   charge_currency, fx_rate   of a plan that is priced in one currency and charged in another: fx_rate
+--                              units of the charged currency for one unit of the price
 CREATE TABLE plans (
     tenant_id       uuid NOT NULL REFERENCES core.tenants,
     id              uuid NOT NULL,
     name            text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
     amount          kobo NOT NULL CHECK (amount > 0),
     currency        currency NOT NULL DEFAULT 'NGN',
-    "interval"      text NOT NULL CHECK ("interval" IN ('hour', 'day', 'week', 'month', 'quarter', 'biannual', 'year')),
+    "interval"      text NOT NULL
+                    CHECK ("interval" IN ('hour', 'day', 'week', 'month', 'quarter', 'biannual', 'year')),
     trial_days      integer NOT NULL DEFAULT 0 CHECK (trial_days BETWEEN 0 AND 730),
     max_cycles      integer CHECK (max_cycles BETWEEN 1 AND 100000),
     charge_currency currency,
-    fx_rate         numeric(18, 8) CHECK (fx_rate > 0 AND fx_rate <> 'NaN'),    -- which is more than any number
+    fx_rate         numeric(18, 8) CHECK (fx_rate > 0 AND fx_rate <> 'NaN'),  -- NaN > 0 is true
     active          boolean NOT NULL DEFAULT true,
     created_at      timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now(),
@@ -36,7 +37,8 @@ CREATE TABLE customers (
     tenant_id        uuid NOT NULL REFERENCES core.tenants,
     id               uuid NOT NULL,
     name             text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
-    email            text CHECK (email ~ '^[^@\s]+@[^@\s]+$' AND length(email) <= 254 AND email = lower(email)),
+    email            text
+                     CHECK (email ~ '^[^@\s]+@[^@\s]+$' AND length(email) <= 254 AND email = lower(email)),
     phone            text CHECK (phone ~ '^\+[1-9][0-9]{7,14}$'),
     blacklisted_at   timestamptz,
     blacklist_reason text CHECK (length(blacklist_reason) BETWEEN 1 AND 500),
@@ -82,7 +84,7 @@ CREATE TABLE payment_links (
 CREATE INDEX payment_links_by_tenant ON payment_links (tenant_id, created_at, id);
 CREATE INDEX payment_links_by_plan ON payment_links (tenant_id, plan_id);
 
--- What the HTTP API answered to a key: a repeat of the same request gets the same answer.
+-- The HTTP API's response to each idempotency key: a repeated request gets the same response.
 CREATE TABLE idempotency_keys (
     tenant_id    uuid NOT NULL REFERENCES core.tenants,
     key          text NOT NULL CHECK (length(key) BETWEEN 1 AND 255),

@@ -1,31 +1,35 @@
--- Subscriptions, what they owe, how it was paid, and how what failed is recovered.
+-- Subscriptions, their invoices, payment attempts, dunning schedules and checkout sessions.
 --
--- The subscription's row is what everything that changes any of these locks first. Guards that hold whatever the code does:
---   · an invoice is made once per period:           UNIQUE (tenant_id, idempotency_key)
---   · its periods never overlap:                    invoices_overlap
+-- Every transaction that changes one of these locks the subscription's row first. The database itself
+-- enforces:
+--   · one invoice per period:                       UNIQUE (tenant_id, idempotency_key)
+--   · a subscription's periods do not overlap:      invoices_overlap
 --   · a subscription owes one invoice at a time:    invoices_unpaid
---   · one charge or refund is under way at a time:  payment_attempts_in_flight
+--   · one charge or refund is in flight at a time:  payment_attempts_in_flight
 --   · an invoice is paid once:                      payment_attempts_paid
---   · no more is refunded than was paid:            CHECK (refunded <= amount)
+--   · refunds do not exceed the payment:            CHECK (refunded <= amount)
 --   · one dunning schedule per failing invoice:     UNIQUE (tenant_id, invoice_id)
 --
--- Where several indexes begin with the tenant and the table is empty, they are all the same to the planner, and it takes
--- the one that was made last, which a pool then keeps for a while. So the key that most look-ups go by is made last.
+-- While a table is empty, several indexes that begin with the tenant cost the planner the same. It takes
+-- the one that was created last, and a pool keeps that plan for a while. So the key of most look-ups is
+-- created last.
 
---   anchor, period         the current period is the period-th from the anchor (0: the first; -1: it ends where the anchor
---                          is); ends are counted from the anchor, so that the 31st comes back after February
---   current_period_end     until then it is paid (active), on trial (trialing), or may be completed (incomplete)
+--   anchor, period         the current period's number, counted from the anchor (0: the first; -1: it ends
+--                          at the anchor). Ends are computed from the anchor, so the 31st comes back after
+--                          February
+--   current_period_end     until then it is paid (active), on trial (trialing), or may be completed
+--                          (incomplete)
 --   cycles                 periods paid
---   payment_method_id      in core.saved_payment_methods: the wallet is the person's, not the merchant's
+--   payment_method_id      in core.saved_payment_methods, because the wallet belongs to the person
 --   promo_code_id          for the next invoice
---   held_until, fault      the scanners leave it alone until then, because of a defect of ours
+--   held_until, fault      an internal error; the scanners skip the subscription until then
 CREATE TABLE subscriptions (
     tenant_id            uuid NOT NULL,
     id                   uuid NOT NULL,
     customer_id          uuid NOT NULL,
     plan_id              uuid NOT NULL,
-    status               text NOT NULL CHECK (status IN ('incomplete', 'incomplete_expired', 'trialing', 'active',
-                         'past_due', 'paused', 'unpaid', 'canceled', 'expired')),
+    status               text NOT NULL CHECK (status IN ('incomplete', 'incomplete_expired', 'trialing',
+                         'active', 'past_due', 'paused', 'unpaid', 'canceled', 'expired')),
     payment_method_id    uuid,
     promo_code_id        uuid,
     anchor               timestamptz NOT NULL,
@@ -60,13 +64,13 @@ CREATE TABLE invoices (
     id              uuid NOT NULL,
     subscription_id uuid NOT NULL,
     status          text NOT NULL CHECK (status IN ('open', 'paid', 'uncollectible', 'void')),
-    amount          kobo NOT NULL,               -- what is charged, the discount taken off
+    amount          kobo NOT NULL,               -- to charge, after the discount
     discount        kobo NOT NULL DEFAULT 0,
     currency        currency NOT NULL DEFAULT 'NGN',
     idempotency_key text NOT NULL CHECK (length(idempotency_key) BETWEEN 1 AND 255),
     period_start    timestamptz NOT NULL,
     period_end      timestamptz NOT NULL,
-    attempts        integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),    -- charges begun
+    attempts        integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),    -- charges started
     created_at      timestamptz NOT NULL,
     paid_at         timestamptz,
     PRIMARY KEY (tenant_id, id),
@@ -81,10 +85,15 @@ CREATE TABLE invoices (
 );
 CREATE INDEX invoices_by_tenant ON invoices (tenant_id, created_at, id);
 CREATE INDEX invoices_by_subscription ON invoices (tenant_id, subscription_id, created_at, id);
-CREATE UNIQUE INDEX invoices_unpaid ON invoices (tenant_id, subscription_id) WHERE status IN ('open', 'uncollectible');
+CREATE UNIQUE INDEX invoices_unpaid ON invoices (tenant_id, subscription_id)
+    WHERE status IN ('open', 'uncollectible');
 
--- Each try to move money, before it is made: its id is the reference by which the gateway knows it again.
---   leased_until   of one in flight: whoever made it answers for it until then; afterwards others ask the gateway again
+-- Charges and refunds. A row is written before the gateway is called, and its id is the idempotency
+-- reference there.
+--   number         among the invoice's charges; a refund has its charge's
+--   refunded       of a charge: refunds made and in flight
+--   leased_until   of an attempt in flight: its process finishes it until then; afterwards another process
+--                  asks the gateway how it ended
 CREATE TABLE payment_attempts (
     tenant_id       uuid NOT NULL,
     id              uuid NOT NULL,
@@ -93,13 +102,14 @@ CREATE TABLE payment_attempts (
     customer_id     uuid NOT NULL,
     kind            text NOT NULL CHECK (kind IN ('charge', 'refund')),
     refund_of       uuid,
-    number          integer NOT NULL CHECK (number > 0),      -- among the invoice's charges; a refund has its charge's
+    number          integer NOT NULL CHECK (number > 0),
     state           text NOT NULL CHECK (state IN ('in_flight', 'succeeded', 'failed')),
     amount          kobo NOT NULL,
     currency        currency NOT NULL DEFAULT 'NGN',
-    rail            text NOT NULL CHECK (rail IN ('card', 'ussd', 'transfer', 'virtual_account', 'direct_debit')),
+    rail            text NOT NULL
+                    CHECK (rail IN ('card', 'ussd', 'transfer', 'virtual_account', 'direct_debit')),
     failure_code    text CHECK (length(failure_code) BETWEEN 1 AND 100),
-    refunded        kobo NOT NULL DEFAULT 0,                  -- of a charge: refunds made and under way
+    refunded        kobo NOT NULL DEFAULT 0,
     leased_until    timestamptz,
     created_at      timestamptz NOT NULL,
     finished_at     timestamptz,
@@ -107,32 +117,36 @@ CREATE TABLE payment_attempts (
     FOREIGN KEY (tenant_id, subscription_id) REFERENCES subscriptions (tenant_id, id),
     FOREIGN KEY (tenant_id, customer_id) REFERENCES customers (tenant_id, id),
     CHECK ((kind = 'refund') = (refund_of IS NOT NULL)),
-    CHECK ((state = 'in_flight') = (leased_until IS NOT NULL) AND (state = 'in_flight') = (finished_at IS NULL)),
+    CHECK ((state = 'in_flight') = (leased_until IS NOT NULL)
+           AND (state = 'in_flight') = (finished_at IS NULL)),
     CHECK ((state = 'failed') = (failure_code IS NOT NULL)),
     CHECK (refunded <= amount AND (refunded = 0 OR kind = 'charge' AND state = 'succeeded'))
 );
 CREATE INDEX payment_attempts_by_tenant ON payment_attempts (tenant_id, created_at, id);
 CREATE INDEX payment_attempts_by_customer ON payment_attempts (customer_id, tenant_id, created_at, id);
-CREATE UNIQUE INDEX payment_attempts_in_flight ON payment_attempts (tenant_id, subscription_id) WHERE state = 'in_flight';
+CREATE UNIQUE INDEX payment_attempts_in_flight ON payment_attempts (tenant_id, subscription_id)
+    WHERE state = 'in_flight';
 CREATE UNIQUE INDEX payment_attempts_paid ON payment_attempts (tenant_id, invoice_id)
     WHERE kind = 'charge' AND state = 'succeeded';
 CREATE INDEX payment_attempts_leased ON payment_attempts (leased_until) WHERE leased_until IS NOT NULL;
 ALTER TABLE payment_attempts ADD PRIMARY KEY (tenant_id, id),
     ADD FOREIGN KEY (tenant_id, refund_of) REFERENCES payment_attempts (tenant_id, id);
 
--- The memory of one invoice's recovery. See service/billing/decisions/dunning.py for what decides.
+-- The state of one invoice's recovery. service/billing/decisions/dunning.py decides.
 --   attempts          charges made by it
---   rail              for the next one
---   next_attempt_at   waiting: when it is charged; awaiting_card: until when the card can be replaced
---   in_flight         its charge is under way: nobody else may begin one
+--   rail              of the next charge
+--   next_attempt_at   waiting: when to charge; awaiting_card: until when the card can be replaced
+--   in_flight         its charge is in flight, and no other may start
 CREATE TABLE dunning_schedules (
     tenant_id       uuid NOT NULL,
     id              uuid NOT NULL,
     invoice_id      uuid NOT NULL,
     subscription_id uuid NOT NULL,
-    state           text NOT NULL CHECK (state IN ('waiting', 'awaiting_card', 'recovered', 'exhausted', 'cancelled')),
+    state           text NOT NULL
+                    CHECK (state IN ('waiting', 'awaiting_card', 'recovered', 'exhausted', 'cancelled')),
     attempts        integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
-    rail            text NOT NULL CHECK (rail IN ('card', 'ussd', 'transfer', 'virtual_account', 'direct_debit')),
+    rail            text NOT NULL
+                    CHECK (rail IN ('card', 'ussd', 'transfer', 'virtual_account', 'direct_debit')),
     payday_aware    boolean NOT NULL,
     failure_code    text NOT NULL,
     last_action     text NOT NULL CHECK (last_action IN
@@ -175,4 +189,5 @@ CREATE TABLE checkout_sessions (
 CREATE INDEX checkout_sessions_by_tenant ON checkout_sessions (tenant_id, created_at, id);
 CREATE INDEX checkout_sessions_open ON checkout_sessions (expires_at) WHERE status = 'open';
 CREATE INDEX checkout_sessions_by_plan ON checkout_sessions (tenant_id, plan_id);
-CREATE INDEX checkout_sessions_by_link ON checkout_sessions (tenant_id, payment_link_id) WHERE payment_link_id IS NOT NULL;
+CREATE INDEX checkout_sessions_by_link ON checkout_sessions (tenant_id, payment_link_id)
+    WHERE payment_link_id IS NOT NULL;

@@ -1,9 +1,12 @@
--- What analysts may take of the server. Their roles have limits (queries/roles.sql), but a session may set its own as it likes;
--- so workers end what runs for longer than the role's limit, what keeps a transaction open, which keeps what is deleted from
--- being cleaned up, and what holds an advisory lock, which needs no right and could be one that others wait for.
+-- Limits on what analysts' sessions may take of the server. Their roles have limits (queries/roles.sql),
+-- but a session may change its own. So workers end sessions of analysts that
+--   · run a statement for longer than the role's limit,
+--   · keep a transaction open, because deleted rows cannot be cleaned up meanwhile,
+--   · hold an advisory lock, which needs no right and could be one that others wait for.
 
--- Returns how many sessions it ended. A grace of two seconds: the server's own time-out is the polite one. A limit that the role
--- does not have, or that is written in another way (0x7530), counts as 30 s: an analyst may set it, and must not stop this function.
+-- Returns how many sessions it ended. The grace of two seconds lets the server's own time-out cancel the
+-- statement first. A limit that the role does not have, or that is written in another form (0x7530), counts as
+-- 30 s: an analyst may set it, and must not stop this function.
 CREATE FUNCTION stop_runaway_queries() RETURNS integer
 LANGUAGE sql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
     WITH analyst AS MATERIALIZED (
