@@ -26,17 +26,21 @@ class AttemptFolder:
     async def run(self, stop: asyncio.Event) -> None:
         pause = _PAUSE_S
         while not stop.is_set():
-            count = await through_outages(stop, "count attempts", self.step) or 0
+            found = await through_outages(
+                stop, "count attempts", self.step, conclusive=lambda count: count is not None
+            )
+            count = found or 0
             if count >= self._batch_size:
                 continue
             pause = _PAUSE_S if count else min(_LONGEST_PAUSE_S, pause * _GROWTH)
             await sleep_unless(stop, pause)
 
-    async def step(self) -> int:
+    async def step(self) -> int | None:
+        """How many attempts were added; None while another worker is at it."""
         try:
-            count = await delivery_hours.fold(self._pool, self._batch_size) or 0
+            count = await delivery_hours.fold(self._pool, self._batch_size)
         except asyncpg.QueryCanceledError:
             _logger.warning("recounting all attempts without the usual time limit; this may take hours")
-            count = await delivery_hours.fold_large_batch(self._pool, self._batch_size) or 0
-        self.folded += count
+            count = await delivery_hours.fold_large_batch(self._pool, self._batch_size)
+        self.folded += count or 0
         return count

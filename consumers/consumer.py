@@ -38,7 +38,7 @@ from schema.connections.database import Connection, Pool
 from schema.connections.error_kinds import describe, is_data_fault, is_out_of_time, is_unreadable
 from schema.event_log import log
 from schema.event_log.log import Batch, Cursor, LogEntry, LoggedEvent
-from schema.failures import failed, succeeded
+from schema.failures import current_part, failed, succeeded
 from schema.polling import Pace, through_outages
 
 _logger = logging.getLogger(__name__)
@@ -116,6 +116,10 @@ class Consumer:
         self.pace = Pace(first=0.02, most=0.25)
         self._hinted = False  # there is work, as far as known: the look whether there is can be spared
         self._suspect: _Suspect | None = None
+        self._conclusive = True
+        """What the last step returned shows whether events can be applied: it was not just another worker's turn."""
+        self._stuck_at: int | None = None
+        """Where the cursor was when this worker last failed, as far as known."""
         self.behind = False
         """The log had more events after the last batch."""
         self.applied = 0
@@ -123,7 +127,9 @@ class Consumer:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            moved = await through_outages(stop, f"consumer {self._handler.name}", self.step)
+            moved = await through_outages(
+                stop, f"consumer {self._handler.name}", self.step, conclusive=lambda _moved: self._conclusive
+            )
             self._hinted = await self.pace.wait(found=bool(moved))
 
     async def step(self) -> int:
@@ -134,9 +140,10 @@ class Consumer:
         except BatchFailed as failure:
             failed(_APPLY, failure.cause, f"events after position {failure.after}")
             return await self._isolate(failure, slow)
-        succeeded(
-            _APPLY
-        )  # so that dead-lettering event after event is one streak, which ends with the last of them
+        if (
+            self._conclusive
+        ):  # so that dead-lettering event after event is one streak, which ends with the last of them
+            succeeded(_APPLY)
         if moved:
             self._suspect = None
             self._size = min(self._most, self._size * 2)
@@ -160,6 +167,7 @@ class Consumer:
         return await self._dead_letter(failure.after, f"{failure} ({SLOW_TRIES} times, alone)")
 
     async def _advance(self, slow: SlowEvent | None = None) -> int:
+        self._conclusive = True
         if not self._hinted and not await log.backlog(self._pool, self._handler.name):
             self.behind = False
             return 0
@@ -179,6 +187,8 @@ class Consumer:
                 cursor = await log.take_cursor(tx, self._handler.name)
                 batch = await self._read(tx, cursor, size)
                 events, self.behind = batch.events, batch.more
+                if cursor is None and current_part().any:
+                    self._conclusive = await self._others_get_on(tx)
                 if cursor is None or not events:
                     return 0
                 applied = await self._handler.apply(tx, events)
@@ -188,6 +198,7 @@ class Consumer:
         except BaseException as error:
             if applied.effect:
                 applied.effect.rolled_back()
+            self._stuck_at = cursor.pos if cursor else None
             if isinstance(error, Exception) and cursor and events and _is_isolated(error):
                 raise BatchFailed(cursor.pos, len(events), error) from error
             raise
@@ -195,6 +206,13 @@ class Consumer:
         if applied.effect:
             applied.effect.committed()
         return applied.events
+
+    async def _others_get_on(self, tx: Connection) -> bool:
+        """Whether another worker has moved the cursor since this one failed."""
+        pos = await log.position(tx, self._handler.name)
+        if self._stuck_at is None:
+            self._stuck_at = pos
+        return pos > self._stuck_at
 
     async def _read(self, tx: Connection, cursor: Cursor | None, size: int) -> Batch:
         if cursor is None:

@@ -24,15 +24,18 @@ class Sequencer:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            found = await through_outages(stop, "sequence events", self.step)
+            found = await through_outages(
+                stop, "sequence events", self.step, conclusive=lambda count: count is not None
+            )
             await self._pace.wait(found=bool(found))
 
-    async def step(self) -> int:
+    async def step(self) -> int | None:
+        """How many events got a position; None while another worker is at it."""
         try:
-            count = await log.sequence(self._pool, self._batch_size) or 0
+            count = await log.sequence(self._pool, self._batch_size)
         except asyncpg.QueryCanceledError:
             _logger.warning("sequencing a very large batch without the usual time limit; this may take hours")
-            count = await log.sequence_large_batch(self._pool, self._batch_size) or 0
+            count = await log.sequence_large_batch(self._pool, self._batch_size)
         if count:
             self.sequenced += count
             self._wake()

@@ -64,11 +64,17 @@ async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def through_outages(
-    stop: asyncio.Event, what: str, operation: Callable[[], Awaitable[T]], longest_wait_s: float = 5.0
+    stop: asyncio.Event,
+    what: str,
+    operation: Callable[[], Awaitable[T]],
+    longest_wait_s: float = 5.0,
+    *,
+    conclusive: Callable[[T], bool] = lambda _result: True,
 ) -> T | None:
     """The operation's result, retried through transient errors with jittered backoff; each is reported (failures.py).
 
-    None when `stop` came first. Other errors are raised at once.
+    None when `stop` came first. Other errors are raised at once. `conclusive`: whether a result shows that the operation
+    does not fail any more. That it is another worker's turn does not: several that fail in turns would all seem well.
     """
     part = current_part()
     try:
@@ -81,10 +87,10 @@ async def through_outages(
             raise
         part.failed(what, error)
     else:
-        if part.any:
+        if part.any and conclusive(result):
             part.succeeded(what)
         return result
-    return await _retry(stop, part, what, operation, longest_wait_s)
+    return await _retry(stop, part, what, operation, longest_wait_s, conclusive)
 
 
 async def _retry(
@@ -93,6 +99,7 @@ async def _retry(
     what: str,
     operation: Callable[[], Awaitable[T]],
     longest_wait_s: float,
+    conclusive: Callable[[T], bool],
 ) -> T | None:
     async def attempt() -> T:
         try:
@@ -103,7 +110,8 @@ async def _retry(
             else:
                 part.note_raised(what, error)
             raise
-        part.succeeded(what)
+        if conclusive(result):
+            part.succeeded(what)
         return result
 
     async def pause(seconds: float) -> None:

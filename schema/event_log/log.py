@@ -95,6 +95,12 @@ async def backlog(connection: Executor, consumer: str) -> int:
     return count
 
 
+async def position(connection: Executor, consumer: str) -> int:
+    """Up to where the consumer has applied the log."""
+    pos: int = await connection.fetchval(_SQL["position"], consumer)
+    return pos
+
+
 async def read_after(connection: Executor, pos: int, limit: int, max_bytes: int = READ_BYTES) -> Batch:
     """The next events in order: `limit` at most, and no more than `max_bytes` of data, yet one in any case."""
     rows = await connection.fetch(_SQL["read_after"], pos, limit, max_bytes)

@@ -12,6 +12,10 @@ SELECT (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1)
   FROM consumers
  WHERE name = $1;
 
+-- name: position
+-- $1 consumer. Where its cursor is, whoever has it at present.
+SELECT coalesce((SELECT pos FROM cursors WHERE consumer = $1 ORDER BY tick DESC LIMIT 1), 0);
+
 -- name: take_cursor
 -- $1 consumer. A row when this transaction now has the cursor to itself, none while another has it.
 SELECT tick, pos FROM take_cursor($1);

@@ -9,11 +9,14 @@ import pytest
 
 from consumers import consumer as loop
 from consumers.consumer import SLOW_TRIES, Applied, Consumer
+from consumers.sequencing import Sequencer
 from schema.connections import database as databases
 from schema.connections.database import Connection, Database, Pool
 from schema.event_log import events, log
 from schema.event_log.log import LoggedEvent
+from schema.failures import PartFailures, enter_part
 from schema.modes import Mode
+from schema.polling import through_outages
 from tests.support.events import sequence_all, sequenced
 from tests.support.servers.connections import Connect
 
@@ -283,3 +286,73 @@ async def test_another_workers_cursor_says_nothing_of_what_is_behind(
         assert await log.take_cursor(holder, "projection")
         assert (await consumer.step(), consumer.behind) == (0, False)
     assert await consumer.step() == 1
+
+
+async def test_workers_that_fail_in_turns_all_show_it(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID
+) -> None:
+    """That another worker has the cursor is no success; that nothing is left to apply is one."""
+    await sequenced(data, tenant, 3)
+    stop, parts = asyncio.Event(), [PartFailures("first"), PartFailures("second")]
+
+    async def work(part: PartFailures) -> None:
+        enter_part(part)
+        await Consumer(data, Projection()).run(stop)
+
+    turns: list[int] = []
+    async with owner.transaction():
+        await owner.execute("LOCK TABLE sandbox.projected IN ACCESS EXCLUSIVE MODE")
+        running = [asyncio.create_task(work(part)) for part in parts]
+        while not all(part.total >= 3 for part in parts):
+            await asyncio.sleep(0.01)
+            turns.append(sum(part.any for part in parts))
+    assert turns == sorted(turns), "whoever has failed goes on failing"
+    while any(part.any for part in parts):  # noqa: ASYNC110  nothing tells when
+        await asyncio.sleep(0.01)
+    stop.set()
+    await asyncio.gather(*running)
+    assert await projected(data) == [1, 2, 3]
+
+
+async def test_a_worker_without_a_turn_is_well_again_once_others_get_on(
+    data: Pool, owner: asyncpg.Connection, connect: Connect, tenant: UUID
+) -> None:
+    part = PartFailures("ours")
+    enter_part(part)
+    await sequenced(data, tenant, 2)
+    await raise_in_trigger(owner, "55P03")
+    consumer, other, stop = Consumer(data, Projection()), await connect(), asyncio.Event()
+
+    async def step() -> None:
+        await through_outages(stop, "consumer", consumer.step, conclusive=lambda _: consumer._conclusive)
+
+    failing = asyncio.create_task(step())
+    while not part.total:  # noqa: ASYNC110  nothing tells when
+        await asyncio.sleep(0.01)
+    async with other.transaction():
+        cursor = await log.take_cursor(other, "projection")
+        await failing
+        assert cursor is not None
+        assert part.any, "nobody has applied anything"
+        await log.move_cursor(other, cursor, 1)
+    async with other.transaction():
+        assert await log.take_cursor(other, "projection")
+        await step()
+    assert not part.any
+
+
+async def test_sequencers_that_fail_in_turns_all_show_it(data: Pool, connect: Connect, tenant: UUID) -> None:
+    part = PartFailures("ours")
+    enter_part(part)
+    part.failed("sequence events", TimeoutError())
+    other, stop = await connect(), asyncio.Event()
+    sequencer = Sequencer(data, stop.set)
+    async with other.transaction():
+        assert await other.fetchval("SELECT sequence_events(1)") is not None
+        running = asyncio.create_task(sequencer.run(stop))
+        await asyncio.sleep(0.1)  # in which it would look several times
+        assert part.any, "another one is at it"
+    await events.record(data, tenant, "invoice_created", {})
+    await stop.wait()
+    await running
+    assert not part.any
