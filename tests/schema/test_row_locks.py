@@ -170,9 +170,9 @@ async def take_cursor(_world: World) -> Statement:
 
 
 PASSES_OVER: Mapping[str, Prepare] = {
-    "books.lock_due": lock_due,
-    "books.lock_recovering": lock_recovering,
-    "books.take_over": take_over_charges,
+    "billing_cases.lock_due": lock_due,
+    "billing_cases.lock_recovering": lock_recovering,
+    "billing_cases.take_over": take_over_charges,
     "checkout_sessions.expire": expire,
     "deliveries.claim": claim,
     "deliveries.lock_rate_limits": lock_rate_limits,
@@ -268,8 +268,8 @@ async def lock_phone(_world: World) -> Statement:
 
 
 WAITS: Mapping[str, Prepare] = {
-    "books.lock": lock_subscription,
-    "books.lock_of_attempts": lock_of_attempts,
+    "billing_cases.lock": lock_subscription,
+    "billing_cases.lock_of_attempts": lock_of_attempts,
     "checkout_sessions.lock": lock_session,
     "endpoints.lock": lock_endpoint,
     "log.lock_consumer": lock_consumer,
@@ -297,7 +297,7 @@ async def test_a_lock_keeps_a_second_session_out_until_the_transaction_ends(
 
 
 SHOWN_BELOW: Final = {"endpoint_health.reset_health", "replays.replay_one"}
-IN_ORDER: Final = {"books.release"}  # tests/service/billing/test_scanner_races.py
+IN_ORDER: Final = {"billing_cases.release"}  # tests/service/billing/test_scanner_races.py
 
 
 def test_every_statement_that_locks_rows_is_tried_here() -> None:
