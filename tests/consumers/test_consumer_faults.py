@@ -101,7 +101,7 @@ async def dead(data: Pool) -> list[int]:
     return [entry.pos for entry in await log.dead_events(data, "projection", 0, 1000)]
 
 
-async def to_the_end(consumer: Consumer) -> None:
+async def run_to_end(consumer: Consumer) -> None:
     async with asyncio.timeout(30):
         while await consumer.step():
             pass
@@ -127,7 +127,7 @@ async def test_what_is_not_the_datas_fault_dead_letters_nothing(
         await raise_in_trigger(owner, state)
         assert await fails(consumer), state
         await owner.execute("DROP TRIGGER fail ON sandbox.projected")
-        await to_the_end(consumer)
+        await run_to_end(consumer)
         assert await dead(data) == [], state
         assert await projected(data) == list(range(1, 5 * number + 6)), state
     await sequenced(data, tenant, 16)
@@ -141,7 +141,7 @@ async def test_what_is_the_datas_fault_dead_letters_that_event_alone(
     for number, state in enumerate(DATA):
         await sequenced(data, tenant, 5)
         await raise_in_trigger(owner, state, f"NEW.pos = {5 * number + 3}")
-        await to_the_end(consumer)
+        await run_to_end(consumer)
         assert await dead(data) == [5 * n + 3 for n in range(number + 1)], state
     assert await projected(data) == [n for n in range(1, 5 * len(DATA) + 1) if n % 5 != 3]
 
@@ -174,7 +174,7 @@ async def test_an_event_that_always_runs_out_of_time_is_dead_lettered_alone(data
             errors += await fails(consumer, 1)
     assert len(errors) >= SLOW_TRIES, "the first one alone, and those that count but the last"
     assert all(isinstance(error, asyncpg.QueryCanceledError) for error in errors)
-    await to_the_end(consumer)
+    await run_to_end(consumer)
     assert (await dead(data), await projected(data)) == ([3], [1, 2, 4])
 
 
@@ -204,7 +204,7 @@ async def test_a_cancel_by_an_operator_never_counts(
     assert cancelled >= len(errors) > SLOW_TRIES
     assert await dead(data) == []
     projection.fault = None
-    await to_the_end(consumer)
+    await run_to_end(consumer)
     assert await projected(data) == [1, 2]
 
 

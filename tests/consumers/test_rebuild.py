@@ -20,7 +20,7 @@ from schema.event_log.log import LoggedEvent
 from schema.modes import Mode
 from schema.read_models import projections
 from schema.read_models.projections import Generations
-from tests.support.asking import until
+from tests.support.database_waits import until
 from tests.support.engine import running
 from tests.support.events import record_many, sequenced
 from tests.support.servers.connections import Connect

@@ -16,11 +16,11 @@ from schema.connections.database import Database, Pool
 from schema.errors import InvalidInput
 from schema.event_log.log import LoggedEvent
 from schema.modes import Mode
-from tests.support.billing.lifecycle import stress_lifecycle
 from tests.support.events import record, sequence_all, sequenced
+from tests.support.lifecycle_stress import stress_lifecycle
 from tests.support.servers.connections import Connect
 from tests.support.servers.tcp_proxy import proxying
-from tests.support.tails import RecordingListener, listening, running
+from tests.support.tail_listeners import RecordingListener, listening, running
 
 NewTenant = Callable[[], Awaitable[UUID]]
 
@@ -334,14 +334,14 @@ async def test_old_and_new_listeners_survive_an_outage(
         async with running(tail), listening(tail, tenant, after=0) as old:
             await sequenced(data, tenant, 1)
             await old.received.count(1)
-            proxy.go_down()
+            proxy.shut_down()
             await sequenced(data, tenant, 2)
             await sequenced(data, other, 2)
             async with listening(tail, other, after=0) as new:
                 async with asyncio.timeout(15):
-                    await proxy.turned_away.wait()
+                    await proxy.rejected.wait()
                 assert len(new.received) == 0
-                proxy.come_back()
+                proxy.restore()
                 await new.received.count(2)
                 await old.received.count(3)
                 assert (old.positions, new.positions) == ([1, 2, 3], [4, 5])
@@ -372,10 +372,10 @@ async def test_stopping_ends_listeners_in_an_outage(db_url: str, key: bytes, ten
         tail = Tail(far.data(Mode.TEST))
         stop = asyncio.Event()
         run = asyncio.create_task(tail.run(stop))
-        proxy.go_down()
+        proxy.shut_down()
         task = asyncio.create_task(RecordingListener().listen(tail, tenant, after=0))
         async with asyncio.timeout(15):
-            await proxy.turned_away.wait()
+            await proxy.rejected.wait()
             stop.set()
             await run
             await task

@@ -21,7 +21,7 @@ from schema.event_log import log
 from schema.modes import Mode
 from tests.support.events import record, sequence_all
 from tests.support.servers.connections import Connect
-from tests.support.tails import RecordingListener
+from tests.support.tail_listeners import RecordingListener
 
 TYPES = ("invoice_created", "webhook_test")
 PRODUCERS = 3

@@ -13,7 +13,7 @@ from schema.deliveries import deliveries
 from tests.support.engine import Engine, add_endpoint, engine
 from tests.support.servers.receiver import OK, Answer, Receiver, receiving
 from tests.support.servers.tcp_proxy import TcpProxy, proxying
-from tests.support.settling import without_slots
+from tests.support.settler_results import without_slots
 
 
 @pytest.fixture

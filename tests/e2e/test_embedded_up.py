@@ -17,8 +17,8 @@ from schema.ids import EVENT, format_id
 from schema.modes import Mode
 from tests.support.engine import add_endpoint
 from tests.support.events import record_many
+from tests.support.servers.directories import temporary_directory
 from tests.support.servers.duro_process import DuroProcess, duro, eventually
-from tests.support.servers.places import temporary_place
 from tests.support.servers.receiver import Receiver
 
 pytestmark = pytest.mark.drill
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.drill
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    with temporary_place() as place:
+    with temporary_directory() as place:
         yield place / "data"
 
 

@@ -13,7 +13,7 @@ from schema.modes import Mode
 from service.worker.projection_consumers import CONSUMERS
 from tests.support.engine import add_endpoint
 from tests.support.events import record
-from tests.support.months import OLD, attached, past
+from tests.support.retention_history import OLD, attached, past
 from tests.support.servers.duro_process import duro, eventually, settings
 from tests.support.servers.receiver import Receiver
 

@@ -22,7 +22,7 @@ import orjson
 from schema.billing.rows import Rail
 from service.billing.gateway.gateway import GatewayUnavailable, Order, Outcome
 from service.billing.gateway.scenario_gateway import TEST_CARDS, failure_of
-from tests.support.read_models.reckoning import Known
+from tests.support.billing.payment_totals import Known
 
 _SLOWEST_S = 0.02
 _LOST = 0.03  # of all requests before the charge, and as many after it

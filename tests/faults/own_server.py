@@ -15,7 +15,7 @@ from schema.embedded.files.data_dir import DataDir
 from schema.embedded.process.programs import environment
 from schema.embedded.process.waiting import wait_until
 from tests.support.servers.databases import TEMPLATE, Cluster, make_template, run_apart, with_database
-from tests.support.servers.places import temporary_place
+from tests.support.servers.directories import temporary_directory
 
 _PATIENCE_S = 60.0
 
@@ -84,7 +84,7 @@ class OwnCluster:
 
 @contextmanager
 def own_cluster() -> Iterator[OwnCluster]:
-    with temporary_place() as place:
+    with temporary_directory() as place:
         with attach(place / "data") as server:
             run_apart(make_template(Cluster(server, server.secret_key)))
             made = OwnCluster(

@@ -76,7 +76,7 @@ async def test_connections_cut_in_the_middle_of_anything_lose_and_repeat_nothing
             one.way.cut_at(b"", Cut.BEFORE)
             await one.way.was_cut.wait()
             figures.count("cuts", one.way.cuts)
-        await here.reckon({one.member.worker for one in far})
+        await here.check_deliveries({one.member.worker for one in far})
 
 
 async def test_a_worker_cut_off_in_silence_is_taken_over_and_others_go_on(
@@ -100,8 +100,8 @@ async def test_a_worker_cut_off_in_silence_is_taken_over_and_others_go_on(
         await taken_over(here, far.member.worker, silent_at)
         await producing
         await here.arrived()
-        far.way.come_back()
+        far.way.restore()
         await eventually(lambda: has_new_id(here, far.member), "it has registered anew")
         await here.produce(100)
         living = {await id_of(here, member) for member in workers.ready}
-        await here.reckon({worker for worker in living if worker is not None})
+        await here.check_deliveries({worker for worker in living if worker is not None})

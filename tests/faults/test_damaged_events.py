@@ -24,7 +24,7 @@ from service.admin.dead_events import Retried, retry_dead_events
 from tests.support.engine import Engine, add_endpoint, engine, running
 from tests.support.events import record, sequence_all
 from tests.support.servers.connections import Connect
-from tests.support.servers.damage import damage, into_sql_ascii, record_damaged, repair
+from tests.support.servers.damaged_events import damage, record_damaged, repair, switch_to_sql_ascii
 from tests.support.servers.receiver import Receiver, receiving
 
 COUNT, BAD = 9, (1, 5, 9)
@@ -46,7 +46,7 @@ async def ours(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
 @pytest.fixture
 async def ascii_session(connect: Connect, database: Database) -> asyncpg.Connection:
-    return await into_sql_ascii(connect, database)
+    return await switch_to_sql_ascii(connect, database)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ async def test_a_delivery_whose_event_was_damaged_later_holds_up_no_other(
     for _ in range(2):
         await add_endpoint(database, tenant, url)
     recorded = [await record(ours.pool, tenant, n=n) for n in range(6)]
-    await ours.leave_waiting()
+    await ours.leave_pending()
     await damage(ascii_session, recorded[2])
     async with running(*ours.everything()):
         await ours.settled.count(12)

@@ -30,10 +30,10 @@ from schema.connections.database import Database
 from schema.event_log import log
 from service import supervisor
 from service.supervisor import Part, Supervisor
+from tests.support.database_failures import end_sessions, failing_writes, locked
 from tests.support.engine import AT_ONCE, Engine, add_endpoint, engine
 from tests.support.servers.connections import OWNER, SUPERUSER, Connect
 from tests.support.servers.receiver import OK, Answer, Received, receiving
-from tests.support.trouble import end_sessions, locked, raising
 
 CONSUMERS = ("fanout", "activity", "rollups")
 EVENTS = 4
@@ -180,7 +180,7 @@ async def test_errors_of_the_server_cost_nothing(world: World, connect: Connect)
     owner = await connect(OWNER)
     for state in STATES:
         await world.record()
-        async with raising(owner, WRITTEN, state, times=14):
+        async with failing_writes(owner, WRITTEN, state, times=14):
             pass
         await world.record()
         await world.all_is_done(state)

@@ -61,4 +61,4 @@ async def test_killed_children_are_replaced_and_the_children_of_a_killed_parent_
         async with crew(here, 2) as workers:
             await producing
             await eventually(partial(here.forgotten, parent), "the parent is taken over")
-            await here.reckon(workers.workers)
+            await here.check_deliveries(workers.workers)

@@ -42,4 +42,4 @@ async def test_a_frozen_worker_is_taken_over_and_fenced_when_it_goes_on(
             await shop.until(lambda moment=moment: len(shop.requests) >= moment, f"{moment:.0f} deliveries")
             await freeze(here, here.chance.choice(workers.ready))
         await producing
-        await here.reckon(workers.workers)
+        await here.check_deliveries(workers.workers)

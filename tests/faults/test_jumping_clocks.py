@@ -46,7 +46,7 @@ async def test_workers_whose_clocks_jump_lose_nothing_and_keep_every_retry_to_it
                 member.process.send(signal.SIGUSR1)
                 figures.count("jumps")
         await producing
-        await here.reckon(workers.workers)
+        await here.check_deliveries(workers.workers)
         assert figures.duplicates == 0
         assert max(shop.stamps) - min(shop.stamps) > HOUR, "the clocks did jump"
         waits = [times[1] - times[0] for pair, times in shop.arrived.items() if troubled(*pair)]
@@ -105,6 +105,6 @@ async def test_a_database_whose_clock_jumps_ahead_at_worst_repeats_what_was_in_f
             figures.count("jumps")
             assert (await here.owner.fetchval("SELECT now()") - before).total_seconds() > HOUR - 1
             await producing
-            await here.reckon(await here.workers())
+            await here.check_deliveries(await here.workers())
             assert len(await here.workers()) == len(workers.ready)
             await asyncio.sleep(0)

@@ -26,7 +26,7 @@ from tests.faults.figures import Charges
 from tests.faults.length import PATIENCE_S, SEED, length
 from tests.support.billing.billing_world import FLAKY_CARD, GOOD_CARD, POOR_CARD
 from tests.support.billing.due import add_due
-from tests.support.read_models.reckoning import reckon
+from tests.support.billing.payment_totals import check_payments
 from tests.support.servers.duro_process import DuroProcess, duro, eventually, settings
 
 DUE = length(400, 10_000)
@@ -165,6 +165,6 @@ async def test_workers_killed_at_any_moment_of_a_charge_charge_each_once_and_for
         await workers.stop()
         charges.took_s = asyncio.get_running_loop().time() - began
         gateway = workers.gateway
-    account = await reckon([database.data(mode) for mode in Mode], gateway.known)
+    account = await check_payments([database.data(mode) for mode in Mode], gateway.known)
     charges.due, charges.worked, charges.refused = DUE, account.charges, account.refusals
     charges.asked, charges.lost_answers = gateway.asked.total(), gateway.lost

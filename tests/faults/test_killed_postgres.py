@@ -61,7 +61,7 @@ async def back(here: World, proxy: TcpProxy) -> None:
     """The server, and then the workers' way to it. In between nobody works, so that what is in flight can be counted."""
     await eventually(partial(accepts, here), "the server is back", _BACK_WITHIN_S)
     here.figures.in_flight += await here.leased()
-    proxy.come_back()
+    proxy.restore()
 
 
 async def test_a_killed_postgres_loses_nothing_that_it_confirmed(
@@ -84,15 +84,15 @@ async def test_a_killed_postgres_loses_nothing_that_it_confirmed(
                 await shop.until(
                     lambda moment=moment: len(shop.requests) >= moment, f"{moment:.0f} deliveries"
                 )
-                proxy.turn_away()
+                proxy.reject_new()
                 if kill == "postmaster":
                     kill_postmaster(own_cluster)
                 else:
                     await kill_backend(here)
                 figures.count(f"kills of the {kill}")
-                await proxy.turned_away.wait()
+                await proxy.rejected.wait()
                 await back(here, proxy)
             await producing
-            await here.reckon(await here.workers())
+            await here.check_deliveries(await here.workers())
             assert len(await here.workers()) == WORKERS
             assert all(member.process.process.returncode is None for member in workers.ready)

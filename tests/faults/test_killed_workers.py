@@ -22,4 +22,4 @@ async def test_workers_killed_at_any_moment_lose_nothing_and_repeat_no_more_than
             await workers.kill_one()
         await producing
         await workers.at_rest()
-        await here.reckon(workers.workers)
+        await here.check_deliveries(workers.workers)

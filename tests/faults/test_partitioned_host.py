@@ -70,4 +70,4 @@ async def test_a_host_that_is_cut_off_is_taken_over_and_the_other_goes_on(
             await eventually(partial(has_new_id, here, member), "it has registered anew")
             member.worker = await id_of(here, member) or 0
         await here.produce(DELIVERIES // 10)
-        await here.reckon(workers.workers)
+        await here.check_deliveries(workers.workers)

@@ -58,7 +58,7 @@ async def test_workers_stopped_at_once_under_load_drain_in_time_and_leave_nothin
         figures.notes.append(f"drained in {took:.1f} s")
         async with crew(here, 2, env) as workers:
             await producing
-            await here.reckon(workers.workers)
+            await here.check_deliveries(workers.workers)
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ async def test_a_worker_stopped_while_the_database_is_away_ends_in_time(
             took = await stop_all(workers)
         figures.count("stops")
         figures.notes.append(f"ended in {took:.1f} s")
-        way.come_back()
+        way.restore()
         async with crew(here, 2) as workers:
             await producing
-            await here.reckon(workers.workers)
+            await here.check_deliveries(workers.workers)
 
 
 def _begin(outage: str, way: TcpProxy) -> None:
     if outage == "down":
-        way.go_down()
+        way.shut_down()
     else:
-        way.fall_silent()
+        way.stop_forwarding()

@@ -127,7 +127,7 @@ class World:
 
     # The account
 
-    async def reckon(self, living: set[int]) -> None:
+    async def check_deliveries(self, living: set[int]) -> None:
         """Waits until all is settled, looks at everything, and writes down the figures."""
         for stream in self.streams:
             await self._resolve_doubts(stream)

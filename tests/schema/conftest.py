@@ -14,8 +14,8 @@ from asyncpg.connection import LoggedQuery
 
 from schema.connections.database import Database, Pool
 from tests.support.billing.wallets import new_phone
-from tests.support.months import OLD
-from tests.support.read_models import history
+from tests.support.read_models import history_database
+from tests.support.retention_history import OLD
 from tests.support.servers.databases import Cluster
 
 
@@ -58,7 +58,7 @@ def phone() -> str:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def with_history(cluster: Cluster, template: str) -> AsyncIterator[str]:
     """The name of a database with a history, to be copied: a copy takes a tenth of a second, writing it some seconds."""
-    async with history.copied(cluster, template, also=history.PAST) as name:
+    async with history_database.copied(cluster, template, also=history_database.PAST) as name:
         yield name
 
 

@@ -22,7 +22,7 @@ from schema.pages import After
 from schema.queries import load
 from tests.support.events import sequence_all
 from tests.support.plans import Plan, explain
-from tests.support.read_models import history
+from tests.support.read_models import history_database
 from tests.support.servers.databases import Cluster
 
 LOG, DELIVERIES, EVENTS = load("log"), load("deliveries"), load("events")
@@ -37,7 +37,7 @@ LEASE_FOR = timedelta(minutes=5)
 )
 async def past(request: pytest.FixtureRequest, cluster: Cluster, with_history: str) -> AsyncIterator[str]:
     """The name of a database with a history."""
-    async with history.copied(cluster, with_history, analyze=request.param) as name:
+    async with history_database.copied(cluster, with_history, analyze=request.param) as name:
         yield name
 
 
@@ -72,7 +72,7 @@ def assert_frugal(plan: Plan, *, rows: int, pages: int) -> None:
 
 @pytest.mark.parametrize(
     ("behind", "limit", "found"),
-    [(0, 500, 0), (10, 500, 10), (20_000, 500, 500), (history.LOGGED, 500, 500)],
+    [(0, 500, 0), (10, 500, 10), (20_000, 500, 500), (history_database.LOGGED, 500, 500)],
     ids=["caught up", "slightly behind", "deep backlog", "long history"],
 )
 async def test_reading_the_log_costs_what_it_returns(
@@ -133,7 +133,7 @@ async def record_in_transactions_of_their_own(data: Connection, count: int) -> N
 
 
 async def test_fan_out_finds_a_tenants_endpoints_by_index(data: Connection) -> None:
-    per_tenant = history.ENDPOINTS // history.TENANTS
+    per_tenant = history_database.ENDPOINTS // history_database.TENANTS
     plan = await explain(data, DELIVERIES["endpoints_of_tenants"], [TENANT])
     assert_frugal(plan, rows=3 * per_tenant, pages=7 * per_tenant)
     assert "webhook_endpoints_by_tenant" in plan.indexes
@@ -142,7 +142,7 @@ async def test_fan_out_finds_a_tenants_endpoints_by_index(data: Connection) -> N
 async def test_a_dead_endpoints_backlog_does_not_hide_others(data: Connection) -> None:
     """One step along the index for each endpoint, however many deliveries it has."""
     plan = await explain(data, DELIVERIES["endpoints_waiting"], Lane.FIRST, UUID(int=0), 100)
-    steps = history.WAITING + 2
+    steps = history_database.WAITING + 2
     assert_frugal(plan, rows=2 * steps * PARTITIONS, pages=4 * steps * PARTITIONS)
     assert any("endpoint_id_due_at" in index for index in plan.indexes)
 
@@ -156,7 +156,7 @@ async def test_a_round_costs_its_steps_however_many_wait(data: Connection, steps
 
 async def test_skipping_costs_what_is_skipped(data: Connection) -> None:
     limit = 20
-    plan = await explain(data, DELIVERIES["skip_waiting"], Lane.FIRST, history.DEAD_ENDPOINT, limit)
+    plan = await explain(data, DELIVERIES["skip_waiting"], Lane.FIRST, history_database.DEAD_ENDPOINT, limit)
     assert_frugal(plan, rows=6 * limit + 4 * PARTITIONS, pages=40 * limit + 20 * PARTITIONS)
 
 
@@ -177,7 +177,7 @@ async def test_pacing_costs_a_look_up_for_each_endpoint(data: Connection) -> Non
 
 async def test_a_claim_costs_what_it_takes(data: Connection) -> None:
     room = 20
-    arguments = (Lane.FIRST, [history.DEAD_ENDPOINT], [room], 9, 9, LEASE_FOR, True)
+    arguments = (Lane.FIRST, [history_database.DEAD_ENDPOINT], [room], 9, 9, LEASE_FOR, True)
     plan = await explain(data, DELIVERIES["claim"], *arguments)
     assert any("endpoint_id_due_at" in index for index in plan.indexes)
     assert_frugal(plan, rows=6 * room + 4 * PARTITIONS, pages=40 * room + 20 * PARTITIONS)
@@ -220,8 +220,8 @@ async def test_no_plan_relies_on_a_partition_being_empty(data: Connection) -> No
         (LOG["read_after"], (0, 500, log.READ_BYTES)),
         (LOG["read_one"], (5,)),
         (DELIVERIES["endpoints_waiting"], (Lane.FIRST, UUID(int=0), 100)),
-        (DELIVERIES["claim"], (Lane.FIRST, [history.DEAD_ENDPOINT], [20], 9, 9, LEASE_FOR, True)),
-        (DELIVERIES["skip_waiting"], (Lane.FIRST, history.DEAD_ENDPOINT, 20)),
+        (DELIVERIES["claim"], (Lane.FIRST, [history_database.DEAD_ENDPOINT], [20], 9, 9, LEASE_FOR, True)),
+        (DELIVERIES["skip_waiting"], (Lane.FIRST, history_database.DEAD_ENDPOINT, 20)),
         (DELIVERIES["settle"], settling),
         (DELIVERIES["take_over"], ([99],)),
         (DELIVERIES["release_unknown_leases"], (99, [5], LEASE_FOR, timedelta(0))),
@@ -237,7 +237,7 @@ async def test_no_plan_relies_on_an_empty_partition(data: Connection) -> None:
     )
     page, until = (at, UUID(int=0), 20), at + timedelta(days=400)
     deliveries, events = ([delivery], [at]), ([event], [at])
-    endpoint = history.DEAD_ENDPOINT
+    endpoint = history_database.DEAD_ENDPOINT
     statements: list[tuple[str, Sequence[object]]] = [
         (EVENTS["list"], (TENANT, None, *page)),
         (EVENTS["locate"], (event,)),
@@ -262,7 +262,7 @@ async def test_no_plan_relies_on_an_empty_partition(data: Connection) -> None:
 
 
 async def test_taking_over_looks_at_leases_alone(data: Connection) -> None:
-    leased = history.LEASED
+    leased = history_database.LEASED
     plan = await explain(data, DELIVERIES["take_over"], [99])
     assert_frugal(plan, rows=2 * leased + PARTITIONS, pages=2 * leased + 10 * PARTITIONS)
     release = (99, [5], LEASE_FOR, timedelta(0))
@@ -272,7 +272,7 @@ async def test_taking_over_looks_at_leases_alone(data: Connection) -> None:
 
 
 async def test_looking_for_orphans_looks_at_leases_alone(data: Connection) -> None:
-    leased = history.LEASED
+    leased = history_database.LEASED
     plan = await explain(data, DELIVERIES["release_orphans"], [1], LEASE_FOR, timedelta(0))
     assert_frugal(plan, rows=leased + PARTITIONS, pages=2 * leased + 10 * PARTITIONS)
     found_again = [node for node in plan.nodes() if "(id = orphaned.id)" in node.get("Index Cond", "")]

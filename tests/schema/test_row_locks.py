@@ -21,10 +21,10 @@ from schema.ids import new_id
 from schema.installation.roles import CORE_ROLE
 from schema.modes import Mode
 from schema.queries import load
-from tests.support.asking import until_waiting
-from tests.support.billing.billing_world import GOOD_CARD, Business, idle_business
+from tests.support.billing.billing_world import GOOD_CARD, TenantBilling, idle_tenant_billing
 from tests.support.billing.due import add_due
 from tests.support.billing.wallets import new_phone
+from tests.support.database_waits import wait_until_blocked
 from tests.support.deliveries import LEASE_FOR, WORKER, Queue, new_endpoint, plan
 from tests.support.events import sequenced
 from tests.support.servers.connections import SANDBOX, Connect
@@ -81,8 +81,8 @@ class World:
         found = await self.data.fetch("SELECT id FROM payment_attempts ORDER BY id")
         return [row["id"] for row in found]
 
-    async def shop(self) -> Business:
-        return await idle_business(self.database)
+    async def shop(self) -> TenantBilling:
+        return await idle_tenant_billing(self.database)
 
 
 @pytest.fixture
@@ -325,7 +325,7 @@ async def test_of_two_replays_at_once_the_second_adds_an_attempt(world: World, c
     await one.execute("BEGIN")
     assert await one.fetchval(replay_one, queue.tenant, delivery) == "failed"
     second = asyncio.create_task(two.fetchval(replay_one, queue.tenant, delivery))
-    await until_waiting(world.owner, two)
+    await wait_until_blocked(world.owner, two)
     await one.execute("COMMIT")
     assert await second == "pending"
     assert (await queue.show(delivery)).replays == 1
@@ -347,7 +347,7 @@ async def test_of_two_who_disable_a_failing_endpoint_at_once_one_resets_its_heal
     await one.execute("BEGIN")
     assert tuple(await one.fetchrow(reset, endpoint, since)) == (3, "answered 500")
     second = asyncio.create_task(two.fetchrow(reset, endpoint, since))
-    await until_waiting(world.owner, two)
+    await wait_until_blocked(world.owner, two)
     await one.execute("COMMIT")
     assert await second is None
 
@@ -395,7 +395,7 @@ async def test_rows_are_locked_in_one_order_however_they_are_given(
     await other.execute("BEGIN")
     await lock_row(other, first)
     waiting = asyncio.create_task(ours.fetch(load(file)[query], *first.arguments))
-    await until_waiting(world.owner, ours)
+    await wait_until_blocked(world.owner, ours)
     await lock_row(other, last, "NOWAIT")
     await other.execute("COMMIT")
     await waiting
@@ -414,7 +414,7 @@ async def test_a_backfill_takes_events_in_the_order_of_the_log(world: World, con
             load("replays")["backfill"], world.tenant, queue.endpoint, ids, moments, ["invoice_created"]
         )
     )
-    await until_waiting(world.owner, backfill)
+    await wait_until_blocked(world.owner, backfill)
     assert await deliveries.fan_out(fan_out, [plan(events[1], queue.endpoint)], 1, WORKER, LEASE_FOR)
     await fan_out.execute("COMMIT")
     assert await filling == 0

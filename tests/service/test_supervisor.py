@@ -11,7 +11,7 @@ from service.settings import Settings
 from service.supervisor import Part, Supervisor
 from service.worker.composition import Worker, worker
 from tests.support.arrivals import Arrivals
-from tests.support.billing.lifecycle import stress_lifecycle
+from tests.support.lifecycle_stress import stress_lifecycle
 from tests.support.servers.tcp_proxy import proxying
 
 Log = Arrivals[str]
@@ -279,7 +279,7 @@ async def test_a_silent_database_does_not_keep_a_stop_waiting(db_url: str, key: 
             await far.register()
             stop, task = start(Supervisor(far.stages(), patience_s=0.3))
             await asyncio.sleep(0.1)
-            proxy.fall_silent()
+            proxy.stop_forwarding()
             await asyncio.sleep(0.1)
             stop.set()
             async with asyncio.timeout(3):

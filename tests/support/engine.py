@@ -52,14 +52,14 @@ class Engine:
     settled: Arrivals[PendingSettlement]
     """Every result that was written, or given up."""
 
-    async def hand_over(self) -> None:
+    async def submit_all(self) -> None:
         """Sequences and fans out all there is, and submits what there is room for."""
         while await self.sequencer.step():
             pass
         while await self.fanout.step():
             pass
 
-    async def leave_waiting(self) -> None:
+    async def leave_pending(self) -> None:
         """The same, and everything waits in the table."""
         while await self.sequencer.step():
             pass

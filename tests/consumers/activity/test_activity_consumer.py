@@ -23,7 +23,7 @@ from schema.event_log.partitions import ensure_past_partitions
 from schema.modes import Mode
 from schema.read_models.activity_feed import ACTIVITY
 from schema.read_models.projections import finish_rebuild
-from tests.support.asking import until
+from tests.support.database_waits import until
 from tests.support.engine import add_endpoint, running
 from tests.support.events import in_log, record_many, sequence_all, sequenced
 

@@ -22,9 +22,9 @@ from schema.read_models import projections
 from schema.read_models.rollups import ROLLUPS
 from schema.secret_box import derive_role_password
 from tests.support.events import sequence_all
-from tests.support.read_models.rollup_reckoning import differences
-from tests.support.read_models.rollups import Following, rebuilding
-from tests.support.read_models.subscription_events import event, plan_id, tell
+from tests.support.read_models.expected_rollups import differences
+from tests.support.read_models.rollups import RollupsFollower, rebuilding
+from tests.support.read_models.subscription_events import event, plan_id, record_event
 from tests.support.servers.connections import SANDBOX, Connect
 
 SUCCESS, FAILED, REFUNDED = (
@@ -41,8 +41,8 @@ NewTenant = Callable[[], Awaitable[UUID]]
 
 
 @pytest.fixture
-def following(database: Database) -> Following:
-    return Following(database)
+def following(database: Database) -> RollupsFollower:
+    return RollupsFollower(database)
 
 
 @pytest.fixture
@@ -65,10 +65,10 @@ def utc(text: str) -> datetime:
 async def paid(
     data: Pool, tenant: UUID, amount: int, at: datetime | None = None, currency: str = "NGN"
 ) -> None:
-    await tell(data, tenant, event(SUCCESS, amount=amount, currency=currency), at)
+    await record_event(data, tenant, event(SUCCESS, amount=amount, currency=currency), at)
 
 
-async def revenue(following: Following) -> dict[tuple[date, str], tuple[int, int, int]]:
+async def revenue(following: RollupsFollower) -> dict[tuple[date, str], tuple[int, int, int]]:
     """By day and currency: gross, refunded, net."""
     return {
         (row["day"], row["currency"]): (row["gross"], row["refunded"], row["net"])
@@ -77,7 +77,7 @@ async def revenue(following: Following) -> dict[tuple[date, str], tuple[int, int
 
 
 async def test_late_and_backdated_events_land_in_their_own_hour(
-    following: Following, data: Pool, tenant: UUID
+    following: RollupsFollower, data: Pool, tenant: UUID
 ) -> None:
     now = datetime.now(UTC)
     await ensure_past_partitions(data, now - timedelta(days=70))
@@ -86,21 +86,21 @@ async def test_late_and_backdated_events_land_in_their_own_hour(
     ]
     for hour in hours:
         await paid(data, tenant, 100, min(now, hour + timedelta(minutes=59)))
-        await following.to_the_end()
+        await following.run_to_end()
     rows = await following.view("hourly_payments")
     assert sorted(row["hour"] for row in rows) == sorted(hours)
     assert {row["succeeded_amount"] for row in rows} == {100}
 
 
 async def test_refunds_subtract_on_the_day_they_are_made(
-    following: Following, data: Pool, tenant: UUID
+    following: RollupsFollower, data: Pool, tenant: UUID
 ) -> None:
     now = datetime.now(UTC)
     await ensure_past_partitions(data, now - timedelta(days=9))
     charged, refunded = now - timedelta(days=8), now - timedelta(days=2)
     await paid(data, tenant, 500_000, charged)
-    await tell(data, tenant, event(REFUNDED, amount=200_000), refunded)
-    await following.to_the_end()
+    await record_event(data, tenant, event(REFUNDED, amount=200_000), refunded)
+    await following.run_to_end()
     lagos = timedelta(hours=1)
     assert await revenue(following) == {
         ((charged + lagos).date(), "NGN"): (500_000, 0, 500_000),
@@ -108,17 +108,19 @@ async def test_refunds_subtract_on_the_day_they_are_made(
     }
 
 
-async def test_currencies_are_never_added_together(following: Following, data: Pool, tenant: UUID) -> None:
+async def test_currencies_are_never_added_together(
+    following: RollupsFollower, data: Pool, tenant: UUID
+) -> None:
     now = datetime.now(UTC)
     for currency, amount in (("NGN", 100), ("USD", 7), ("NGN", 50), ("USD", 1)):
         await paid(data, tenant, amount, now, currency)
-        await tell(
+        await record_event(
             data,
             tenant,
             event(ACTIVATED, new_id(), amount=amount, currency=currency, interval="month"),
             now,
         )
-    await following.to_the_end()
+    await following.run_to_end()
     assert sorted(key[1:] + sums[:1] for key, sums in (await revenue(following)).items()) == [
         ("NGN", 150),
         ("USD", 8),
@@ -154,7 +156,7 @@ async def test_currencies_are_never_added_together(following: Following, data: P
     ],
 )
 async def test_a_day_is_one_of_the_tenants_time_zone(
-    following: Following,
+    following: RollupsFollower,
     data: Pool,
     owner: asyncpg.Connection,
     tenant: UUID,
@@ -166,25 +168,25 @@ async def test_a_day_is_one_of_the_tenants_time_zone(
         await move_to(owner, tenant, zone)
     await ensure_past_partitions(data, utc(at))
     await paid(data, tenant, 1, utc(at))
-    await tell(data, tenant, event(ACTIVATED, new_id()), utc(at))
-    await tell(data, tenant, event(PAST_DUE, new_id()), utc(at))
-    await following.to_the_end()
+    await record_event(data, tenant, event(ACTIVATED, new_id()), utc(at))
+    await record_event(data, tenant, event(PAST_DUE, new_id()), utc(at))
+    await following.run_to_end()
     views = ("daily_revenue", "daily_payments", "subscription_movements", "recovery")
     assert {row["day"] for view in views for row in await following.view(view)} == {date.fromisoformat(day)}
     assert min(row["day"] for row in await following.view("mrr")) == date.fromisoformat(day)
 
 
 async def test_mrr_has_a_row_for_every_day_until_now(
-    following: Following, data: Pool, tenant: UUID, owner: asyncpg.Connection
+    following: RollupsFollower, data: Pool, tenant: UUID, owner: asyncpg.Connection
 ) -> None:
     await move_to(owner, tenant, "UTC")
     now = datetime.now(UTC)
     began, ended = now - timedelta(days=40), now - timedelta(days=9)
     await ensure_past_partitions(data, began)
     subscription = new_id()
-    await tell(data, tenant, event(ACTIVATED, subscription, amount=1200, interval="year"), began)
-    await tell(data, tenant, event("subscription_cancelled", subscription), ended)
-    await following.to_the_end()
+    await record_event(data, tenant, event(ACTIVATED, subscription, amount=1200, interval="year"), began)
+    await record_event(data, tenant, event("subscription_cancelled", subscription), ended)
+    await following.run_to_end()
     rows = sorted(await following.view("mrr"), key=lambda row: row["day"])
     assert [row["day"] for row in rows] == [began.date() + timedelta(days=n) for n in range(41)]
     for row in rows:
@@ -296,7 +298,7 @@ MONTH: dict[str, Any] = {"amount": 100, "currency": "NGN", "interval": "month"}
     ],
 )
 async def test_movements(
-    following: Following,
+    following: RollupsFollower,
     data: Pool,
     tenant: UUID,
     story: Story,
@@ -305,23 +307,23 @@ async def test_movements(
 ) -> None:
     subscription = new_id()
     for type_, told in story:
-        await tell(data, tenant, event(type_, subscription, **(MONTH | told)))
-    await following.to_the_end()
+        await record_event(data, tenant, event(type_, subscription, **(MONTH | told)))
+    await following.run_to_end()
     assert await kinds(data) == expected
     assert await differences(superuser) == {}
 
 
 async def test_a_plan_change_moves_mrr_between_the_plans(
-    following: Following, data: Pool, tenant: UUID
+    following: RollupsFollower, data: Pool, tenant: UUID
 ) -> None:
     subscription, cheap, dear = new_id(), plan_id(), plan_id()
-    await tell(data, tenant, event(ACTIVATED, subscription, **MONTH, planId=cheap))
-    await tell(
+    await record_event(data, tenant, event(ACTIVATED, subscription, **MONTH, planId=cheap))
+    await record_event(
         data,
         tenant,
         event("subscription_plan_changed", subscription, **(MONTH | {"amount": 250}), planId=dear),
     )
-    await following.to_the_end()
+    await following.run_to_end()
     by_plan = {row["plan_id"]: row for row in await following.view("subscription_movements")}
     assert (by_plan[cheap]["counted_change"], by_plan[cheap]["mrr_change"]) == (0, 0)
     assert (by_plan[dear]["counted_change"], by_plan[dear]["mrr_change"], by_plan[dear]["expanded"]) == (
@@ -334,20 +336,20 @@ async def test_a_plan_change_moves_mrr_between_the_plans(
 
 
 async def test_recovery_is_told_by_the_failure_it_began_with(
-    following: Following, data: Pool, tenant: UUID
+    following: RollupsFollower, data: Pool, tenant: UUID
 ) -> None:
     def of(type_: str, subscription: UUID, code: str, **more: Any) -> tuple[str, dict[str, Any]]:
         return event(type_, subscription, amount=100, failureCode=code, **more)
 
     one, two, three, four = [new_id() for _ in range(4)]
     for subscription in (one, two, three, four):
-        await tell(data, tenant, event(ACTIVATED, subscription))
-        await tell(data, tenant, of(PAST_DUE, subscription, "expired_card"))
-    await tell(data, tenant, of("subscription_payment_recovered", one, "timeout"))
-    await tell(data, tenant, of("subscription_unpaid", two, "do_not_honor", reason="enough"))
-    await tell(data, tenant, event("subscription_cancelled", three))
-    await tell(data, tenant, of("subscription_payment_recovered", two, "do_not_honor"))
-    await following.to_the_end()
+        await record_event(data, tenant, event(ACTIVATED, subscription))
+        await record_event(data, tenant, of(PAST_DUE, subscription, "expired_card"))
+    await record_event(data, tenant, of("subscription_payment_recovered", one, "timeout"))
+    await record_event(data, tenant, of("subscription_unpaid", two, "do_not_honor", reason="enough"))
+    await record_event(data, tenant, event("subscription_cancelled", three))
+    await record_event(data, tenant, of("subscription_payment_recovered", two, "do_not_honor"))
+    await following.run_to_end()
     (row,) = await following.view("recovery")
     assert row["failure_code"] == "expired_card"
     assert [row[kind] for kind in ("at_risk", "recovered", "exhausted", "cancelled", "won_back")] == [
@@ -376,7 +378,7 @@ MALFORMED: list[Any] = [
 
 @pytest.mark.parametrize("value", MALFORMED, ids=str)
 async def test_malformed_data_is_counted_without_guessing(
-    following: Following, data: Pool, tenant: UUID, superuser: asyncpg.Connection, value: Any
+    following: RollupsFollower, data: Pool, tenant: UUID, superuser: asyncpg.Connection, value: Any
 ) -> None:
     """In each field that is looked at, in each type; beside an event in order, in one batch."""
     fields = (
@@ -390,8 +392,8 @@ async def test_malformed_data_is_counted_without_guessing(
         for field in fields
     ]
     for what in told:
-        await tell(data, tenant, what)
-    await following.to_the_end()
+        await record_event(data, tenant, what)
+    await following.run_to_end()
     assert following.consumer.dead_lettered == 0
     assert await data.fetchval("SELECT sum(events) FROM event_hours") == len(told)
     without_a_currency = value in (None, ...)  # is naira, and so priced
@@ -401,14 +403,14 @@ async def test_malformed_data_is_counted_without_guessing(
 
 
 async def test_an_object_without_anything_is_counted_in_each_type(
-    following: Following, data: Pool, tenant: UUID, superuser: asyncpg.Connection
+    following: RollupsFollower, data: Pool, tenant: UUID, superuser: asyncpg.Connection
 ) -> None:
     types = [row["name"] for row in await data.fetch("SELECT name FROM event_types")]
     deep = "[" * 3000 + "]" * 3000
     for type_ in types:
-        await tell(data, tenant, (type_, {}))
+        await record_event(data, tenant, (type_, {}))
         await data.execute(f"SELECT record_event($1::uuid, $2, '{{\"a\": {deep}}}')", tenant, type_)
-    await following.to_the_end()
+    await following.run_to_end()
     assert {row["type"]: row["events"] for row in await following.view("hourly_events")} == dict.fromkeys(
         types, 2
     )
@@ -416,18 +418,18 @@ async def test_an_object_without_anything_is_counted_in_each_type(
 
 
 async def test_an_event_without_a_price_keeps_the_price(
-    following: Following, data: Pool, tenant: UUID
+    following: RollupsFollower, data: Pool, tenant: UUID
 ) -> None:
     subscription = new_id()
-    await tell(data, tenant, event(ACTIVATED, subscription, **MONTH))
-    await tell(data, tenant, event("subscription_updated", subscription, amount="9", status="active"))
-    await tell(data, tenant, event(PAST_DUE, subscription, amount=...))
-    await following.to_the_end()
+    await record_event(data, tenant, event(ACTIVATED, subscription, **MONTH))
+    await record_event(data, tenant, event("subscription_updated", subscription, amount="9", status="active"))
+    await record_event(data, tenant, event(PAST_DUE, subscription, amount=...))
+    await following.run_to_end()
     assert await kinds(data) == [("new", 1, 1, 100)]
 
 
 async def test_sums_beyond_a_bigint_are_kept_and_shown_as_null(
-    following: Following, data: Pool, new_tenant: NewTenant
+    following: RollupsFollower, data: Pool, new_tenant: NewTenant
 ) -> None:
     """A thousand of the largest amounts are one batch; ten thousand are more than a bigint holds."""
     tenant, other = await new_tenant(), await new_tenant()
@@ -440,7 +442,7 @@ async def test_sums_beyond_a_bigint_are_kept_and_shown_as_null(
         SUCCESS,
         '{"currency": "NGN"}',
     )
-    await following.to_the_end()
+    await following.run_to_end()
     assert following.consumer.dead_lettered == 0
     assert await data.fetchval("SELECT sum(amount) FROM event_hours") == 10**19 + 5
     gross = {row["payments"]: row["gross"] for row in await following.view("daily_revenue")}
@@ -456,10 +458,12 @@ async def test_tenants_and_modes_are_apart(database: Database, new_tenant: NewTe
         for tenant, amount in ((one, 100), (two, 7)):
             amount_here = amount * (2 if mode is Mode.LIVE else 1)
             await paid(pool, tenant, amount_here)
-            await tell(pool, tenant, event(ACTIVATED, subscription, **(MONTH | {"amount": amount_here})))
-        await Following(database, mode).to_the_end()
+            await record_event(
+                pool, tenant, event(ACTIVATED, subscription, **(MONTH | {"amount": amount_here}))
+            )
+        await RollupsFollower(database, mode).run_to_end()
     for mode, times in ((Mode.TEST, 1), (Mode.LIVE, 2)):
-        following = Following(database, mode)
+        following = RollupsFollower(database, mode)
         assert sorted(row["gross"] for row in await following.view("daily_revenue")) == [
             7 * times,
             100 * times,
@@ -468,17 +472,17 @@ async def test_tenants_and_modes_are_apart(database: Database, new_tenant: NewTe
 
 
 async def test_as_of_is_the_first_event_not_yet_applied(
-    following: Following, data: Pool, tenant: UUID
+    following: RollupsFollower, data: Pool, tenant: UUID
 ) -> None:
     await paid(data, tenant, 1)
-    await following.to_the_end()
+    await following.run_to_end()
     before = datetime.now(UTC)
     await paid(data, tenant, 1)
     after = datetime.now(UTC)
     (row,) = await following.view("daily_revenue")
     assert row["payments"] == 1
     assert before <= row["as_of"] <= after
-    await following.to_the_end()
+    await following.run_to_end()
     (row,) = await following.view("daily_revenue")
     assert row["payments"] == 2
     assert row["as_of"] > after
@@ -495,7 +499,7 @@ class Poisoned(Rollups):
 
 
 async def test_a_retried_dead_event_counts_in_its_own_hour(
-    following: Following,
+    following: RollupsFollower,
     data: Pool,
     tenant: UUID,
     superuser: asyncpg.Connection,
@@ -509,8 +513,8 @@ async def test_a_retried_dead_event_counts_in_its_own_hour(
         ("subscription_plan_changed", {"amount": 300}),
         ("subscription_cancelled", {}),
     ]:
-        await tell(data, tenant, event(type_, subscription, **(MONTH | told)))
-    await tell(data, tenant, event(ACTIVATED, other, **MONTH))
+        await record_event(data, tenant, event(type_, subscription, **(MONTH | told)))
+    await record_event(data, tenant, event(ACTIVATED, other, **MONTH))
     await sequence_all(data)
     poisoned = Poisoned({1, 4})
     consumer = Consumer(data, Serving(poisoned))
@@ -538,11 +542,11 @@ async def test_a_retried_dead_event_counts_in_its_own_hour(
 
 
 async def test_a_retry_waits_for_the_batch_that_writes(
-    following: Following, data: Pool, connect: Connect, tenant: UUID, db_url: str, key: bytes
+    following: RollupsFollower, data: Pool, connect: Connect, tenant: UUID, db_url: str, key: bytes
 ) -> None:
     """Two writers would move one subscription from the same state. Here they have no row in common but the consumer's."""
     for type_ in (SUCCESS, FAILED):
-        await tell(data, tenant, event(type_))
+        await record_event(data, tenant, event(type_))
     await sequence_all(data)
     one, other = (await log.read_after(data, 0, 2)).events
     async with data.acquire() as writing, writing.transaction():

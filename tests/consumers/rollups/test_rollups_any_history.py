@@ -27,8 +27,8 @@ from schema.ids import PLAN, SUBSCRIPTION, format_id
 from schema.modes import Mode
 from schema.read_models.rollups import Deltas, SubscriptionStates
 from tests.support.events import sequence_all
-from tests.support.read_models.rollup_reckoning import PER_MONTH, differences
-from tests.support.read_models.subscription_events import tell
+from tests.support.read_models.expected_rollups import PER_MONTH, differences
+from tests.support.read_models.subscription_events import record_event
 
 on_one_database = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 TYPES = sorted({*STATEFUL, "subscription_payment_success", "subscription_payment_failed"})
@@ -111,7 +111,7 @@ async def test_every_view_is_what_sql_reckons(
     now = datetime.now(UTC)
     month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     for type_, data, hours_ago in history:
-        await tell(pool, tenant, (type_, data), max(month, now - timedelta(hours=hours_ago)))
+        await record_event(pool, tenant, (type_, data), max(month, now - timedelta(hours=hours_ago)))
     await sequence_all(pool)
     for size in [*sizes, 1000]:
         await Consumer(pool, Serving(Rollups()), size).step()

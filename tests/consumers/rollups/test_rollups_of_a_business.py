@@ -18,8 +18,8 @@ from schema.read_models.rollups import ROLLUPS, Movement
 from tests.faults.length import SEED, length
 from tests.support.events import record_many
 from tests.support.plans import explain
-from tests.support.read_models.rollup_reckoning import PER_MONTH, differences
-from tests.support.read_models.rollups import Following, play_some_weeks, rebuilding
+from tests.support.read_models.expected_rollups import PER_MONTH, differences
+from tests.support.read_models.rollups import RollupsFollower, rebuilding, simulate_weeks
 from tests.support.servers.connections import SUPERUSER, Connect, connections
 from tests.support.servers.databases import OWNER, Cluster
 from tests.support.servers.duro_process import duro, eventually, settings
@@ -36,7 +36,7 @@ async def played(cluster: Cluster, template: str) -> AsyncIterator[str]:
             Database.open(cluster.url(name), cluster.key, durable=False) as database,
             connections(cluster, name) as connect,
         ):
-            await play_some_weeks(database, await connect(OWNER), DAYS, SIGNUPS)
+            await simulate_weeks(database, await connect(OWNER), DAYS, SIGNUPS)
         yield name
 
 
@@ -64,20 +64,20 @@ async def superuser(connect: Connect) -> asyncpg.Connection:
 
 
 @pytest.fixture
-def following(database: Database) -> Following:
-    return Following(database)
+def following(database: Database) -> RollupsFollower:
+    return RollupsFollower(database)
 
 
 async def test_every_view_is_what_the_events_come_to(
-    following: Following, superuser: asyncpg.Connection
+    following: RollupsFollower, superuser: asyncpg.Connection
 ) -> None:
-    await following.to_the_end()
+    await following.run_to_end()
     assert await differences(superuser) == {}
 
 
-async def test_what_the_business_went_through_is_no_small_thing(following: Following) -> None:
+async def test_what_the_business_went_through_is_no_small_thing(following: RollupsFollower) -> None:
     """Else the views would be compared where there is nothing to see."""
-    await following.to_the_end()
+    await following.run_to_end()
     moved = await following.pool.fetch("SELECT DISTINCT kind FROM movement_hours")
     assert {row["kind"] for row in moved} >= set(Movement) - {Movement.SWITCH}
     risks = await following.pool.fetch("SELECT DISTINCT kind FROM recovery_hours")
@@ -87,10 +87,10 @@ async def test_what_the_business_went_through_is_no_small_thing(following: Follo
 
 
 async def test_final_mrr_equals_the_subscriptions_prices(
-    following: Following, superuser: asyncpg.Connection
+    following: RollupsFollower, superuser: asyncpg.Connection
 ) -> None:
     """By rows that no event was asked for. A trial that ended past due has paid no cycle."""
-    await following.to_the_end()
+    await following.run_to_end()
     charged = "coalesce(p.charge_currency, p.currency)::text"
     price = "CASE WHEN p.fx_rate IS NULL THEN p.amount::bigint ELSE round(p.amount * p.fx_rate)::bigint END"
     books = await superuser.fetch(
@@ -107,9 +107,9 @@ async def test_final_mrr_equals_the_subscriptions_prices(
 
 
 async def test_a_recovery_ends_once_under_its_first_failure_code(
-    following: Following,
+    following: RollupsFollower,
 ) -> None:
-    await following.to_the_end()
+    await following.run_to_end()
     rows = await following.pool.fetch(
         "SELECT failure_code, currency, sum(at_risk) - sum(recovered) - sum(exhausted) - sum(cancelled) AS open"
         "  FROM recovery GROUP BY 1, 2"
@@ -120,7 +120,7 @@ async def test_a_recovery_ends_once_under_its_first_failure_code(
 
 
 async def test_a_killed_consumer_counts_each_event_once(
-    following: Following, superuser: asyncpg.Connection, database: Database
+    following: RollupsFollower, superuser: asyncpg.Connection, database: Database
 ) -> None:
     """Its process dies between what it wrote and its commit, or about the time of the commit; the next one goes on."""
     chance, env = Random(SEED), settings(database.url, database.key)
@@ -133,39 +133,39 @@ async def test_a_killed_consumer_counts_each_event_once(
             await worker.ended()
         killed += 1
     assert killed >= KILLS / 2
-    await eventually(following.has_come_to_the_end, "the last one's session is gone")
+    await eventually(following.is_caught_up, "the last one's session is gone")
     assert await differences(superuser) == {}
 
 
 async def test_a_rebuild_under_load_equals_the_serving_generation(
-    following: Following, superuser: asyncpg.Connection, database: Database
+    following: RollupsFollower, superuser: asyncpg.Connection, database: Database
 ) -> None:
     """From the first event on, in other batches, and the former one serves until then."""
     pool = database.data(Mode.TEST)
-    await following.to_the_end()
+    await following.run_to_end()
     await projections.begin_rebuild(pool, ROLLUPS)
     building, finished = rebuilding(pool, batch_size=300), False
     tenants = [row["id"] for row in await pool.fetch("SELECT id FROM tenants")]
     while not finished:
         for tenant in tenants:
             await record_many(pool, tenant, 7)
-        await following.to_the_end()
+        await following.run_to_end()
         if await building.step() < building._most:
             assert await differences(superuser) == {}
             finished = await projections.finish_rebuild(pool, ROLLUPS)
     assert (await generations(superuser, ROLLUPS)).serving == 2
     assert await differences(superuser) == {}
-    await following.to_the_end()
+    await following.run_to_end()
     await projections.drop_generations(pool, ROLLUPS)
     assert await differences(superuser) == {}
     assert await pool.fetchval("SELECT max(generation) = 2 AND min(generation) = 2 FROM subscription_states")
 
 
 async def test_a_batch_looks_up_its_subscriptions_and_nothing_else(
-    following: Following, superuser: asyncpg.Connection
+    following: RollupsFollower, superuser: asyncpg.Connection
 ) -> None:
     """With the pools' planner settings, and before any statistics."""
-    await following.to_the_end()
+    await following.run_to_end()
     rows = await following.pool.fetch("SELECT tenant_id, subscription_id FROM subscription_states LIMIT 20")
     known = [[row["tenant_id"] for row in rows], [row["subscription_id"] for row in rows]]
     async with following.pool.acquire() as connection:

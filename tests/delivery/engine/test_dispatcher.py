@@ -49,11 +49,11 @@ async def test_waiting_deliveries_are_claimed_oldest_first(
         async with running(narrow.settler):
             for _ in range(4):
                 sent.append(await record(narrow.pool, tenant))
-                await narrow.hand_over()
+                await narrow.submit_all()
             answered.set()
             await narrow.settled.count(1)
             sent.append(await record(narrow.pool, tenant))
-            await narrow.hand_over()
+            await narrow.submit_all()
             assert [row["status"] for row in await narrow.rows()] == ["delivered"] + ["pending"] * 4
             async with running(narrow.dispatcher):
                 await narrow.settled.count(5)
@@ -67,7 +67,7 @@ async def test_an_endpoint_without_waiting_deliveries_gets_slots_again(
     async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=1))) as narrow:
         await record_many(narrow.pool, tenant, 2)
         async with running(narrow.settler):
-            await narrow.hand_over()
+            await narrow.submit_all()
             await narrow.settled.count(1)
             assert not narrow.dispatcher.reserve(tenant, endpoint_id, 0)
             assert await narrow.dispatcher.claim() == 1
@@ -100,7 +100,7 @@ async def test_few_slots_serve_all_endpoints_in_turn(
         await add_endpoint(database, tenant, receiver.url + path, endpoint_id=UUID(int=number + 1))
     async with engine(database, limits=DispatchLimits(in_flight_limits(2))) as small:
         await record_many(small.pool, tenant, 3)
-        await small.leave_waiting()
+        await small.leave_pending()
         async with running(small.settler):
             for round_ in range(3):
                 assert await small.dispatcher.claim() == 2
@@ -118,7 +118,7 @@ async def test_endpoints_of_a_tenant_at_its_limit_take_turns(
         await add_endpoint(database, tenant, receiver.url + path, endpoint_id=UUID(int=number + 1))
     async with engine(database, limits=DispatchLimits(in_flight_limits(per_tenant=2))) as ours:
         await record_many(ours.pool, tenant, 4)
-        await ours.leave_waiting()
+        await ours.leave_pending()
         async with running(ours.settler):
             claimed = 0
             for _ in range(3):
@@ -137,7 +137,7 @@ async def test_two_workers_share_a_backlog_without_repeats(
         engine(database, limits=limits, worker_id=lambda: 2) as other,
     ):
         sent = await record_many(one.pool, tenant, 150)
-        await one.leave_waiting()
+        await one.leave_pending()
         async with running(one.settler, other.settler, one.dispatcher, other.dispatcher):
             await receiver.requests.count(150)
         assert await one.statuses() == ["delivered"] * 150
@@ -152,7 +152,7 @@ async def test_a_claim_skips_deliveries_that_another_claims(
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
     async with engine(database) as ours:
         await record_many(ours.pool, tenant, 5)
-        await ours.leave_waiting()
+        await ours.leave_pending()
         async with ours.pool.acquire() as one, ours.pool.acquire() as other:
             first = one.transaction()
             await first.start()

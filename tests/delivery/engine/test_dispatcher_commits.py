@@ -26,7 +26,7 @@ async def test_a_claim_whose_commit_fails_loses_nothing(
     limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
     async with engine(far_database, limits=limits) as ours:
         sent = await record_many(ours.pool, tenant, 4)
-        await ours.leave_waiting()
+        await ours.leave_pending()
         proxy.cut_at(b"COMMIT", where)
         with pytest.raises(BaseException) as failed:
             await ours.dispatcher.claim()
@@ -97,7 +97,7 @@ async def test_an_uncertain_lease_is_released_long_before_the_audit(
     async with engine(far_database) as ours:
         sent = await record_many(ours.pool, tenant, 4)
         if by == "claim":
-            await ours.leave_waiting()
+            await ours.leave_pending()
         await ours.sequencer.step()
         proxy.cut_at(b"COMMIT", Cut.AFTER)
         with pytest.raises(BaseException) as failed:

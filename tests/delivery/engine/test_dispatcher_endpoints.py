@@ -24,7 +24,7 @@ async def test_deliveries_of_a_deleted_endpoint_are_skipped(
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
     async with engine(database) as ours:
         await record_many(ours.pool, tenant, 5)
-        await ours.leave_waiting()
+        await ours.leave_pending()
         await superuser.execute(
             "DELETE FROM core.webhook_endpoint_secrets WHERE endpoint_id = $1", endpoint_id
         )
@@ -45,7 +45,7 @@ async def test_a_retry_goes_to_the_current_url_with_the_current_secret(
     async with engine(database, policy=AT_ONCE) as ours:
         await record(ours.pool, tenant)
         async with running(ours.settler):
-            await ours.hand_over()
+            await ours.submit_all()
             await ours.settled.count(1)
             await endpoints.update(
                 database.core, endpoint_id, EndpointChanges(receiver.url + "/new", None, None, None)
@@ -99,7 +99,7 @@ async def test_a_replay_requested_during_an_attempt_makes_another_one(
     async with engine(database) as ours:
         await record(ours.pool, tenant)
         async with running(ours.settler, ours.dispatcher):
-            await ours.hand_over()
+            await ours.submit_all()
             await receiver.requests.count(1)
             (row,) = await ours.rows()
             assert await replays.replay_one(ours.pool, tenant, row["id"]) == "pending"
@@ -119,7 +119,7 @@ async def test_a_failed_replay_leaves_the_retry_schedule_alone(
     async with engine(database) as ours:
         await record(ours.pool, tenant)
         async with running(ours.settler):
-            await ours.hand_over()
+            await ours.submit_all()
             await ours.settled.count(1)
             (before,) = await ours.rows()
             await replays.replay_one(ours.pool, tenant, before["id"])

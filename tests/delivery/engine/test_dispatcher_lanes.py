@@ -34,7 +34,7 @@ async def test_a_flood_of_retries_does_not_delay_a_first_attempt(
     limits = DispatchLimits(in_flight_limits(20, per_tenant=20, per_endpoint=4))
     async with engine(database, limits=limits) as ours:
         storm |= set(event_names(await record_many(ours.pool, tenant, 100)))
-        await ours.leave_waiting()
+        await ours.leave_pending()
         await owner.execute(ALL_TO_LANE_AGAIN)
         async with running(*ours.everything()):
             await receiver.requests.count(10)
@@ -57,10 +57,10 @@ async def test_the_lanes_take_turns_at_a_single_slot(
     await add_endpoint(database, tenant, receiver.url)
     async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=1))) as ours:
         retries = event_names(await record_many(ours.pool, tenant, 6))
-        await ours.leave_waiting()
+        await ours.leave_pending()
         await owner.execute(ALL_TO_LANE_AGAIN)
         fresh = event_names(await record_many(ours.pool, tenant, 6))
-        await ours.leave_waiting()
+        await ours.leave_pending()
         async with running(ours.settler):
             for count in range(1, 5):
                 held = asyncio.Event()
@@ -80,7 +80,7 @@ async def test_waiting_retries_are_sent_as_slots_become_free(
     await add_endpoint(database, tenant, receiver.url)
     async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=4))) as ours:
         sent = await record_many(ours.pool, tenant, 30)
-        await ours.leave_waiting()
+        await ours.leave_pending()
         await owner.execute(ALL_TO_LANE_AGAIN)
         async with running(ours.settler, ours.dispatcher):
             await ours.settled.count(30)
@@ -101,13 +101,13 @@ async def test_hanging_endpoints_with_every_slot_do_not_stop_fan_out(
     async with engine(database, limits=DispatchLimits(in_flight_limits(8, per_endpoint=4))) as ours:
         await record_many(ours.pool, tenant, 4)
         async with running(ours.settler):
-            await ours.hand_over()
+            await ours.submit_all()
             await receiver.requests.count(8)
             async with asyncio.timeout(10):
                 assert await ours.dispatcher.wait_for_slots() == 0
                 await record_many(ours.pool, tenant, 50)
                 others = [await record(ours.pool, tenant, "subscription_created") for _ in range(50)]
-                await ours.hand_over()
+                await ours.submit_all()
             assert len(await ours.rows()) == 2 * 54 + 50
             silence.set()
             await ours.settled.count(8)
@@ -126,7 +126,7 @@ async def test_few_slots_left_by_hanging_endpoints_do_not_slow_fan_out(
     async with engine(database, limits=DispatchLimits(in_flight_limits(41, per_endpoint=4))) as ours:
         await record_many(ours.pool, tenant, 4)
         async with running(ours.settler):
-            await ours.hand_over()
+            await ours.submit_all()
             assert ours.dispatcher.capacity.free == 1
             for _ in range(20):
                 await record(ours.pool, tenant, "subscription_created")
@@ -151,7 +151,7 @@ async def test_fan_out_waits_briefly_for_slots(
     async with engine(database, limits=DispatchLimits(in_flight_limits(20, per_endpoint=4))) as ours:
         await record_many(ours.pool, tenant, 4)
         async with running(ours.settler):
-            await ours.hand_over()
+            await ours.submit_all()
             waiting = asyncio.create_task(ours.dispatcher.wait_for_slots())
             await receiver.requests.count(20)
             done, _ = await asyncio.wait([waiting], timeout=0.05)

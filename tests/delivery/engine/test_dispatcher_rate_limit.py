@@ -51,7 +51,7 @@ async def test_two_workers_together_stay_within_the_rate_limit(
     await limit(database, limited)
     async with engine(database) as one, engine(database, worker_id=lambda: 2) as other:
         sent = await record_many(one.pool, tenant, 200)
-        await one.leave_waiting()
+        await one.leave_pending()
         times = timing(receiver)
         async with running(*one.everything(), other.settler, other.dispatcher):
             sent += await record_many(one.pool, tenant, 50)
@@ -72,7 +72,7 @@ async def test_a_limited_endpoint_reaches_its_rate_beside_busy_ones(
     await limit(database, limited)
     async with engine(database, limits=DispatchLimits(in_flight_limits(3))) as ours:
         await record_many(ours.pool, tenant, 400)
-        await ours.leave_waiting()
+        await ours.leave_pending()
         times = timing(receiver)
         async with running(ours.settler, ours.dispatcher):
             await receiver.requests.until(lambda _all: len(times) >= 20)
@@ -90,10 +90,10 @@ async def test_retries_count_for_the_rate_limit(
     await limit(database, limited)
     async with engine(database) as ours:
         retries = event_names(await record_many(ours.pool, tenant, 30))
-        await ours.leave_waiting()
+        await ours.leave_pending()
         await owner.execute("UPDATE sandbox.webhook_deliveries SET lane = 1, tries = 1")
         await record_many(ours.pool, tenant, 30)
-        await ours.leave_waiting()
+        await ours.leave_pending()
         times = timing(receiver)
         async with running(ours.settler, ours.dispatcher):
             await ours.settled.count(60)

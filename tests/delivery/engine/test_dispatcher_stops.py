@@ -29,7 +29,7 @@ async def test_a_stop_waits_for_attempts_under_way(
         stop = asyncio.Event()
         async with running(ours.settler):
             draining = asyncio.create_task(ours.dispatcher.run(stop))
-            await ours.hand_over()
+            await ours.submit_all()
             await receiver.requests.count(3)
             stop.set()
             done, _ = await asyncio.wait([draining], timeout=0.6)  # longer than a poll of the idle dispatcher
@@ -51,7 +51,7 @@ async def test_a_stop_cuts_off_attempts_that_take_too_long(
     async with engine(database, limits=DispatchLimits(drain_for=timedelta(milliseconds=50))) as ours:
         await record_many(ours.pool, tenant, 3)
         async with running(ours.settler, ours.dispatcher):
-            await ours.hand_over()
+            await ours.submit_all()
             await receiver.requests.count(3)
         assert ours.dispatcher.in_flight == 0
         assert await ours.leased() == 3
@@ -88,7 +88,7 @@ async def test_an_error_in_the_loop_keeps_attempts_and_slots(
     limits = DispatchLimits(audit_every=timedelta(0))
     async with engine(database, worker_id=worker_id, limits=limits) as ours:
         await record_many(ours.pool, tenant, 3)
-        await ours.hand_over()
+        await ours.submit_all()
         await receiver.requests.count(3)
         with pytest.raises(RuntimeError, match="a defect"):
             await ours.dispatcher.run(asyncio.Event())
@@ -129,7 +129,7 @@ async def test_a_stop_sends_the_queue_before_it_ends(
         await record_many(ours.pool, tenant, 4)
         async with running(ours.settler):
             stop = asyncio.Event()
-            await ours.hand_over()
+            await ours.submit_all()
             stop.set()
             async with asyncio.timeout(10):
                 await ours.dispatcher.run(stop)
@@ -149,7 +149,7 @@ async def test_a_cut_off_frees_each_slot_once(
         await add_endpoint(database, tenant, receiver.url + ("/slow" if number % 2 else "/well"))
     async with engine(database) as ours:
         await record_many(ours.pool, tenant, 4)
-        await ours.leave_waiting()
+        await ours.leave_pending()
         async with running(ours.settler):
             claims = (await ours.dispatcher._lanes[Lane.FIRST].round()).claims
             assert len(claims) == LONG

@@ -95,7 +95,7 @@ async def lease(database: Database, tenant: UUID) -> Leasing:
         endpoint = await add_endpoint(database, tenant, "https://example.com/", mode=mode)
         async with engine(database, mode=mode) as ours:
             await record_many(ours.pool, tenant, count)
-            await ours.leave_waiting()
+            await ours.leave_pending()
         async with database.data(mode).acquire() as tx, tx.transaction():
             held = await deliveries.claim(
                 tx, deliveries.Lane.FIRST, [(endpoint, count)], deliveries.new_lease(), worker_id
@@ -231,10 +231,10 @@ async def test_a_worker_that_reconnects_before_the_server_notices_keeps_its_id(
     """Its old session ends later."""
     observer, own_id = await new_worker(), far_worker.worker_id
     await lease(own_id, 3)
-    proxy.cut_clients_alone()
+    proxy.cut_clients()
     await check(far_worker)
     await check_twice(observer)
-    proxy.tell_server()
+    proxy.close_server_side()
     await check_twice(observer)
     assert (far_worker.worker_id, observer.taken_over, await held(database)) == (own_id, 0, 3)
     assert await registered(database) == {own_id, observer.worker_id}
@@ -275,10 +275,10 @@ async def test_a_worker_declared_dead_registers_again(
 ) -> None:
     observer, old_id = await new_worker(), far_worker.worker_id
     await lease(old_id, 3)
-    proxy.go_down()
+    proxy.shut_down()
     await check_twice(observer)
     assert (observer.taken_over, await held(database)) == (3, 0)
-    proxy.come_back()
+    proxy.restore()
     await check(far_worker)
     assert far_worker.worker_id not in {old_id, observer.worker_id}
     assert await registered(database) == {far_worker.worker_id, observer.worker_id}
@@ -297,7 +297,7 @@ async def test_one_of_many_observers_takes_over(
 ) -> None:
     observers = [await new_worker() for _ in range(4)]
     await lease(far_worker.worker_id, 20)
-    proxy.go_down()
+    proxy.shut_down()
     await asyncio.gather(*(check_twice(observer) for observer in observers))
     assert sorted(observer.taken_over for observer in observers) == [0, 0, 0, 20]
     assert await registered(database) == {observer.worker_id for observer in observers}
@@ -348,11 +348,11 @@ async def test_a_silent_connection_is_replaced(
     monkeypatch.setattr(presence_module, "ANSWER_WITHIN_S", 0.2)
     own_id, guard = far_worker.worker_id, far_worker._session
     assert guard is not None
-    proxy.fall_silent()
+    proxy.stop_forwarding()
     with pytest.raises(TimeoutError):
         await far_worker.check()
     assert guard.is_closed()
-    proxy.come_back()
+    proxy.restore()
     monkeypatch.setattr(presence_module, "ANSWER_WITHIN_S", 10)
     await check(far_worker)
     assert far_worker.worker_id == own_id

@@ -14,7 +14,7 @@ from schema.deliveries.deliveries import WORTH_A_COPY, Attempt, Settlement, Verd
 from schema.ids import new_id
 from tests.support.engine import Engine, running
 from tests.support.servers.tcp_proxy import Cut, TcpProxy
-from tests.support.settling import attempt, claim, delivered, failed, settle, some_claims
+from tests.support.settler_results import attempt, claim, delivered, failed, settle, some_claims
 
 
 async def test_results_are_written_in_bounded_batches(

@@ -18,7 +18,7 @@ from schema.modes import Mode
 from tests.support.engine import Engine, engine
 from tests.support.event_schemas import assert_conforms
 from tests.support.servers.tcp_proxy import Cut, TcpProxy
-from tests.support.settling import delivered, failed, gone, settle, some_claims, without_slots
+from tests.support.settler_results import delivered, failed, gone, settle, some_claims, without_slots
 
 
 async def test_a_410_disables_the_endpoint_and_records_one_event(

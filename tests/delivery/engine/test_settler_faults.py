@@ -11,13 +11,13 @@ from delivery.engine.dispatcher import DispatchLimits
 from schema.connections.database import Database
 from schema.deliveries import deliveries
 from schema.failures import PartFailures, enter_part
-from tests.support.asking import until
+from tests.support.database_failures import failing_writes
+from tests.support.database_waits import until
 from tests.support.engine import Engine, add_endpoint, engine, in_flight_limits, running
 from tests.support.events import record
 from tests.support.servers.connections import OWNER, SUPERUSER, Connect
 from tests.support.servers.receiver import Receiver
-from tests.support.settling import delivered, gone, settle, some_claims
-from tests.support.trouble import raising
+from tests.support.settler_results import delivered, gone, settle, some_claims
 
 STATES = (
     "53100",
@@ -42,7 +42,7 @@ async def test_results_wait_for_every_error_that_is_not_theirs(
     for state in STATES:
         claims = await some_claims(ours, tenant, endpoint, 12)
         async with running(ours.settler):
-            async with raising(owner, ["webhook_attempts"], state, times=5):
+            async with failing_writes(owner, ["webhook_attempts"], state, times=5):
                 for claimed in claims:
                     ours.settler.put(delivered(claimed))
             assert len(ours.settled) == count, state
@@ -127,7 +127,7 @@ async def test_a_410_of_a_locked_endpoint_disables_it_later(
     owner, observer = await connect(OWNER), await connect(OWNER)
     enabled = "SELECT enabled FROM core.webhook_endpoints WHERE id = $1"
     (claimed,) = await some_claims(ours, tenant, endpoint, 1)
-    async with running(ours.settler), raising(owner, ["core.webhook_endpoints"], "55P03", times=3):
+    async with running(ours.settler), failing_writes(owner, ["core.webhook_endpoints"], "55P03", times=3):
         ours.settler.put(gone(claimed))
         await ours.settled.count(1)
         assert await observer.fetchval(enabled, endpoint)

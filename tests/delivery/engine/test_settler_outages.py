@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.engine import Engine, running
 from tests.support.servers.tcp_proxy import Cut, TcpProxy
-from tests.support.settling import delivered, settle, some_claims
+from tests.support.settler_results import delivered, settle, some_claims
 
 
 async def test_results_of_an_outage_are_written_once_after_it(
@@ -16,12 +16,12 @@ async def test_results_of_an_outage_are_written_once_after_it(
 ) -> None:
     claims = await some_claims(far, tenant, endpoint, 20)
     async with running(far.settler):
-        proxy.go_down()
+        proxy.shut_down()
         for claimed in claims:
             far.settler.put(delivered(claimed))
-        await proxy.turned_away.wait()
+        await proxy.rejected.wait()
         assert len(far.settled) == 0, "an unwritten result keeps its slot"
-        proxy.come_back()
+        proxy.restore()
         await far.settled.count(20)
     assert [row["status"] for row in await ours.rows()] == ["delivered"] * 20
     assert len(await ours.attempts()) == 20
@@ -62,11 +62,11 @@ async def test_a_stop_during_an_outage_gives_up_after_a_few_tries(
 ) -> None:
     """The deliveries stay leased for other workers to take over: at worst they are sent again."""
     claims = await some_claims(far, tenant, endpoint, 3)
-    proxy.go_down()
+    proxy.shut_down()
     async with running(far.settler):
         for claimed in claims:
             far.settler.put(delivered(claimed))
-        await proxy.turned_away.wait()
+        await proxy.rejected.wait()
     assert await ours.leased() == 3
     assert await ours.attempts() == []
 
@@ -77,14 +77,14 @@ async def test_a_stop_shortly_before_the_end_of_an_outage_loses_nothing(
     far.settler._last_tries_s = 10
     claims = await some_claims(far, tenant, endpoint, 3)
     stop = asyncio.Event()
-    proxy.go_down()
+    proxy.shut_down()
     for claimed in claims:
         far.settler.put(delivered(claimed))
     stopping = asyncio.create_task(far.settler.run(stop))
-    await proxy.turned_away.wait()
+    await proxy.rejected.wait()
     stop.set()
-    proxy.turned_away.clear()
-    await proxy.turned_away.wait()
-    proxy.come_back()
+    proxy.rejected.clear()
+    await proxy.rejected.wait()
+    proxy.restore()
     await asyncio.wait_for(stopping, 10)
     assert [row["status"] for row in await ours.rows()] == ["delivered"] * 3

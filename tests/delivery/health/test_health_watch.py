@@ -21,10 +21,10 @@ from schema.ids import ENDPOINT, format_id
 from schema.modes import Mode
 from schema.queries import load
 from schema.timestamps import iso_millis
-from tests.support.asking import until
-from tests.support.billing.lifecycle import stress_lifecycle
+from tests.support.database_waits import until
 from tests.support.engine import add_endpoint, running
 from tests.support.event_schemas import assert_conforms
+from tests.support.lifecycle_stress import stress_lifecycle
 from tests.support.plans import explain
 from tests.support.servers.connections import SUPERUSER, Connect
 from tests.support.servers.tcp_proxy import Cut, proxying

@@ -13,7 +13,7 @@ from delivery.http.attempt_contract import AttemptResult, AttemptTimings, Outbou
 from delivery.http.http_sender import HttpSender
 from schema.deliveries.deliveries import ClaimedDelivery, EndpointTarget, Verdict
 from tests.support.engine import Engine
-from tests.support.settling import failed, settle, some_claims
+from tests.support.settler_results import failed, settle, some_claims
 
 
 class NoWayOut:

@@ -4,7 +4,7 @@ from schema.connections.database import Database
 from schema.modes import Mode
 from tests.support.billing.billing_rows import TABLES
 from tests.support.billing.billing_statements import billing_statements
-from tests.support.catalog import foreign_keys, indexes
+from tests.support.database_catalog import foreign_keys, indexes
 from tests.support.plans import planned
 
 SCHEMA = Mode.TEST.schema

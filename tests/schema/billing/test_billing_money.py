@@ -13,7 +13,7 @@ from schema.ids import new_id
 from schema.modes import Mode
 from schema.queries import load
 from tests.support.billing.billing_rows import START, TABLES, insert_all, rows_of
-from tests.support.catalog import columns
+from tests.support.database_catalog import columns
 from tests.support.servers.connections import SANDBOX, Connect
 
 

@@ -21,9 +21,9 @@ from schema.modes import Mode
 from schema.queries import load
 from tests.support.billing import billing_history as past
 from tests.support.billing.billing_statements import billing_statements
-from tests.support.catalog import indexes
+from tests.support.database_catalog import indexes
 from tests.support.plans import Plan, explain, planned
-from tests.support.read_models import history
+from tests.support.read_models import history_database
 from tests.support.servers.connections import SUPERUSER, connections
 from tests.support.servers.databases import Cluster
 
@@ -40,7 +40,7 @@ PASSED_OVER: Final = past.HELD + past.IN_FLIGHT
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def filled(cluster: Cluster, template: str) -> AsyncIterator[str]:
     """The name of a database with years of billing."""
-    async with history.copied(cluster, template, also=past.BILLING_PAST) as name:
+    async with history_database.copied(cluster, template, also=past.BILLING_PAST) as name:
         yield name
 
 
@@ -50,7 +50,7 @@ async def filled(cluster: Cluster, template: str) -> AsyncIterator[str]:
 async def data(request: pytest.FixtureRequest, cluster: Cluster, filled: str) -> AsyncIterator[Connection]:
     """Of a copy: what was analyzed cannot be taken back."""
     async with (
-        history.copied(cluster, filled, analyze=request.param) as name,
+        history_database.copied(cluster, filled, analyze=request.param) as name,
         Database.open(cluster.url(name), cluster.key) as database,
         database.data(Mode.TEST).acquire() as connection,
     ):
@@ -399,4 +399,4 @@ async def reads(data: Connection) -> tuple[int, int]:
 async def test_the_history_is_one_that_the_constraints_allow(cluster: Cluster, filled: str) -> None:
     """It was written without looking at references and overlaps, which would take the most time of all."""
     async with connections(cluster, filled) as connect:
-        assert await past.contradictions(await connect(SUPERUSER)) == {}
+        assert await past.constraint_violations(await connect(SUPERUSER)) == {}

@@ -15,7 +15,7 @@ import pytest
 from schema.billing.rows import CURRENCIES, MOST_KOBO, Rail, Row
 from service.billing.decisions.dunning import DunningAction
 from tests.support.billing.billing_rows import TABLES
-from tests.support.catalog import columns
+from tests.support.database_catalog import columns
 
 CLASSES = Row.__subclasses__()
 TYPES = {

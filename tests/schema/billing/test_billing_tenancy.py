@@ -26,7 +26,7 @@ from schema.ids import new_id
 from schema.modes import Mode
 from schema.pages import After
 from tests.support.billing.billing_rows import TABLES, insert, insert_all, refused_by, rows_of
-from tests.support.catalog import columns, foreign_keys
+from tests.support.database_catalog import columns, foreign_keys
 from tests.support.servers.connections import LIVE, SANDBOX, Connect
 
 REFUSED = asyncpg.InsufficientPrivilegeError

@@ -14,8 +14,8 @@ import pytest
 from schema.connections.database import Database, connect_as_owner
 from schema.errors import Unavailable
 from tests.support.servers.databases import Cluster
+from tests.support.servers.directories import free_port
 from tests.support.servers.hostile_environment import hostile_environment
-from tests.support.servers.places import free_port
 from tests.support.servers.standby import standby
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -12,7 +12,7 @@ from schema.connections.database import Database, connect_as_owner
 from schema.connections.error_kinds import is_data_fault, is_out_of_time, is_transient, needs_operator
 from schema.errors import Unavailable
 from schema.modes import Mode
-from tests.support.asking import until_waiting
+from tests.support.database_waits import wait_until_blocked
 from tests.support.servers.connections import Connect
 from tests.support.servers.databases import Cluster, with_database
 
@@ -121,7 +121,7 @@ async def deadlock(connect: Connect) -> Exception:
     await one.execute("SET deadlock_timeout = '10s'; SELECT pg_advisory_lock(1)")
     await other.execute("SET deadlock_timeout = 1; SELECT pg_advisory_lock(2)")
     waiting = asyncio.create_task(one.execute("SELECT pg_advisory_lock(2)"))
-    await until_waiting(observer, one)
+    await wait_until_blocked(observer, one)
     error = await error_of(other.execute("SELECT pg_advisory_lock(1)"))
     await other.close()
     await waiting

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 from schema.connections.database import connect_as_owner
 from schema.errors import Unavailable
 from tests.support.servers.databases import Cluster
+from tests.support.servers.directories import temporary_directory
 from tests.support.servers.pgbouncer import needs_pgbouncer, pgbouncer
-from tests.support.servers.places import temporary_place
 from tests.support.servers.tls_front import TlsFront, tls_front
 
 NOW = dt.datetime.now(dt.UTC)
@@ -219,7 +219,7 @@ async def test_a_server_that_wants_tls_is_named(server: TlsFront, trusted: str, 
 
 @needs_pgbouncer
 async def test_versions_without_one_in_common_are_refused(cluster: Cluster, owner_url: str) -> None:
-    with temporary_place() as place:
+    with temporary_directory() as place:
         certificate = AUTHORITY.issue_cert("localhost")
         key = write(place / "key", certificate.private_key_pem.bytes())
         chain = write(place / "chain", certificate.cert_chain_pems[0].bytes())

@@ -14,7 +14,7 @@ from schema.ids import new_id
 from schema.modes import Mode
 from schema.queries import load
 from schema.secret_box import SecretBox
-from tests.support.billing.wallets import BOX, KEY, card, new_phone, refused
+from tests.support.billing.wallets import BOX, KEY, card, error_of, new_phone
 from tests.support.plans import explain
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -33,9 +33,9 @@ async def test_codes_and_tokens_never_reach_the_server_in_clear(
     await wallet.enrol_many(core, BOX, [(phone, new)])
     opened = await wallet.open_tokens(core, BOX, [method])
     errors = [
-        await refused(wallet.verify(core, KEY, phone, code)),
-        await refused(wallet.save_method(core, BOX, new_id(), new)),
-        await refused(wallet.open_tokens(core, SecretBox(bytes(32)), [method])),
+        await error_of(wallet.verify(core, KEY, phone, code)),
+        await error_of(wallet.save_method(core, BOX, new_id(), new)),
+        await error_of(wallet.open_tokens(core, SecretBox(bytes(32)), [method])),
     ]
     rows = [
         row

@@ -13,8 +13,8 @@ from schema.core import wallet
 from schema.core.wallet import MOST_CHALLENGES, MOST_TRIES
 from schema.errors import Conflict, InvalidInput
 from schema.secret_box import derive_code_key
-from tests.support.asking import until
-from tests.support.billing.wallets import BOX, KEY, at_once, card, new_phone, refused
+from tests.support.billing.wallets import BOX, KEY, card, concurrently, error_of, new_phone
+from tests.support.database_waits import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,7 +39,7 @@ async def released_together(
     """As `at_once`, and none goes on before all wait for the phone's challenge."""
     async with core.acquire() as observer, core.acquire() as holder, holder.transaction():
         await holder.execute("SELECT FROM otp_challenges WHERE phone = $1 FOR UPDATE", phone)
-        running = asyncio.create_task(at_once(*actions))
+        running = asyncio.create_task(concurrently(*actions))
         waiting = "SELECT count(*) = $1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         await until(observer, waiting, len(actions))
     return await running
@@ -99,7 +99,7 @@ async def test_every_invalid_code_gets_the_same_answer(core: Pool) -> None:
     ]
     if codes[others] != codes[wrong]:
         tries.append((wrong, codes[others]))
-    errors = [await refused(wallet.verify(core, KEY, phone, code)) for phone, code in tries]
+    errors = [await error_of(wallet.verify(core, KEY, phone, code)) for phone, code in tries]
     assert {(type(error), str(error)) for error in errors} == {
         (Conflict, "The code is wrong or no longer valid: check it, or request a new one.")
     }
@@ -121,17 +121,17 @@ async def test_after_five_wrong_attempts_the_right_code_fails(
     """Each is counted for good although it raises."""
     code = await wallet.start_challenge(core, KEY, phone)
     for tried in range(1, wrong_tries + 1):
-        await refused(wallet.verify(core, KEY, phone, another(code)))
+        await error_of(wallet.verify(core, KEY, phone, another(code)))
         counted = await core.fetchval("SELECT attempts FROM otp_challenges WHERE phone = $1", phone)
         assert counted == min(tried, MOST_TRIES)
-    found, errors = await at_once(wallet.verify(core, KEY, phone, code))
+    found, errors = await concurrently(wallet.verify(core, KEY, phone, code))
     assert (len(found), len(errors)) == ((1, 0) if opens else (0, 1))
     assert (await wallet.identity_of(core, phone) is not None) == opens
 
 
 async def test_guesses_made_at_once_have_no_more_tries(core: Pool, phone: str) -> None:
     code = await wallet.start_challenge(core, KEY, phone)
-    found, errors = await at_once(
+    found, errors = await concurrently(
         *(wallet.verify(core, KEY, phone, another(code)) for _ in range(3 * MOST_TRIES))
     )
     assert (found, len(errors)) == ([], 3 * MOST_TRIES)
@@ -158,7 +158,7 @@ async def test_a_newer_code_replaces_the_older(core: Pool, phone: str) -> None:
     older, newer = [await wallet.start_challenge(core, KEY, phone) for _ in range(2)]
     assert await open_challenges(core, phone) == 1
     if older != newer:
-        await refused(wallet.verify(core, KEY, phone, older))
+        await error_of(wallet.verify(core, KEY, phone, older))
     assert await wallet.verify(core, KEY, phone, newer)
     assert await open_challenges(core, phone) == 0
 
@@ -175,14 +175,14 @@ async def test_a_phone_gets_five_codes_an_hour(core: Pool, phone: str) -> None:
 
     await grow_older(core, phone, timedelta(minutes=56))
     await wallet.start_challenge(core, KEY, phone)
-    await refused(wallet.start_challenge(core, KEY, phone))
+    await error_of(wallet.start_challenge(core, KEY, phone))
 
 
 async def test_concurrent_requests_yield_five_codes_and_one_open(core: Pool, phone: str) -> None:
-    codes, errors = await at_once(*(wallet.start_challenge(core, KEY, phone) for _ in range(12)))
+    codes, errors = await concurrently(*(wallet.start_challenge(core, KEY, phone) for _ in range(12)))
     assert (len(codes), len(errors)) == (MOST_CHALLENGES, 12 - MOST_CHALLENGES)
     assert await open_challenges(core, phone) == 1
-    found, _errors = await at_once(*(wallet.verify(core, KEY, phone, code) for code in codes))
+    found, _errors = await concurrently(*(wallet.verify(core, KEY, phone, code) for code in codes))
     assert len(found) == 1
 
 
@@ -191,12 +191,12 @@ async def test_a_code_is_kept_as_a_hash_under_the_services_key(core: Pool, phone
     code = await wallet.start_challenge(core, KEY, phone)
     row = await core.fetchrow("SELECT id, code_hash FROM otp_challenges WHERE phone = $1", phone)
     assert row["code_hash"] == hmac.digest(derive_code_key(KEY), row["id"].bytes + code.encode(), "sha256")
-    await refused(wallet.verify(core, bytes(32), phone, code))
+    await error_of(wallet.verify(core, bytes(32), phone, code))
 
     other = new_phone()
     await wallet.start_challenge(core, KEY, other)
     await core.execute("UPDATE otp_challenges SET code_hash = $2 WHERE phone = $1", other, row["code_hash"])
-    await refused(wallet.verify(core, KEY, other, code))
+    await error_of(wallet.verify(core, KEY, other, code))
     assert await wallet.verify(core, KEY, phone, code)
 
 

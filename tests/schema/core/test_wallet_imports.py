@@ -10,7 +10,7 @@ from schema.connections.database import Pool
 from schema.core import wallet
 from schema.ids import new_id
 from schema.queries import load
-from tests.support.billing.wallets import BOX, KEY, at_once, card, default_of, new_phone
+from tests.support.billing.wallets import BOX, KEY, card, concurrently, default_of, new_phone
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SQL = load("wallet")
@@ -89,7 +89,7 @@ async def test_concurrent_imports_create_each_identity_once(core: Pool) -> None:
     for _ in range(3):
         phones = [new_phone() for _ in range(60)]
         orders: Sequence[list[str]] = [phones, phones[::-1], phones[30:] + phones[:30], phones[::2]]
-        found, errors = await at_once(
+        found, errors = await concurrently(
             *(
                 wallet.enrol_many(core, BOX, [(phone, card(is_default=n == 0)) for phone in order])
                 for n, order in enumerate(orders)
@@ -112,7 +112,7 @@ async def test_a_code_and_concurrent_imports_make_one_identity(core: Pool) -> No
     for _ in range(5):
         phone = new_phone()
         code = await wallet.start_challenge(core, KEY, phone)
-        (verified, *enrolled), errors = await at_once(
+        (verified, *enrolled), errors = await concurrently(
             wallet.verify(core, KEY, phone, code),
             *(wallet.enrol(core, BOX, phone, card()) for _ in range(3)),
         )

@@ -14,7 +14,7 @@ from schema.errors import Conflict, InvalidInput, NotFound, Unavailable
 from schema.ids import new_id
 from schema.queries import load
 from schema.secret_box import SecretBox
-from tests.support.billing.wallets import BOX, at_once, card, default_of, new_phone, person
+from tests.support.billing.wallets import BOX, card, concurrently, default_of, new_phone, person
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SQL = load("wallet")
@@ -145,7 +145,7 @@ async def test_concurrent_saves_and_removals_leave_one_default(core: Pool) -> No
     identity = await person(core)
     for round_ in range(4):
         before = await wallet.list_methods(core, identity)
-        _found, errors = await at_once(
+        _found, errors = await concurrently(
             *(wallet.save_method(core, BOX, identity, card(is_default=n % 2 == 0)) for n in range(6)),
             *(wallet.remove_method(core, identity, method.id) for method in before),
         )

@@ -16,7 +16,7 @@ from schema.connections.database import Connection, Database
 from schema.modes import Mode
 from schema.queries import load
 from tests.support.plans import Plan, explain
-from tests.support.read_models import history
+from tests.support.read_models import history_database
 from tests.support.servers.databases import Cluster
 
 REPLAYS, HISTORY, SWITCHES = load("replays"), load("delivery_history"), load("switches")
@@ -39,7 +39,7 @@ UPDATE webhook_deliveries d SET status = CASE l.pos / 10 % {2 * ONE_IN} WHEN 0 T
 )
 async def past(request: pytest.FixtureRequest, cluster: Cluster, with_history: str) -> AsyncIterator[str]:
     """The name of a database with a history in which little did not arrive."""
-    async with history.copied(
+    async with history_database.copied(
         cluster, with_history, also=_SOME_DID_NOT_ARRIVE, analyze=request.param
     ) as name:
         yield name
@@ -97,7 +97,9 @@ async def test_a_tenants_events_are_walked_by_time(data: Connection) -> None:
 
 async def test_a_tenants_events_are_walked_by_position_as_far_as_it_looks(data: Connection) -> None:
     positions = 500
-    plan = await explain(data, REPLAYS["events_by_position"], TENANT, 20_000, history.LOGGED, positions)
+    plan = await explain(
+        data, REPLAYS["events_by_position"], TENANT, 20_000, history_database.LOGGED, positions
+    )
     assert_frugal(plan, rows=positions + 2 * PARTITIONS, pages=positions + 6 * PARTITIONS)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from schema.deliveries import workers
 from schema.installation.roles import CORE_ROLE
-from tests.support.asking import until, until_waiting
+from tests.support.database_waits import until, wait_until_blocked
 from tests.support.servers.connections import LIVE, SANDBOX, Connect, connections
 from tests.support.servers.databases import Cluster
 
@@ -67,7 +67,7 @@ async def test_a_session_that_waits_for_a_lock_is_not_ended(named: Named, connec
     lock = "SELECT FROM consumers WHERE name = 'fanout' FOR UPDATE"
     await other.execute(f"BEGIN; {lock}")
     waiting = asyncio.create_task(session.execute(f"BEGIN; {lock}"))
-    await until_waiting(role, session)
+    await wait_until_blocked(role, session)
     assert await ended(role) == 0
     await other.execute("COMMIT")
     await waiting

@@ -19,7 +19,7 @@ from schema.embedded import attach, wait_stopped
 from schema.embedded.files.data_dir import DataDir
 from schema.embedded.files.locks import is_held
 from schema.embedded.process.waiting import wait_until
-from tests.support.servers.places import new_place, temporary_place
+from tests.support.servers.directories import new_directory, temporary_directory
 
 IS_ROOT = os.geteuid() == 0
 PATIENCE = 30.0  # upper limit for waits; far longer than they take
@@ -84,7 +84,7 @@ class AttachedProcess:
 @contextmanager
 def stopped_cluster() -> Iterator[DataDir]:
     """A data directory with a cluster that is not running."""
-    with temporary_place() as directory:
+    with temporary_directory() as directory:
         data = DataDir(directory / "data")
         subprocess.run(["cp", "-a", _template(), data.root], check=True)
         yield data
@@ -92,7 +92,7 @@ def stopped_cluster() -> Iterator[DataDir]:
 
 @functools.cache
 def _template() -> Path:
-    directory = new_place()
+    directory = new_directory()
     atexit.register(shutil.rmtree, directory)
     attach(directory / "data").release()
     assert wait_stopped(directory / "data", PATIENCE)

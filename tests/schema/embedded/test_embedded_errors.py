@@ -23,12 +23,12 @@ from tests.schema.embedded.embedded_harness import (
     everything_stopped,
     stopped_cluster,
 )
-from tests.support.servers.places import temporary_place
+from tests.support.servers.directories import temporary_directory
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    with temporary_place() as directory:
+    with temporary_directory() as directory:
         yield directory
 
 

@@ -21,7 +21,7 @@ from tests.schema.embedded.embedded_harness import (
     query,
     stopped_cluster,
 )
-from tests.support.servers.places import temporary_place
+from tests.support.servers.directories import temporary_directory
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def test_data_survives_a_restart(data: DataDir) -> None:
 
 
 async def test_concurrent_first_starts_create_one_cluster() -> None:
-    with temporary_place() as directory:
+    with temporary_directory() as directory:
         data_dir = directory / "deep" / "data"
         with AttachedProcess(data_dir) as one, AttachedProcess(data_dir) as other:
             urls = {one.wait_for("url"), other.wait_for("url")}
@@ -128,7 +128,7 @@ def test_killing_the_starter_during_a_start_leaves_no_server(data: DataDir) -> N
 
 
 async def test_killing_the_starter_during_initdb_leaves_no_cluster() -> None:
-    with temporary_place() as directory:
+    with temporary_directory() as directory:
         data = DataDir(directory / "data")
         with AttachedProcess(data.root) as starter:
             assert starter.wait_for("step") == "Creating the database cluster"
@@ -150,12 +150,12 @@ def test_release_can_be_called_twice(data: DataDir) -> None:
 
 
 def test_wait_stopped_accepts_an_unused_directory() -> None:
-    with temporary_place() as directory:
+    with temporary_directory() as directory:
         assert wait_stopped(directory, 0)
 
 
 def test_progress_reports_the_slow_steps() -> None:
-    with temporary_place() as directory:
+    with temporary_directory() as directory:
         steps: list[str] = []
         with attach(directory / "data", progress=steps.append):
             assert steps == ["Creating the database cluster", "Starting PostgreSQL 16"]

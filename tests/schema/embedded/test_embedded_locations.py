@@ -18,14 +18,14 @@ from schema.embedded.files.data_dir import DataDir
 from schema.embedded.process.programs import installed_root
 from schema.embedded.process.waiting import wait_until
 from tests.schema.embedded.embedded_harness import IS_ROOT, PATIENCE, REPOSITORY, AttachedProcess, query
-from tests.support.servers.places import temporary_place
+from tests.support.servers.directories import temporary_directory
 
 root_only = pytest.mark.skipif(not IS_ROOT, reason="only root runs the server as another user")
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    with temporary_place() as directory:
+    with temporary_directory() as directory:
         yield directory
 
 
@@ -60,7 +60,7 @@ async def test_a_relative_path_through_a_symbolic_link_works(
 @root_only
 async def test_root_can_use_private_directories() -> None:
     """They get the search permission, but others still cannot list them or read their contents."""
-    with temporary_place(mode=0o700) as directory:
+    with temporary_directory(mode=0o700) as directory:
         private = directory / "private"
         private.mkdir(mode=0o700)
         (private / "neighbour").touch(mode=0o600)
@@ -75,7 +75,7 @@ async def test_root_can_use_private_directories() -> None:
 @root_only
 async def test_root_can_install_below_a_private_directory() -> None:
     """The files are as after `umask 077; pip install` below a directory of mode 0700."""
-    with temporary_place(for_programs=True) as directory:
+    with temporary_directory(for_programs=True) as directory:
         site_packages = directory / "private"
         package = installed_root().parent
         shutil.copytree(

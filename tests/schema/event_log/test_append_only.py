@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from tests.support.append_only import assert_unchangeable
-from tests.support.catalog import relations
+from tests.support.database_catalog import relations
 from tests.support.events import record, sequence_all
 from tests.support.servers.connections import LIVE, SANDBOX, SUPERUSER, Connect
 from tests.support.servers.databases import OWNER

@@ -17,7 +17,7 @@ from tests.schema.test_query_plans import (
     assert_sound_while_empty,
 )
 from tests.support.plans import Plan, explain
-from tests.support.read_models import history
+from tests.support.read_models import history_database
 from tests.support.servers.databases import Cluster
 
 SQL = load("positions")
@@ -29,7 +29,7 @@ BYTES = positions.READ_BYTES
 )
 async def past(request: pytest.FixtureRequest, cluster: Cluster, with_history: str) -> AsyncIterator[str]:
     """The name of a database with a history."""
-    async with history.copied(cluster, with_history, analyze=request.param) as name:
+    async with history_database.copied(cluster, with_history, analyze=request.param) as name:
         yield name
 
 
@@ -81,8 +81,8 @@ async def test_a_tenant_without_events_costs_a_look_at_each_partition(
 
 async def test_following_the_end_costs_what_is_looked_at(data: Connection) -> None:
     tenants = [UUID(int=number) for number in range(1000, 1500)] + [TENANT]
-    plan = await explain(data, SQL["read_tenants"], history.LOGGED - 100, tenants, 1000, BYTES)
-    assert plan.root["Actual Rows"] == 100 // history.TENANTS
+    plan = await explain(data, SQL["read_tenants"], history_database.LOGGED - 100, tenants, 1000, BYTES)
+    assert plan.root["Actual Rows"] == 100 // history_database.TENANTS
     assert_frugal(plan, rows=100 + 10 + 3 * PARTITIONS, pages=100 + 60 + 6 * PARTITIONS)
 
 

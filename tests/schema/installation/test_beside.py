@@ -13,7 +13,7 @@ from schema.installation.created_names import created_names
 from schema.installation.migrate import migrate, migrations
 from schema.modes import Mode
 from schema.queries import load
-from tests.support.catalog import SCHEMAS, describe
+from tests.support.database_catalog import SCHEMAS, describe
 from tests.support.servers.connections import SUPERUSER, Connect, connections
 from tests.support.servers.databases import OWNER, Cluster
 from tests.support.servers.dumps import schema_of

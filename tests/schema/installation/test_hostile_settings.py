@@ -16,7 +16,7 @@ from schema.installation.roles import LOGIN_ROLES
 from schema.modes import Mode
 from schema.secret_box import derive_role_password
 from service.analytics.export import reading
-from tests.support.catalog import SCHEMAS, describe
+from tests.support.database_catalog import SCHEMAS, describe
 from tests.support.engine import add_endpoint, engine, running
 from tests.support.servers.connections import SANDBOX, SUPERUSER, connections
 from tests.support.servers.databases import OWNER, Cluster

@@ -12,7 +12,7 @@ from schema.ids import new_id
 from schema.installation.migrate import migrations
 from schema.installation.roles import ANALYST_ROLES, CORE_ROLE, LOGIN_ROLES, PRODUCER_ROLES
 from schema.modes import Mode
-from tests.support.catalog import SCHEMAS, columns, describe, functions, granted_to_public, relations
+from tests.support.database_catalog import SCHEMAS, columns, describe, functions, granted_to_public, relations
 from tests.support.servers.connections import LIVE, SANDBOX, Connect
 
 REFUSED = asyncpg.InsufficientPrivilegeError

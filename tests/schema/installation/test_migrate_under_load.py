@@ -15,7 +15,7 @@ from schema.errors import Unavailable
 from schema.installation import lock_patience, migrate
 from schema.modes import Mode
 from tests.support.arrivals import Arrivals
-from tests.support.asking import until
+from tests.support.database_waits import until
 from tests.support.engine import add_endpoint, engine, running
 from tests.support.events import event_names, record
 from tests.support.further_migrations import further_migrations

@@ -16,7 +16,7 @@ from schema.connections.database import Database
 from schema.errors import Unavailable
 from schema.installation import migrate
 from schema.installation.preconditions import check_version
-from tests.support.asking import until
+from tests.support.database_waits import until
 from tests.support.servers.connections import connections
 from tests.support.servers.databases import OWNER, Cluster
 

@@ -21,7 +21,7 @@ from tests.support.events import in_log, positions, record, record_many, sequenc
 from tests.support.servers.connections import Connect, connections
 from tests.support.servers.databases import OWNER, Cluster, running_cluster
 from tests.support.servers.dumps import pg_dump, pg_restore
-from tests.support.xids import burn, burn_until, next_xid
+from tests.support.transaction_ids import burn, burn_until, next_xid
 
 A_RESTORE_TAKES = 2500  # transactions, and amply: one for each thing that is made
 

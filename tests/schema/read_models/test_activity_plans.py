@@ -21,7 +21,7 @@ from schema.queries import load
 from schema.read_models.activity_feed import DELIVERIES_COUNTED, ENDPOINTS_LISTED, NewEntry
 from tests.support.plans import Plan, explain, planned
 from tests.support.read_models import activity_history as past
-from tests.support.read_models import history
+from tests.support.read_models import history_database
 from tests.support.servers.databases import Cluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,7 +34,7 @@ MONTHS: Final = 13
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def filled(cluster: Cluster, template: str) -> AsyncIterator[str]:
-    async with history.copied(cluster, template, also=past.ACTIVITY_PAST) as name:
+    async with history_database.copied(cluster, template, also=past.ACTIVITY_PAST) as name:
         yield name
 
 
@@ -44,7 +44,7 @@ async def filled(cluster: Cluster, template: str) -> AsyncIterator[str]:
 async def data(request: pytest.FixtureRequest, cluster: Cluster, filled: str) -> AsyncIterator[Connection]:
     """Of a copy: what was analyzed cannot be taken back."""
     async with (
-        history.copied(cluster, filled, analyze=request.param) as name,
+        history_database.copied(cluster, filled, analyze=request.param) as name,
         Database.open(cluster.url(name), cluster.key) as database,
         database.data(Mode.TEST).acquire() as connection,
     ):

@@ -10,7 +10,7 @@ from schema.modes import Mode
 from schema.queries import load
 from schema.read_models import metrics
 from tests.support.plans import Plan, explain
-from tests.support.read_models import history
+from tests.support.read_models import history_database
 from tests.support.servers.databases import Cluster
 
 METRICS, CORE = load("metrics"), load("metrics_core")
@@ -27,7 +27,7 @@ SELECT gen_random_uuid(), gen_random_uuid(), lpad(to_hex(n % 2000 * 10), 32, '0'
 INSERT INTO core.webhook_endpoints (id, tenant_id, mode, url, enabled, disabled_reason)
 SELECT lpad(to_hex(n), 32, '0')::uuid, gen_random_uuid(), 'test', 'https://merchant.example', n % 2 = 0,
        CASE WHEN n % 2 <> 0 THEN 'asked for' END
-  FROM generate_series({history.ENDPOINTS} + 1, {MOST_UNHEALTHY}) n;
+  FROM generate_series({history_database.ENDPOINTS} + 1, {MOST_UNHEALTHY}) n;
 INSERT INTO endpoint_health (endpoint_id, tenant_id, failing_since, open_until)
 SELECT id, tenant_id, now(), now() FROM core.webhook_endpoints ON CONFLICT DO NOTHING;
 """
@@ -36,7 +36,7 @@ SELECT id, tenant_id, now(), now() FROM core.webhook_endpoints ON CONFLICT DO NO
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def with_trouble(cluster: Cluster, with_history: str) -> AsyncIterator[str]:
     """The name of a database with a history and much that waits, to be copied."""
-    async with history.copied(cluster, with_history, also=_TROUBLE) as name:
+    async with history_database.copied(cluster, with_history, also=_TROUBLE) as name:
         yield name
 
 
@@ -44,7 +44,7 @@ async def with_trouble(cluster: Cluster, with_history: str) -> AsyncIterator[str
     scope="module", loop_scope="module", params=[True, False], ids=["analyzed", "not analyzed"]
 )
 async def crowded(request: pytest.FixtureRequest, cluster: Cluster, with_trouble: str) -> AsyncIterator[str]:
-    async with history.copied(cluster, with_trouble, analyze=request.param) as name:
+    async with history_database.copied(cluster, with_trouble, analyze=request.param) as name:
         yield name
 
 

@@ -16,7 +16,7 @@ from schema.ids import new_id
 from schema.modes import Mode
 from schema.retention.retention import Ages, Deletion, Month, RowKind
 from tests.support.events import record, sequence_all
-from tests.support.months import (
+from tests.support.retention_history import (
     OLD,
     OLDER,
     YOUNG,

@@ -24,10 +24,10 @@ from schema.retention.retention import Ages, Candidate, Month
 from schema.retention.retiring import RetentionRun, exclusive_run, unseal_leftovers
 from service.worker.housekeeping import Housekeeping
 from tests.support.arrivals import Arrivals
-from tests.support.asking import until, until_waiting
+from tests.support.database_waits import until, wait_until_blocked
 from tests.support.engine import add_endpoint, engine, running
 from tests.support.events import record, sequence_all
-from tests.support.months import (
+from tests.support.retention_history import (
     AGES,
     OLD,
     attached,
@@ -207,7 +207,7 @@ async def test_an_open_transaction_blocks_the_run_not_the_producers(
     async with left_open.transaction():
         first = await record(left_open, tenant)
         run = asyncio.create_task(retire(owner))
-        await until_waiting(await connect(OWNER), owner)
+        await wait_until_blocked(await connect(OWNER), owner)
         second = await record(producer, tenant)
         await sequence_all(producer)
         page = await events_after(producer, tenant, 3)
@@ -272,7 +272,7 @@ async def test_the_seal_waits_for_an_open_back_dated_event(
         "SELECT record_event($1::uuid, 'invoice_created', '{}', $2::timestamptz)", tenant, OLD.start
     )
     run = asyncio.create_task(retire(owner))
-    await until_waiting(await connect(OWNER), owner)
+    await wait_until_blocked(await connect(OWNER), owner)
     await transaction.commit()
     assert summary(await run)[EVENTS] == ["1 event without a position: run a worker"]
     await finished(data)
@@ -326,7 +326,7 @@ async def test_a_run_stopped_in_its_last_check_unseals_the_month(
     async with book.transaction():
         await book.execute("LOCK TABLE retired_months IN SHARE MODE")
         run = asyncio.create_task(retire(owner))
-        await until_waiting(await connect(OWNER), owner)
+        await wait_until_blocked(await connect(OWNER), owner)
         assert await sealed(book) == 2
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -438,7 +438,7 @@ async def test_workers_continue_while_a_month_is_sealed(
     assert await sealed(owner) == 2
     async with engine(database) as ours:
         await record(data, tenant)
-        await ours.leave_waiting()
+        await ours.leave_pending()
         async with data.acquire() as dead, dead.transaction():
             claimed = await deliveries.claim(dead, deliveries.Lane.RETRY, [(first, 9)], lease=7, worker=9)
             assert len(claimed) == 1, "of the sealed month"

@@ -26,7 +26,7 @@ from service.bench.report.result_file import write_results
 from service.bench.row_table import ROWS, Row, select_rows
 from service.bench.scale import QUICK
 from tests.service.cli.duro_command import Duro
-from tests.support.servers.places import temporary_place
+from tests.support.servers.directories import temporary_directory
 
 TINY = replace(QUICK, seconds=0.1, rounds=1, least=400, most_deliveries=2_000, history=3_000)
 PATIENCE_S = 60
@@ -34,7 +34,7 @@ PATIENCE_S = 60
 
 @pytest.fixture
 def own_tmp() -> Iterator[Path]:
-    with temporary_place() as place:
+    with temporary_directory() as place:
         yield place
 
 

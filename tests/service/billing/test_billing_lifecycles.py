@@ -7,39 +7,39 @@ import asyncpg
 import pytest
 
 from service.supervisor import Supervisor
-from tests.support.asking import until
-from tests.support.billing.billing_world import Business
-from tests.support.billing.lifecycle import Runs, stress_lifecycle
+from tests.support.billing.billing_world import TenantBilling
+from tests.support.database_waits import until
+from tests.support.lifecycle_stress import Runs, stress_lifecycle
 
 SCANNERS = ("unanswered charges", "renewals", "trials", "incomplete", "recoveries", "cards awaited")
 PARTS = ("charges", "checkout expiry", *SCANNERS)
 
 
-def part(shop: Business, name: str) -> Runs:
-    parts = {each.name: each.runs for stage in shop.engine.stages() for each in stage}
-    assert set(parts) == {f"{part} {shop.engine.mode}" for part in PARTS}
-    return parts[f"{name} {shop.engine.mode}"]
+def part(billing: TenantBilling, name: str) -> Runs:
+    parts = {each.name: each.runs for stage in billing.engine.stages() for each in stage}
+    assert set(parts) == {f"{part} {billing.engine.mode}" for part in PARTS}
+    return parts[f"{name} {billing.engine.mode}"]
 
 
-async def renewals_due(shop: Business, count: int) -> None:
-    plan = await shop.plan(interval="hour")
+async def renewals_due(billing: TenantBilling, count: int) -> None:
+    plan = await billing.plan(interval="hour")
     for _ in range(count):
-        await shop.subscribe(plan)
-    shop.clock.advance(shop.clock.time + timedelta(hours=1))
+        await billing.subscribe(plan)
+    billing.clock.advance(billing.clock.time + timedelta(hours=1))
 
 
 @pytest.mark.parametrize("name", PARTS[1:])
-async def test_every_part_keeps_the_lifecycle_s_contract(shop: Business, name: str) -> None:
-    await renewals_due(shop, 3)
-    await stress_lifecycle(part(shop, name))
+async def test_every_part_keeps_the_lifecycle_s_contract(billing: TenantBilling, name: str) -> None:
+    await renewals_due(billing, 3)
+    await stress_lifecycle(part(billing, name))
 
 
-async def test_the_cashier_keeps_it_too(idle_shop: Business) -> None:
+async def test_the_cashier_keeps_it_too(idle_shop: TenantBilling) -> None:
     await stress_lifecycle(part(idle_shop, "charges"))
 
 
 async def test_a_whole_engine_keeps_it_and_leaves_no_task_behind(
-    idle_shop: Business, caplog: pytest.LogCaptureFixture
+    idle_shop: TenantBilling, caplog: pytest.LogCaptureFixture
 ) -> None:
     supervisor = Supervisor(idle_shop.engine.stages(), patience_s=5)
     before = asyncio.all_tasks()
@@ -50,7 +50,7 @@ async def test_a_whole_engine_keeps_it_and_leaves_no_task_behind(
 
 
 async def test_answers_outlive_a_cashier_that_is_cancelled_while_it_writes_them(
-    idle_shop: Business, owner: asyncpg.Connection
+    idle_shop: TenantBilling, owner: asyncpg.Connection
 ) -> None:
     charges = idle_shop.engine.charges
     before = asyncio.all_tasks()

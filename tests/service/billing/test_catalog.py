@@ -12,7 +12,7 @@ from schema.ids import new_id
 from schema.pages import After
 from service.billing.catalog import NewPlan, NewPromoCode
 from service.billing.decisions.prices import Money, price
-from tests.support.billing.billing_world import START, Business
+from tests.support.billing.billing_world import START, TenantBilling
 
 GOLD = NewPlan("Gold", 500_000, "month")
 IN_NAIRA = replace(GOLD, amount=1_999, currency="USD", charge_currency="NGN", fx_rate=Decimal("1600.5"))
@@ -27,20 +27,20 @@ RATES: tuple[Any, ...] = (
 # Plans
 
 
-async def test_a_plan_is_kept_as_it_was_made(shop: Business) -> None:
+async def test_a_plan_is_kept_as_it_was_made(billing: TenantBilling) -> None:
     for new in (
         GOLD,
         replace(GOLD, name=" Gold \t", interval=Interval.HOUR, amount=1, trial_days=730, max_cycles=100_000),
         replace(GOLD, amount=MOST_KOBO, currency="EUR"),
         replace(IN_NAIRA, fx_rate=Decimal("0.00065001")),
     ):
-        made = await shop.catalog.create_plan(new)
-        assert await Plans(shop.pool, shop.tenant).get(made.id) == made
+        made = await billing.catalog.create_plan(new)
+        assert await Plans(billing.pool, billing.tenant).get(made.id) == made
         assert (made.name, made.active, made.created_at) == ("Gold", True, START)
-    assert price(await shop.catalog.create_plan(IN_NAIRA)) == Money(3_199_400, "NGN")
+    assert price(await billing.catalog.create_plan(IN_NAIRA)) == Money(3_199_400, "NGN")
 
 
-async def test_a_plan_that_makes_no_sense_is_refused(shop: Business) -> None:
+async def test_a_plan_that_makes_no_sense_is_refused(billing: TenantBilling) -> None:
     wrong: list[tuple[NewPlan, dict[str, Any], str]] = [
         (GOLD, {"amount": 0}, "A plan's amount must be from 1 to"),
         (GOLD, {"amount": -500_000}, "A plan's amount must be from 1 to"),
@@ -73,51 +73,53 @@ async def test_a_plan_that_makes_no_sense_is_refused(shop: Business) -> None:
         (IN_NAIRA, {"amount": MOST_KOBO}, "A plan's amount, converted, must be from 1 to"),
     ]
     for new, changes, why in wrong:
-        async with shop.refusing(InvalidInput, why):
-            await shop.catalog.create_plan(replace(new, **changes))
+        async with billing.expect_error(InvalidInput, why):
+            await billing.catalog.create_plan(replace(new, **changes))
 
 
-async def test_what_costs_next_to_nothing_is_rounded_half_up_and_no_less(shop: Business) -> None:
+async def test_what_costs_next_to_nothing_is_rounded_half_up_and_no_less(billing: TenantBilling) -> None:
     cheap = replace(IN_NAIRA, amount=1, fx_rate=Decimal("0.5"))
-    assert price(await shop.catalog.create_plan(cheap)).amount == 1
-    async with shop.refusing(InvalidInput, "converted, must be from 1 to"):
-        await shop.catalog.create_plan(replace(cheap, fx_rate=Decimal("0.49999999")))
+    assert price(await billing.catalog.create_plan(cheap)).amount == 1
+    async with billing.expect_error(InvalidInput, "converted, must be from 1 to"):
+        await billing.catalog.create_plan(replace(cheap, fx_rate=Decimal("0.49999999")))
 
 
-async def test_a_plan_that_is_in_use_is_archived_and_not_deleted(shop: Business) -> None:
-    subscribed, linked, unused = [await shop.plan() for _ in range(3)]
-    sub = await shop.subscribe(subscribed)
-    await shop.catalog.create_link(linked.id, "linked")
-    async with shop.refusing(Conflict, "is in use (subscriptions) and cannot be deleted: archive it instead"):
-        await shop.catalog.delete_plan(subscribed.id)
-    async with shop.refusing(Conflict, "is in use (payment_links)"):
-        await shop.catalog.delete_plan(linked.id)
-    async with shop.refusing(NotFound, "There is no plan plan_"):
-        await (await shop.another()).catalog.delete_plan(unused.id)
-    await shop.catalog.delete_plan(unused.id)
-    for action in (shop.catalog.delete_plan, shop.catalog.archive_plan):
-        async with shop.refusing(NotFound, "There is no plan plan_"):
+async def test_a_plan_that_is_in_use_is_archived_and_not_deleted(billing: TenantBilling) -> None:
+    subscribed, linked, unused = [await billing.plan() for _ in range(3)]
+    sub = await billing.subscribe(subscribed)
+    await billing.catalog.create_link(linked.id, "linked")
+    async with billing.expect_error(
+        Conflict, "is in use (subscriptions) and cannot be deleted: archive it instead"
+    ):
+        await billing.catalog.delete_plan(subscribed.id)
+    async with billing.expect_error(Conflict, "is in use (payment_links)"):
+        await billing.catalog.delete_plan(linked.id)
+    async with billing.expect_error(NotFound, "There is no plan plan_"):
+        await (await billing.another()).catalog.delete_plan(unused.id)
+    await billing.catalog.delete_plan(unused.id)
+    for action in (billing.catalog.delete_plan, billing.catalog.archive_plan):
+        async with billing.expect_error(NotFound, "There is no plan plan_"):
             await action(unused.id)
-    shop.clock.advance(START + timedelta(hours=1))
-    archived = await shop.catalog.archive_plan(subscribed.id)
-    assert (archived.active, archived.updated_at) == (False, shop.clock.time)
-    await shop.until(START + timedelta(days=40))
-    assert (await shop.subscription(sub)).cycles == 2, "who has it keeps it"
+    billing.clock.advance(START + timedelta(hours=1))
+    archived = await billing.catalog.archive_plan(subscribed.id)
+    assert (archived.active, archived.updated_at) == (False, billing.clock.time)
+    await billing.until(START + timedelta(days=40))
+    assert (await billing.subscription(sub)).cycles == 2, "who has it keeps it"
 
 
 # Promo codes
 
 
-async def test_a_promo_code_is_kept_as_it_was_made_and_once(shop: Business) -> None:
+async def test_a_promo_code_is_kept_as_it_was_made_and_once(billing: TenantBilling) -> None:
     for new in (HALF, replace(NAIRA, code=" naira-5 ", expires_at=START, max_redemptions=2**31 - 1)):
-        made = await shop.catalog.create_promo_code(new)
-        assert await PromoCodes(shop.pool, shop.tenant).get(made.id) == made
-    async with shop.refusing(Conflict, "Promo code HALF already exists"):
-        await shop.catalog.create_promo_code(replace(HALF, code="half"))
-    await (await shop.another()).catalog.create_promo_code(HALF)
+        made = await billing.catalog.create_promo_code(new)
+        assert await PromoCodes(billing.pool, billing.tenant).get(made.id) == made
+    async with billing.expect_error(Conflict, "Promo code HALF already exists"):
+        await billing.catalog.create_promo_code(replace(HALF, code="half"))
+    await (await billing.another()).catalog.create_promo_code(HALF)
 
 
-async def test_a_promo_code_that_makes_no_sense_is_refused(shop: Business) -> None:
+async def test_a_promo_code_that_makes_no_sense_is_refused(billing: TenantBilling) -> None:
     wrong: list[tuple[NewPromoCode, dict[str, Any], str]] = [
         (HALF, {"code": "AB"}, "A promo code must be 3 to 40 letters"),
         (HALF, {"code": "-ABC"}, "A promo code must be 3 to 40 letters"),
@@ -140,70 +142,70 @@ async def test_a_promo_code_that_makes_no_sense_is_refused(shop: Business) -> No
         (HALF, {"expires_at": datetime(2027, 1, 1)}, "needs a time zone"),  # noqa: DTZ001  that is the point
     ]
     for new, changes, why in wrong:
-        async with shop.refusing(InvalidInput, why):
-            await shop.catalog.create_promo_code(replace(new, **changes))
+        async with billing.expect_error(InvalidInput, why):
+            await billing.catalog.create_promo_code(replace(new, **changes))
 
 
 # Links, settings and who is not sold to
 
 
-async def test_a_link_leads_to_one_plan_by_a_slug_of_its_own(shop: Business) -> None:
-    plan = await shop.plan()
-    await shop.catalog.create_link(plan.id, "gold-2027")
-    async with shop.refusing(Conflict, "Payment link 'gold-2027' already exists"):
-        await shop.catalog.create_link(plan.id, "gold-2027")
+async def test_a_link_leads_to_one_plan_by_a_slug_of_its_own(billing: TenantBilling) -> None:
+    plan = await billing.plan()
+    await billing.catalog.create_link(plan.id, "gold-2027")
+    async with billing.expect_error(Conflict, "Payment link 'gold-2027' already exists"):
+        await billing.catalog.create_link(plan.id, "gold-2027")
     for slug in ("g", "Gold", "gold 2027", "-gold", "g" * 81, "gold\n", "gold\x00"):
-        async with shop.refusing(InvalidInput, "A payment link's slug must be 2 to 80"):
-            await shop.catalog.create_link(plan.id, slug)
-    async with shop.refusing(NotFound, "There is no plan plan_"):
-        await (await shop.another()).catalog.create_link(plan.id, "gold")
+        async with billing.expect_error(InvalidInput, "A payment link's slug must be 2 to 80"):
+            await billing.catalog.create_link(plan.id, slug)
+    async with billing.expect_error(NotFound, "There is no plan plan_"):
+        await (await billing.another()).catalog.create_link(plan.id, "gold")
 
 
-async def test_a_shop_says_how_failed_charges_are_recovered(shop: Business) -> None:
-    assert await store_settings(shop.pool, shop.tenant) is None
+async def test_a_shop_says_how_failed_charges_are_recovered(billing: TenantBilling) -> None:
+    assert await store_settings(billing.pool, billing.tenant) is None
     for payday_aware, rails in ((False, [Rail.USSD]), (True, [Rail.TRANSFER, Rail.CARD])):
-        await shop.catalog.set_up(currency="GHS", payday_aware=payday_aware, rails=rails)
-        saved = await store_settings(shop.pool, shop.tenant)
+        await billing.catalog.set_up(currency="GHS", payday_aware=payday_aware, rails=rails)
+        saved = await store_settings(billing.pool, billing.tenant)
         assert saved is not None
         assert (saved.currency, saved.payday_aware, saved.rails) == ("GHS", payday_aware, rails)
     rails_of_no_shop: list[Any] = [[], [Rail.CARD, Rail.CARD], ["cheque"], [Rail.CARD, "cash"]]
     for rails in rails_of_no_shop:
-        async with shop.refusing(InvalidInput, "Name at least one rail, each once: card, ussd"):
-            await shop.catalog.set_up(payday_aware=True, rails=rails)
-    async with shop.refusing(InvalidInput, "is not a known currency"):
-        await shop.catalog.set_up(currency="JPY", payday_aware=True, rails=[Rail.CARD])
+        async with billing.expect_error(InvalidInput, "Name at least one rail, each once: card, ussd"):
+            await billing.catalog.set_up(payday_aware=True, rails=rails)
+    async with billing.expect_error(InvalidInput, "is not a known currency"):
+        await billing.catalog.set_up(currency="JPY", payday_aware=True, rails=[Rail.CARD])
 
 
-async def test_who_is_blacklisted_and_why_and_since_when_is_known(shop: Business) -> None:
-    sub = await shop.subscribe()
-    customer = (await shop.subscription(sub)).customer_id
+async def test_who_is_blacklisted_and_why_and_since_when_is_known(billing: TenantBilling) -> None:
+    sub = await billing.subscribe()
+    customer = (await billing.subscription(sub)).customer_id
     for reason in ("", "   ", "x" * 201, "a\x00"):
-        async with shop.refusing(InvalidInput, "The reason must have 1 to 200 printable characters"):
-            await shop.catalog.blacklist(customer, reason)
-    async with shop.refusing(NotFound, "There is no customer cus_"):
-        await shop.catalog.blacklist(new_id(), "chargebacks")
-    async with shop.refusing(NotFound, "There is no customer cus_"):
-        await (await shop.another()).catalog.blacklist(customer, "chargebacks")
-    shop.clock.advance(START + timedelta(days=1))
-    listed = await shop.catalog.blacklist(customer, f"  chargebacks{' ' * 500}")
+        async with billing.expect_error(InvalidInput, "The reason must have 1 to 200 printable characters"):
+            await billing.catalog.blacklist(customer, reason)
+    async with billing.expect_error(NotFound, "There is no customer cus_"):
+        await billing.catalog.blacklist(new_id(), "chargebacks")
+    async with billing.expect_error(NotFound, "There is no customer cus_"):
+        await (await billing.another()).catalog.blacklist(customer, "chargebacks")
+    billing.clock.advance(START + timedelta(days=1))
+    listed = await billing.catalog.blacklist(customer, f"  chargebacks{' ' * 500}")
     assert (listed.blacklist_reason, listed.blacklisted_at) == ("chargebacks", START + timedelta(days=1))
 
 
 # Lists
 
 
-async def test_pages_repeat_no_row_and_hide_none_while_rows_are_added(shop: Business) -> None:
+async def test_pages_repeat_no_row_and_hide_none_while_rows_are_added(billing: TenantBilling) -> None:
     """Newest first, and rows of one moment by their ids."""
-    made = [await shop.plan() for _ in range(5)]
+    made = [await billing.plan() for _ in range(5)]
     assert len({plan.created_at for plan in made}) == 1
     newest_first = sorted(made, key=lambda plan: plan.id, reverse=True)
-    plans, seen, cursor = Plans(shop.pool, shop.tenant), [], None
+    plans, seen, cursor = Plans(billing.pool, billing.tenant), [], None
     for size in (2, 2, 1):
         page = await plans.list(After.read(cursor), 2)
         assert len(page.items) == size
         seen += [plan.id for plan in page.items]
         cursor = page.next_cursor
-        shop.clock.advance(shop.clock.time.replace(year=2027))
-        await shop.plan()
+        billing.clock.advance(billing.clock.time.replace(year=2027))
+        await billing.plan()
     assert cursor is None
     assert seen == [plan.id for plan in newest_first]

@@ -18,9 +18,9 @@ from tests.support.billing.billing_world import (
     START,
     STOLEN_CARD,
     UNSUPPORTED_CARD,
-    Business,
-    business,
-    colleague,
+    TenantBilling,
+    second_worker,
+    tenant_billing,
 )
 
 DAY = timedelta(days=1)
@@ -33,36 +33,36 @@ PAST_DUE = ["subscription_payment_failed", "subscription_past_due"]
 RECOVERED = ["subscription_payment_recovered", "subscription_recovered"]
 
 
-async def owing(shop: Business, card: str = GOOD_CARD) -> UUID:
+async def owing(billing: TenantBilling, card: str = GOOD_CARD) -> UUID:
     """A subscription whose trial is just over, with this card."""
-    sub = await shop.subscribe(await shop.plan(trial_days=TRIAL_DAYS), card)
-    await shop.until(DUE)
+    sub = await billing.subscribe(await billing.plan(trial_days=TRIAL_DAYS), card)
+    await billing.until(DUE)
     return sub
 
 
-def answering(shop: Business, *failures: str | None) -> None:
+def answering(billing: TenantBilling, *failures: str | None) -> None:
     """One charge after the other; then they work."""
     left = list(failures)
 
     def answer(_order: Order) -> Outcome:
         return Outcome(left.pop(0) if left else None)
 
-    shop.gateway.answers = answer
+    billing.gateway.answers = answer
 
 
-async def memory(shop: Business, sub: UUID) -> DunningSchedule:
-    schedule = await shop.schedule(sub)
+async def memory(billing: TenantBilling, sub: UUID) -> DunningSchedule:
+    schedule = await billing.schedule(sub)
     assert schedule is not None
     return schedule
 
 
-async def status(shop: Business, sub: UUID) -> str:
-    return str((await shop.subscription(sub)).status)
+async def status(billing: TenantBilling, sub: UUID) -> str:
+    return str((await billing.subscription(sub)).status)
 
 
-async def charges(shop: Business) -> list[tuple[timedelta, str]]:
+async def charges(billing: TenantBilling) -> list[tuple[timedelta, str]]:
     """How long after the first, and over which rail."""
-    made = await shop.payments()
+    made = await billing.payments()
     return [(payment.created_at - made[0].created_at, payment.rail) for payment in made]
 
 
@@ -74,57 +74,59 @@ def cards(*hours: float) -> list[tuple[timedelta, str]]:
 
 
 async def test_what_may_work_later_is_tried_at_the_promised_moments_until_it_is_unpaid(
-    shop: Business,
+    billing: TenantBilling,
 ) -> None:
-    answering(shop, *["timeout"] * 6)
-    sub = await owing(shop)
-    schedule = await memory(shop, sub)
+    answering(billing, *["timeout"] * 6)
+    sub = await owing(billing)
+    schedule = await memory(billing, sub)
     assert (schedule.state, schedule.attempts, schedule.last_action) == ("waiting", 1, "retry")
     assert schedule.last_reason == "timeout (68): recovery charge 2 of 5 follows in 24 h."
     assert schedule.next_attempt_at == DUE + DAY
-    await shop.until(DUE + 30 * DAY)
-    assert await charges(shop) == cards(0, 0, 24, 96, 216, 384)
-    assert [payment.number for payment in await shop.payments()] == [1, 2, 3, 4, 5, 6]
-    (invoice,) = await shop.invoices(sub)
-    assert (await status(shop, sub), invoice.status, invoice.attempts) == ("unpaid", "uncollectible", 6)
-    schedule = await memory(shop, sub)
+    await billing.until(DUE + 30 * DAY)
+    assert await charges(billing) == cards(0, 0, 24, 96, 216, 384)
+    assert [payment.number for payment in await billing.payments()] == [1, 2, 3, 4, 5, 6]
+    (invoice,) = await billing.invoices(sub)
+    assert (await status(billing, sub), invoice.status, invoice.attempts) == ("unpaid", "uncollectible", 6)
+    schedule = await memory(billing, sub)
     assert (schedule.state, schedule.attempts, schedule.next_attempt_at) == ("exhausted", 5, None)
     assert (schedule.last_action, schedule.failure_code) == ("exhaust", "timeout")
     assert schedule.last_reason == "5 recovery charges have failed, the last with timeout (68)."
-    assert (await shop.types())[-2:] == ["subscription_payment_failed", "subscription_unpaid"]
+    assert (await billing.types())[-2:] == ["subscription_payment_failed", "subscription_unpaid"]
 
 
-async def test_what_works_on_a_later_try_is_recovered_and_the_period_is_the_invoice_s(shop: Business) -> None:
-    answering(shop, "processor_error", "processor_error", "processor_error")
-    sub = await owing(shop)
-    await shop.until(DUE + 5 * DAY)
-    row, schedule = await shop.subscription(sub), await memory(shop, sub)
+async def test_what_works_on_a_later_try_is_recovered_and_the_period_is_the_invoice_s(
+    billing: TenantBilling,
+) -> None:
+    answering(billing, "processor_error", "processor_error", "processor_error")
+    sub = await owing(billing)
+    await billing.until(DUE + 5 * DAY)
+    row, schedule = await billing.subscription(sub), await memory(billing, sub)
     assert (row.status, row.current_period_start, row.cycles) == ("active", DUE, 1)
     assert (schedule.state, schedule.attempts, schedule.in_flight) == ("recovered", 3, False)
-    assert await charges(shop) == cards(0, 0, 24, 96)
-    told = await shop.events("subscription_payment_failed", "subscription_payment_recovered")
+    assert await charges(billing) == cards(0, 0, 24, 96)
+    told = await billing.events("subscription_payment_failed", "subscription_payment_recovered")
     assert [data["attempt"] for _, data in told] == [1, 2, 3, 4]
-    assert (await shop.types())[3:] == [*PAST_DUE, *["subscription_payment_failed"] * 2, *RECOVERED]
+    assert (await billing.types())[3:] == [*PAST_DUE, *["subscription_payment_failed"] * 2, *RECOVERED]
 
 
-async def test_want_of_funds_waits_for_payday_where_the_shop_does(shop: Business) -> None:
+async def test_want_of_funds_waits_for_payday_where_the_shop_does(billing: TenantBilling) -> None:
     """And where it does not, or it is payday already, for as long as everything else."""
-    hurried = await shop.another()
+    hurried = await billing.another()
     await hurried.catalog.set_up(payday_aware=False, rails=list(Rail))
-    shop.gateway.answers = lambda order: Outcome("51") if order.at < PAYDAY else None
-    on_payday = await owing(shop)
-    patient = await shop.subscribe(await shop.plan(trial_days=7))
+    billing.gateway.answers = lambda order: Outcome("51") if order.at < PAYDAY else None
+    on_payday = await owing(billing)
+    patient = await billing.subscribe(await billing.plan(trial_days=7))
     impatient = await hurried.subscribe(await hurried.plan(trial_days=7))
-    await shop.until(DUE + 7 * DAY)
-    assert (await memory(shop, patient)).next_attempt_at == PAYDAY
+    await billing.until(DUE + 7 * DAY)
+    assert (await memory(billing, patient)).next_attempt_at == PAYDAY
     assert (await memory(hurried, impatient)).next_attempt_at == DUE + 8 * DAY
-    paid = [payment for payment in await shop.payments() if payment.subscription_id == on_payday]
+    paid = [payment for payment in await billing.payments() if payment.subscription_id == on_payday]
     assert [payment.created_at for payment in paid] == [DUE, DUE, DUE + DAY], (
         "the 3rd is payday, the 4th is not"
     )
-    assert (await memory(shop, on_payday)).next_attempt_at == PAYDAY
-    await shop.until(PAYDAY)
-    assert {await status(shop, sub) for sub in (on_payday, patient)} == {"active"}
+    assert (await memory(billing, on_payday)).next_attempt_at == PAYDAY
+    await billing.until(PAYDAY)
+    assert {await status(billing, sub) for sub in (on_payday, patient)} == {"active"}
     assert await status(hurried, impatient) == "unpaid", "five charges were over by then"
 
 
@@ -134,29 +136,29 @@ async def test_want_of_funds_waits_for_payday_where_the_shop_does(shop: Business
     ids=["unsupported", "refused"],
 )
 async def test_what_will_not_work_by_card_goes_over_the_next_rail_at_once(
-    shop: Business, card: str, tries: list[str], over: str
+    billing: TenantBilling, card: str, tries: list[str], over: str
 ) -> None:
-    sub = await owing(shop, card)
-    assert await charges(shop) == [(timedelta(0), rail) for rail in tries]
-    schedule = await memory(shop, sub)
+    sub = await owing(billing, card)
+    assert await charges(billing) == [(timedelta(0), rail) for rail in tries]
+    schedule = await memory(billing, sub)
     assert (schedule.state, schedule.rail, schedule.last_action) == ("recovered", "ussd", "switch_rail")
     assert f"({over}): recovery charge {len(tries) - 1} of 5 goes over ussd instead." in schedule.last_reason
-    assert await status(shop, sub) == "active"
+    assert await status(billing, sub) == "active"
 
 
-async def test_rails_are_tried_as_far_as_the_shop_has_them(shop: Business) -> None:
+async def test_rails_are_tried_as_far_as_the_shop_has_them(billing: TenantBilling) -> None:
     """One that it gives up while recovery is under way is passed over."""
-    await shop.catalog.set_up(payday_aware=True, rails=[Rail.DIRECT_DEBIT, Rail.CARD, Rail.TRANSFER])
-    answering(shop, "57", "96", "96", "57")
-    sub = await owing(shop)
-    assert [rail for _, rail in await charges(shop)] == ["card", "transfer"]
-    assert (await memory(shop, sub)).rail == "transfer"
-    await shop.catalog.set_up(payday_aware=True, rails=[Rail.CARD, Rail.DIRECT_DEBIT])
-    await shop.until(DUE + 30 * DAY)
-    made = await charges(shop)
+    await billing.catalog.set_up(payday_aware=True, rails=[Rail.DIRECT_DEBIT, Rail.CARD, Rail.TRANSFER])
+    answering(billing, "57", "96", "96", "57")
+    sub = await owing(billing)
+    assert [rail for _, rail in await charges(billing)] == ["card", "transfer"]
+    assert (await memory(billing, sub)).rail == "transfer"
+    await billing.catalog.set_up(payday_aware=True, rails=[Rail.CARD, Rail.DIRECT_DEBIT])
+    await billing.until(DUE + 30 * DAY)
+    made = await charges(billing)
     assert [rail for _, rail in made] == ["card", "transfer", "direct_debit", "direct_debit"]
-    assert await status(shop, sub) == "unpaid"
-    said = (await memory(shop, sub)).last_reason
+    assert await status(billing, sub) == "unpaid"
+    said = (await memory(billing, sub)).last_reason
     assert said == "card_not_supported (57), and no rail is left after direct_debit."
 
 
@@ -165,181 +167,183 @@ async def test_rails_are_tried_as_far_as_the_shop_has_them(shop: Business) -> No
 
 @pytest.mark.parametrize("card", [EXPIRED_CARD, STOLEN_CARD], ids=["expired", "stolen"])
 async def test_another_card_is_asked_for_and_once_it_is_given_it_is_charged(
-    shop: Business, card: str
+    billing: TenantBilling, card: str
 ) -> None:
-    sub = await owing(shop, card)
-    schedule = await memory(shop, sub)
+    sub = await owing(billing, card)
+    schedule = await memory(billing, sub)
     assert (schedule.state, schedule.next_attempt_at) == ("awaiting_card", DUE + 7 * DAY)
-    assert (await shop.types())[3:] == [*PAST_DUE, "subscription_payment_action_required"]
-    await shop.until(DUE + 6 * DAY)
-    assert len(await shop.payments()) == 1, "the same card would fail again"
-    await shop.subscriptions.replace_payment_method(sub, await shop.card())
-    await shop.scan()
-    assert (await status(shop, sub), (await memory(shop, sub)).state) == ("active", "recovered")
-    assert (await shop.types())[6:] == ["subscription_updated", *RECOVERED]
+    assert (await billing.types())[3:] == [*PAST_DUE, "subscription_payment_action_required"]
+    await billing.until(DUE + 6 * DAY)
+    assert len(await billing.payments()) == 1, "the same card would fail again"
+    await billing.subscriptions.replace_payment_method(sub, await billing.card())
+    await billing.scan()
+    assert (await status(billing, sub), (await memory(billing, sub)).state) == ("active", "recovered")
+    assert (await billing.types())[6:] == ["subscription_updated", *RECOVERED]
 
 
-async def test_a_card_that_is_not_given_within_seven_days_leaves_it_unpaid(shop: Business) -> None:
+async def test_a_card_that_is_not_given_within_seven_days_leaves_it_unpaid(billing: TenantBilling) -> None:
     """Whoever gives it then, and asks to be charged, is recovered."""
-    sub = await owing(shop, STOLEN_CARD)
-    await shop.until(DUE + 7 * DAY - SECOND)
-    assert await status(shop, sub) == "past_due"
-    await shop.until(DUE + 7 * DAY)
-    assert await status(shop, sub) == "unpaid"
-    schedule = await memory(shop, sub)
+    sub = await owing(billing, STOLEN_CARD)
+    await billing.until(DUE + 7 * DAY - SECOND)
+    assert await status(billing, sub) == "past_due"
+    await billing.until(DUE + 7 * DAY)
+    assert await status(billing, sub) == "unpaid"
+    schedule = await memory(billing, sub)
     said = "stolen_card: the card was not replaced within 7 days, after 0 recovery charges."
     assert (schedule.state, schedule.last_reason) == ("exhausted", said)
-    await shop.until(DUE + 20 * DAY)
-    await shop.subscriptions.replace_payment_method(sub, await shop.card())
-    await shop.scan()
-    assert len(await shop.payments()) == 1, "by itself nothing is charged"
-    await shop.subscriptions.collect(sub)
-    await shop.settled()
-    assert (await status(shop, sub), (await memory(shop, sub)).state) == ("active", "recovered")
-    (invoice,) = await shop.invoices(sub)
+    await billing.until(DUE + 20 * DAY)
+    await billing.subscriptions.replace_payment_method(sub, await billing.card())
+    await billing.scan()
+    assert len(await billing.payments()) == 1, "by itself nothing is charged"
+    await billing.subscriptions.collect(sub)
+    await billing.settled()
+    assert (await status(billing, sub), (await memory(billing, sub)).state) == ("active", "recovered")
+    (invoice,) = await billing.invoices(sub)
     assert (invoice.status, invoice.attempts) == ("paid", 2)
-    assert (await shop.types())[-2:] == RECOVERED
+    assert (await billing.types())[-2:] == RECOVERED
 
 
-async def test_a_card_that_is_as_bad_as_the_first_is_asked_for_again_and_it_ends(shop: Business) -> None:
-    sub = await owing(shop, EXPIRED_CARD)
+async def test_a_card_that_is_as_bad_as_the_first_is_asked_for_again_and_it_ends(
+    billing: TenantBilling,
+) -> None:
+    sub = await owing(billing, EXPIRED_CARD)
     for charge in range(1, 6):
-        await shop.subscriptions.replace_payment_method(sub, await shop.card(EXPIRED_CARD))
-        await shop.scan()
-        assert (await memory(shop, sub)).attempts == charge
-    assert await status(shop, sub) == "unpaid"
+        await billing.subscriptions.replace_payment_method(sub, await billing.card(EXPIRED_CARD))
+        await billing.scan()
+        assert (await memory(billing, sub)).attempts == charge
+    assert await status(billing, sub) == "unpaid"
 
 
-async def test_a_collection_that_fails_leaves_it_unpaid_and_is_told(shop: Business) -> None:
-    answering(shop, *["96"] * 6, "51")
-    sub = await owing(shop)
-    await shop.until(DUE + 30 * DAY)
-    await shop.subscriptions.collect(sub)
-    await shop.settled()
-    assert await status(shop, sub) == "unpaid"
-    _, failed = (await shop.events())[-1]
+async def test_a_collection_that_fails_leaves_it_unpaid_and_is_told(billing: TenantBilling) -> None:
+    answering(billing, *["96"] * 6, "51")
+    sub = await owing(billing)
+    await billing.until(DUE + 30 * DAY)
+    await billing.subscriptions.collect(sub)
+    await billing.settled()
+    assert await status(billing, sub) == "unpaid"
+    _, failed = (await billing.events())[-1]
     assert (failed["failureCode"], failed["nextAction"], failed["attempt"]) == ("insufficient_funds", None, 7)
-    await shop.subscriptions.collect(sub)
-    await shop.settled()
-    recovered = (await shop.events("subscription_payment_recovered"))[0][1]
+    await billing.subscriptions.collect(sub)
+    await billing.settled()
+    recovered = (await billing.events("subscription_payment_recovered"))[0][1]
     assert recovered["failureCode"] == "insufficient_funds", "of the charge before"
 
 
 # One of everything
 
 
-async def test_there_is_one_schedule_per_failing_invoice_and_none_for_others(shop: Business) -> None:
-    answering(shop, "96", None, None, "57", None)
-    sub = await owing(shop)
-    await shop.until(boundary(DUE, Interval.MONTH, 2))
-    invoices = await shop.invoices(sub)
-    rows = await shop.pool.fetch("SELECT invoice_id, state FROM dunning_schedules ORDER BY created_at")
+async def test_there_is_one_schedule_per_failing_invoice_and_none_for_others(billing: TenantBilling) -> None:
+    answering(billing, "96", None, None, "57", None)
+    sub = await owing(billing)
+    await billing.until(boundary(DUE, Interval.MONTH, 2))
+    invoices = await billing.invoices(sub)
+    rows = await billing.pool.fetch("SELECT invoice_id, state FROM dunning_schedules ORDER BY created_at")
     assert [row["invoice_id"] for row in rows] == [invoices[0].id, invoices[2].id]
     assert {row["state"] for row in rows} == {"recovered"}
 
 
-async def test_a_schedule_in_flight_is_nobody_s_to_charge(shop: Business) -> None:
+async def test_a_schedule_in_flight_is_nobody_s_to_charge(billing: TenantBilling) -> None:
     """While the gateway is silent, neither this engine nor another begins a second charge; then both know the answer."""
-    answering(shop, "96", "96")
-    sub = await owing(shop)
-    async with colleague(shop) as other:
-        with shop.gateway.silent():
-            shop.clock.advance(DUE + DAY)
-            found = [await scanner.step() for scanner in shop.engine.scanners]
+    answering(billing, "96", "96")
+    sub = await owing(billing)
+    async with second_worker(billing) as other:
+        with billing.gateway.silent():
+            billing.clock.advance(DUE + DAY)
+            found = [await scanner.step() for scanner in billing.engine.scanners]
             assert sum(found) == 1
-            schedule = await memory(shop, sub)
+            schedule = await memory(billing, sub)
             assert (schedule.in_flight, schedule.attempts) == (True, 2)
             assert [await scanner.step() for scanner in other.engine.scanners] == [0] * 6
-            assert [await scanner.step() for scanner in shop.engine.scanners] == [0] * 6
-        await shop.settled()
-    assert set(shop.gateway.charged.values()) == {1}
-    assert await status(shop, sub) == "active"
+            assert [await scanner.step() for scanner in billing.engine.scanners] == [0] * 6
+        await billing.settled()
+    assert set(billing.gateway.charged.values()) == {1}
+    assert await status(billing, sub) == "active"
 
 
-async def test_two_engines_on_one_database_recover_each_invoice_once(shop: Business) -> None:
+async def test_two_engines_on_one_database_recover_each_invoice_once(billing: TenantBilling) -> None:
     failing = iter(range(10**6))
-    shop.gateway.answers = lambda _order: Outcome("96" if next(failing) % 3 else None)
-    plan = await shop.plan(trial_days=TRIAL_DAYS)
-    subs = [await shop.subscribe(plan) for _ in range(12)]
-    async with colleague(shop) as other:
+    billing.gateway.answers = lambda _order: Outcome("96" if next(failing) % 3 else None)
+    plan = await billing.plan(trial_days=TRIAL_DAYS)
+    subs = [await billing.subscribe(plan) for _ in range(12)]
+    async with second_worker(billing) as other:
         for hours in (0, 0, 24, 96, 216, 384, 384):
-            shop.clock.advance(DUE + timedelta(hours=hours))
-            await asyncio.gather(shop.scan(), other.scan())
-    assert {await status(shop, sub) for sub in subs} <= {"active", "unpaid"}
-    assert set(shop.gateway.charged.values()) == {1}
+            billing.clock.advance(DUE + timedelta(hours=hours))
+            await asyncio.gather(billing.scan(), other.scan())
+    assert {await status(billing, sub) for sub in subs} <= {"active", "unpaid"}
+    assert set(billing.gateway.charged.values()) == {1}
     for sub in subs:
-        (invoice,), recovery = await shop.invoices(sub), await shop.schedule(sub)
-        made = [payment for payment in await shop.payments() if payment.invoice_id == invoice.id]
+        (invoice,), recovery = await billing.invoices(sub), await billing.schedule(sub)
+        made = [payment for payment in await billing.payments() if payment.invoice_id == invoice.id]
         assert sum(payment.state == "succeeded" for payment in made) == (invoice.status == "paid")
         assert len(made) == invoice.attempts == 1 + (recovery.attempts if recovery else 0)
 
 
-async def test_a_refund_under_way_puts_recovery_off_and_keeps_nobody_busy(shop: Business) -> None:
-    answering(shop, None, "96", "96")
-    sub = await shop.subscribe(await shop.plan(interval="day"))
-    await shop.until(START + DAY)
-    (paid, *_) = await shop.payments()
-    with shop.gateway.silent():
-        await shop.subscriptions.refund(paid.id, 100)
-        shop.clock.advance(START + 3 * DAY)
-        assert [await scanner.step() for scanner in shop.engine.scanners] == [1, 0, 0, 0, 0, 0]
-    await shop.settled()
-    await shop.scan()
-    assert await status(shop, sub) == "active"
+async def test_a_refund_under_way_puts_recovery_off_and_keeps_nobody_busy(billing: TenantBilling) -> None:
+    answering(billing, None, "96", "96")
+    sub = await billing.subscribe(await billing.plan(interval="day"))
+    await billing.until(START + DAY)
+    (paid, *_) = await billing.payments()
+    with billing.gateway.silent():
+        await billing.subscriptions.refund(paid.id, 100)
+        billing.clock.advance(START + 3 * DAY)
+        assert [await scanner.step() for scanner in billing.engine.scanners] == [1, 0, 0, 0, 0, 0]
+    await billing.settled()
+    await billing.scan()
+    assert await status(billing, sub) == "active"
 
 
-async def test_what_was_set_up_for_an_invoice_holds_to_its_end(shop: Business) -> None:
+async def test_what_was_set_up_for_an_invoice_holds_to_its_end(billing: TenantBilling) -> None:
     """Whether it waits for payday is on its row, whatever the shop decides meanwhile."""
-    answering(shop, "96", "96", "51", "51")
-    sub = await owing(shop)
-    await shop.catalog.set_up(payday_aware=False, rails=list(Rail))
-    await shop.until(DUE + DAY)
-    schedule = await memory(shop, sub)
+    answering(billing, "96", "96", "51", "51")
+    sub = await owing(billing)
+    await billing.catalog.set_up(payday_aware=False, rails=list(Rail))
+    await billing.until(DUE + DAY)
+    schedule = await memory(billing, sub)
     assert (schedule.payday_aware, schedule.last_action) == (True, "retry_payday")
     assert schedule.next_attempt_at == PAYDAY
     assert schedule.last_reason.endswith("waits for payday, 28 December 09:00 UTC.")
 
 
-async def test_who_cancels_owes_nothing_more(shop: Business) -> None:
-    sub = await owing(shop, EXPIRED_CARD)
-    await shop.subscriptions.cancel(sub)
-    (invoice,), schedule = await shop.invoices(sub), await memory(shop, sub)
+async def test_who_cancels_owes_nothing_more(billing: TenantBilling) -> None:
+    sub = await owing(billing, EXPIRED_CARD)
+    await billing.subscriptions.cancel(sub)
+    (invoice,), schedule = await billing.invoices(sub), await memory(billing, sub)
     assert (invoice.status, schedule.state, schedule.next_attempt_at) == ("void", "cancelled", None)
-    await shop.until(DUE + 60 * DAY)
-    assert len(await shop.payments()) == 1
+    await billing.until(DUE + 60 * DAY)
+    assert len(await billing.payments()) == 1
 
 
 def told(data: dict[str, Any], *keys: str) -> list[Any]:
     return [data[key] for key in keys]
 
 
-async def test_each_failure_tells_what_is_done_about_it_and_when(shop: Business) -> None:
+async def test_each_failure_tells_what_is_done_about_it_and_when(billing: TenantBilling) -> None:
     """Word for word what the schedule remembers."""
-    answering(shop, "57", "96", "51", "54")
-    sub = await owing(shop)
-    await shop.until(datetime(2027, 1, 2, 9, tzinfo=UTC))
-    failed = [data for _, data in await shop.events("subscription_payment_failed")]
+    answering(billing, "57", "96", "51", "54")
+    sub = await owing(billing)
+    await billing.until(datetime(2027, 1, 2, 9, tzinfo=UTC))
+    failed = [data for _, data in await billing.events("subscription_payment_failed")]
     assert [told(data, "nextAction", "nextAttemptAt", "rail") for data in failed] == [
         ["switch_rail", "2026-12-03T10:30:00.000Z", "card"],
         ["retry", "2026-12-04T10:30:00.000Z", "ussd"],
         ["retry_payday", "2026-12-28T09:00:00.000Z", "ussd"],
         ["retry", "2027-01-02T09:00:00.000Z", "ussd"],
     ]
-    schedule = await memory(shop, sub)
+    schedule = await memory(billing, sub)
     assert (schedule.state, schedule.last_reason) == ("recovered", failed[-1]["reason"])
 
 
-async def test_another_engine_goes_on_where_the_schedule_says(shop: Business) -> None:
+async def test_another_engine_goes_on_where_the_schedule_says(billing: TenantBilling) -> None:
     """One that has never heard of the invoice: all that recovery needs to know is in the schedule's row."""
-    sub = await shop.subscribe()
-    shop.gateway.answers = lambda _order: Outcome(FailureCode.INSUFFICIENT_FUNDS)
-    await shop.after(days=31)
-    waiting = await shop.schedule(sub)
+    sub = await billing.subscribe()
+    billing.gateway.answers = lambda _order: Outcome(FailureCode.INSUFFICIENT_FUNDS)
+    await billing.after(days=31)
+    waiting = await billing.schedule(sub)
     assert waiting
     assert waiting.state is DunningState.WAITING
     assert waiting.next_attempt_at
-    async with business(shop.database) as fresh:
-        fresh.tenant = shop.tenant
+    async with tenant_billing(billing.database) as fresh:
+        fresh.tenant = billing.tenant
         await fresh.at(waiting.next_attempt_at)
         after = await fresh.schedule(sub)
         assert after

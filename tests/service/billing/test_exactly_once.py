@@ -16,7 +16,7 @@ from service.supervisor import Part, Supervisor
 from tests.faults.length import PATIENCE_S, SEED, length
 from tests.support.billing.billing_world import GOOD_CARD, CountingGateway
 from tests.support.billing.due import add_due
-from tests.support.read_models.reckoning import reckon
+from tests.support.billing.payment_totals import check_payments
 
 DUE = length(2_000, 10_000)
 SLOWEST_S = 0.008
@@ -80,7 +80,7 @@ async def test_two_renewal_scanners_and_two_dunning_workers_at_once_charge_each_
         stop.set()
         await asyncio.gather(*running)
         assert [await scanner.step() for this in engines for scanner in this.scanners] == [0] * 24
-    account = await reckon([data], gateway.known)
+    account = await check_payments([data], gateway.known)
     assert (account.charges, account.refusals) == (DUE, 0)
     assert set(gateway.charged.values()) == {1}
     record_property(

@@ -6,23 +6,23 @@ from schema.billing.rows import Interval
 from service.billing.decisions.periods import boundary
 from service.billing.engine import engine
 from service.supervisor import Supervisor
-from tests.support.billing.billing_world import START, Business
+from tests.support.billing.billing_world import START, TenantBilling
 
 NEXT = boundary(START, Interval.MONTH, 1)
 
 
-async def statuses(shop: Business) -> list[tuple[str, int]]:
-    rows = await shop.pool.fetch("SELECT status, cycles FROM subscriptions ORDER BY created_at, id")
+async def statuses(billing: TenantBilling) -> list[tuple[str, int]]:
+    rows = await billing.pool.fetch("SELECT status, cycles FROM subscriptions ORDER BY created_at, id")
     return [(row["status"], row["cycles"]) for row in rows]
 
 
-async def test_what_is_due_is_found_done_and_settled(shop: Business) -> None:
+async def test_what_is_due_is_found_done_and_settled(billing: TenantBilling) -> None:
     """The parts find it by themselves."""
     for _ in range(3):
-        await shop.subscribe()
-    await shop.catalog.create_link((await shop.plan()).id, "gold")
-    opened = await shop.checkout.open("gold")
-    made = engine(shop.database, shop.engine.mode, shop.gateway, shop.engine.ledger)
+        await billing.subscribe()
+    await billing.catalog.create_link((await billing.plan()).id, "gold")
+    opened = await billing.checkout.open("gold")
+    made = engine(billing.database, billing.engine.mode, billing.gateway, billing.engine.ledger)
     left, done, stop = 3, asyncio.Event(), asyncio.Event()
 
     def settled(count: int) -> None:
@@ -32,12 +32,12 @@ async def test_what_is_due_is_found_done_and_settled(shop: Business) -> None:
             done.set()
 
     made.charges.on_settled = settled
-    shop.clock.advance(NEXT)
+    billing.clock.advance(NEXT)
     running = asyncio.create_task(Supervisor(made.stages()).run(stop))
     async with asyncio.timeout(10):
         await done.wait()
         stop.set()
         await running
-    assert await statuses(shop) == [("active", 2)] * 3
+    assert await statuses(billing) == [("active", 2)] * 3
     expired = "SELECT status FROM checkout_sessions WHERE id = $1"
-    assert await shop.pool.fetchval(expired, opened.id) == "expired"
+    assert await billing.pool.fetchval(expired, opened.id) == "expired"

@@ -32,8 +32,8 @@ from tests.support.billing.billing_world import (
     POOR_CARD,
     REFUSED_CARD,
     UNSUPPORTED_CARD,
-    Business,
-    business,
+    TenantBilling,
+    tenant_billing,
 )
 from tests.support.event_schemas import assert_conforms
 
@@ -108,7 +108,7 @@ def plots(draw: st.DrawFn) -> list[Step]:
 
 @dataclass
 class World:
-    shop: Business
+    billing: TenantBilling
     cards: Mapping[str, UUID]
     plans: dict[int, Plan] = field(default_factory=dict)
     subs: list[UUID] = field(default_factory=list)
@@ -125,16 +125,16 @@ class World:
     async def plan(self, which: int) -> Plan:
         which %= len(PLANS)
         if which not in self.plans:
-            self.plans[which] = await self.shop.plan(**PLANS[which])
+            self.plans[which] = await self.billing.plan(**PLANS[which])
         return self.plans[which]
 
     async def take(self, step: Step) -> None:
         match step.action:
             case "next":
-                due = await self.shop.next_due()
-                self.shop.clock.advance(due or self.shop.clock.time + timedelta(hours=1))
+                due = await self.billing.next_due()
+                self.billing.clock.advance(due or self.billing.clock.time + timedelta(hours=1))
             case "wait":
-                self.shop.clock.advance(self.shop.clock.time + WAITS[step.how % len(WAITS)])
+                self.billing.clock.advance(self.billing.clock.time + WAITS[step.how % len(WAITS)])
             case "outage":
                 self.outage = not self.outage
             case "fail":
@@ -144,30 +144,30 @@ class World:
                 await self.subscribe(step)
             case "set_up":
                 rails = [rail for place, rail in enumerate(Rail) if step.how & 1 << place] or list(Rail)
-                await self.shop.catalog.set_up(payday_aware=step.which % 2 == 0, rails=rails)
+                await self.billing.catalog.set_up(payday_aware=step.which % 2 == 0, rails=rails)
             case "refund":
                 await self.refund(step)
             case _ if self.subs:
                 await self.act(step, self.subs[step.which % len(self.subs)])
-        await self.shop.settled()
-        await self.shop.scan()
-        await check_invariants(self.shop)
+        await self.billing.settled()
+        await self.billing.scan()
+        await check_invariants(self.billing)
 
     async def subscribe(self, step: Step) -> None:
         plan, promo = await self.plan(step.how), PROMOS[step.which % len(PROMOS)]
         card = self.cards[CARDS[step.which * step.how % len(CARDS)]]
-        if promo and not await self.shop.pool.fetchval(
-            "SELECT count(*) FROM promo_codes WHERE tenant_id = $1 AND code = $2", self.shop.tenant, promo
+        if promo and not await self.billing.pool.fetchval(
+            "SELECT count(*) FROM promo_codes WHERE tenant_id = $1 AND code = $2", self.billing.tenant, promo
         ):
             new = NewPromoCode(promo, percent_off=100 if promo == "GIFT" else 50)
-            await self.shop.catalog.create_promo_code(new)
-        made = await self.shop.checkout.subscribe(self.shop.contact(), plan.id, card, promo)
+            await self.billing.catalog.create_promo_code(new)
+        made = await self.billing.checkout.subscribe(self.billing.contact(), plan.id, card, promo)
         self.subs.append(made.id)
 
     async def act(self, step: Step, sub: UUID) -> None:
-        row = await self.shop.subscription(sub)
+        row = await self.billing.subscription(sub)
         if step.action == "blacklist":
-            await self.shop.catalog.blacklist(row.customer_id, "chargebacks")
+            await self.billing.catalog.blacklist(row.customer_id, "chargebacks")
             self.blacklisted.add(sub)
             return
         possible = await self.possible(step, row)
@@ -176,17 +176,17 @@ class World:
 
     async def hold(self, action: Coroutine[Any, Any, None], *, possible: bool) -> None:
         """To it: it is done if it is possible, and refused without a trace if it is not."""
-        before, refusal = await self.shop.everything(), None
+        before, refusal = await self.billing.everything(), None
         try:
             await action
         except (Conflict, InvalidInput) as error:
             refusal = error
         assert (refusal is None) == possible, refusal
-        assert refusal is None or await self.shop.everything() == before
+        assert refusal is None or await self.billing.everything() == before
 
     async def under_way(self, sub: UUID) -> bool:
         found = "SELECT count(*) FROM payment_attempts WHERE subscription_id = $1 AND state = 'in_flight'"
-        return bool(await self.shop.pool.fetchval(found, sub))
+        return bool(await self.billing.pool.fetchval(found, sub))
 
     async def possible(self, step: Step, row: Subscription) -> bool:
         owes = row.status in {"incomplete", "past_due", "unpaid"}
@@ -201,7 +201,7 @@ class World:
         return there and not await self.under_way(row.id)
 
     async def do(self, step: Step, sub: UUID) -> None:
-        subscriptions = self.shop.subscriptions
+        subscriptions = self.billing.subscriptions
         match step.action:
             case "cancel_later":
                 await subscriptions.cancel(sub, at_period_end=True)
@@ -215,7 +215,7 @@ class World:
                 await getattr(subscriptions, action)(sub)
 
     async def refund(self, step: Step) -> None:
-        charges = [payment for payment in await self.shop.payments() if payment.kind == "charge"]
+        charges = [payment for payment in await self.billing.payments() if payment.kind == "charge"]
         if not charges:
             return
         charge: PaymentAttempt = charges[step.which % len(charges)]
@@ -223,13 +223,13 @@ class World:
         left = charge.amount - charge.refunded if charge.state == "succeeded" else 0
         possible = 0 < (amount or left) <= left and not await self.under_way(charge.subscription_id)
         event(f"refund: {'done' if possible else 'refused'}")
-        await self.hold(self.shop.subscriptions.refund(charge.id, amount), possible=possible)
+        await self.hold(self.billing.subscriptions.refund(charge.id, amount), possible=possible)
 
     async def heal(self) -> None:
         """Whatever was under way gets its answer."""
         self.outage = False
-        self.shop.clock.advance(self.shop.clock.time + LEASE)
-        await self.shop.scan()
+        self.billing.clock.advance(self.billing.clock.time + LEASE)
+        await self.billing.scan()
 
 
 @pytest.fixture
@@ -253,13 +253,13 @@ UPDATE subscriptions SET status = 'canceled', ended_at = now() WHERE ended_at IS
 @asynccontextmanager
 async def world(database: Database, cards: Mapping[str, UUID]) -> AsyncIterator[World]:
     """Examples share a database: each is a merchant of its own, and leaves nothing behind that could become due."""
-    async with business(database) as shop:
-        it = World(shop, cards)
-        shop.gateway.answers = it.answer
+    async with tenant_billing(database) as billing:
+        it = World(billing, cards)
+        billing.gateway.answers = it.answer
         try:
             yield it
         finally:
-            await shop.pool.execute(_LEAVE_NOTHING)
+            await billing.pool.execute(_LEAVE_NOTHING)
 
 
 @given(plots())
@@ -271,11 +271,11 @@ async def test_rows_and_events_tell_one_story_whatever_happens(
         for step in plot:
             await it.take(step)
         await it.heal()
-        await check_invariants(it.shop)
-        events = await it.shop.events()
+        await check_invariants(it.billing)
+        events = await it.billing.events()
         for type_, data in events:
             assert_conforms(type_, data)
-        told, rows = replay(events), await rows_of(it.shop)
+        told, rows = replay(events), await rows_of(it.billing)
         assert told.subscriptions == rows.subscriptions
         assert told.invoices == rows.invoices
         assert told.charges == rows.charges

@@ -12,7 +12,7 @@ from service.billing.decisions.lifecycle import Action
 from service.billing.decisions.renewal import act
 from service.billing.engine import engine
 from service.billing.ledger import CommitInDoubt, Ledger, Unit
-from tests.support.billing.billing_world import Business, at_work
+from tests.support.billing.billing_world import TenantBilling, at_work
 from tests.support.servers.tcp_proxy import Cut, TcpProxy, proxying
 
 either_way = pytest.mark.parametrize("where", [Cut.BEFORE, Cut.AFTER])
@@ -25,31 +25,33 @@ async def proxy(db_url: str) -> AsyncIterator[TcpProxy]:
 
 
 @pytest.fixture
-async def far(shop: Business, proxy: TcpProxy, db_url: str, key: bytes) -> AsyncIterator[Business]:
+async def far(
+    billing: TenantBilling, proxy: TcpProxy, db_url: str, key: bytes
+) -> AsyncIterator[TenantBilling]:
     """The shop as a worker beyond the proxy sees it."""
     async with Database.open(proxy.url(db_url), key, max_per_role=1) as database:
         made = engine(
             database,
-            shop.engine.mode,
-            shop.gateway,
-            Ledger(database.data(shop.engine.mode), shop.clock),
+            billing.engine.mode,
+            billing.gateway,
+            Ledger(database.data(billing.engine.mode), billing.clock),
         )
         async with at_work(made.charges):
-            yield replace(shop, engine=made)
+            yield replace(billing, engine=made)
 
 
 @either_way
 async def test_who_subscribes_does_so_once(
-    shop: Business, far: Business, proxy: TcpProxy, where: Cut
+    billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, where: Cut
 ) -> None:
-    plan, card = await shop.plan(), await shop.card()
+    plan, card = await billing.plan(), await billing.card()
     proxy.cut_at(b"COMMIT", where)
-    made = await far.checkout.subscribe(shop.contact(), plan.id, card)
+    made = await far.checkout.subscribe(billing.contact(), plan.id, card)
     await far.engine.charges.settled()
     assert proxy.was_cut.is_set()
-    assert (await shop.subscription(made.id)).status == "active"
-    assert list(shop.gateway.charged.values()) == [1]
-    assert await shop.types() == [
+    assert (await billing.subscription(made.id)).status == "active"
+    assert list(billing.gateway.charged.values()) == [1]
+    assert await billing.types() == [
         "subscription_created",
         "invoice_created",
         "subscription_payment_success",
@@ -59,83 +61,85 @@ async def test_who_subscribes_does_so_once(
 
 @either_way
 async def test_who_pauses_is_not_told_that_it_is_paused_already(
-    shop: Business, far: Business, proxy: TcpProxy, where: Cut
+    billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, where: Cut
 ) -> None:
-    sub = await shop.subscribe()
+    sub = await billing.subscribe()
     proxy.cut_at(b"COMMIT", where)
     assert (await far.subscriptions.pause(sub)).status == "paused"
-    assert (await shop.types()).count("subscription_paused") == 1
+    assert (await billing.types()).count("subscription_paused") == 1
 
 
 @either_way
 async def test_who_refunds_a_part_gives_it_back_once(
-    shop: Business, far: Business, proxy: TcpProxy, where: Cut
+    billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, where: Cut
 ) -> None:
-    await shop.subscribe()
-    (charge,) = await shop.payments()
+    await billing.subscribe()
+    (charge,) = await billing.payments()
     proxy.cut_at(b"COMMIT", where)
     await far.subscriptions.refund(charge.id, 100)
     await far.engine.charges.settled()
-    assert (await shop.payments())[0].refunded == 100
-    assert sum(shop.gateway.refunded.values()) == 100
+    assert (await billing.payments())[0].refunded == 100
+    assert sum(billing.gateway.refunded.values()) == 100
 
 
 @either_way
 async def test_what_a_scanner_began_is_charged_at_once_and_not_when_its_lease_has_run_out(
-    shop: Business, far: Business, proxy: TcpProxy, where: Cut
+    billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, where: Cut
 ) -> None:
-    sub = await shop.subscribe()
-    shop.clock.advance((await shop.subscription(sub)).current_period_end)
+    sub = await billing.subscribe()
+    billing.clock.advance((await billing.subscription(sub)).current_period_end)
     proxy.cut_at(b"COMMIT", where)
     assert await far.step("renewals") == 1
     await far.engine.charges.settled()
-    assert (await shop.subscription(sub)).cycles == 2
+    assert (await billing.subscription(sub)).cycles == 2
 
 
 @either_way
-async def test_an_answer_is_written_once(shop: Business, far: Business, proxy: TcpProxy, where: Cut) -> None:
+async def test_an_answer_is_written_once(
+    billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, where: Cut
+) -> None:
     settled: list[int] = []
     far.engine.charges.on_settled = settled.append
-    sub = await shop.subscribe()
-    shop.clock.advance((await shop.subscription(sub)).current_period_end)
+    sub = await billing.subscribe()
+    billing.clock.advance((await billing.subscription(sub)).current_period_end)
 
     def cut(_order: object) -> None:
         proxy.cut_at(b"COMMIT", where)
 
-    shop.gateway.answers = cut
+    billing.gateway.answers = cut
     assert await far.step("renewals") == 1
     await far.engine.charges.settled()
     assert settled == [1]
-    assert (await shop.subscription(sub)).cycles == 2
+    assert (await billing.subscription(sub)).cycles == 2
 
 
 async def test_what_nobody_can_tell_is_in_doubt_and_not_done_again(
-    shop: Business, far: Business, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+    billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "ASK_FOR_S", 0.2)
-    plan, card = await shop.plan(), await shop.card()
-    proxy.turn_away()
+    plan, card = await billing.plan(), await billing.card()
+    proxy.reject_new()
     proxy.cut_at(b"COMMIT", Cut.AFTER)
     with pytest.raises(CommitInDoubt):
-        await far.checkout.subscribe(shop.contact(), plan.id, card)
-    proxy.come_back()
-    assert (await shop.types()).count("subscription_created") == 1
+        await far.checkout.subscribe(billing.contact(), plan.id, card)
+    proxy.restore()
+    assert (await billing.types()).count("subscription_created") == 1
 
 
-async def test_a_change_and_its_event_are_written_together_or_not_at_all(shop: Business) -> None:
-    sub = await shop.subscribe()
-    before = await shop.types()
+async def test_a_change_and_its_event_are_written_together_or_not_at_all(billing: TenantBilling) -> None:
+    sub = await billing.subscribe()
+    before = await billing.types()
 
     class Died(Exception):
         pass
 
     async def pause_and_die(unit: Unit) -> None:
-        (case,) = await billing_cases.cases(unit.tx, await billing_cases.lock(unit.tx, shop.tenant, sub))
+        (case,) = await billing_cases.cases(unit.tx, await billing_cases.lock(unit.tx, billing.tenant, sub))
         await unit.write(act(case, Action.PAUSE, unit.now))
         assert (await unit.tx.fetchval("SELECT status FROM subscriptions")) == "paused"
         raise Died
 
     with pytest.raises(Died):
-        await shop.engine.ledger.transact(pause_and_die)
-    assert (await shop.subscription(sub)).status == "active"
-    assert await shop.types() == before
+        await billing.engine.ledger.transact(pause_and_die)
+    assert (await billing.subscription(sub)).status == "active"
+    assert await billing.types() == before

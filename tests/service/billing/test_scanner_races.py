@@ -18,46 +18,48 @@ from service.billing.decisions.invoicing import next_invoice
 from service.billing.gateway.gateway import Outcome
 from service.billing.ledger import Unit
 from service.billing.scanning import Begin, recoveries, renewals
-from tests.support.asking import until_waiting
-from tests.support.billing.billing_world import Business
+from tests.support.billing.billing_world import TenantBilling
+from tests.support.database_waits import wait_until_blocked
 from tests.support.servers.connections import SANDBOX, Connect
 
 _PAUSE = 4711
 
 
-async def due(shop: Business, count: int) -> list[UUID]:
-    plan = await shop.plan(interval="week")
-    subs = [await shop.subscribe(plan) for _ in range(count)]
-    shop.clock.advance(shop.clock.time + timedelta(weeks=1))
+async def due(billing: TenantBilling, count: int) -> list[UUID]:
+    plan = await billing.plan(interval="week")
+    subs = [await billing.subscribe(plan) for _ in range(count)]
+    billing.clock.advance(billing.clock.time + timedelta(weeks=1))
     return subs
 
 
-async def past_due(shop: Business, count: int) -> list[UUID]:
+async def past_due(billing: TenantBilling, count: int) -> list[UUID]:
     """TenantFilter first recovery charge is due."""
-    subs = await due(shop, count)
-    shop.gateway.answers = lambda order: Outcome("processor_error") if order.number == 1 else None
-    assert await shop.step("renewals") == count
-    await shop.engine.charges.settled()
+    subs = await due(billing, count)
+    billing.gateway.answers = lambda order: Outcome("processor_error") if order.number == 1 else None
+    assert await billing.step("renewals") == count
+    await billing.engine.charges.settled()
     return subs
 
 
-async def unit(shop: Business, connect: Connect) -> Unit:
+async def unit(billing: TenantBilling, connect: Connect) -> Unit:
     """A transaction that has begun."""
     connection = await connect(SANDBOX)
     await connection.execute("BEGIN")
-    return Unit(connection, shop.clock.time, shop.clock.moment)
+    return Unit(connection, billing.clock.time, billing.clock.moment)
 
 
-async def test_two_scanners_share_what_is_due_and_neither_waits(shop: Business, connect: Connect) -> None:
-    subs = await due(shop, 5)
-    one, two = await unit(shop, connect), await unit(shop, connect)
+async def test_two_scanners_share_what_is_due_and_neither_waits(
+    billing: TenantBilling, connect: Connect
+) -> None:
+    subs = await due(billing, 5)
+    one, two = await unit(billing, connect), await unit(billing, connect)
     first = await billing_cases.lock_due(one.tx, Status.ACTIVE, one.now, 3)
     second = await billing_cases.lock_due(two.tx, Status.ACTIVE, two.now, 3)
     assert (len(first), len(second)) == (3, 2)
     assert {id_ for _, id_ in [*first, *second]} == set(subs)
 
 
-RACES: list[tuple[str, Begin, Callable[[Business, int], Awaitable[list[UUID]]]]] = [
+RACES: list[tuple[str, Begin, Callable[[TenantBilling, int], Awaitable[list[UUID]]]]] = [
     ("lock_due", renewals(Status.ACTIVE), due),
     ("lock_recovering", recoveries(DunningState.WAITING), past_due),
 ]
@@ -65,25 +67,25 @@ RACES: list[tuple[str, Begin, Callable[[Business, int], Awaitable[list[UUID]]]]]
 
 @pytest.mark.parametrize(("lock", "begin", "prepare"), RACES, ids=[race[0] for race in RACES])
 async def test_whoever_locks_what_another_has_begun_since_it_looked_begins_nothing(
-    shop: Business,
+    billing: TenantBilling,
     connect: Connect,
     owner: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
     lock: str,
     begin: Begin,
-    prepare: Callable[[Business, int], Awaitable[list[UUID]]],
+    prepare: Callable[[TenantBilling, int], Awaitable[list[UUID]]],
 ) -> None:
     """The row that is locked has not changed, so the lock is to be had; only what belongs to it says that a charge is under
     way. The second one's statement stands still between its look and its lock, until the first has committed."""
-    await prepare(shop, 3)
-    one, two = await unit(shop, connect), await unit(shop, connect)
+    await prepare(billing, 3)
+    one, two = await unit(billing, connect), await unit(billing, connect)
     assert len(await begin(one, 10)) == 3
     await owner.execute("SELECT pg_advisory_lock($1)", _PAUSE)
     paused = billing_cases._SQL[lock].replace(" ORDER BY", f" AND {standing_still()} ORDER BY", 1)
     with monkeypatch.context() as slow:
         slow.setattr(billing_cases, "_SQL", MappingProxyType({**billing_cases._SQL, lock: paused}))
         second: asyncio.Task[list[Overdue]] = asyncio.create_task(begin(two, 10))
-        await until_waiting(owner, two.tx)
+        await wait_until_blocked(owner, two.tx)
         await one.tx.execute("COMMIT")
         await owner.execute("SELECT pg_advisory_unlock($1)", _PAUSE)
         assert await second == []
@@ -96,74 +98,74 @@ def standing_still() -> str:
 
 
 async def test_the_second_invoice_of_one_period_is_refused_and_nothing_else_happens(
-    shop: Business, connect: Connect, owner: asyncpg.Connection
+    billing: TenantBilling, connect: Connect, owner: asyncpg.Connection
 ) -> None:
     """As if there were no locks at all: two scanners decide by the same reading, and write at once."""
-    (sub,) = await due(shop, 1)
-    one, two = await unit(shop, connect), await unit(shop, connect)
-    (case,) = await billing_cases.cases(one.tx, [(shop.tenant, sub)])
+    (sub,) = await due(billing, 1)
+    one, two = await unit(billing, connect), await unit(billing, connect)
+    (case,) = await billing_cases.cases(one.tx, [(billing.tenant, sub)])
     assert len(await one.write(Changes(new_invoices=[next_invoice(case, one.now)]))) == 1
     second = asyncio.create_task(two.write(Changes(new_invoices=[next_invoice(case, two.now)])))
-    await until_waiting(owner, two.tx)
+    await wait_until_blocked(owner, two.tx)
     await one.tx.execute("COMMIT")
     assert await second == []
     assert two.recorded == []
     await two.tx.execute("COMMIT")
-    assert (await shop.types()).count("invoice_created") == 2
-    assert len(await shop.payments()) == 2
+    assert (await billing.types()).count("invoice_created") == 2
+    assert len(await billing.payments()) == 2
 
 
 async def test_a_period_that_has_its_invoice_already_is_held_and_not_charged_again(
-    shop: Business, owner: asyncpg.Connection
+    billing: TenantBilling, owner: asyncpg.Connection
 ) -> None:
     """It is paid, and the subscription has not moved: no code of ours does that, so people have to look."""
-    subs = await due(shop, 3)
-    await shop.scan()
-    before = await shop.subscription(subs[1])
+    subs = await due(billing, 3)
+    await billing.scan()
+    before = await billing.subscription(subs[1])
     await owner.execute(
         "UPDATE subscriptions SET period = 0, current_period_start = anchor, current_period_end = current_period_start"
         " WHERE id = $1",
         subs[1],
     )
-    asked = shop.gateway.charged.total()
-    assert await shop.step("renewals") == 1
-    await shop.engine.charges.settled()
-    assert shop.gateway.charged.total() == asked
-    (held,) = await billing_cases.held(shop.pool, shop.clock.time, 10)
+    asked = billing.gateway.charged.total()
+    assert await billing.step("renewals") == 1
+    await billing.engine.charges.settled()
+    assert billing.gateway.charged.total() == asked
+    (held,) = await billing_cases.held(billing.pool, billing.clock.time, 10)
     assert (held.id, held.fault) == (
         subs[1],
         "renewals: InvoiceExists: an unpaid period already has an invoice",
     )
-    assert before.cycles == (await shop.subscription(subs[1])).cycles == 2
+    assert before.cycles == (await billing.subscription(subs[1])).cycles == 2
 
 
 async def test_a_batch_of_answers_waits_for_its_first_subscription_and_holds_none_of_the_others_meanwhile(
-    shop: Business, connect: Connect, owner: asyncpg.Connection
+    billing: TenantBilling, connect: Connect, owner: asyncpg.Connection
 ) -> None:
     """In whatever order they were answered: so two batches never wait for each other."""
-    subs = sorted(await due(shop, 4))
-    attempts = sorted(await shop.payments(), key=lambda attempt: attempt.subscription_id)
-    one, two = await unit(shop, connect), await unit(shop, connect)
-    await billing_cases.lock(one.tx, shop.tenant, subs[0])
+    subs = sorted(await due(billing, 4))
+    attempts = sorted(await billing.payments(), key=lambda attempt: attempt.subscription_id)
+    one, two = await unit(billing, connect), await unit(billing, connect)
+    await billing_cases.lock(one.tx, billing.tenant, subs[0])
     waiting = asyncio.create_task(billing_cases.lock_of_attempts(two.tx, attempts[::-1]))
-    await until_waiting(owner, two.tx)
-    assert [await billing_cases.lock(one.tx, shop.tenant, sub) for sub in subs[1:]]
+    await wait_until_blocked(owner, two.tx)
+    assert [await billing_cases.lock(one.tx, billing.tenant, sub) for sub in subs[1:]]
     await one.tx.execute("COMMIT")
     assert [id_ for _, id_ in await waiting] == subs
 
 
 async def test_a_release_waits_for_its_first_subscription_and_holds_none_of_the_others_meanwhile(
-    shop: Business, connect: Connect, owner: asyncpg.Connection
+    billing: TenantBilling, connect: Connect, owner: asyncpg.Connection
 ) -> None:
     """Holds that are over are released too, while their subscriptions are charged: a batch of answers is not to die of it."""
-    subs = sorted(await due(shop, 3))
+    subs = sorted(await due(billing, 3))
     for nth, sub in enumerate(subs[::-1]):  # the last one's is the oldest, in the table and by its end
-        until = shop.clock.time - timedelta(hours=9 - nth)
-        await billing_cases.hold(shop.pool, [(shop.tenant, sub)], until, "a fault")
-    one, releasing = await unit(shop, connect), await connect(SANDBOX)
-    await billing_cases.lock(one.tx, shop.tenant, subs[0])
+        until = billing.clock.time - timedelta(hours=9 - nth)
+        await billing_cases.hold(billing.pool, [(billing.tenant, sub)], until, "a fault")
+    one, releasing = await unit(billing, connect), await connect(SANDBOX)
+    await billing_cases.lock(one.tx, billing.tenant, subs[0])
     waiting = asyncio.create_task(billing_cases.release(releasing))
-    await until_waiting(owner, releasing)
-    assert [await billing_cases.lock(one.tx, shop.tenant, sub) for sub in subs[1:]]
+    await wait_until_blocked(owner, releasing)
+    assert [await billing_cases.lock(one.tx, billing.tenant, sub) for sub in subs[1:]]
     await one.tx.execute("COMMIT")
     assert await waiting == 3

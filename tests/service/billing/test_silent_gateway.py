@@ -14,10 +14,10 @@ from service.billing.charges import SILENT_AFTER, TRIES, ChargeProcessor, settle
 from service.billing.decisions.invoicing import LEASE
 from service.billing.gateway.gateway import GatewayUnavailable, Order, Outcome
 from service.billing.scanning import BATCH, Scanner, scanners
-from tests.support.billing.billing_world import GOOD_CARD, Business, at_work, business
+from tests.support.billing.billing_world import GOOD_CARD, TenantBilling, at_work, tenant_billing
 from tests.support.billing.due import add_due
 from tests.support.billing.gateways import HeldGateway
-from tests.support.read_models.reckoning import reckon
+from tests.support.billing.payment_totals import check_payments
 
 UNANSWERED = "unanswered charges"
 ANSWER_WITHIN_S = 0.05
@@ -28,13 +28,13 @@ def away(_order: Order) -> None:
     raise GatewayUnavailable
 
 
-def worker(shop: Business, *, try_after_s: float = NEVER_S) -> tuple[ChargeProcessor, list[Scanner]]:
+def worker(billing: TenantBilling, *, try_after_s: float = NEVER_S) -> tuple[ChargeProcessor, list[Scanner]]:
     """An impatient one."""
-    ledger = shop.engine.ledger
+    ledger = billing.engine.ledger
     charges = ChargeProcessor(
         ledger,
-        shop.gateway,
-        shop.engine.charges._tokens,
+        billing.gateway,
+        billing.engine.charges._tokens,
         answer_within_s=ANSWER_WITHIN_S,
         try_after_s=try_after_s,
     )
@@ -50,83 +50,85 @@ async def all_step(these: Iterable[Scanner], charges: ChargeProcessor) -> list[i
     return found
 
 
-async def in_flight(shop: Business) -> int:
-    count: int = await shop.pool.fetchval("SELECT count(*) FROM payment_attempts WHERE state = 'in_flight'")
+async def in_flight(billing: TenantBilling) -> int:
+    count: int = await billing.pool.fetchval(
+        "SELECT count(*) FROM payment_attempts WHERE state = 'in_flight'"
+    )
     return count
 
 
-async def test_one_order_that_never_has_an_answer_holds_nobody_up(shop: Business) -> None:
+async def test_one_order_that_never_has_an_answer_holds_nobody_up(billing: TenantBilling) -> None:
     odd = 123_456
-    plans = [await shop.plan(amount, "week") for amount in (500_000, odd, 500_000)]
-    subs = [await shop.subscribe(plan) for plan in plans]
+    plans = [await billing.plan(amount, "week") for amount in (500_000, odd, 500_000)]
+    subs = [await billing.subscribe(plan) for plan in plans]
 
     def picky(order: Order) -> Outcome | None:
         return away(order) if order.amount == odd else None
 
-    shop.gateway.answers = picky
+    billing.gateway.answers = picky
     for _ in range(3):
-        await shop.after(weeks=1)
-        await shop.after(seconds=LEASE.total_seconds())
-    assert [(await shop.subscription(sub)).cycles for sub in subs] == [4, 1, 4]
-    (waiting,) = [payment for payment in await shop.payments() if payment.state == "in_flight"]
-    assert shop.gateway.charged[format_id(PAYMENT, waiting.id)] == 6
-    shop.gateway.answers = lambda _order: None
-    await shop.after(seconds=LEASE.total_seconds())
-    assert (await shop.subscription(subs[1])).cycles >= 2
+        await billing.after(weeks=1)
+        await billing.after(seconds=LEASE.total_seconds())
+    assert [(await billing.subscription(sub)).cycles for sub in subs] == [4, 1, 4]
+    (waiting,) = [payment for payment in await billing.payments() if payment.state == "in_flight"]
+    assert billing.gateway.charged[format_id(PAYMENT, waiting.id)] == 6
+    billing.gateway.answers = lambda _order: None
+    await billing.after(seconds=LEASE.total_seconds())
+    assert (await billing.subscription(subs[1])).cycles >= 2
 
 
 async def test_an_answer_that_never_comes_is_waited_for_for_a_while_and_asked_for_again(
     database: Database,
 ) -> None:
     gateway = HeldGateway()
-    async with business(database, gateway=gateway) as shop:
-        sub = await shop.subscribe()
-        shop.clock.advance((await shop.subscription(sub)).current_period_end)
-        charges, these = worker(shop)
+    async with tenant_billing(database, gateway=gateway) as billing:
+        sub = await billing.subscribe()
+        billing.clock.advance((await billing.subscription(sub)).current_period_end)
+        charges, these = worker(billing)
         async with at_work(charges):
             gateway.hold()
             assert sum(await all_step(these, charges)) == 1
-            assert await in_flight(shop) == 1
-            gateway.let_go()
+            assert await in_flight(billing) == 1
+            gateway.release()
             assert sum(await all_step(these, charges)) == 0, "its lease has not run out"
-            shop.clock.advance(shop.clock.time + LEASE)
+            billing.clock.advance(billing.clock.time + LEASE)
             assert sum(await all_step(these, charges)) == 1
-        assert (await shop.subscription(sub)).cycles == 2
+        assert (await billing.subscription(sub)).cycles == 2
         assert sorted(gateway.charged.values()) == [1, 2]
-        await reckon([shop.pool], gateway.known)
+        await check_payments([billing.pool], gateway.known)
 
 
-async def test_while_a_gateway_is_away_not_everything_that_is_due_is_begun(shop: Business) -> None:
+async def test_while_a_gateway_is_away_not_everything_that_is_due_is_begun(billing: TenantBilling) -> None:
     """Nothing can be done for a subscription whose charge is under way, not even cancelling it."""
-    await add_due(shop.database, shop.pool, shop.tenant, 1000, shop.clock.time, [GOOD_CARD])
-    shop.gateway.answers = away
-    charges, these = worker(shop)
+    await add_due(billing.database, billing.pool, billing.tenant, 1000, billing.clock.time, [GOOD_CARD])
+    billing.gateway.answers = away
+    charges, these = worker(billing)
     async with at_work(charges):
         while any(await all_step(these, charges)):
             pass
-        assert SILENT_AFTER <= await in_flight(shop) <= BATCH + SILENT_AFTER
+        assert SILENT_AFTER <= await in_flight(billing) <= BATCH + SILENT_AFTER
 
 
 async def test_a_few_are_tried_whether_the_gateway_is_back_and_then_all_goes_on(
-    shop: Business,
+    billing: TenantBilling,
 ) -> None:
-    await add_due(shop.database, shop.pool, shop.tenant, 800, shop.clock.time, [GOOD_CARD])
-    shop.gateway.answers = away
-    charges, these = worker(shop, try_after_s=0)
+    await add_due(billing.database, billing.pool, billing.tenant, 800, billing.clock.time, [GOOD_CARD])
+    billing.gateway.answers = away
+    charges, these = worker(billing, try_after_s=0)
     async with at_work(charges):
         await all_step(these, charges)
         assert await all_step(these, charges) == [0, TRIES, TRIES, 0, TRIES, 0]
-        shop.gateway.answers = lambda _order: None
-        shop.clock.advance(shop.clock.time + LEASE)
+        billing.gateway.answers = lambda _order: None
+        billing.clock.advance(billing.clock.time + LEASE)
         assert (await all_step(these, charges))[0] == TRIES
         while any(await all_step(these, charges)):
             pass
-    account = await reckon([shop.pool], shop.gateway.known)
+    account = await check_payments([billing.pool], billing.gateway.known)
     assert account.charges == 800
 
 
-async def test_a_gateway_that_answers_now_and_then_is_not_taken_for_away(shop: Business) -> None:
-    await add_due(shop.database, shop.pool, shop.tenant, 400, shop.clock.time, [GOOD_CARD])
+async def test_a_gateway_that_answers_now_and_then_is_not_taken_for_away(billing: TenantBilling) -> None:
+    await add_due(billing.database, billing.pool, billing.tenant, 400, billing.clock.time, [GOOD_CARD])
     asked = 0
 
     def every_fifth(_order: Order) -> Outcome | None:
@@ -134,35 +136,39 @@ async def test_a_gateway_that_answers_now_and_then_is_not_taken_for_away(shop: B
         asked += 1
         return None if asked % 5 == 0 else away(_order)
 
-    shop.gateway.answers = every_fifth
-    charges, these = worker(shop)
+    billing.gateway.answers = every_fifth
+    charges, these = worker(billing)
     async with at_work(charges):
         while any(await all_step(these, charges)):
             pass
-        assert await in_flight(shop) == 400 * 4 // 5
+        assert await in_flight(billing) == 400 * 4 // 5
 
 
-async def test_one_order_that_never_has_an_answer_is_not_a_gateway_that_is_away(shop: Business) -> None:
+async def test_one_order_that_never_has_an_answer_is_not_a_gateway_that_is_away(
+    billing: TenantBilling,
+) -> None:
     """However often it is asked for."""
-    sub = await shop.subscribe()
-    shop.gateway.answers = away
-    await shop.at((await shop.subscription(sub)).current_period_end)
+    sub = await billing.subscribe()
+    billing.gateway.answers = away
+    await billing.at((await billing.subscription(sub)).current_period_end)
     for _ in range(SILENT_AFTER + 1):
-        await shop.after(seconds=LEASE.total_seconds())
-    assert shop.engine.charges.room > TRIES
-    (unanswered,) = await billing_cases.unanswered(shop.pool, shop.clock.time, 10)
+        await billing.after(seconds=LEASE.total_seconds())
+    assert billing.engine.charges.room > TRIES
+    (unanswered,) = await billing_cases.unanswered(billing.pool, billing.clock.time, 10)
     assert unanswered.subscription_id == sub
-    assert (await billing_cases.status(shop.pool, shop.clock.time)).unanswered == 1
+    assert (await billing_cases.status(billing.pool, billing.clock.time)).unanswered == 1
 
 
-async def test_what_never_has_an_answer_is_ended_by_what_the_gateways_records_say(shop: Business) -> None:
-    sub = await shop.subscribe()
-    shop.gateway.answers = away
-    await shop.at((await shop.subscription(sub)).current_period_end)
-    (waiting,) = [payment for payment in await shop.payments() if payment.state == "in_flight"]
-    await settle_by_hand(shop.engine.ledger, waiting, Outcome())
-    row = await shop.subscription(sub)
+async def test_what_never_has_an_answer_is_ended_by_what_the_gateways_records_say(
+    billing: TenantBilling,
+) -> None:
+    sub = await billing.subscribe()
+    billing.gateway.answers = away
+    await billing.at((await billing.subscription(sub)).current_period_end)
+    (waiting,) = [payment for payment in await billing.payments() if payment.state == "in_flight"]
+    await settle_by_hand(billing.engine.ledger, waiting, Outcome())
+    row = await billing.subscription(sub)
     assert (row.status, row.cycles) == ("active", 2)
     with pytest.raises(Conflict, match="is not in flight"):
-        await settle_by_hand(shop.engine.ledger, waiting, Outcome("05"))
-    assert (await shop.subscription(sub)).cycles == 2
+        await settle_by_hand(billing.engine.ledger, waiting, Outcome("05"))
+    assert (await billing.subscription(sub)).cycles == 2

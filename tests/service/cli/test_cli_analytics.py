@@ -21,9 +21,9 @@ from schema.event_log.partitions import ensure_past_partitions
 from schema.ids import TENANT, format_id
 from schema.modes import Mode
 from tests.service.cli.duro_command import PATIENCE, Duro
-from tests.support.asking import until
+from tests.support.database_waits import until
 from tests.support.events import sequence_all
-from tests.support.read_models.subscription_events import event, tell
+from tests.support.read_models.subscription_events import event, record_event
 from tests.support.servers.databases import Cluster
 
 VIEW = ("--view", "daily_revenue", "--mode", "test")
@@ -39,7 +39,7 @@ async def revenue(database: Database, owner: asyncpg.Connection, tenant: UUID) -
     await ensure_past_partitions(data, datetime(2026, 10, 1, tzinfo=UTC))
     for day, amount in DAYS:
         paid = event("subscription_payment_success", amount=amount)
-        await tell(data, tenant, paid, datetime.fromisoformat(f"{day}T12:00:00Z"))
+        await record_event(data, tenant, paid, datetime.fromisoformat(f"{day}T12:00:00Z"))
     await sequence_all(data)
     consumer = Consumer(data, Serving(Rollups()))
     while await consumer.step():

@@ -16,7 +16,7 @@ from service.billing.gateway.gateway import GatewayUnavailable, Order, Outcome
 from service.cli.billing.billing_simulate import Lines
 from service.simulation.simulation_setup import RUNNING, SIMULATING, Plot, Progress
 from tests.service.cli.duro_command import PATIENCE, Duro
-from tests.support.billing.billing_world import Business, business
+from tests.support.billing.billing_world import TenantBilling, tenant_billing
 
 MONTHS_AGO = timedelta(days=40)
 POISON = """
@@ -33,11 +33,13 @@ async def apart(duro: Duro, *arguments: str) -> Any:
     return outcome.json
 
 
-async def subscribed_weeks_ago(database: Database) -> Business:
+async def subscribed_weeks_ago(database: Database) -> TenantBilling:
     """By a clock that is behind: what it began is due by the real one."""
-    async with business(database, start=await billing_cases.clock(database.core) - MONTHS_AGO) as shop:
-        await shop.subscribe()
-        return shop
+    async with tenant_billing(
+        database, start=await billing_cases.clock(database.core) - MONTHS_AGO
+    ) as billing:
+        await billing.subscribe()
+        return billing
 
 
 async def test_due_work_is_shown_and_done_once(duro: Duro, database: Database) -> None:
@@ -56,7 +58,7 @@ async def test_due_work_is_shown_and_done_once(duro: Duro, database: Database) -
 async def test_a_failing_subscription_is_held_shown_and_released(
     duro: Duro, database: Database, owner: asyncpg.Connection
 ) -> None:
-    shop = await subscribed_weeks_ago(database)
+    billing = await subscribed_weeks_ago(database)
     await owner.execute(POISON)
     assert await apart(duro, "billing", "run", "--once", "--mode", "test") == {"settled": {}}
     (test,) = (await duro.json("billing", "status", "--mode", "test"))["items"]
@@ -70,7 +72,7 @@ async def test_a_failing_subscription_is_held_shown_and_released(
     assert await apart(duro, "billing", "run", "--once", "--mode", "test") == {"settled": {}}
     assert await duro.json("billing", "release", "--mode", "test") == {"released": 1}
     assert await apart(duro, "billing", "run", "--once", "--mode", "test") == {"settled": {"test": 1}}
-    assert (await shop.subscription(subscription["id"])).cycles == 2
+    assert (await billing.subscription(subscription["id"])).cycles == 2
 
 
 async def test_running_it_stays_until_a_signal_and_keeps_simulations_out(
@@ -96,10 +98,12 @@ async def test_an_unanswered_charge_is_shown_and_settled_by_hand(duro: Duro, dat
     def silent(_order: Order) -> Outcome:
         raise GatewayUnavailable
 
-    async with business(database, start=await billing_cases.clock(database.core) - MONTHS_AGO) as shop:
-        await shop.subscribe()
-        shop.gateway.answers = silent
-        await shop.after(days=35)
+    async with tenant_billing(
+        database, start=await billing_cases.clock(database.core) - MONTHS_AGO
+    ) as billing:
+        await billing.subscribe()
+        billing.gateway.answers = silent
+        await billing.after(days=35)
     (test,) = (await duro.json("billing", "status", "--mode", "test"))["items"]
     (waiting,) = test["unanswered"]
     assert waiting["id"] in (await duro("billing", "status")).stdout

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from tests.service.cli.duro_command import PATIENCE, Duro
-from tests.support.servers.places import temporary_place
+from tests.support.servers.directories import temporary_directory
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    with temporary_place() as place:
+    with temporary_directory() as place:
         yield place
 
 

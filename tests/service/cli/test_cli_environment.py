@@ -5,12 +5,12 @@ from pathlib import Path
 from schema.embedded import attach
 from tests.schema.embedded.embedded_harness import query
 from tests.service.cli.duro_command import Duro
+from tests.support.servers.directories import temporary_directory
 from tests.support.servers.hostile_environment import hostile_environment
-from tests.support.servers.places import temporary_place
 
 
 async def test_the_shells_variables_do_not_affect_the_embedded_database(tmp_path: Path) -> None:
-    with temporary_place() as place:
+    with temporary_directory() as place:
         duro = Duro({**hostile_environment(tmp_path), "DURO_DATA_DIR": str(place / "data")})
         made = await duro.process("tenant", "create", "Lagos Gym", "--json")
         assert made.status == 0, made.stderr

@@ -16,7 +16,7 @@ from schema.read_models import projections
 from schema.read_models.projections import Generations
 from service.worker.projection_consumers import PROJECTIONS
 from tests.service.cli.duro_command import PATIENCE, Duro
-from tests.support.asking import until
+from tests.support.database_waits import until
 from tests.support.events import record_many, sequence_all
 
 EVENTS = 3_000

@@ -20,7 +20,7 @@ from schema.modes import Mode
 from service.cli.deliveries import replaying
 from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.service.cli.log_work import fan_out, settle_all
-from tests.support.asking import until
+from tests.support.database_waits import until
 from tests.support.engine import add_endpoint
 from tests.support.events import record, record_many
 

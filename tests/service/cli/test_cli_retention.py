@@ -12,10 +12,10 @@ from schema.connections.database import Database, Pool
 from schema.ids import DELIVERY, format_id
 from schema.modes import Mode
 from tests.service.cli.duro_command import Duro
-from tests.support.asking import until
+from tests.support.database_waits import until
 from tests.support.engine import add_endpoint
 from tests.support.events import record
-from tests.support.months import OLD, attached, finished, past
+from tests.support.retention_history import OLD, attached, finished, past
 from tests.support.servers.connections import Connect
 from tests.support.servers.databases import OWNER
 

@@ -18,7 +18,7 @@ from schema.modes import Mode
 from service.cli.tenants.endpoint_commands import update
 from tests.service.cli.duro_command import PATIENCE, Duro
 from tests.service.cli.log_work import fan_out, settle_all
-from tests.support.asking import until
+from tests.support.database_waits import until
 from tests.support.engine import add_endpoint
 from tests.support.events import record_many
 

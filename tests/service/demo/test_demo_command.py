@@ -15,7 +15,7 @@ import pytest
 
 from schema.connections.database import Database
 from schema.embedded.process.waiting import wait_until
-from tests.support.servers.places import temporary_place
+from tests.support.servers.directories import temporary_directory
 
 pytestmark = pytest.mark.drill
 
@@ -25,7 +25,7 @@ PATIENCE_S = 60
 @pytest.fixture
 def own_tmp() -> Iterator[Path]:
     """The demo's TMPDIR."""
-    with temporary_place() as directory:
+    with temporary_directory() as directory:
         yield directory
 
 

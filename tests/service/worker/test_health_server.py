@@ -20,7 +20,7 @@ from service.worker.health_server import HttpServer
 from service.worker.listen_socket import listener
 from service.worker.telemetry import database_facts
 from service.worker.telemetry.exposition import Telemetry
-from tests.support.billing.lifecycle import stress_lifecycle
+from tests.support.lifecycle_stress import stress_lifecycle
 from tests.support.servers.tcp_proxy import TcpProxy, proxying
 
 
@@ -74,25 +74,25 @@ async def test_a_worker_with_a_database_is_alive_and_ready(site: Site) -> None:
 async def test_without_the_database_it_is_alive_and_not_ready(
     site: Site, proxy: TcpProxy, far_worker: Worker
 ) -> None:
-    proxy.go_down()
+    proxy.shut_down()
     assert (await site.get("/healthz"))[0] == 200
     status, why = await site.get("/readyz")
     assert (status, json.loads(why)["status"]) == (503, "not ready")
     assert json.loads(why)["reasons"] == ["database unavailable", "not registered as a worker"]
-    proxy.come_back()
+    proxy.restore()
     await look(far_worker)
     assert (await site.get("/readyz"))[0] == 200
 
 
 async def test_metrics_without_the_database_are_those_of_the_process(site: Site, proxy: TcpProxy) -> None:
     """So that a scrape shows what goes wrong while it does: 200, and no fact of the database's."""
-    proxy.go_down()
+    proxy.shut_down()
     status, text = await site.get("/metrics")
     assert status == 200
     assert 'duro_database_up{schema="core"} 0.0' in text
     assert 'duro_attempts_total{mode="live",outcome="ok"} 0.0' in text
     assert "duro_consumer_lag_events{" not in text
-    proxy.come_back()
+    proxy.restore()
     status, text = await site.get("/metrics")
     assert (status, 'duro_database_up{schema="core"} 1.0' in text) == (200, True)
     assert "duro_consumer_lag_events{" in text
@@ -104,11 +104,11 @@ async def test_a_silent_database_does_not_keep_anybody_waiting(
     monkeypatch.setattr(health_server, "_ANSWER_WITHIN_S", 0.2)
     monkeypatch.setattr(database_facts, "ANSWER_WITHIN_S", 0.2)
     assert (await site.get("/readyz"))[0] == 200
-    proxy.fall_silent()
+    proxy.stop_forwarding()
     for path, status in (("/readyz", 503), ("/metrics", 200)):
         async with asyncio.timeout(3):
             assert (await site.get(path))[0] == status
-    proxy.come_back()
+    proxy.restore()
 
 
 async def test_sessions_that_the_server_has_ended_make_no_error(

@@ -192,7 +192,7 @@ SELECT conname AS name, conrelid::regclass::text AS of, confrelid::regclass::tex
 """
 
 
-async def contradictions(superuser: asyncpg.Connection) -> dict[str, int]:
+async def constraint_violations(superuser: asyncpg.Connection) -> dict[str, int]:
     """What the constraints would have refused that did not hold while the history was written, by their names."""
     found = {"invoices_overlap": await superuser.fetchval(_OVERLAPS)}
     for row in await superuser.fetch(_REFERENCES, TABLES):

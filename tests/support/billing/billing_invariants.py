@@ -1,6 +1,6 @@
 """What holds of a merchant's billing at any moment, in one statement that returns what does not."""
 
-from tests.support.billing.billing_world import Business
+from tests.support.billing.billing_world import TenantBilling
 
 _BROKEN = """
 WITH s AS (SELECT * FROM subscriptions WHERE tenant_id = $1),
@@ -44,9 +44,9 @@ SELECT 'a recovery of nothing that failed', d.id FROM d
 """
 
 
-async def check_invariants(shop: Business) -> None:
+async def check_invariants(billing: TenantBilling) -> None:
     """After a scan. And what the gateway took is what the rows say."""
-    broken = await shop.pool.fetch(_BROKEN, shop.tenant, shop.clock.time)
+    broken = await billing.pool.fetch(_BROKEN, billing.tenant, billing.clock.time)
     assert not broken, [f"{row['what']}: {row['id']}" for row in broken]
     paid = "SELECT coalesce(sum(amount), 0) FROM payment_attempts WHERE tenant_id = $1 AND kind = 'charge' AND state = 'succeeded'"
-    assert shop.gateway.taken.total() == await shop.pool.fetchval(paid, shop.tenant)
+    assert billing.gateway.taken.total() == await billing.pool.fetchval(paid, billing.tenant)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from schema.ids import CUSTOMER, INVOICE, PAYMENT, PAYMENT_METHOD, PLAN, SUBSCRIPTION, format_id
 from schema.timestamps import iso_millis
-from tests.support.billing.billing_world import Business
+from tests.support.billing.billing_world import TenantBilling
 
 Event: TypeAlias = tuple[str, dict[str, Any]]
 
@@ -151,12 +151,12 @@ def _charge(story: Story, data: dict[str, Any], state: str, failure: str | None)
     story.charges[data["paymentId"]] = Charge(data["invoiceId"], state, data["amount"], data["rail"], failure)
 
 
-async def rows_of(shop: Business) -> Story:
+async def rows_of(billing: TenantBilling) -> Story:
     """The same, by the tables. Nothing is under way."""
 
     async def all_of(table: str) -> Sequence[Any]:
-        found: Sequence[Any] = await shop.pool.fetch(
-            f"SELECT * FROM {table} WHERE tenant_id = $1", shop.tenant
+        found: Sequence[Any] = await billing.pool.fetch(
+            f"SELECT * FROM {table} WHERE tenant_id = $1", billing.tenant
         )
         return found
 

@@ -31,7 +31,7 @@ from service.billing.engine import Engine, engine
 from service.billing.gateway.gateway import Order, Outcome
 from service.billing.gateway.scenario_gateway import ScenarioGateway
 from service.billing.ledger import Ledger
-from tests.support.read_models.reckoning import Known
+from tests.support.billing.payment_totals import Known
 
 START = datetime(2026, 11, 30, 10, 30, tzinfo=UTC)
 GOOD_CARD = "4084084084084081"
@@ -110,7 +110,7 @@ class CountingGateway:
 
 
 @dataclass
-class Business:
+class TenantBilling:
     database: Database
     engine: Engine
     clock: VirtualClock
@@ -192,7 +192,7 @@ class Business:
         return sorted(row[0] for row in await self.pool.fetch(_EVERYTHING, self.tenant))
 
     @asynccontextmanager
-    async def refusing(self, kind: type[DuroError], saying: str) -> AsyncIterator[None]:
+    async def expect_error(self, kind: type[DuroError], saying: str) -> AsyncIterator[None]:
         """What is tried gets one sentence, a part of which is `saying`, and changes nothing."""
         before = await self.everything()
         with pytest.raises(kind) as refusal:
@@ -233,41 +233,41 @@ class Business:
         while self.clock.time < until:
             await self.at(min(until, self.clock.time + step))
 
-    async def another(self) -> "Business":
+    async def another(self) -> "TenantBilling":
         """Tenant with the same engine."""
         tenant, _keys = await tenants.create(self.database.core, "Bodija Books")
         return replace(self, tenant=tenant)
 
 
-async def idle_business(
+async def idle_tenant_billing(
     database: Database,
     *,
     mode: Mode = Mode.TEST,
     start: datetime = START,
     gateway: CountingGateway | None = None,
-) -> Business:
+) -> TenantBilling:
     """TenantFilter charges is not at work: what the gateway answers is not written."""
     tenant, _keys = await tenants.create(database.core, "Ikeja Fitness Club")
     clock, gateway = VirtualClock(start, history=False), gateway or CountingGateway()
     made = engine(database, mode, gateway, Ledger(database.data(mode), clock))
-    return Business(database, made, clock, gateway, tenant)
+    return TenantBilling(database, made, clock, gateway, tenant)
 
 
 @asynccontextmanager
-async def business(
+async def tenant_billing(
     database: Database,
     *,
     mode: Mode = Mode.TEST,
     start: datetime = START,
     gateway: CountingGateway | None = None,
-) -> AsyncIterator[Business]:
-    made = await idle_business(database, mode=mode, start=start, gateway=gateway)
+) -> AsyncIterator[TenantBilling]:
+    made = await idle_tenant_billing(database, mode=mode, start=start, gateway=gateway)
     async with at_work(made.engine.charges):
         yield made
 
 
 @asynccontextmanager
-async def colleague(of: Business) -> AsyncIterator[Business]:
+async def second_worker(of: TenantBilling) -> AsyncIterator[TenantBilling]:
     """Another worker for the same books and the same gateway."""
     made = engine(of.database, of.engine.mode, of.gateway, of.engine.ledger)
     async with at_work(made.charges):

@@ -4,8 +4,8 @@ import asyncio
 from uuid import UUID
 
 from service.billing.gateway.gateway import Order, Outcome
-from tests.support.asking import PATIENCE_S
-from tests.support.billing.billing_world import Business, CountingGateway
+from tests.support.billing.billing_world import CountingGateway, TenantBilling
+from tests.support.database_waits import PATIENCE_S
 
 
 class HeldGateway(CountingGateway):
@@ -15,49 +15,49 @@ class HeldGateway(CountingGateway):
         super().__init__()
         self._news = asyncio.Condition()
         self._holds = False
-        self._let_go = asyncio.Event()
+        self._released = asyncio.Event()
 
     def hold(self) -> None:
         """Whoever asks from now on."""
         self._holds = True
-        self._let_go.clear()
+        self._released.clear()
 
-    def hold_no_more(self) -> None:
+    def stop_holding(self) -> None:
         """Whoever asks from now on has an answer at once; the others still wait."""
         self._holds = False
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._holds = False
-        self._let_go.set()
+        self._released.set()
 
     async def charge(self, order: Order) -> Outcome:
-        return await self._when_let_go(await super().charge(order))
+        return await self._when_released(await super().charge(order))
 
     async def refund(self, order: Order, of: str) -> Outcome:
-        return await self._when_let_go(await super().refund(order, of))
+        return await self._when_released(await super().refund(order, of))
 
-    async def has_been_asked(self, times: int) -> None:
+    async def wait_for_charges(self, times: int) -> None:
         """In all, for charges."""
         async with asyncio.timeout(PATIENCE_S), self._news:
             await self._news.wait_for(lambda: self.charged.total() >= times)
 
-    async def _when_let_go(self, outcome: Outcome) -> Outcome:
+    async def _when_released(self, outcome: Outcome) -> Outcome:
         async with self._news:
             self._news.notify_all()
         if self._holds:
-            await self._let_go.wait()
+            await self._released.wait()
         return outcome
 
 
-async def renewing(shop: Business, gateway: HeldGateway) -> UUID:
+async def start_held_renewal(billing: TenantBilling, gateway: HeldGateway) -> UUID:
     """A subscription whose renewal the gateway has been asked for, and has not answered."""
-    sub = await shop.subscribe()
-    await begin_renewal(shop, gateway, sub)
+    sub = await billing.subscribe()
+    await begin_renewal(billing, gateway, sub)
     return sub
 
 
-async def begin_renewal(shop: Business, gateway: HeldGateway, sub: UUID) -> None:
+async def begin_renewal(billing: TenantBilling, gateway: HeldGateway, sub: UUID) -> None:
     gateway.hold()
-    shop.clock.advance((await shop.subscription(sub)).current_period_end)
-    assert await shop.step("renewals") == 1
-    await gateway.has_been_asked(2)
+    billing.clock.advance((await billing.subscription(sub)).current_period_end)
+    assert await billing.step("renewals") == 1
+    await gateway.wait_for_charges(2)

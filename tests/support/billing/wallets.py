@@ -33,13 +33,13 @@ async def person(core: Pool) -> UUID:
     return await wallet.verify(core, KEY, phone, await wallet.start_challenge(core, KEY, phone))
 
 
-async def refused(action: Awaitable[object]) -> DuroError:
+async def error_of(action: Awaitable[object]) -> DuroError:
     with pytest.raises(DuroError) as caught:
         await action
     return caught.value
 
 
-async def at_once(*actions: Awaitable[Any]) -> tuple[list[Any], list[BaseException]]:
+async def concurrently(*actions: Awaitable[Any]) -> tuple[list[Any], list[BaseException]]:
     """What succeeded and what was refused."""
     outcomes = await asyncio.gather(*actions, return_exceptions=True)
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]

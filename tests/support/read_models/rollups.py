@@ -32,7 +32,7 @@ ZONES: Final = ("America/New_York", "Pacific/Kiritimati", "Mars/Olympus")
 """Of the first merchants; the last ones have none."""
 
 
-async def play_some_weeks(database: Database, owner: asyncpg.Connection, days: int, signups: float) -> None:
+async def simulate_weeks(database: Database, owner: asyncpg.Connection, days: int, signups: float) -> None:
     """Restless customers in test mode, whose plans have several currencies, of merchants in several time zones."""
     begins = await billing_cases.clock(database.core) - timedelta(days=days)
     await ensure_past_partitions(database.data(Mode.TEST), begins)
@@ -67,21 +67,21 @@ async def _no_pause(_moment: object) -> None:
     pass
 
 
-class Following:
+class RollupsFollower:
     """The consumer that keeps what serves up to date, in a mode."""
 
     def __init__(self, database: Database, mode: Mode = Mode.TEST, batch_size: int = 1000) -> None:
         self.pool: Pool = database.data(mode)
         self.consumer = Consumer(self.pool, Serving(Rollups()), batch_size)
 
-    async def to_the_end(self) -> None:
+    async def run_to_end(self) -> None:
         await sequence_all(self.pool)
         while await self.consumer.step():
             pass
 
-    async def has_come_to_the_end(self) -> bool:
+    async def is_caught_up(self) -> bool:
         """After going there; not while another session has the cursor."""
-        await self.to_the_end()
+        await self.run_to_end()
         return await log.backlog(self.pool, ROLLUPS) == 0
 
     async def view(self, name: str) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ def plan_id() -> str:
     return format_id(PLAN, new_id())
 
 
-async def tell(
+async def record_event(
     producer: Executor, tenant: UUID, what: tuple[str, dict[str, Any]], at: datetime | None = None
 ) -> UUID:
     type_, data = what

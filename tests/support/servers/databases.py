@@ -27,7 +27,7 @@ from schema.embedded import EmbeddedServer, attach
 from schema.errors import Unavailable
 from schema.installation.migrate import migrate
 from schema.modes import Mode
-from tests.support.servers.places import temporary_place
+from tests.support.servers.directories import temporary_directory
 
 T = TypeVar("T")
 OWNER = "duro_owner"
@@ -88,7 +88,7 @@ def with_database(url: str, database: str) -> str:
 @contextmanager
 def running_cluster(key: bytes | None = None, *, durable: bool = True) -> Iterator[Cluster]:
     """With its own key unless another is given. Configured as in production, unless it need not outlive the machine."""
-    with temporary_place() as place, _attached(place / "data") as server:
+    with temporary_directory() as place, _attached(place / "data") as server:
         if not durable:
             run_apart(_trade_durability_for_speed(server))
         yield Cluster(server, key or server.secret_key)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from tests.support.servers.databases import Cluster
-from tests.support.servers.places import free_port, temporary_place
+from tests.support.servers.directories import free_port, temporary_directory
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 UP_WITHIN_S = 20.0
@@ -37,7 +37,7 @@ async def pgbouncer(
     assert PROGRAM is not None
     server = urlsplit(cluster.server.superuser_url)
     port = free_port()
-    with temporary_place() as place:
+    with temporary_directory() as place:
         (place / "users").write_text(f'"{server.username}" "{server.password}"\n')
         written = {
             "listen_addr": "127.0.0.1",

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 from schema.embedded.files.account import server_account
 from schema.embedded.process.programs import run
 from tests.support.servers.databases import Cluster
-from tests.support.servers.places import free_port
+from tests.support.servers.directories import free_port
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class TcpProxy:
         """Set when a watched cut has happened."""
         self.cuts = 0
         """How many watched cuts have."""
-        self.turned_away = asyncio.Event()
+        self.rejected = asyncio.Event()
         """Set when somebody tried to connect while it was down."""
         self.latency_s = 0.0
         """How long each piece is under way, each way."""
@@ -67,30 +67,30 @@ class TcpProxy:
         for link in list(self._links):
             link.cut()
 
-    def cut_clients_alone(self) -> None:
+    def cut_clients(self) -> None:
         """Resets every connection, but the server learns of it only from `tell_server`."""
         self._tells_server.clear()
         for link in list(self._links):
             link.client.transport.abort()
 
-    def tell_server(self) -> None:
+    def close_server_side(self) -> None:
         self._tells_server.set()
 
-    def go_down(self) -> None:
+    def shut_down(self) -> None:
         """Resets every connection, and new ones at once."""
-        self.turn_away()
+        self.reject_new()
         self.cut()
 
-    def turn_away(self) -> None:
+    def reject_new(self) -> None:
         """Resets new connections at once, and leaves alone those there are."""
-        self.turned_away.clear()
+        self.rejected.clear()
         self._refuses = True
 
-    def fall_silent(self) -> None:
+    def stop_forwarding(self) -> None:
         """Nothing comes through any more, not even an end, and nobody is told: a firewall, a vanished host."""
         self._flows.clear()
 
-    def come_back(self) -> None:
+    def restore(self) -> None:
         self._refuses = False
         self._flows.set()
 
@@ -112,7 +112,7 @@ class TcpProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refuses:
-            self.turned_away.set()
+            self.rejected.set()
             return
         await self._flows.wait()
         server_reader, server_writer = await asyncio.open_connection(*self._target)
@@ -137,7 +137,7 @@ class TcpProxy:
                     case Cut.AFTER:
                         link.last_words.set()
                     case Cut.SILENCE:
-                        self.fall_silent()
+                        self.stop_forwarding()
                         self.was_cut.set()
                         await self._flows.wait()
             link.server.write(piece)
@@ -168,7 +168,7 @@ class TcpProxy:
         raise ConnectionResetError
 
     async def close(self) -> None:
-        self.tell_server()
+        self.close_server_side()
         self.cut()
         for task in self._tasks:
             task.cancel()

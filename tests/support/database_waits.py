@@ -14,7 +14,7 @@ async def until(connection: asyncpg.Connection, question: str, *arguments: objec
             await asyncio.sleep(0.005)
 
 
-async def until_waiting(observer: asyncpg.Connection, waiting: asyncpg.Connection) -> None:
+async def wait_until_blocked(observer: asyncpg.Connection, waiting: asyncpg.Connection) -> None:
     """Until the other connection's statement waits for a lock."""
     await until(
         observer,

@@ -39,7 +39,7 @@ async def locked(
 
 
 @asynccontextmanager
-async def raising(
+async def failing_writes(
     owner: asyncpg.Connection, tables: Collection[str], state: str, times: int
 ) -> AsyncIterator[None]:
     """Every write to these tables fails with that SQLSTATE, until it has failed that many times."""

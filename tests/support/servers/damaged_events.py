@@ -11,7 +11,7 @@ from tests.support.servers.connections import SUPERUSER, Connect
 _BAD = """('{"n": "' || chr(200) || '"}')::jsonb"""
 
 
-async def into_sql_ascii(connect: Connect, database: Database) -> asyncpg.Connection:
+async def switch_to_sql_ascii(connect: Connect, database: Database) -> asyncpg.Connection:
     """From now on the database does not look at bytes. Returns a session of the superuser's."""
     superuser = await connect(SUPERUSER)
     await superuser.execute("UPDATE pg_database SET encoding = 0 WHERE datname = current_database()")

@@ -7,7 +7,7 @@ import asyncpg
 
 
 @asynccontextmanager
-async def refusing(
+async def rejecting_rows(
     owner: asyncpg.Connection, event: str, where: str, *, code: str = "raise_exception"
 ) -> AsyncIterator[None]:
     """`event` as in "INSERT ON invoices", `where` about NEW. The transaction fails with the error of that name."""

@@ -18,7 +18,7 @@ PLENTY = 4 << 30
 STOPPED_WITHIN_S = 30.0
 
 
-def new_place(mode: int = 0o755, *, for_programs: bool = False) -> Path:
+def new_directory(mode: int = 0o755, *, for_programs: bool = False) -> Path:
     """For its maker to remove."""
     parent = MEMORY if _memory_serves(for_programs) else None
     place = Path(tempfile.mkdtemp(prefix="duro-test-", dir=parent))
@@ -27,9 +27,9 @@ def new_place(mode: int = 0o755, *, for_programs: bool = False) -> Path:
 
 
 @contextmanager
-def temporary_place(mode: int = 0o755, *, for_programs: bool = False) -> Iterator[Path]:
+def temporary_directory(mode: int = 0o755, *, for_programs: bool = False) -> Iterator[Path]:
     """`for_programs` that are to run from there. Goes when the embedded servers in it have stopped."""
-    place = new_place(mode, for_programs=for_programs)
+    place = new_directory(mode, for_programs=for_programs)
     try:
         yield place
     finally:

@@ -44,7 +44,7 @@ class Account:
     kobo: int
 
 
-async def reckon(books: Sequence[Executor], known: Known) -> Account:
+async def check_payments(books: Sequence[Executor], known: Known) -> Account:
     """Of all modes that charge by this gateway, once nothing is under way."""
     attempts, invoices, told = [], [], []
     for data in books:

@@ -23,7 +23,7 @@ async def some_claims(
 ) -> list[ClaimedDelivery]:
     """That many new deliveries, leased."""
     await record_many(engine.pool, tenant, count)
-    await engine.leave_waiting()
+    await engine.leave_pending()
     return await claim(engine, endpoint, count, worker)
 
 
