@@ -28,7 +28,7 @@ from uuid import UUID
 
 from delivery.engine import rate_limit
 from delivery.engine.capacity import Capacity, Slot
-from delivery.health.health_book import HealthBook
+from delivery.health.health_tracker import HealthTracker
 from schema.connections.database import Connection, Pool
 from schema.connections.error_kinds import is_unreadable
 from schema.deliveries import deliveries
@@ -62,7 +62,7 @@ class Claiming:
         pool: Pool,
         lane: Lane,
         capacity: Capacity,
-        health: HealthBook,
+        health: HealthTracker,
         worker_id: Callable[[], int],
         report_uncertain_commit: Callable[[int], None],
     ) -> None:

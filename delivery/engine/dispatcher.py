@@ -27,7 +27,7 @@ from delivery.engine.capacity import Capacity, CapacityLimits, Slot
 from delivery.engine.claiming import Claiming
 from delivery.engine.request_building import Message, messages
 from delivery.engine.settler import PendingSettlement, Settler
-from delivery.health.health_book import HealthBook
+from delivery.health.health_tracker import HealthTracker
 from schema.connections.database import Pool
 from schema.deliveries import deliveries
 from schema.deliveries.deliveries import ClaimedDelivery, Lane
@@ -61,7 +61,7 @@ class Dispatcher:
         worker_id: Callable[[], int],
         attempts: Attempts,
         settler: Settler,
-        health: HealthBook,
+        health: HealthTracker,
         limits: DispatchLimits,
     ) -> None:
         self._pool = pool

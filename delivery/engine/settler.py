@@ -23,7 +23,7 @@ from uuid import UUID
 
 from delivery.engine.attempt_tally import Tally
 from delivery.engine.capacity import ResponseTime
-from delivery.health.health_book import HealthBook
+from delivery.health.health_tracker import HealthTracker
 from schema.connections.database import Pool
 from schema.connections.error_kinds import is_data_fault, is_out_of_time
 from schema.deliveries import deliveries, endpoint_health
@@ -68,7 +68,7 @@ class _Unstorable(Exception):
 
 
 class Settler:
-    def __init__(self, pool: Pool, health: HealthBook, last_tries_s: float = LAST_TRIES_S) -> None:
+    def __init__(self, pool: Pool, health: HealthTracker, last_tries_s: float = LAST_TRIES_S) -> None:
         """`last_tries_s`: how long after a stop a write that fails is retried."""
         self._pool = pool
         self._health = health

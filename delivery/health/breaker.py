@@ -1,4 +1,4 @@
-"""How an endpoint fares: pure decisions, with the clock and chance as arguments.
+"""States of an endpoint's health and its circuit breaker: pure decisions; the clock and random numbers are arguments.
 
                       succeeded                     recovered
               ┌───────────────────────┐   ┌──────────────────────────┐
@@ -9,20 +9,20 @@
       │                                                    └──────failed──────┘
    enabled
       │
-      └─── DISABLED ◄── gone (410, or an operator's word) from anywhere; exhausted from where it fails
+      └─── DISABLED ◄── gone (a 410 or an operator) from any state; exhausted from any failing state
 
-While it is HEALTHY or FAILING the breaker is closed and everything is sent; OPEN, nothing is; HALF_OPEN, single
-probes. The breaker judges by the latest outcomes, not by failures in a row: an endpoint that fails one in ten has
-none of it. An attempt that hung holds a place until its deadline, so it counts as several.
+In HEALTHY and FAILING the breaker is closed and every delivery is sent; in OPEN none is; in HALF_OPEN single probes are.
+The breaker counts failures among the latest outcomes, not failures in a row, so one failure in ten never opens it. An
+attempt that hung holds a slot until its deadline, so it counts as two failures.
 
-The trap is the late result. An attempt takes up to 15 s and the breaker first opens for 2: what was under way when it
-opened comes in while it is half-open, or closed again. Such results say nothing about the endpoint as it is now, and
-neither extend, close nor trip it: whatever began before the latest probing did is passed over.
+One trap is the late result. An attempt takes up to 15 s, and the breaker first opens for 2 s: attempts under way then end
+while it is half-open or closed again. Their results are out of date and must not extend, close or trip it, so results of
+attempts that began before the latest probing are ignored.
 
-The other trap is the second worker. Each judges by its own results, and they agree through the database by the number
-of the opening (queries/endpoint_health.sql); `adopted` is how one learns what another decided.
+The other trap is the second worker. Each worker decides by its own results, and they agree through the database by the
+number of the opening (queries/endpoint_health.sql); `adopted` applies what another worker decided.
 
-And a clock may be set back: a breaker that the database has open for longer than any opens is half-open (`state_of`).
+And a clock may be set back: a breaker that is open for longer than any opening lasts counts as half-open (`state_of`).
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ from typing import Final
 
 class State(StrEnum):
     HEALTHY = "healthy"
-    """The last attempt succeeded, or there was none."""
+    """The latest attempt succeeded, or there was none."""
     FAILING = "failing"
     OPEN = "open"
     HALF_OPEN = "half_open"
@@ -48,13 +48,13 @@ class Signal(StrEnum):
     TRIPPED = auto()
     """Too many of the latest outcomes are failures."""
     WAITED = auto()
-    """The breaker has been open for as long as it was to be."""
+    """The time of the opening is over."""
     RECOVERED = auto()
     """Enough probes succeeded in a row."""
     EXHAUSTED = auto()
-    """No success for as long as is borne."""
+    """No success for `disable_after`."""
     GONE = auto()
-    """The receiver answered 410, or an operator disables it."""
+    """The receiver answered 410, or an operator disabled the endpoint."""
     ENABLED = auto()
 
 
@@ -79,7 +79,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Signal], State]] = MappingProxyType(
         (State.DISABLED, Signal.ENABLED): State.HEALTHY,
     }
 )
-"""Everything that is not here leaves the state as it is."""
+"""Any other combination leaves the state unchanged."""
 
 
 def advance(state: State, signal: Signal) -> State:
@@ -90,7 +90,7 @@ def advance(state: State, signal: Signal) -> State:
 
 REMEMBERED: Final = 20
 TRIPS_AT: Final = 10
-"""Failures among the outcomes remembered."""
+"""Failures among the latest REMEMBERED outcomes."""
 HUNG_COUNTS: Final = 2
 RECOVERS_AFTER: Final = 3
 FIRST_OPEN_S: Final = 2.0
@@ -108,34 +108,35 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """Seconds are of any clock that does not go back; it is the caller's."""
+    """Times are seconds of the caller's monotonic clock."""
 
     state: State = State.HEALTHY
     recent: int = 0
-    """One bit for each of the latest outcomes, the newest lowest; 1 is a failure."""
+    """One bit per outcome, the newest is the lowest; 1 is a failure."""
     openings: int = 0
-    """Without a recovery in between; 0 while it is closed."""
+    """Openings without a recovery in between; 0 while the breaker is closed."""
     probing_from: float = float("-inf")
-    """When the latest half-open time begins or began. What started before is late."""
+    """When the latest half-open time begins or began. Attempts that started before are ignored."""
     recovering: int = 0
-    """Probes that succeeded in a row."""
+    """Successful probes in a row."""
 
     @property
     def closed(self) -> bool:
         return self.state in _CLOSED
 
     @property
-    def spotless(self) -> bool:
-        """A success changes nothing."""
+    def has_no_failures(self) -> bool:
+        """Whether a success changes nothing."""
         return self.state is State.HEALTHY and not self.recent
 
     def at(self, now: float) -> "Breaker":
+        """Returns the breaker at that time: an open one becomes half-open."""
         if self.state is State.OPEN and now >= self.probing_from:
             return replace(self, state=advance(self.state, Signal.WAITED))
         return self
 
     def after(self, outcome: Outcome, began: float, now: float, random: float) -> "Breaker":
-        """With the result of an attempt that `began` and ended now. `random` is in [0, 1)."""
+        """Returns the breaker after an attempt that started at `began` and ended now. `random` is in [0, 1)."""
         if began < self.probing_from:
             return self
         if self.state is State.OPEN:
@@ -145,7 +146,7 @@ class Breaker:
         return self._counted(outcome, now, random)
 
     def adopted(self, openings: int, now: float) -> "Breaker":
-        """As the database has it: half-open after so many openings, or closed when there were none."""
+        """Returns the breaker in the database's state: half-open after that many openings, or closed after none."""
         if not openings:
             return self if self.closed else Breaker(probing_from=min(self.probing_from, now))
         if self.state is State.HALF_OPEN and self.openings == openings:
@@ -179,23 +180,23 @@ def remember(recent: int, outcome: Outcome) -> int:
 
 
 def open_for_s(openings: int, random: float) -> float:
-    """Twice as long with each opening, ±10 %, and never longer than LONGEST_OPEN_S."""
+    """Doubles with each opening, ±10 %, up to LONGEST_OPEN_S."""
     doubled = FIRST_OPEN_S * 2.0 ** min(openings - 1, 10)
     return min(LONGEST_OPEN_S, min(LONGEST_OPEN_S, doubled) * (1 + JITTER * (2 * random - 1)))
 
 
-NEVER_OPEN_FOR: Final = timedelta(seconds=LONGEST_OPEN_S * (1 + JITTER))
-"""Beyond any opening. What the database has open for that long was opened before its clock was set back; the queries
-that ask for open breakers (deliveries.sql, metrics.sql) say the same."""
+LONGER_THAN_ANY_OPENING: Final = timedelta(seconds=LONGEST_OPEN_S * (1 + JITTER))
+"""Longer than any opening. A breaker that the database has open for longer was opened before its clock was set back. The
+queries for open breakers (deliveries.sql, metrics.sql) use the same limit."""
 
 
-# The way to being disabled
+# Warnings before an endpoint is disabled
 
 DEFAULT_DISABLE_AFTER: Final = timedelta(days=5)
 
 
 class Step(IntEnum):
-    """How far along the way an endpoint is to be told of, in percent."""
+    """A warning or the disabling of a failing endpoint, in percent of `disable_after`."""
 
     NOTHING = 0
     WARN_50 = 50
@@ -207,22 +208,23 @@ class Step(IntEnum):
 _WARNINGS: Final = (Step.WARN_90, Step.WARN_70, Step.WARN_50)
 
 
-def watched_after(disable_after: timedelta) -> timedelta:
-    """For how long an endpoint fails before there is anything to decide."""
+def first_warning_after(disable_after: timedelta) -> timedelta:
+    """How long an endpoint fails before its first warning."""
     return disable_after * Step.WARN_50 / 100
 
 
-def watch(
+def due_step(
     failing_since: datetime,
     last_failure_at: datetime,
     warned: int,
     now: datetime,
     disable_after: timedelta,
 ) -> Step:
-    """What is due for an endpoint that fails; all moments of one clock. `warned`: the last warning's percent, or 0.
+    """Returns the step that is due for a failing endpoint; all times are of one clock. `warned`: percent of the last
+    warning, or 0.
 
-    Warnings go by time, for a merchant with few events has to hear of it too. Disabling takes a failure at the end of
-    the way: that nothing was sent for days proves nothing.
+    Warnings depend on time alone, because a merchant with few events needs them too. Disabling needs a failure after
+    `disable_after`: an endpoint to which no attempt was made may work again.
     """
     if last_failure_at - failing_since >= disable_after:
         return Step.DISABLE
@@ -234,9 +236,9 @@ def watch(
 def state_of(
     *, enabled: bool, failing_since: datetime | None, open_until: datetime | None, now: datetime
 ) -> State:
-    """From what the database has."""
+    """Returns the state of an endpoint's row in the database."""
     if not enabled:
         return State.DISABLED
     if open_until is not None:
-        return State.OPEN if now < open_until <= now + NEVER_OPEN_FOR else State.HALF_OPEN
+        return State.OPEN if now < open_until <= now + LONGER_THAN_ANY_OPENING else State.HALF_OPEN
     return State.FAILING if failing_since is not None else State.HEALTHY

@@ -1,15 +1,15 @@
-"""Tells of endpoints that have been failing for long, and disables those that go on: one mode's, for all workers.
+"""Warns about endpoints that fail for long, and in the end disables them: one mode, for all workers.
 
-     every LOOK_EVERY_S:  failing for half of the way or more ── by index, PAGE at a time
-                                │ enabled, not paused: watch(), by the database's clock
+     every CHECK_EVERY_S:  failing for half of `disable_after` or longer ── by index, PAGE at a time
+                                │ enabled, not paused: due_step(), by the database's clock
             ┌───────────────────┼──────────────────────────┐
          nothing      `warned` and the event       disabled, health reset and the event
                          one transaction                one transaction
 
-Each worker looks; of several the first to change the row tells, and the others find it changed. What dies in between
-has told nothing, and the next look finds the endpoint as it was. A paused endpoint gets no attempts and no warnings;
-what it failed before stands. An endpoint whose row somebody holds is passed by after two seconds, and looked at again
-the next time.
+Every worker checks. The first one that changes the row records the event; the others find the row changed. A worker that
+dies before the commit has changed nothing, and the next check finds the endpoint as it was. A paused endpoint gets no
+attempts and no warnings; its earlier failures stay. An endpoint whose row is locked for two seconds is left for the next
+check.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from delivery.health.breaker import DEFAULT_DISABLE_AFTER, Step, watch, watched_after
+from delivery.health.breaker import DEFAULT_DISABLE_AFTER, Step, due_step, first_warning_after
 from schema.connections.database import Connection, Pool
 from schema.connections.error_kinds import is_data_fault
 from schema.deliveries import endpoint_health
@@ -32,19 +32,19 @@ from schema.ids import ENDPOINT, format_id
 from schema.polling import sleep_unless, through_outages
 from schema.timestamps import iso_millis
 
-LOOK_EVERY_S: Final = 10.0
+CHECK_EVERY_S: Final = 10.0
 PAGE: Final = 500
-_ACT: Final = "warn about an endpoint, or disable it"
+_ACT: Final = "warn about or disable an endpoint"
 _OF_THIS_ROW: Final = (asyncpg.LockNotAvailableError, asyncpg.exceptions.TransactionRollbackError)
 
 
-class _NothingToTell(Exception):
-    """It succeeded meanwhile, or another worker was first: the transaction is undone."""
+class _OutOfDate(Exception):
+    """The endpoint has succeeded, or another worker was first: the transaction is rolled back."""
 
 
 @dataclass(slots=True)
 class _Round:
-    """How it went for all the endpoints of a round together, so that one of them cannot hide what the others say."""
+    """The result of a check for all its endpoints together, so that the success of one does not hide another's failure."""
 
     succeeded: int = 0
     error: Exception | None = None
@@ -52,7 +52,7 @@ class _Round:
     held: bool = True
 
     def failed(self, error: Exception, about: str, *, held: bool) -> None:
-        """`held`: somebody else has the endpoint's row."""
+        """`held`: another session has the endpoint's row locked."""
         if self.error is None or (self.held and not held):
             self.error, self.about = error, about
         self.held &= held
@@ -71,28 +71,30 @@ class HealthWatch:
         pool: Pool,
         disable_after: timedelta = DEFAULT_DISABLE_AFTER,
         *,
-        look_every_s: float = LOOK_EVERY_S,
+        check_every_s: float = CHECK_EVERY_S,
     ) -> None:
-        """`disable_after`: how long an endpoint may go without a success."""
+        """`disable_after`: how long an endpoint may fail without a success."""
         self._pool = pool
         self._disable_after = disable_after
-        self._look_every_s = look_every_s
+        self._check_every_s = check_every_s
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await through_outages(stop, "look at failing endpoints", lambda: self.look(stop))
-            await sleep_unless(stop, self._look_every_s)
+            await through_outages(stop, "check failing endpoints", lambda: self.check(stop))
+            await sleep_unless(stop, self._check_every_s)
 
-    async def look(self, stop: asyncio.Event) -> None:
-        """One round over all that fail for long enough. Raises what an outage raises."""
+    async def check(self, stop: asyncio.Event) -> None:
+        """Checks all endpoints that fail for long enough. Raises the error of an outage."""
         round_ = _Round()
         last: FailingEndpoint | None = None
         while not stop.is_set():
-            page = await endpoint_health.failing(self._pool, watched_after(self._disable_after), last, PAGE)
+            page = await endpoint_health.failing(
+                self._pool, first_warning_after(self._disable_after), last, PAGE
+            )
             for found in page:
                 step = self._step(found)
                 if step is not Step.NOTHING and not stop.is_set():
-                    await self._act_apart(found, step, round_)
+                    await self._act_and_report(found, step, round_)
             if len(page) < PAGE:
                 round_.report()
                 return
@@ -101,10 +103,12 @@ class HealthWatch:
     def _step(self, found: FailingEndpoint) -> Step:
         if not found.active:
             return Step.NOTHING
-        return watch(found.failing_since, found.last_failure_at, found.warned, found.now, self._disable_after)
+        return due_step(
+            found.failing_since, found.last_failure_at, found.warned, found.now, self._disable_after
+        )
 
-    async def _act_apart(self, found: FailingEndpoint, step: Step, round_: "_Round") -> None:
-        """One endpoint's trouble is not the others'. An outage is everybody's."""
+    async def _act_and_report(self, found: FailingEndpoint, step: Step, round_: "_Round") -> None:
+        """Acts on one endpoint. Its own error does not stop the others; an outage does."""
         shown = format_id(ENDPOINT, found.endpoint_id)
         try:
             await self._act(found, step)
@@ -117,7 +121,7 @@ class HealthWatch:
             round_.succeeded += 1
 
     async def _act(self, found: FailingEndpoint, step: Step) -> None:
-        with suppress(_NothingToTell):
+        with suppress(_OutOfDate):
             async with self._pool.acquire() as tx, tx.transaction():
                 await endpoint_health.limit_lock_wait(tx)
                 if step is Step.DISABLE:
@@ -128,20 +132,20 @@ class HealthWatch:
     async def _warn(self, tx: Connection, found: FailingEndpoint, step: Step) -> None:
         summary = await endpoint_health.warn(tx, found, step)
         disables_at = iso_millis(found.failing_since + self._disable_after)
-        told = _told(found, summary, percent=int(step), disablesAt=disables_at)
-        await events.record(tx, found.tenant_id, "webhook_endpoint_failing", told)
+        data = _event_data(found, summary, percent=int(step), disablesAt=disables_at)
+        await events.record(tx, found.tenant_id, "webhook_endpoint_failing", data)
 
     async def _disable(self, tx: Connection, found: FailingEndpoint) -> None:
-        reason = f"Nothing was delivered for {format_duration(self._disable_after)}."
+        reason = f"No successful delivery for {format_duration(self._disable_after)}."
         summary = await endpoint_health.disable_failing(tx, found, reason)
-        told = _told(found, summary, reason="failing")
-        await events.record(tx, found.tenant_id, "webhook_endpoint_disabled", told)
+        data = _event_data(found, summary, reason="failing")
+        await events.record(tx, found.tenant_id, "webhook_endpoint_disabled", data)
 
 
-def _told(found: FailingEndpoint, summary: FailureSummary | None, **more: Any) -> dict[str, Any]:
-    """No URL: it may hold a token."""
+def _event_data(found: FailingEndpoint, summary: FailureSummary | None, **more: Any) -> dict[str, Any]:
+    """Builds the event's data, without the URL: it may contain a token."""
     if summary is None:
-        raise _NothingToTell
+        raise _OutOfDate
     return {
         "endpointId": format_id(ENDPOINT, found.endpoint_id),
         "failingSince": iso_millis(found.failing_since),

@@ -24,7 +24,7 @@ from delivery.engine.presence import Presence
 from delivery.engine.request_building import Outbound
 from delivery.engine.retry_policy import RetryPolicy
 from delivery.engine.settler import Settler
-from delivery.health.health_book import HealthBook
+from delivery.health.health_tracker import HealthTracker
 from delivery.health.health_watch import HealthWatch
 from delivery.http.attempt_contract import SendLimits
 from delivery.http.http_sender import HttpSender
@@ -169,7 +169,7 @@ def _mode_parts(
     pool, background = database.data(mode), database.background(mode)
     user_agent = f"{settings.header_prefix}-Webhooks/{version('duro-webhooks')}"
     outbound = Outbound(SecretBox(database.key), settings.header_prefix, user_agent)
-    health = HealthBook(lambda: datetime.now(UTC))
+    health = HealthTracker(lambda: datetime.now(UTC))
     settler = Settler(pool, health)
     dispatcher = Dispatcher(
         pool,

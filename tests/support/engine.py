@@ -21,7 +21,7 @@ from delivery.engine.dispatcher import Dispatcher, DispatchLimits
 from delivery.engine.request_building import Outbound
 from delivery.engine.retry_policy import RetryPolicy
 from delivery.engine.settler import PendingSettlement, Settler
-from delivery.health.health_book import HealthBook
+from delivery.health.health_tracker import HealthTracker
 from delivery.http.attempt_contract import SendLimits
 from delivery.http.http_sender import HttpSender
 from delivery.message.endpoint_secret import generate_secret
@@ -113,7 +113,7 @@ async def engine(
     resolver = SystemResolver()
     guard = EgressGuard(EgressPolicy(parse_cidrs("127.0.0.0/8")), resolver)
     sender = HttpSender(guard, SendLimits(attempt_timeout=attempt_timeout))
-    health = HealthBook(lambda: datetime.now(UTC))
+    health = HealthTracker(lambda: datetime.now(UTC))
     settler = Settler(pool, health, last_tries_s)
     outbound = Outbound(SecretBox(key or database.key), "Duro", "Duro-Webhooks/test")
     dispatcher = Dispatcher(pool, worker_id, Attempts(outbound, sender, policy), settler, health, limits)

@@ -13,8 +13,8 @@ import pytest
 from delivery.engine import claiming
 from delivery.engine.capacity import Capacity, Slot
 from delivery.engine.claiming import Claiming, Round
-from delivery.health.breaker import LONGEST_OPEN_S, NEVER_OPEN_FOR
-from delivery.health.health_book import HealthBook
+from delivery.health.breaker import LONGER_THAN_ANY_OPENING, LONGEST_OPEN_S
+from delivery.health.health_tracker import HealthTracker
 from schema.connections.database import Database, Pool
 from schema.core import endpoints
 from schema.deliveries import deliveries, endpoint_health, retry_switch
@@ -33,7 +33,7 @@ class Rounds:
 
     pool: Pool
     capacity: Capacity
-    health: HealthBook = field(default_factory=lambda: HealthBook(lambda: datetime.now(UTC)))
+    health: HealthTracker = field(default_factory=lambda: HealthTracker(lambda: datetime.now(UTC)))
     worker: int = 1
     uncertain: list[int] = field(default_factory=list)
 
@@ -304,7 +304,7 @@ async def test_a_breaker_opened_during_a_search_is_respected(
     assert rounds.health.open(queue.endpoint)
 
 
-async def write_hung(data: Pool, health: HealthBook, queue: Queue) -> None:
+async def write_hung(data: Pool, health: HealthTracker, queue: Queue) -> None:
     """Observes and writes five hung attempts: the breaker is open here and in the database."""
     (claim,) = await queue.claim(1)
     hung = [Settlement(claim, Verdict.RETRY, timedelta(0), attempt("timeout", None)) for _ in range(5)]
@@ -322,9 +322,9 @@ async def test_an_open_breaker_is_half_open_after_the_clock_was_set_back(
     new_queue: NewQueue, data: Pool, rounds: Rounds, lane: Lane
 ) -> None:
     queue = await new_queue(9, retries=lane is Lane.RETRY)
-    await open_breaker(data, queue, for_=NEVER_OPEN_FOR - timedelta(seconds=9))
+    await open_breaker(data, queue, for_=LONGER_THAN_ANY_OPENING - timedelta(seconds=9))
     assert await rounds.claimed(lane) == {}
-    await open_breaker(data, queue, for_=NEVER_OPEN_FOR + timedelta(seconds=9))
+    await open_breaker(data, queue, for_=LONGER_THAN_ANY_OPENING + timedelta(seconds=9))
     assert await rounds.claimed(lane) == {queue.endpoint: 1}
     assert not rounds.health.closed(queue.endpoint)
 

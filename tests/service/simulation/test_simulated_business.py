@@ -159,7 +159,7 @@ async def test_with_what_its_endpoints_meet_every_event_of_the_catalog_occurs(
         endpoint_id,
     )
     await owner.close()
-    await HealthWatch(data).look(asyncio.Event())
+    await HealthWatch(data).check(asyncio.Event())
     await endpoints.disable(data, endpoint, "The shop moves.")
     await endpoints.enable(data, endpoint)
     events = await recorded(database)
