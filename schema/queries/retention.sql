@@ -1,5 +1,5 @@
--- What retention asks, as the owner, of the mode in its search_path. See schema/retention/retention.py for the rules and
--- schema/retention/retiring.py for the protocol. Months are [$1, $2).
+-- What retention asks, as the owner, of the mode in its search_path. See schema/retention/retention_rules.py for the rules and
+-- schema/retention/retention_run.py for the protocol. Months are [$1, $2).
 
 -- name: stay
 -- For a session that holds the lock and is asked nothing meanwhile: no limit ends it, a vanished peer does.

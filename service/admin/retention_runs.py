@@ -7,8 +7,8 @@ import asyncpg
 from schema.connections.database import connect_as_owner
 from schema.connections.owner_login import refuse_other_logins
 from schema.modes import Mode
-from schema.retention.retention import Ages
-from schema.retention.retiring import Outcome, Progress, RetentionRun, exclusive_run
+from schema.retention.retention_rules import Ages
+from schema.retention.retention_run import Outcome, Progress, RetentionRun, exclusive_run
 
 
 async def _log_in(url: str) -> asyncpg.Connection:

@@ -15,7 +15,7 @@ from schema.failures import carrying_on
 from schema.modes import Mode
 from schema.polling import sleep_unless
 from schema.read_models.projections import drop_generations
-from schema.retention.retiring import unseal_leftovers
+from schema.retention.retention_run import unseal_leftovers
 from service.worker.projection_consumers import PROJECTIONS
 
 _logger = logging.getLogger(__name__)

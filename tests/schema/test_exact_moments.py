@@ -18,7 +18,7 @@ from schema.ids import new_id
 from schema.modes import Mode
 from schema.queries import load
 from schema.read_models import metrics
-from schema.retention.retention import Month, facts_of
+from schema.retention.retention_rules import Month, facts_of
 from tests.support.billing.wallets import new_phone
 from tests.support.deliveries import LEASE_FOR, WORKER, Queue, new_endpoint
 

@@ -54,7 +54,7 @@ SENDERS = {
     "wallet": (CORE_ROLE,),
     "workers": (CORE_ROLE,),
 }
-DDL = {"roles", "retiring"}  # takes no parameters, runs in every migration and in retention
+DDL = {"roles", "retention_ddl"}  # takes no parameters, runs in every migration and in retention
 SEVERAL_STATEMENTS = {("migrations", "prepare")}
 NEITHER_EXPLAINED = ("SET", "LOCK")
 

@@ -10,8 +10,8 @@ import asyncpg
 
 from schema.connections.database import Pool
 from schema.modes import Mode
-from schema.retention.retention import Ages, Month
-from schema.retention.retiring import Outcome, RetentionRun
+from schema.retention.retention_rules import Ages, Month
+from schema.retention.retention_run import Outcome, RetentionRun
 from tests.service.cli.log_work import fan_out
 from tests.support.events import sequence_all
 
@@ -71,8 +71,8 @@ async def finished(data: Pool) -> None:
 async def retire(
     owner: Any, ages: Ages = AGES, *, mode: Mode = Mode.TEST, plan: bool = False, patience_s: float = 10
 ) -> list[Outcome]:
-    retiring = RetentionRun(owner, mode, ages, patience_s=patience_s)
-    return [outcome async for outcome in (retiring.plan() if plan else retiring.run())]
+    run = RetentionRun(owner, mode, ages, patience_s=patience_s)
+    return [outcome async for outcome in (run.plan() if plan else run.run())]
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], list[str]]:

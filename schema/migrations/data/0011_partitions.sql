@@ -25,7 +25,7 @@ $$;
 
 -- Months whose events have been dropped or certainly will be. A row is appended before the first of the
 -- month's tables is dropped, so a reader that finds less can always find out why. See
--- schema/retention/retention.py for the protocol.
+-- schema/retention/retention_rules.py for the protocol.
 --   last_pos   the highest position of the month's events; 0: it had none
 --   events     how many there were; another number at the end means that more were added, and nothing is
 --              dropped

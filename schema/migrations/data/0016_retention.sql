@@ -1,4 +1,4 @@
--- Retention: what retires a month's partitions. schema/retention/retention.py has the rules, retiring.py
+-- Retention: what retires a month's partitions. schema/retention/retention_rules.py has the rules, retention_run.py
 -- the protocol.
 
 -- A month that is being retired is sealed first. Creating the trigger waits for the partition's writers and

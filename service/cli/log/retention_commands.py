@@ -9,8 +9,8 @@ from rich.console import Console
 
 from schema.connections.database import Database
 from schema.modes import Mode
-from schema.retention.retention import Ages, Deletion
-from schema.retention.retiring import Outcome, Progress
+from schema.retention.retention_rules import Ages, Deletion
+from schema.retention.retention_run import Outcome, Progress
 from service.admin import retention_runs
 from service.cli import options
 from service.cli.app import App, command, group

@@ -109,7 +109,7 @@ async def test_what_makes_no_sense_is_refused_before_anything_happens(
 
 
 async def test_a_second_run_says_that_there_is_one(duro: Duro, owner: asyncpg.Connection) -> None:
-    from schema.retention.retiring import exclusive_run
+    from schema.retention.retention_run import exclusive_run
 
     async with exclusive_run(owner):
         assert "Another duro retention run is running" in (await duro("retention", "run", *AGES)).refusal

@@ -30,7 +30,7 @@ from schema.queries import load
 from schema.read_models.projections import REBUILD
 
 _SQL = load("retention")
-EVENTS: Final = ("events", "event_log")  # in this order: see retiring.py
+EVENTS: Final = ("events", "event_log")  # in this order: see retention_run.py
 DELIVERIES: Final = ("webhook_deliveries", "webhook_attempts")
 ATTEMPTS: Final = ("webhook_attempts",)
 _ACTIVITY: Final = re.compile(r"activity_g\d+")

@@ -40,7 +40,7 @@ from schema.connections.database import Executor
 from schema.errors import Conflict
 from schema.modes import Mode
 from schema.queries import load
-from schema.retention.retention import (
+from schema.retention.retention_rules import (
     DELIVERIES,
     EVENTS,
     Ages,
@@ -56,7 +56,7 @@ from schema.retention.retention import (
 )
 
 _SQL = load("retention")
-_DDL = load("retiring")
+_DDL = load("retention_ddl")
 _SHORT: Final = "100ms"  # others queue behind this request
 _LONG: Final = "2s"  # no one queues behind this request
 _PAUSE_S: Final = 0.2

@@ -14,7 +14,7 @@ from schema.event_log import log
 from schema.event_log.positions import events_after
 from schema.ids import new_id
 from schema.modes import Mode
-from schema.retention.retention import Ages, Deletion, Month, RowKind
+from schema.retention.retention_rules import Ages, Deletion, Month, RowKind
 from tests.support.events import record, sequence_all
 from tests.support.retention_history import (
     OLD,

@@ -20,8 +20,8 @@ from schema.event_log import log, partitions
 from schema.event_log.positions import events_after
 from schema.modes import Mode
 from schema.pages import After
-from schema.retention.retention import Ages, Candidate, Month
-from schema.retention.retiring import RetentionRun, exclusive_run, unseal_leftovers
+from schema.retention.retention_rules import Ages, Candidate, Month
+from schema.retention.retention_run import RetentionRun, exclusive_run, unseal_leftovers
 from service.worker.housekeeping import Housekeeping
 from tests.support.arrivals import Arrivals
 from tests.support.database_waits import until, wait_until_blocked
