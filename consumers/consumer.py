@@ -35,7 +35,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from consumers.slow_event import SlowEvent
 from schema.connections.database import Connection, Pool
-from schema.connections.error_kinds import describe, is_data_fault, is_out_of_time, is_unreadable
+from schema.connections.error_kinds import describe, is_data_fault, is_query_canceled, is_unreadable
 from schema.event_log import log
 from schema.event_log.log import Batch, Cursor, LogEntry, LoggedEvent
 from schema.failures import current_part, failed, succeeded
@@ -154,7 +154,7 @@ class Consumer:
         if failure.size > 1:
             self._size = failure.size // 2
             return failure.size
-        if not is_out_of_time(failure.cause):
+        if not is_query_canceled(failure.cause):
             return await self._dead_letter(failure.after, str(failure))
         suspect = self._suspect
         if suspect is None or suspect.after != failure.after or slow is None:
@@ -220,7 +220,7 @@ class Consumer:
         try:
             return await log.read_after(tx, cursor.pos, size)
         except Exception as error:
-            if is_unreadable(error) or is_out_of_time(error):
+            if is_unreadable(error) or is_query_canceled(error):
                 raise _ReadFailed(cursor.pos, size, error) from error
             raise
 
@@ -263,11 +263,11 @@ class Consumer:
 
 
 def _is_isolated(error: Exception) -> bool:
-    return is_data_fault(error) or is_out_of_time(error)
+    return is_data_fault(error) or is_query_canceled(error)
 
 
 def _may_be_a_coincidence(error: BaseException) -> bool:
-    if not isinstance(error, BatchFailed) or is_out_of_time(error.cause):
+    if not isinstance(error, BatchFailed) or is_query_canceled(error.cause):
         return False
     return error.size == 1 or not isinstance(error, _ReadFailed)  # what is stored stays as it is
 

@@ -109,9 +109,9 @@ class Settings:
         secret=True,
     )
     database_connections: int = _setting(
-        connection_budget.DEFAULT,
+        connection_budget.DEFAULT_CONNECTIONS,
         "Connections to the database that one worker opens at most; fewer make its parts wait for each other.",
-        parse=_integer(connection_budget.LEAST, connection_budget.MOST),
+        parse=_integer(connection_budget.MIN_CONNECTIONS, connection_budget.MAX_CONNECTIONS),
     )
     data_dir: Path = _setting(
         _default_data_dir, "Directory of the embedded database and its keys.", parse=Path

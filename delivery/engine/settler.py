@@ -25,7 +25,7 @@ from delivery.engine.attempt_tally import Tally
 from delivery.engine.capacity import ResponseTime
 from delivery.health.health_tracker import HealthTracker
 from schema.connections.database import Pool
-from schema.connections.error_kinds import is_data_fault, is_out_of_time
+from schema.connections.error_kinds import is_data_fault, is_query_canceled
 from schema.deliveries import deliveries, endpoint_health
 from schema.deliveries.deliveries import ClaimedDelivery, Settlement
 from schema.event_log import events
@@ -152,7 +152,7 @@ class Settler:
         try:
             await self._write(batch, again=again)
         except Exception as error:
-            if len(batch) > 1 and (is_data_fault(error) or is_out_of_time(error)):
+            if len(batch) > 1 and (is_data_fault(error) or is_query_canceled(error)):
                 raise _Smaller(len(batch)) from error
             if is_data_fault(error):
                 raise _Unstorable(batch[0]) from error

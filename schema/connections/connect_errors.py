@@ -1,4 +1,4 @@
-"""The driver's errors on the way into the database, as sentences that an operator can act on."""
+"""Translates connection errors of the driver into sentences that say what is wrong and what to do."""
 
 import errno
 import re
@@ -39,8 +39,8 @@ def _either(*tests: Test) -> Test:
     return lambda error: any(test(error) for test in tests)
 
 
-# What is wrong and what to do, by the first test that fits. {said}: the error's own words.
-_TROUBLES: Final[tuple[tuple[Test, str, str], ...]] = (
+# What is wrong and what to do, by the first test that matches. {message} is the error's own message.
+_PROBLEMS: Final[tuple[tuple[Test, str, str], ...]] = (
     (
         _has_certificate_fault(62, 63, 64),
         "has a certificate for another name",
@@ -48,18 +48,18 @@ _TROUBLES: Final[tuple[tuple[Test, str, str], ...]] = (
     ),
     (
         _has_certificate_fault(9, 10),
-        "has a certificate that is not valid now ({said})",
-        "renew it, or set the clock here",
+        "has a certificate that is not valid now ({message})",
+        "renew it, or correct the clock of this host",
     ),
     (_has_certificate_fault(23), "has a certificate that was revoked", "give the server a new one"),
     (
         _has_certificate_fault(3),
-        "has a certificate that sslcrl does not cover ({said})",
-        "give the lists of all its authorities",
+        "has a certificate that sslcrl does not cover ({message})",
+        "add the revocation lists of all its authorities",
     ),
     (
         _is(ssl.SSLCertVerificationError),
-        "has a certificate of an authority that is not trusted here ({said})",
+        "has a certificate of an untrusted authority ({message})",
         "name the file with the authority's certificate as sslrootcert in DURO_DATABASE_URL",
     ),
     (
@@ -69,48 +69,48 @@ _TROUBLES: Final[tuple[tuple[Test, str, str], ...]] = (
     ),
     (
         _is(socket.gaierror),
-        "has a host name that DNS does not resolve ({said})",
-        "correct DURO_DATABASE_URL, or the DNS",
+        "has a host name that DNS does not resolve ({message})",
+        "correct DURO_DATABASE_URL, or DNS",
     ),
     (
         _is(ssl.SSLError),
-        "refuses TLS as it is set here ({said})",
+        "refuses the TLS settings ({message})",
         "correct the ssl… parameters in DURO_DATABASE_URL",
     ),
     (
         _says("rejected SSL upgrade"),
         "has no TLS",
-        "turn on ssl in postgresql.conf, or set sslmode=disable where the network is trusted",
+        "turn on ssl in postgresql.conf, or set sslmode=disable if the network is trusted",
     ),
     (
         _either(_is(TimeoutError), _has_number(errno.ETIMEDOUT)),
-        "did not answer within {limit:.0f} s",
-        "see whether its host is up and a firewall is in the way, or correct DURO_DATABASE_URL",
+        "did not respond within {limit:.0f} s",
+        "check that its host is up and no firewall blocks it, or correct DURO_DATABASE_URL",
     ),
     (
         _has_number(errno.ECONNREFUSED),
-        "cannot be reached (nothing listens there)",
+        "cannot be reached (connection refused)",
         "start it, or correct DURO_DATABASE_URL",
     ),
     (
         _is(FileNotFoundError),
-        "has no socket there",
+        "has no socket",
         "start it, or correct the socket directory in DURO_DATABASE_URL",
     ),
     (
         _is(PermissionError),
         "cannot be reached (permission denied)",
-        "let the user that duro runs as open its socket",
+        "allow the user that duro runs as to open its socket",
     ),
     (
         _has_number(errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN),
-        "cannot be reached ({said})",
+        "cannot be reached ({message})",
         "check the network, or correct DURO_DATABASE_URL",
     ),
     (
         _is(OSError),
-        "closed the connection before the login was done ({said})",
-        "see its log, and whether it is PostgreSQL that listens there",
+        "closed the connection during login ({message})",
+        "check its log, and that PostgreSQL listens on this port",
     ),
     (
         _either(_is(asyncpg.InvalidCatalogNameError), _says("no such database")),
@@ -119,40 +119,40 @@ _TROUBLES: Final[tuple[tuple[Test, str, str], ...]] = (
     ),
     (
         _either(_is(asyncpg.TooManyConnectionsError), _says("max_client_conn")),
-        "has no connection left ({said})",
+        "has no connection left ({message})",
         "raise max_connections or the CONNECTION LIMIT, or lower DURO_DATABASE_CONNECTIONS",
     ),
     (
         _is(asyncpg.CannotConnectNowError),
-        "does not take connections just now ({said})",
-        "try again in a moment",
+        "is not accepting connections now ({message})",
+        "retry shortly",
     ),
     (
         _is(asyncpg.exceptions.OperatorInterventionError),
-        "ended the connection ({said})",
-        "try again when it is back",
+        "ended the connection ({message})",
+        "retry when it is back",
     ),
     (
         _is(asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError),
-        "is not migrated, or duro's roles have lost their rights there ({said})",
+        "is not migrated, or duro's roles lack rights ({message})",
         "run duro migrate with the URL of the database's owner",
     ),
     (
         _is(asyncpg.PostgresConnectionError, asyncpg.InternalClientError),
-        "broke off the connection ({said})",
-        "see its log, and that of a pooler if there is one",
+        "closed the connection ({message})",
+        "check its log, and that of the pooler if you use one",
     ),
     (
         _is(asyncpg.InterfaceError),
-        "cannot be logged in to ({said})",
-        "let pg_hba.conf ask for scram-sha-256",
+        "does not support this login ({message})",
+        "set scram-sha-256 in pg_hba.conf",
     ),
 )
 
 
 @contextmanager
-def sentences(target: DatabaseTarget, *, own_role: bool = False) -> Iterator[None]:
-    """Raises Unavailable for what goes wrong. `own_role`: a role of duro's logs in, not the login of the URL."""
+def connection_errors(target: DatabaseTarget, *, own_role: bool = False) -> Iterator[None]:
+    """Turns connection errors into Unavailable. `own_role`: the login is one of duro's roles."""
     try:
         yield
     except UnusableFile as error:
@@ -166,53 +166,53 @@ def sentences(target: DatabaseTarget, *, own_role: bool = False) -> Iterator[Non
 
 def _sentence(error: Exception, target: DatabaseTarget, *, own_role: bool) -> str:
     if isinstance(error, HostsFailed):
-        each = "; ".join(f"{host} {_trouble(cause, target)[0]}" for host, cause in error.failures.items())
+        each = "; ".join(f"{host} {_problem(cause, target)[0]}" for host, cause in error.failures.items())
         return f"None of the hosts in DURO_DATABASE_URL can be used: {each}."
     if _REFUSES_LOGIN(error):
-        trouble, advice = _login_trouble(error, target, own_role=own_role)
+        problem, advice = _login_problem(error, target, own_role=own_role)
     else:
-        trouble, advice = _trouble(error, target)
-    return f"The database at {target} {trouble}: {advice}."
+        problem, advice = _problem(error, target)
+    return f"The database at {target} {problem}: {advice}."
 
 
 _REFUSES_LOGIN: Final = _either(
     _is(asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
-    _says("no such user"),  # PgBouncer's words
+    _says("no such user"),  # PgBouncer's message
     _says("SASL authentication failed"),
 )
 
 
-def _trouble(error: Exception, target: DatabaseTarget) -> tuple[str, str]:
-    for fits, trouble, advice in _TROUBLES:
+def _problem(error: Exception, target: DatabaseTarget) -> tuple[str, str]:
+    for fits, problem, advice in _PROBLEMS:
         if fits(error):
-            return trouble.format(said=_said(error), limit=target.connect_timeout), advice
-    return f"refuses the session ({_said(error)})", "correct DURO_DATABASE_URL, or the database's settings"
+            return problem.format(message=_message(error), limit=target.connect_timeout), advice
+    return f"refuses the session ({_message(error)})", "correct DURO_DATABASE_URL, or the database's settings"
 
 
-def _login_trouble(error: Exception, target: DatabaseTarget, *, own_role: bool) -> tuple[str, str]:
-    said = _said(error)
-    if "pg_hba.conf" in said:
+def _login_problem(error: Exception, target: DatabaseTarget, *, own_role: bool) -> tuple[str, str]:
+    message = _message(error)
+    if "pg_hba.conf" in message:
         advice = "allow this host, user and database there"
-        if "no encryption" in said:
-            advice += ", or set sslmode=require if it wants TLS"
-        return f"does not let this host log in ({said})", advice
-    if "client certificate" in said:
-        return f"refuses the login ({said})", "name one with sslcert and sslkey in DURO_DATABASE_URL"
+        if "no encryption" in message:
+            advice += ", or set sslmode=require if it requires TLS"
+        return f"does not let this host log in ({message})", advice
+    if "client certificate" in message:
+        return f"refuses the login ({message})", "set sslcert and sslkey in DURO_DATABASE_URL"
     if own_role:
         return (
-            f"refuses the login of a role of duro's ({said})",
-            "run duro migrate with the DURO_SECRET_KEY in use here, and make the role known to your pooler if there is one",
+            f"refuses the login of a role of duro ({message})",
+            "run duro migrate with this DURO_SECRET_KEY, and add the role to your pooler if you use one",
         )
     if target.password is None and target.passfile is None:
         return (
-            f"refuses the login without a password ({said})",
-            "put it into DURO_DATABASE_URL, or name a file with passfile=, for PG* variables and ~/.pgpass are not read",
+            f"refuses the login without a password ({message})",
+            "add it to DURO_DATABASE_URL, or set passfile= there (PG* variables and ~/.pgpass are not read)",
         )
-    return f"refuses the login ({said})", "correct the user and password in DURO_DATABASE_URL"
+    return f"refuses the login ({message})", "correct the user and password in DURO_DATABASE_URL"
 
 
-def _said(error: Exception) -> str:
-    """In one line."""
+def _message(error: Exception) -> str:
+    """Returns the error's message in one line."""
     text = str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         text = error.verify_message
@@ -226,7 +226,7 @@ def _said(error: Exception) -> str:
 
 
 def _errno(error: OSError) -> int | None:
-    """Of a host with several addresses, the first one's: the loop then makes one text of all errors."""
+    """For a host with several addresses, returns the first errno: the loop joins all errors into one text."""
     if error.errno is not None:
         return error.errno
     found = re.search(r"\[Errno (\d+)\]", str(error))

@@ -1,15 +1,17 @@
-"""Opens sessions: every connection to the database is made here, and its settings are in force when it is handed out.
+"""Opens database sessions. All connections are made here, and each has its pinned settings when it is
+returned.
 
-    each host in turn ─► TLS, or not ─► login ─► one statement pins the settings, if the process that answers is the
-                                                 one that the server named at login
-                                                      │ it is not: a pooler stands in between
-                                                      └► does it keep one session per client? ─► pin, or refuse
+    each host in turn ─► TLS or not ─► login ─► one statement pins the settings, if the backend process is the
+                                                one that the server named at login
+                                                     │ it is not: there is a pooler in between
+                                                     └► does it keep one session per client? ─► pin, or refuse
 
-The settings are in the startup message, too, so that nothing an operator has set can end the session before they are
-pinned. That alone would not do: poolers refuse those that they do not know, or, told to ignore them, drop them
-without a word. That the statement succeeds proves that they are in force.
+The settings are in the startup message too, so that an operator's settings cannot end the session before they
+are pinned. The startup message alone is not enough: poolers refuse settings that they do not know, or ignore
+them silently. When the statement succeeds, the settings are in effect.
 
-The driver is given every argument that it would otherwise look for in PG* variables or below the home directory.
+The driver receives every argument explicitly, so that it reads no PG* variables and no files in the home
+directory.
 """
 
 import asyncio
@@ -31,13 +33,13 @@ from schema.connections.pooler import (
     refuses_transactions,
     shared_sessions,
 )
-from schema.connections.session_settings import NOT_EVERYWHERE
+from schema.connections.session_settings import VERSION_DEPENDENT
 from schema.connections.tls import client_context
 from schema.errors import Unavailable
 from schema.queries import load
 
-# Where distributions and PostgreSQL itself put the socket, then TCP, as the driver tries them.
-_USUAL_PLACES: Final = ("/run/postgresql", "/var/run/postgresql", "/tmp", "localhost")  # noqa: S108 -- read alone
+# The socket directories of distributions and PostgreSQL, then TCP: the same order as the driver's.
+_DEFAULT_HOSTS: Final = ("/run/postgresql", "/var/run/postgresql", "/tmp", "localhost")  # noqa: S108 -- only read
 _PIN: Final = load("sessions")["pin"]
 _BACKEND: Final = load("sessions")["backend"]
 _IS_WRITABLE: Final = load("sessions")["is_writable"]
@@ -54,7 +56,7 @@ class NotWritable(ConnectionError):
 
 
 class HostsFailed(ConnectionError):
-    """None of several hosts could be used."""
+    """All of several hosts failed."""
 
     def __init__(self, failures: Mapping[Host, Exception]) -> None:
         super().__init__("; ".join(f"{host}: {error!r}" for host, error in failures.items()))
@@ -62,7 +64,7 @@ class HostsFailed(ConnectionError):
 
 
 def owner_login(target: DatabaseTarget) -> Login:
-    """The URL's own. Raises Unavailable when its password file cannot be used."""
+    """Returns the login of the URL. Raises Unavailable when its password file is not usable."""
     user = target.user or _system_user()
     if target.password is None and target.passfile is not None:
         host = target.hosts[0]
@@ -75,11 +77,11 @@ def _system_user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         raise Unavailable(
-            "DURO_DATABASE_URL names no user, and the system has no name for the user that duro runs as: add the user."
+            "DURO_DATABASE_URL names no user, and the operating system has no name for this user id: add the user to the URL."
         ) from None
 
 
-class Opener:
+class SessionOpener:
     """Opens sessions of one login, all with the same settings."""
 
     def __init__(
@@ -96,13 +98,14 @@ class Opener:
         self._settings = dict(settings)
         self._command_timeout = command_timeout
         self._is_trusted = False
-        self._at_login = {name: value for name, value in settings.items() if name not in NOT_EVERYWHERE}
+        self._at_login = {name: value for name, value in settings.items() if name not in VERSION_DEPENDENT}
 
-    async def open(self, **of_pool: Any) -> asyncpg.Connection:
-        """`of_pool`: what a pool hands to its connections. Raises the driver's errors, and Unavailable for a pooler
-        that does not keep one session per client.
+    async def open(self, **pool_arguments: Any) -> asyncpg.Connection:
+        """Opens a session. `pool_arguments` are those that a pool passes to its connections.
+
+        Raises the driver's errors, and Unavailable for a pooler that does not keep one session per client.
         """
-        connection = await self._connect_anywhere(**of_pool)
+        connection = await self._connect_to_any_host(**pool_arguments)
         await _terminate_unless(self._pin(connection), connection)
         return connection
 
@@ -112,7 +115,7 @@ class Opener:
                 return
             if not self._is_trusted:
                 limit = self._target.connect_timeout
-                await refuse_shared_sessions(connection, self._connect_anywhere, str(self._target), limit)
+                await refuse_shared_sessions(connection, self._connect_to_any_host, str(self._target), limit)
                 self._is_trusted = True
             await self._set(connection, await fetch_in_one_session(connection, _BACKEND))
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -121,7 +124,7 @@ class Opener:
             raise
 
     async def _set(self, connection: asyncpg.Connection, pid: int) -> bool:
-        """Nothing, and false, when the session is not this process's of the server."""
+        """Pins the settings; returns False without effect if the backend process is another."""
         async with asyncio.timeout(self._target.connect_timeout):
             return bool(
                 await fetch_in_one_session(
@@ -130,36 +133,36 @@ class Opener:
                     list(self._settings),
                     list(self._settings.values()),
                     pid,
-                    list(NOT_EVERYWHERE),
+                    list(VERSION_DEPENDENT),
                 )
             )
 
-    async def _connect_anywhere(self, **of_pool: Any) -> asyncpg.Connection:
+    async def _connect_to_any_host(self, **pool_arguments: Any) -> asyncpg.Connection:
         failures: dict[Host, Exception] = {}
-        for host in self._places():
+        for host in self._candidates():
             try:
-                return await self._connect_to(host, **of_pool)
+                return await self._connect_to(host, **pool_arguments)
             except (OSError, asyncpg.CannotConnectNowError) as error:
                 failures[host] = error
         if len(self._target.hosts) > 1:
             raise HostsFailed(failures)
         raise list(failures.values())[-1]
 
-    def _places(self) -> list[Host]:
+    def _candidates(self) -> list[Host]:
         return [
             Host(name, host.port)
             for host in self._target.hosts
-            for name in ((host.name,) if host.name else _USUAL_PLACES)
+            for name in ((host.name,) if host.name else _DEFAULT_HOSTS)
         ]
 
-    async def _connect_to(self, host: Host, **of_pool: Any) -> asyncpg.Connection:
+    async def _connect_to(self, host: Host, **pool_arguments: Any) -> asyncpg.Connection:
         tls = client_context(self._target.tls) if not host.name.startswith("/") else None
         try:
-            connection = await self._log_in(host, tls, **of_pool)
+            connection = await self._log_in(host, tls, **pool_arguments)
         except (OSError, asyncpg.InvalidAuthorizationSpecificationError) as error:
             if not (self._target.tls.mode == TlsMode.PREFER and tls and _is_about_tls(error)):
                 raise
-            connection = await self._log_in(host, None, **of_pool)
+            connection = await self._log_in(host, None, **pool_arguments)
         await _terminate_unless(self._check_writable(connection), connection)
         return connection
 
@@ -167,16 +170,20 @@ class Opener:
         if self._target.writable and not await fetch_in_one_session(connection, _IS_WRITABLE):
             raise NotWritable("does not accept writes")
 
-    async def _log_in(self, host: Host, tls: ssl.SSLContext | None, **of_pool: Any) -> asyncpg.Connection:
+    async def _log_in(
+        self, host: Host, tls: ssl.SSLContext | None, **pool_arguments: Any
+    ) -> asyncpg.Connection:
         try:
-            return await self._start(host, tls, **of_pool)
+            return await self._start(host, tls, **pool_arguments)
         except asyncpg.PostgresError as error:
             if not (self._at_login and "unsupported startup parameter" in str(error)):
                 raise
-            self._at_login = {}  # a pooler's answer; it is the same the next time
-            return await self._start(host, tls, **of_pool)
+            self._at_login = {}  # a pooler refuses them; it will refuse them next time too
+            return await self._start(host, tls, **pool_arguments)
 
-    async def _start(self, host: Host, tls: ssl.SSLContext | None, **of_pool: Any) -> asyncpg.Connection:
+    async def _start(
+        self, host: Host, tls: ssl.SSLContext | None, **pool_arguments: Any
+    ) -> asyncpg.Connection:
         connection: asyncpg.Connection = await asyncpg.connect(
             host=host.name,
             port=host.port,
@@ -195,13 +202,13 @@ class Opener:
             krbsrvname="postgres",
             gsslib="gssapi",
             command_timeout=self._command_timeout,
-            **of_pool,
+            **pool_arguments,
         )
         return connection
 
 
 def _is_about_tls(error: Exception) -> bool:
-    """Whether the server may take the same login without TLS: it has none, or pg_hba.conf wants none here."""
+    """Whether the login may succeed without TLS: there is none, or pg_hba.conf rejects it."""
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
         return not isinstance(error, asyncpg.InvalidPasswordError) and "pg_hba.conf" in str(error)
     return isinstance(error, ssl.SSLError | ConnectionResetError) or "rejected SSL upgrade" in str(error)

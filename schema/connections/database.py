@@ -1,5 +1,7 @@
-"""The only ways to a connection. `core` and `data(mode)` log in as roles whose rights end at their schema, so a
-query cannot reach another mode even when it names it in full.
+"""Opens the connection pools. `core` and `data(mode)` log in as roles whose rights are limited to their
+schema.
+
+So a query cannot reach another mode, even with a fully qualified name.
 
     async with Database.open(url, key) as database:
         await database.data(Mode.TEST).fetch("SELECT … FROM events …")
@@ -12,8 +14,8 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from schema.connections.connect_errors import sentences
-from schema.connections.connecting import Login, Opener, owner_login
+from schema.connections.connect_errors import connection_errors
+from schema.connections.connecting import Login, SessionOpener, owner_login
 from schema.connections.connection_budget import ConnectionBudget
 from schema.connections.database_target import DatabaseTarget
 from schema.connections.database_url import parse_database_url
@@ -23,27 +25,27 @@ from schema.installation import migrate
 from schema.installation.preconditions import check_server
 from schema.modes import Mode
 from schema.queries import load
-from schema.rights.repair import lacking
+from schema.rights.repair import roles_lacking_rights
 from schema.secret_box import derive_role_password
 
 Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy"
 Pool: TypeAlias = "asyncpg.Pool"
-Executor: TypeAlias = "Connection | Pool"  # for what is one statement
+Executor: TypeAlias = "Connection | Pool"  # for a single statement
 
 CONNECT_TIMEOUT_S = 10.0
-# No statement of ours takes seconds. The server ends one that does, and the fault is the statement's; when nothing
-# is heard even after that, the connection is dead, and that is an outage.
+# Normal statements take milliseconds. The server cancels one that takes this long; that is the statement's
+# fault. If even the cancel does not arrive, the client's timeout ends the connection; that is an outage.
 STATEMENT_TIMEOUT = "50s"
-# Waiting for a lock ends well before, so that it has an error of its own: what ran out of time did so by itself. It is
-# longer than the 10 s after which the server ends a session that stands still with a lock.
+# Shorter than the statement timeout, so that waiting for a lock has its own error. Longer than the 10 s after
+# which the server ends an idle session that holds a lock.
 LOCK_TIMEOUT = "15s"
 COMMAND_TIMEOUT_S = 60.0
 
-# A peer that vanishes (power, network) or freezes without a word must not keep what its session holds for longer
-# than about ten seconds. Each of these sees what the others cannot: keepalives a peer that is silent while nothing is
-# on its way to it, the user timeout one that does not acknowledge or take what is, and the last one, which needs
-# no network, a process that stands still although its host answers, with a lock (a cursor's) in its hand.
-_VANISHED = {
+# A worker that disappears (power, network) or freezes must not keep its session's locks for more than about
+# 10 s. Keepalives detect a silent peer while no data is in flight. The user timeout detects one that does not
+# acknowledge or read data. The idle timeout detects a frozen process whose host still responds, with an open
+# transaction and its locks.
+_LOST_PEER_LIMITS = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
@@ -51,10 +53,10 @@ _VANISHED = {
     "idle_in_transaction_session_timeout": "10s",
 }
 
-# Every statement of ours walks an index, a few rows at a time, and is planned once. Left to itself the planner
-# plans thirteen partitions anew each time (12 ms for reading one event), or, not knowing how small the limits
-# are, settles on parallel scans (5 ms); held to indexes it takes 0.2 ms, whatever the tables' sizes. Bitmaps are an
-# index read to its end: without statistics, a hundred of what is due would be taken from all that is due, sorted.
+# Every statement reads a few rows through an index and is planned once. By default the planner would plan
+# thirteen partitions each time (12 ms to read one event) or, without knowing the limits, choose parallel
+# scans (5 ms). Restricted to indexes it takes 0.2 ms at any table size. Bitmap scans read the whole index
+# range: without statistics, a claim of a hundred due rows would read and sort all due rows.
 _PLANNING = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -82,11 +84,13 @@ class Database:
         return self._data[mode]
 
     def background(self, mode: Mode) -> Pool:
-        """For what may wait, so that deliveries never wait for it: the same rights, and connections of its own."""
+        """Returns the pool for background work: the same rights, separate connections, so that deliveries
+        never wait.
+        """
         return self._background.get(mode, self._data[mode])
 
     def pools(self) -> dict[str, list[Pool]]:
-        """All of them, by schema."""
+        """Returns all pools by schema."""
         found = {mode.schema: [self._data[mode]] for mode in Mode}
         for mode, pool in self._background.items():
             found[mode.schema].append(pool)
@@ -106,8 +110,9 @@ class Database:
     ) -> AsyncIterator["Database"]:
         """Raises Unavailable when the database cannot be reached, is too old, or is not migrated.
 
-        Not `durable`: commits are confirmed before they are on disk. For what can be done again, such as a simulation; a
-        power cut may take the last moments of it, in whole transactions. `budget`: in place of so many per role.
+        Not `durable`: commits are confirmed before they are on disk, so a power failure may lose the last
+        transactions. Only for work that can be repeated, such as a simulation. `budget` replaces
+        `max_per_role`.
         """
         target = target_of(url)
         budget = budget or ConnectionBudget(core=max_per_role, data=max_per_role, background=0)
@@ -115,13 +120,13 @@ class Database:
 
             async def pool(schema: str, most: int) -> Pool:
                 settings = _pinned(schema) | ({} if durable else {"synchronous_commit": "off"})
-                opener = Opener(
+                opener = SessionOpener(
                     target, _login(key, schema), name, settings, command_timeout=COMMAND_TIMEOUT_S
                 )
-                with sentences(target, own_role=True):
-                    made = await _pool(opener, most)
-                opened.callback(made.terminate)
-                return made
+                with connection_errors(target, own_role=True):
+                    created = await _pool(opener, most)
+                opened.callback(created.terminate)
+                return created
 
             core = await pool("core", budget.core)
             data = {mode: await pool(mode.schema, budget.data) for mode in Mode}
@@ -129,25 +134,25 @@ class Database:
             if budget.background:
                 background = {mode: await pool(mode.schema, budget.background) for mode in Mode}
             database = cls(url, target, key, core, data, background)
-            with sentences(target):
+            with connection_errors(target):
                 await _check(database)
             yield database
 
 
 async def fetchval_with_timeout(pool: Pool, seconds: float, statement: str, *arguments: object) -> Any:
-    """In a transaction of its own, without the usual limit of time, for what a restore makes one great batch."""
+    """Runs one statement in its own transaction and time limit, such as a large batch after a restore."""
     async with pool.acquire() as tx, tx.transaction():
         await tx.execute("SET LOCAL statement_timeout = 0")
         return await tx.fetchval(statement, *arguments, timeout=seconds)
 
 
 async def connect_as_owner(url: str) -> asyncpg.Connection:
-    """For the few commands that need it: see schema/connections/owner_login.py. Raises Unavailable with a sentence when it cannot."""
+    """Opens a session as the database's owner (see owner_login.py). Raises Unavailable with a sentence."""
     target = target_of(url)
     settings = {**PINNED, "search_path": "pg_catalog, pg_temp"}
-    with sentences(target):
+    with connection_errors(target):
         try:
-            return await Opener(target, owner_login(target), "duro owner", settings).open()
+            return await SessionOpener(target, owner_login(target), "duro owner", settings).open()
         except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError):
             if target.user is not None:
                 raise
@@ -158,8 +163,10 @@ async def connect_as_owner(url: str) -> asyncpg.Connection:
 
 
 async def connect_to_core(database: Database, name: str, *, silent_for: str = "0") -> asyncpg.Connection:
-    """A connection outside the pool, for what a session itself holds. The server ends it when nothing is asked of it
-    for as long as `silent_for`, a time as PostgreSQL writes it; 0 is for ever.
+    """Opens a connection outside the pools, for session-level locks.
+
+    The server ends it after it is idle for `silent_for`, an interval in PostgreSQL's form; "0" means no
+    limit.
     """
     settings = {**_pinned("core"), "idle_session_timeout": silent_for}
     login = _login(database.key, "core")
@@ -174,12 +181,12 @@ async def connect_with(
     *,
     command_timeout: float | None = None,
 ) -> asyncpg.Connection:
-    """For sessions of another kind, such as a producer's. Raises the driver's errors."""
-    return await Opener(target, login, name, settings, command_timeout).open()
+    """Opens a session with another login, such as a producer's. Raises the driver's errors."""
+    return await SessionOpener(target, login, name, settings, command_timeout).open()
 
 
 def target_of(url: str) -> DatabaseTarget:
-    """Raises InvalidInput."""
+    """Parses DURO_DATABASE_URL. Raises InvalidInput."""
     try:
         return parse_database_url(url)
     except InvalidInput as error:
@@ -197,28 +204,28 @@ def _pinned(schema: str) -> dict[str, str]:
         "search_path": schema,
         "statement_timeout": STATEMENT_TIMEOUT,
         "lock_timeout": LOCK_TIMEOUT,
-        **_VANISHED,
+        **_LOST_PEER_LIMITS,
         **_PLANNING,
     }
 
 
-async def _pool(opener: Opener, max_size: int) -> Pool:
+async def _pool(opener: SessionOpener, max_size: int) -> Pool:
     async def connect(_dsn: str | None, **of_pool: Any) -> asyncpg.Connection:
         return await opener.open(**of_pool)
 
-    # The stubs' type for `connect` is a class that only the driver's own function has.
+    # The stubs give `connect` a type that only the driver's own function has.
     pool: Pool = await asyncpg.create_pool(
         connect=connect,  # type: ignore[call-overload]
         min_size=1,
         max_size=max_size,
         max_inactive_connection_lifetime=60,
-        reset=_keep_as_it_is,
+        reset=_no_reset,
     )
     return pool
 
 
-async def _keep_as_it_is(_connection: Any) -> None:
-    """Nothing of ours outlives its transaction, so there is nothing to reset, and each use saves a round trip."""
+async def _no_reset(_connection: Any) -> None:
+    """Sessions keep no state between transactions, so no reset is needed. This saves a round trip per use."""
 
 
 async def _check(database: Database) -> None:
@@ -228,7 +235,7 @@ async def _check(database: Database) -> None:
     async with database.core.acquire() as connection:
         await check_server(connection)
         rows = await connection.fetch(load("migrations")["applied"])
-        lost = await lacking(connection)
+        lost = await roles_lacking_rights(connection)
     if missing := migrate.missing({(row["schema"], row["name"]): row["sha256"] for row in rows}):
         raise Unavailable(
             f"The database lacks {len(missing)} migration(s) of this version: run duro migrate."

@@ -1,4 +1,4 @@
-"""Where a database is and how to reach it: hosts, login, TLS, as read from DURO_DATABASE_URL."""
+"""The parsed DURO_DATABASE_URL: hosts, login and TLS settings."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ SYSTEM_AUTHORITIES: Final = "system"
 
 
 class TlsMode(IntEnum):
-    """Ordered by what they guarantee. libpq's `allow` is taken as `prefer`, which encrypts wherever it can."""
+    """Ordered by guarantee. libpq's `allow` is read as `prefer`, which encrypts if possible."""
 
     DISABLE = 0
     PREFER = 1
@@ -27,7 +27,7 @@ class TlsMode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A name, an IP address, an absolute socket directory, or "" for the usual places on this machine."""
+    """A name, an IP address, an absolute socket directory, or "" for the default sockets and localhost."""
 
     name: str
     port: int = DEFAULT_PORT
@@ -43,7 +43,7 @@ class Host:
 class TlsSettings:
     mode: TlsMode = TlsMode.PREFER
     root: str | None = None
-    """File with the authorities to trust, "system" for the system's; None where nothing is verified."""
+    """File of trusted authorities, or "system" for the system's; None when nothing is verified."""
     certificate: str | None = None
     key: str | None = None
     key_password: str | None = field(default=None, repr=False)
@@ -56,7 +56,7 @@ class TlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseTarget:
-    """Where the database is and how to reach it. str() and repr() carry no secret."""
+    """A database and how to connect to it. str() and repr() contain no secret."""
 
     hosts: tuple[Host, ...]
     database: str
@@ -66,30 +66,30 @@ class DatabaseTarget:
     tls: TlsSettings = TlsSettings()
     options: str | None = field(default=None, repr=False)
     writable: bool = False
-    """Whether hosts that do not accept writes are passed over."""
+    """Whether to skip hosts that do not accept writes."""
     connect_timeout: float = DEFAULT_CONNECT_TIMEOUT_S
 
     def __str__(self) -> str:
         user = f"{quote(self.user, safe='')}@" if self.user else ""
-        return f"postgresql://{user}{_written_hosts(self.hosts)}/{quote(self.database, safe='')}"
+        return f"postgresql://{user}{_format_hosts(self.hosts)}/{quote(self.database, safe='')}"
 
     def with_login(self, user: str, password: str) -> "DatabaseTarget":
-        """The same place for another login: client certificates belong to the one that was given."""
+        """Returns the target for another login, without the client certificate of the given one."""
         tls = replace(self.tls, certificate=None, key=None, key_password=None)
         return replace(self, user=user, password=password, passfile=None, tls=tls)
 
     def without_login(self) -> "DatabaseTarget":
-        """The same place for a process that logs in as duro's own roles."""
+        """Returns the target for a process that logs in as duro's own roles."""
         return replace(self, user=None, password=None, passfile=None)
 
     def url(self) -> str:
-        """As libpq reads it, password and all; parse_database_url() gives the same target again."""
+        """Returns a URL for libpq, password included. parse_database_url() returns an equal target."""
         login = quote(self.user, safe="") if self.user else ""
         if self.password:
             login += f":{quote(self.password, safe='')}"
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._parameters())
         return (
-            f"postgresql://{login}{'@' if login else ''}{_written_hosts(self.hosts)}/{quote(self.database, safe='')}"
+            f"postgresql://{login}{'@' if login else ''}{_format_hosts(self.hosts)}/{quote(self.database, safe='')}"
             f"{'?' if query else ''}{query}"
         )
 
@@ -118,11 +118,11 @@ class DatabaseTarget:
             yield "connect_timeout", f"{self.connect_timeout:.0f}"
 
 
-def _written_hosts(hosts: tuple[Host, ...]) -> str:
-    return ",".join(map(_written_host, hosts)) if hosts != (Host(""),) else ""
+def _format_hosts(hosts: tuple[Host, ...]) -> str:
+    return ",".join(map(_format_host, hosts)) if hosts != (Host(""),) else ""
 
 
-def _written_host(host: Host) -> str:
+def _format_host(host: Host) -> str:
     name = (
         f"[{quote(host.name, safe=':')}]"
         if ":" in host.name and host.name[0] != "/"

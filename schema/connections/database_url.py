@@ -1,10 +1,11 @@
-"""Reads DURO_DATABASE_URL: libpq's URLs and its `host=… dbname=…` form, without any I/O.
+"""Parses DURO_DATABASE_URL, as a libpq URL or in the `host=… dbname=…` form, without any I/O.
 
-What the text leaves out is never taken from PG* variables, ~/.pgpass, ~/.pg_service.conf or ~/.postgresql: every
-worker then goes to the same database with the same checks, whatever the shell or the service manager sets.
+PG* variables, ~/.pgpass, ~/.pg_service.conf and ~/.postgresql are never read. So every worker uses the same
+database with the same checks, whatever its environment.
 
-Each parameter that libpq documents is honoured, ignored where that changes nothing that matters, or refused with a
-sentence. No sentence quotes a value: a password with a raw special character may end up in any part of a URL.
+Each parameter that libpq documents is applied, ignored if it has no relevant effect, or refused with a
+sentence. No sentence quotes a value: a password with an unencoded special character may end up in any part of
+a URL.
 """
 
 import re
@@ -37,18 +38,16 @@ _TLS_VERSIONS: Final = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 
 
 def parse_database_url(text: str) -> DatabaseTarget:
-    """Raises InvalidInput with a sentence that quotes no value."""
+    """Parses the text. Raises InvalidInput with a sentence that quotes no value."""
     text = text.strip()
     if not text or "\0" in text or text[0] in "'\"":
         raise InvalidInput(f"it cannot be read: {_WRITE}, without quotation marks.")
     if text.lower().startswith("jdbc:"):
-        raise InvalidInput(
-            "it is a JDBC URL: leave out jdbc:, and put the user and password before the host."
-        )
+        raise InvalidInput("it is a JDBC URL: remove jdbc:, and write the user and password before the host.")
     return _target(_from_url(text) if "://" in text else _from_pairs(text))
 
 
-# ── The two forms, as parameters by libpq's names ──────────────────────────────────────────────────────────────────
+# ── The two forms, read as parameters with libpq's names ─────────────────────────────────────
 
 
 _SCHEME: Final = re.compile(
@@ -129,15 +128,15 @@ def _unreadable() -> InvalidInput:
     return InvalidInput(f"it cannot be read: {_WRITE}, {_ENCODE}.")
 
 
-# ── What each parameter means ──────────────────────────────────────────────────────────────────────────────────────
+# ── What each parameter means ──────────────────────────────────────────────────────────────
 
-_HONOURED: Final = """
+_APPLIED: Final = """
     host hostaddr port dbname user password passfile options connect_timeout sslrootcert sslcert sslkey sslpassword
     sslcrl sslcrldir
 """
 
-# duro names its sessions itself, watches its connections itself, and has pools and schemas of its own. The second
-# part is other clients': providers and templates put it into the URLs that they hand out.
+# duro sets session names, keepalives, pools and schemas itself. The second part belongs to other clients:
+# providers and templates add these parameters to their URLs.
 _IGNORED: Final = """
     application_name fallback_application_name keepalives keepalives_idle keepalives_interval keepalives_count
     tcp_user_timeout krbsrvname gsslib gssdelegation sslcompression sslsni sslkeylogfile
@@ -149,27 +148,30 @@ _IGNORED: Final = """
     uselibpqcompat supa conn_max_age ApplicationName tcpKeepAlive loginTimeout socketTimeout
 """
 
-_WITH_ANY_VALUE: Final = frozenset((_HONOURED + _IGNORED).split())
+_WITH_ANY_VALUE: Final = frozenset((_APPLIED + _IGNORED).split())
 
-# Honoured or ignored with these values alone; with another, what the operator asks for would not be so.
+# Accepted with these values only: with others, duro could not do what the operator asks for.
 _ALLOWED: Final[Mapping[str, tuple[frozenset[str], str]]] = {
-    "gssencmode": (frozenset({"disable", "prefer"}), "duro encrypts by TLS and not by Kerberos; set sslmode"),
-    "client_encoding": (frozenset({"auto", "utf8", "utf-8", "unicode"}), "duro speaks UTF8; leave it out"),
-    "encoding": (frozenset({"utf8", "utf-8", "unicode"}), "duro speaks UTF8; leave it out"),
-    "replication": (frozenset({"false", "off", "no", "0"}), "duro needs ordinary sessions; leave it out"),
-    "require_auth": (frozenset(), "duro cannot choose how it logs in; use sslmode=verify-full instead"),
-    "requirepeer": (frozenset(), "duro does not check who runs the server; leave it out"),
+    "gssencmode": (
+        frozenset({"disable", "prefer"}),
+        "duro encrypts with TLS, not with Kerberos; set sslmode",
+    ),
+    "client_encoding": (frozenset({"auto", "utf8", "utf-8", "unicode"}), "duro uses UTF8; remove it"),
+    "encoding": (frozenset({"utf8", "utf-8", "unicode"}), "duro uses UTF8; remove it"),
+    "replication": (frozenset({"false", "off", "no", "0"}), "duro needs ordinary sessions; remove it"),
+    "require_auth": (frozenset(), "duro cannot choose the login method; use sslmode=verify-full instead"),
+    "requirepeer": (frozenset(), "duro does not check the server's user; remove it"),
     "sslcertmode": (frozenset({"allow", "disable"}), "use allow or disable"),
-    "service": (frozenset(), "service files are not read; write what it holds into DURO_DATABASE_URL"),
-    "servicefile": (frozenset(), "service files are not read; write what it holds into DURO_DATABASE_URL"),
-    "min_protocol_version": (frozenset({"3.0"}), "duro speaks protocol 3.0; leave it out"),
-    "max_protocol_version": (frozenset({"3.0", "3.2", "latest"}), "duro speaks protocol 3.0; leave it out"),
-    "scram_client_key": (frozenset(), "it is for foreign-data wrappers; give the password"),
-    "scram_server_key": (frozenset(), "it is for foreign-data wrappers; give the password"),
-    "sslidentity": (frozenset(), "give the client's certificate with sslcert and sslkey"),
+    "service": (frozenset(), "service files are not read; write their contents into DURO_DATABASE_URL"),
+    "servicefile": (frozenset(), "service files are not read; write their contents into DURO_DATABASE_URL"),
+    "min_protocol_version": (frozenset({"3.0"}), "duro uses protocol 3.0; remove it"),
+    "max_protocol_version": (frozenset({"3.0", "3.2", "latest"}), "duro uses protocol 3.0; remove it"),
+    "scram_client_key": (frozenset(), "it is for foreign-data wrappers; use the password"),
+    "scram_server_key": (frozenset(), "it is for foreign-data wrappers; use the password"),
+    "sslidentity": (frozenset(), "set the client certificate with sslcert and sslkey"),
     "target_session_attrs": (
         frozenset({"any", "read-write", "primary"}),
-        "duro writes; use read-write, or leave it out",
+        "duro writes; use read-write, or remove it",
     ),
     "load_balance_hosts": (frozenset({"disable", "random"}), "use disable or random"),
     "channel_binding": (frozenset({"disable", "prefer", "require"}), "use disable, prefer or require"),
@@ -184,7 +186,7 @@ _ALLOWED: Final[Mapping[str, tuple[frozenset[str], str]]] = {
 
 
 def _target(parameters: Mapping[str, str]) -> DatabaseTarget:
-    given = {name: value for name, value in parameters.items() if value}  # libpq, too, takes "" as left out
+    given = {name: value for name, value in parameters.items() if value}  # as in libpq, "" means not set
     _check(given)
     database = given.get("dbname") or given.get("user")
     if database is None:
@@ -212,23 +214,21 @@ def _check(given: Mapping[str, str]) -> None:
                 raise InvalidInput(f"its parameter {name} cannot be used with this value: {advice}.")
         elif name not in _WITH_ANY_VALUE:
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,40}", name) or "@" in value:
-                raise _unreadable()  # rather the end of a password with a raw ? in it
-            raise InvalidInput(
-                f"its parameter {name} is not known to libpq or duro: correct it, or leave it out."
-            )
+                raise _unreadable()  # probably the end of a password with an unencoded "?"
+            raise InvalidInput(f"its parameter {name} is unknown to libpq and duro: correct or remove it.")
 
 
 def _hosts(given: Mapping[str, str]) -> tuple[Host, ...]:
-    """`hostaddr` is where to connect; the name beside it counts for verify-full alone, which needs it."""
+    """`hostaddr` is the address to connect to; only verify-full needs the name as well."""
     if "hostaddr" in given and given.get("sslmode", "").lower() == TlsMode.VERIFY_FULL.word:
-        raise InvalidInput("its hostaddr cannot be combined with sslmode=verify-full: name the host alone.")
+        raise InvalidInput("its hostaddr cannot be combined with sslmode=verify-full: use only host.")
     names = (given.get("hostaddr") or given.get("host", "")).split(",")
     ports = given.get("port", "").split(",")
     if len(ports) == 1:
         ports *= len(names)
     if len(ports) != len(names):
         raise InvalidInput(
-            f"it has {len(names)} hosts and {len(ports)} ports: give one port, or one for each host."
+            f"it has {len(names)} hosts and {len(ports)} ports: write one port, or one per host."
         )
     for name in names:
         if name and not name.startswith("/") and not re.fullmatch(r"[\w.:%~-]+", name):
@@ -247,7 +247,7 @@ def _port(text: str) -> int:
 
 
 def _connect_timeout(text: str | None) -> float:
-    """libpq's 0 means for ever, and 1 means 2."""
+    """As in libpq, 0 means no limit (here the longest), and 1 means 2."""
     if text is None:
         return DEFAULT_CONNECT_TIMEOUT_S
     if not re.fullmatch("-?[0-9]{1,9}", text):
@@ -260,10 +260,10 @@ def _tls(given: Mapping[str, str]) -> TlsSettings:
     mode, root = _tls_mode(given), given.get("sslrootcert")
     if root == SYSTEM_AUTHORITIES and mode != TlsMode.VERIFY_FULL:
         raise InvalidInput(
-            "its sslrootcert=system needs sslmode=verify-full, for anybody can get such a certificate."
+            "its sslrootcert=system needs sslmode=verify-full: public authorities certify any host."
         )
     if mode == TlsMode.REQUIRE and root:
-        mode = TlsMode.VERIFY_CA  # as in libpq: whoever names an authority wants it to count
+        mode = TlsMode.VERIFY_CA  # as in libpq: an authority was set to be checked
     if mode >= TlsMode.VERIFY_CA:
         root = root or SYSTEM_AUTHORITIES
     direct = given.get("sslnegotiation", "").lower() == "direct"
@@ -306,7 +306,8 @@ def _tls_mode(given: Mapping[str, str]) -> TlsMode:
     if given.get("sslaccept", "").lower() == "strict":
         mode = TlsMode.VERIFY_FULL
     if given.get("channel_binding", "").lower() == "require":
-        # Channel binding proves that nobody sits in between. The driver lacks it; a verified certificate proves it too.
+        # Channel binding excludes a man in the middle. The driver lacks it; a verified certificate excludes
+        # it too.
         if mode == TlsMode.DISABLE:
             raise InvalidInput("its channel_binding=require needs TLS: use another sslmode than disable.")
         mode = TlsMode.VERIFY_FULL

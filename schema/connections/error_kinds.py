@@ -1,14 +1,15 @@
-"""What an error says about what was being written or read.
+"""Classifies errors: is the data at fault, or may the same operation succeed later?
 
-    data         the row's or the event's own, by the list in here: repeating it fails in the same way.
-                 It may be isolated, dead-lettered, or stored without its details.
-    transient    everything else that the database, the driver or the operating system raises: locks, cancels,
-                 full disks, missing rights, read-only servers, unknown codes. It is retried for as long as it takes.
-    neither      defects and refusals of ours that say nothing about the data. They are raised.
+    data         caused by the row or event itself, by the lists below: a retry would fail in the same way.
+                 The item may be isolated, dead-lettered, or stored without its details.
+    transient    all other errors of the database, the driver and the operating system: locks, cancels, full disks,
+                 missing rights, read-only servers, unknown codes. They are retried without limit.
+    neither      defects and refusals of duro itself that say nothing about the data. They are raised.
 
-A list of what is *not* the data's fault would never be complete, and each gap in it would dead-letter healthy events.
-SQLSTATE 57014 is transient: a statement timeout and a cancel by an operator cannot be told apart by the error.
-A smaller batch may fit, so loops that work in batches ask `is_out_of_time` and halve.
+Data errors are listed, not transient ones: such a list would never be complete, and each gap would
+dead-letter valid events. SQLSTATE 57014 is transient, because a statement timeout and a cancel by an operator
+look the same. A smaller batch may finish in time, so loops that work in batches check `is_query_canceled` and
+halve the batch.
 """
 
 from typing import Final
@@ -18,14 +19,18 @@ import asyncpg
 from schema.errors import Conflict, InvalidInput, NotFound
 
 _DATA_CLASSES: Final = ("22", "23")  # data exception, integrity constraint violation
-_NOT_OF_THE_DATA: Final = frozenset({"2200H"})  # a sequence that has reached its end
+_NOT_OF_THE_DATA: Final = frozenset({"2200H"})  # a sequence has reached its limit
 _LOOP_TABLES: Final = frozenset({"consumers", "cursors", "sequencer", "dead_events", "attempt_folds"})
-"""What the loops keep for themselves: no event's data gets there, so a constraint that fails is our set-up's."""
+"""Internal tables of the loops. They hold no event data, so a failed constraint there is not the data's
+fault.
+"""
 _ROW_TOO_LARGE: Final = frozenset(
     {"index_form_tuple", "index_form_tuple_context", "_bt_check_third_page", "GinFormTuple", "make_tsvector"}
 )
-"""The server's functions that refuse a value for an index. The text of the message depends on lc_messages, and the same
-SQLSTATE says that the server has run out of transaction ids."""
+"""Server functions that refuse a value as too large for an index.
+
+The message depends on lc_messages, and the same SQLSTATE also means that transaction ids are exhausted.
+"""
 _PURE_CODE: Final = (
     ValueError,  # with UnicodeDecodeError, json.JSONDecodeError
     TypeError,
@@ -40,12 +45,13 @@ _NEEDS_OPERATOR: Final = frozenset({"0A", "3D", "3F", "42", "P0", "XX"})
 
 
 class DataFault(Exception):
-    """Base of errors of ours that speak of the data at hand: the next row is not concerned."""
+    """Base of duro's own errors that the current data caused: the next row is not affected."""
 
 
 def is_data_fault(error: BaseException) -> bool:
-    """Whether the data at hand is to blame, so that other data may succeed. An argument that the driver cannot encode has
-    a SQLSTATE too, 22000.
+    """Whether the current data caused the error, so that other data may succeed.
+
+    An argument that the driver cannot encode also has a SQLSTATE, 22000.
     """
     if isinstance(error, asyncpg.PostgresError):
         return _is_data_sqlstate(error)
@@ -53,13 +59,13 @@ def is_data_fault(error: BaseException) -> bool:
         return True
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         return False
-    if isinstance(error, UnicodeError):  # raised by the driver, of what the database sent
+    if isinstance(error, UnicodeError):  # raised by the driver for a value from the database
         return True
     return isinstance(error, _PURE_CODE) and not _raised_by_infrastructure(error)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same may succeed later: raised by the database, the driver or the system, and not the data's fault."""
+    """Whether the same operation may succeed later: an error of the infrastructure, not of the data."""
     if isinstance(error, asyncpg.PostgresError):
         return not _is_data_sqlstate(error) and not _is_refusal(error)
     if isinstance(error, OSError | MemoryError | asyncpg.InterfaceError | asyncpg.InternalClientError):
@@ -71,13 +77,13 @@ def is_transient(error: BaseException) -> bool:
     )
 
 
-def is_out_of_time(error: BaseException) -> bool:
-    """Whether the server ended the statement, for its length or because somebody cancelled it."""
+def is_query_canceled(error: BaseException) -> bool:
+    """Whether the server canceled the statement, by its timeout or on request."""
     return isinstance(error, asyncpg.QueryCanceledError)
 
 
 def is_unreadable(error: BaseException) -> bool:
-    """Whether a row that was read is to blame. Stored bytes may be damaged, which is no fault of data that is written."""
+    """Whether a stored row cannot be read. Damaged storage counts too, unlike in is_data_fault."""
     if isinstance(error, asyncpg.PostgresError):
         return _is_data_sqlstate(error) or isinstance(error, asyncpg.DataCorruptedError)
     if isinstance(error, asyncpg.InterfaceError):
@@ -88,14 +94,16 @@ def is_unreadable(error: BaseException) -> bool:
 
 
 def needs_operator(error: BaseException) -> bool:
-    """Whether time alone will not help: a missing table, right or function, or a defect of the server. A command says so
-    at once. A worker retries nevertheless, and reports it, for what is missing may be granted or migrated meanwhile.
+    """Whether a retry alone cannot help: a missing table, right or function, or a defect of the server.
+
+    A command fails immediately. A worker still retries and reports it, because an operator may fix it
+    meanwhile.
     """
     return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] in _NEEDS_OPERATOR
 
 
 def describe(error: BaseException) -> str:
-    """Its type and text. An error may quote data that no text column and no log can hold; that is escaped."""
+    """Returns type and message. Characters that text columns and logs cannot hold are escaped."""
     text = f"{type(error).__name__}: {error}"
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
@@ -110,7 +118,7 @@ def _is_data_sqlstate(error: asyncpg.PostgresError) -> bool:
 
 
 def _is_missing_partition(error: asyncpg.PostgresError) -> bool:
-    """It names the table and no constraint, whereas a function that raises the code by itself names neither."""
+    """Such an error names the table but no constraint; one raised by a function names neither."""
     return (
         isinstance(error, asyncpg.CheckViolationError)
         and error.table_name is not None
@@ -119,12 +127,12 @@ def _is_missing_partition(error: asyncpg.PostgresError) -> bool:
 
 
 def _is_refusal(error: asyncpg.PostgresError) -> bool:
-    """An answer of ours that does not change by itself. A month that retention is looking at ("retiring") does."""
+    """A refusal by duro that a retry cannot change. "retiring" may change: retention is at work."""
     return type(error) is asyncpg.ObjectNotInPrerequisiteStateError and error.constraint_name != "retiring"
 
 
 def _raised_by_infrastructure(error: BaseException) -> bool:
-    """In the code of the driver or the event loop, where such an error is a lost connection's."""
+    """Whether the driver or the event loop raised it, where such an error means a lost connection."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

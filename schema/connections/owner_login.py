@@ -1,7 +1,7 @@
 """The owner's login: `duro migrate` and a few other commands need it, workers do not.
 
-Workers and most commands log in as duro's own roles, whose passwords the secret key yields. Of DURO_DATABASE_URL they
-use the host, the port and the database alone, so the URL on a worker's host needs no user.
+Workers and most commands log in as duro's own roles, whose passwords are derived from the secret key. They
+use only host, port and database of DURO_DATABASE_URL, so the URL on a worker's host needs no user.
 """
 
 import asyncpg
@@ -13,7 +13,7 @@ _SQL = load("rights")
 
 
 async def refuse_other_logins(connection: asyncpg.Connection, command: str) -> None:
-    """Raises Unavailable unless this login has the rights of our objects' owner."""
+    """Raises Unavailable unless this login has the rights of the owner of duro's objects."""
     for row in await connection.fetch(_SQL["owner_of_ours"]):
         if not row["may"]:
             raise Unavailable(

@@ -1,4 +1,4 @@
-"""The password file that DURO_DATABASE_URL names with `passfile`: lines of host:port:database:user:password."""
+"""Reads the `passfile` of DURO_DATABASE_URL: lines of host:port:database:user:password."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,16 @@ from typing import Final
 from schema.errors import Unavailable
 
 _FIELD: Final = re.compile(r"((?:[^\\:]|\\.)*)(?::|$)")
-_OTHERS: Final = 0o077
+_GROUP_AND_OTHERS: Final = 0o077
 
 
 def password_in(path: str, host: str, port: int, database: str, user: str) -> str:
-    """Of the first line that fits. Raises Unavailable when there is none, or others may read the file."""
+    """Returns the password of the first matching line. Raises Unavailable if none matches or others may read
+    the file.
+    """
     try:
         file = Path(path)
-        if file.stat().st_mode & _OTHERS:
+        if file.stat().st_mode & _GROUP_AND_OTHERS:
             raise Unavailable(f"The passfile {path} can be read by others: chmod 600 it.")
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

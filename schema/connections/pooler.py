@@ -1,14 +1,15 @@
-"""Whether a connection pooler keeps one session of the database for each of its clients.
+"""Detects connection poolers that do not keep one database session per client.
 
-duro keeps things in sessions (settings, advisory locks, prepared statements), so a pooler that hands a session to
-another client after each transaction would lose them, or give them to others. Such a pooler is caught like this:
+duro keeps state in sessions: settings, advisory locks, prepared statements. A pooler that gives a session to
+another client after each transaction would lose this state or leak it to others. Such a pooler is detected
+like this:
 
     first   BEGIN; pid; COMMIT ────────────── BEGIN; pid; COMMIT      its session must stay the same,
     second         BEGIN; pid ──── (still open) ──────────── COMMIT    and must not be the first one's
 
-While the second holds a session in an open transaction, the first is idle: a pooler in transaction mode has given
-the first one's session away, or now gives the first another. Only with many other clients of the same login may it
-by chance do neither, so this is repeated.
+While the second client holds a session in an open transaction, the first is idle. A pooler in transaction
+mode gives the first client's session to the second, or another session to the first. With many other clients
+of the same login it may do neither by chance, so the check is repeated.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ _BACKEND: Final = load("sessions")["backend"]
 
 
 async def fetch_in_one_session(connection: asyncpg.Connection, query: str, *arguments: object) -> Any:
-    """The first value. Leaves no prepared statement behind, and works in transaction mode, too."""
+    """Returns the first value. Leaves no prepared statement, and also works in transaction mode."""
     async with connection.transaction():
         statement = await connection.prepare(query, name="")
         return await statement.fetchval(*arguments)
@@ -34,41 +35,41 @@ async def fetch_in_one_session(connection: asyncpg.Connection, query: str, *argu
 async def refuse_shared_sessions(
     first: asyncpg.Connection, connect: Callable[[], Awaitable[asyncpg.Connection]], where: str, limit: float
 ) -> None:
-    """Raises Unavailable unless the pooler keeps sessions apart. `limit`: seconds for a second session."""
+    """Raises Unavailable unless each client has its own session. `limit`: seconds for a second session."""
     second: asyncpg.Connection | None = None
     try:
         async with asyncio.timeout(limit):
             second = await connect()
-            apart = await _are_apart(first, second)
+            separate = await _have_own_sessions(first, second)
     except TimeoutError:
         raise Unavailable(
-            f"The pooler at {where} gave no second session within {limit:.0f} s: raise its pool size, "
-            "for duro needs several sessions for each of its roles."
+            f"The pooler at {where} provided no second session within {limit:.0f} s: raise its pool size. "
+            "duro needs several sessions for each of its roles."
         ) from None
     finally:
         if second is not None:
             second.terminate()
-    if not apart:
+    if not separate:
         raise shared_sessions(where)
 
 
 def shared_sessions(where: str) -> Unavailable:
     return Unavailable(
         f"The database at {where} is behind a pooler in transaction or statement mode, which duro cannot use: "
-        "point DURO_DATABASE_URL at PostgreSQL itself, or at a pooler in session mode."
+        "point DURO_DATABASE_URL to PostgreSQL itself, or to a pooler in session mode."
     )
 
 
 def refuses_transactions(error: Exception) -> bool:
-    """Whether it is a pooler in statement mode that says so. It closes the connection, too."""
+    """Whether the error is from a pooler in statement mode, which also closes the connection."""
     return "statement pooling" in str(error)
 
 
-async def _are_apart(first: asyncpg.Connection, second: asyncpg.Connection) -> bool:
-    mine = await fetch_in_one_session(first, _BACKEND)
+async def _have_own_sessions(first: asyncpg.Connection, second: asyncpg.Connection) -> bool:
+    pid = await fetch_in_one_session(first, _BACKEND)
     for _ in range(_ROUNDS):
         async with second.transaction():
             statement = await second.prepare(_BACKEND, name="")
-            if await statement.fetchval() == mine or await fetch_in_one_session(first, _BACKEND) != mine:
+            if await statement.fetchval() == pid or await fetch_in_one_session(first, _BACKEND) != pid:
                 return False
     return True

@@ -1,4 +1,4 @@
-"""What TLS settings mean to OpenSSL. Certificates are read for each connection, so a renewed one is used at once."""
+"""Builds OpenSSL contexts. Certificates are read for each connection, so renewals take effect."""
 
 import ssl
 from typing import Final
@@ -14,11 +14,13 @@ _VERSIONS: Final = {
 
 
 class UnusableFile(ConnectionError):
-    """A file with certificates or a key. An error of the connection, for the file may be there again the next time."""
+    """A file of certificates or a key is not usable. It is a ConnectionError: the file may be fixed
+    meanwhile.
+    """
 
 
 def client_context(tls: TlsSettings) -> ssl.SSLContext | None:
-    """None: without TLS. Raises UnusableFile with a sentence."""
+    """Returns None when TLS is disabled. Raises UnusableFile with a sentence for the operator."""
     if tls.mode == TlsMode.DISABLE:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -58,7 +60,7 @@ def _load_certificate(context: ssl.SSLContext, certificate: str, tls: TlsSetting
 
 
 def _unusable(parameter: str, file: str, error: Exception) -> UnusableFile:
-    reason = "it holds no usable certificate or key"
+    reason = "no usable certificate or key in it"
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
         reason = error.strerror or reason
     return UnusableFile(

@@ -113,7 +113,9 @@ async def repair(owner: asyncpg.Connection, intended: IntendedOwner) -> list[str
     return lines
 
 
-async def lacking(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy) -> list[str]:
+async def roles_lacking_rights(
+    connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy,
+) -> list[str]:
     """Which of our roles lack rights, and where. Any login may ask."""
     repairs = [
         repair

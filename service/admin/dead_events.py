@@ -11,7 +11,7 @@ from consumers.consumer import Consumer, Handler
 from consumers.fanout import FANOUT, FanOut, NoSlots
 from consumers.projection_handlers import Serving
 from schema.connections.database import Pool
-from schema.connections.error_kinds import describe, is_out_of_time, is_transient, is_unreadable
+from schema.connections.error_kinds import describe, is_query_canceled, is_transient, is_unreadable
 from schema.event_log import log
 from schema.event_log.log import DeadEvent
 from service.worker.projection_consumers import PROJECTIONS
@@ -80,7 +80,7 @@ async def _retry(pool: Pool, name: str, consumer: Consumer, dead: DeadEvent) -> 
     try:
         applied = await consumer.retry_dead_event(event)
     except Exception as error:
-        if is_transient(error) and not is_out_of_time(error):
+        if is_transient(error) and not is_query_canceled(error):
             raise
         return result(Retried.FAILED, describe(error))
     return result(Retried.APPLIED if applied else Retried.GONE)

@@ -24,7 +24,7 @@ from uuid import UUID
 from schema.billing import billing_cases
 from schema.billing.billing_cases import Changes, Overdue
 from schema.billing.rows import PaymentAttempt, PaymentKind, Rail
-from schema.connections.error_kinds import is_data_fault, is_out_of_time, is_transient, needs_operator
+from schema.connections.error_kinds import is_data_fault, is_query_canceled, is_transient, needs_operator
 from schema.core.wallet import Token
 from schema.errors import Conflict, Unavailable
 from schema.failures import PartFailures, current_part
@@ -218,7 +218,7 @@ class ChargeProcessor:
         try:
             count = await self._ledger.transact(lambda unit: _write(unit, batch))
         except Exception as error:  # noqa: BLE001  whatever it is, it is reported, and the attempts are asked for again
-            if len(batch) > 1 and (is_data_fault(error) or is_out_of_time(error) or needs_operator(error)):
+            if len(batch) > 1 and (is_data_fault(error) or is_query_canceled(error) or needs_operator(error)):
                 half = len(batch) // 2
                 await self._settle(batch[:half])
                 await self._settle(batch[half:])

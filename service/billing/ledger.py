@@ -31,7 +31,7 @@ from schema.billing import billing_cases
 from schema.billing.billing_cases import Changes, Fact, Key
 from schema.billing.rows import PaymentAttempt
 from schema.connections.database import Connection, Pool
-from schema.connections.error_kinds import is_out_of_time, is_transient
+from schema.connections.error_kinds import is_query_canceled, is_transient
 from service.billing.clock import Clock
 
 T = TypeVar("T")
@@ -128,4 +128,4 @@ class Ledger:
 
 def _may_be_repeated(error: BaseException) -> bool:
     """A statement that timed out would do so again with the same amount of work."""
-    return is_transient(error) and not is_out_of_time(error) and not isinstance(error, CommitInDoubt)
+    return is_transient(error) and not is_query_canceled(error) and not isinstance(error, CommitInDoubt)

@@ -23,7 +23,7 @@ import asyncpg
 from schema.billing import billing_cases
 from schema.billing.billing_cases import Case, Changes, Overdue, TenantFilter
 from schema.billing.rows import DunningState, PaymentState, Status
-from schema.connections.error_kinds import DataFault, is_data_fault, is_out_of_time
+from schema.connections.error_kinds import DataFault, is_data_fault, is_query_canceled
 from schema.ids import SUBSCRIPTION, format_id
 from schema.polling import sleep_unless, through_outages
 from service.billing.charges import ChargeProcessor
@@ -139,7 +139,7 @@ class Scanner:
         try:
             return await self._take(limit)
         except Exception as error:
-            if not (_is_of_a_row(error) or is_out_of_time(error)):
+            if not (_is_of_a_row(error) or is_query_canceled(error)):
                 raise
             _logger.warning("%s: a batch failed and is repeated one by one: %r", self.name, error)
         found = 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema.connections.error_kinds import is_data_fault, is_out_of_time
+from schema.connections.error_kinds import is_data_fault, is_query_canceled
 from schema.polling import Pace, sleep_unless, through_outages
 
 MUCH_TOO_LONG = 3600.0
@@ -74,8 +74,8 @@ async def test_other_errors_go_through_at_once(error: Exception) -> None:
 
 def test_a_statement_timeout_asks_for_a_smaller_batch() -> None:
     """In contrast to silence, which is the connection's fault."""
-    assert is_out_of_time(asyncpg.QueryCanceledError("canceling statement due to statement timeout"))
-    assert not is_out_of_time(TimeoutError())
+    assert is_query_canceled(asyncpg.QueryCanceledError("canceling statement due to statement timeout"))
+    assert not is_query_canceled(TimeoutError())
 
 
 async def test_cancellation_is_not_an_outage() -> None:

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from schema.connections.database import Database, connect_as_owner
-from schema.connections.error_kinds import is_data_fault, is_out_of_time, is_transient, needs_operator
+from schema.connections.error_kinds import is_data_fault, is_query_canceled, is_transient, needs_operator
 from schema.errors import Unavailable
 from schema.modes import Mode
 from tests.support.database_waits import wait_until_blocked
@@ -34,29 +34,29 @@ async def refusal(url: str, key: bytes) -> str:
     return sentence
 
 
-async def test_nobody_listens(key: bytes) -> None:
+async def test_a_stopped_server_is_reported(key: bytes) -> None:
     url = f"postgresql://duro_owner:hunter2@127.0.0.1:{closed_port()}/duro"
-    assert "cannot be reached (nothing listens there): start it" in await refusal(url, key)
+    assert "cannot be reached (connection refused): start it" in await refusal(url, key)
     with pytest.raises(Unavailable, match="start it, or correct DURO_DATABASE_URL"):
         await connect_as_owner(url)
 
 
-async def test_there_is_no_such_database(db_url: str, key: bytes) -> None:
+async def test_a_missing_database_is_reported(db_url: str, key: bytes) -> None:
     assert "does not exist: create it" in await refusal(with_database(db_url, "absent"), key)
 
 
-async def test_a_database_that_was_never_migrated(cluster: Cluster) -> None:
+async def test_an_unmigrated_database_is_reported(cluster: Cluster) -> None:
     async with cluster.empty_database() as name:
         said = await refusal(cluster.url(name), cluster.key)
-        assert "is not migrated, or duro's roles have lost their rights there" in said
+        assert "is not migrated, or duro's roles lack rights" in said
         assert said.endswith("run duro migrate with the URL of the database's owner.")
 
 
-async def test_another_secret_key(db_url: str) -> None:
-    assert "run duro migrate with the DURO_SECRET_KEY in use here" in await refusal(db_url, bytes(32))
+async def test_another_secret_key_is_reported(db_url: str) -> None:
+    assert "run duro migrate with this DURO_SECRET_KEY" in await refusal(db_url, bytes(32))
 
 
-async def test_a_wrong_password_of_the_owner(db_url: str) -> None:
+async def test_a_wrong_owner_password_is_reported(db_url: str) -> None:
     parts = urlsplit(db_url)
     url = parts._replace(netloc=parts.netloc.replace(parts.password or "", "hunter2")).geturl()
     with pytest.raises(Unavailable, match="refuses the login") as caught:
@@ -71,7 +71,7 @@ async def test_a_database_does_not_print_its_password_or_key(database: Database)
     assert repr(database.key) not in shown
 
 
-async def test_each_pool_names_tables_in_its_schema_alone(database: Database) -> None:
+async def test_each_pool_sees_only_its_schema(database: Database) -> None:
     assert await database.core.fetchval("SHOW search_path") == "core"
     for mode in Mode:
         assert await database.data(mode).fetchval("SHOW search_path") == mode.schema
@@ -244,34 +244,32 @@ Trouble = Callable[[Connect], Awaitable[Exception]]
 
 
 @pytest.mark.parametrize("trouble", OF_THE_MOMENT)
-async def test_trouble_of_the_moment_is_worth_another_try_of_the_same(
-    connect: Connect, trouble: Trouble
-) -> None:
+async def test_transient_errors_are_retried(connect: Connect, trouble: Trouble) -> None:
     error = await trouble(connect)
     assert is_transient(error), repr(error)
     assert not is_data_fault(error)
 
 
 @pytest.mark.parametrize("trouble", OF_THE_DATA)
-async def test_a_batchs_own_trouble_does_not_go_away_by_itself(connect: Connect, trouble: Trouble) -> None:
+async def test_data_errors_are_not_retried(connect: Connect, trouble: Trouble) -> None:
     error = await trouble(connect)
     assert not is_transient(error), repr(error)
     assert is_data_fault(error)
 
 
-async def test_a_statement_that_was_ended_may_fit_when_it_is_smaller(connect: Connect) -> None:
-    assert is_out_of_time(await statement_timeout(connect))
-    assert not is_out_of_time(await lock_timeout(connect))
+async def test_a_canceled_statement_may_fit_in_smaller_batches(connect: Connect) -> None:
+    assert is_query_canceled(await statement_timeout(connect))
+    assert not is_query_canceled(await lock_timeout(connect))
 
 
 @pytest.mark.parametrize(("trouble", "expected"), [(missing_table, True), (lock_timeout, False)])
-async def test_what_time_alone_does_not_mend_is_known(
+async def test_errors_that_need_an_operator_are_known(
     connect: Connect, trouble: Trouble, expected: bool
 ) -> None:
     assert needs_operator(await trouble(connect)) == expected
 
 
-async def test_sessions_give_up_a_lock_well_before_a_statement_ends(database: Database) -> None:
+async def test_lock_timeout_is_shorter_than_statement_timeout(database: Database) -> None:
     for pool in (database.core, *(database.data(mode) for mode in Mode)):
         rows = await pool.fetch(
             "SELECT name, setting::int AS ms FROM pg_settings WHERE name IN ('lock_timeout', 'statement_timeout')"

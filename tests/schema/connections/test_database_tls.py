@@ -72,7 +72,7 @@ async def refusal(url: str) -> str:
     return str(caught.value)
 
 
-async def test_each_mode_connects_as_it_says(server: TlsFront, trusted: str, tmp_path: Path) -> None:
+async def test_each_tls_mode_connects_as_documented(server: TlsFront, trusted: str, tmp_path: Path) -> None:
     full = f"sslmode=verify-full&{trusted}"
     wanted = {
         "sslmode=disable": False,
@@ -90,7 +90,7 @@ async def test_each_mode_connects_as_it_says(server: TlsFront, trusted: str, tmp
     assert {parameters: await encrypted(server, parameters) for parameters in wanted} == wanted
 
 
-async def test_the_system_s_authorities_count_without_a_file(
+async def test_system_authorities_are_used_without_a_file(
     server: TlsFront, trusted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for parameters in (
@@ -98,7 +98,7 @@ async def test_the_system_s_authorities_count_without_a_file(
         "sslrootcert=system",
         "sslmode=require&channel_binding=require",
     ):
-        assert "authority that is not trusted here" in await refusal(server.url(parameters))
+        assert "untrusted authority" in await refusal(server.url(parameters))
     monkeypatch.setenv("SSL_CERT_FILE", trusted.partition("=")[2])
     for parameters in (
         "sslmode=verify-full",
@@ -108,26 +108,24 @@ async def test_the_system_s_authorities_count_without_a_file(
         assert await encrypted(server, parameters)
 
 
-async def test_another_name_is_refused_by_verify_full_alone(
-    server: TlsFront, trusted: str, tmp_path: Path
-) -> None:
+async def test_only_verify_full_refuses_another_name(server: TlsFront, trusted: str, tmp_path: Path) -> None:
     full = server.url(f"sslmode=verify-full&{trusted}", "127.0.0.1")
     assert "has a certificate for another name: name the host as its certificate does" in await refusal(full)
     assert await encrypted(server, f"sslmode=verify-ca&{trusted}", "127.0.0.1")
 
 
-async def test_another_authority_is_refused_where_it_is_verified(
+async def test_an_unknown_authority_is_refused_when_verified(
     server: TlsFront, trusted: str, tmp_path: Path
 ) -> None:
     other = write(tmp_path / "other.pem", trustme.CA().cert_pem.bytes())
     for mode in ("require", "verify-ca", "verify-full"):
         said = await refusal(server.url(f"sslmode={mode}&sslrootcert={other}"))
-        assert "authority that is not trusted here" in said
+        assert "untrusted authority" in said
         assert "start it" not in said
     assert await encrypted(server, f"sslmode=prefer&sslrootcert={other}")
 
 
-async def test_an_expired_certificate_is_named(server: TlsFront, trusted: str, tmp_path: Path) -> None:
+async def test_an_expired_certificate_is_reported(server: TlsFront, trusted: str, tmp_path: Path) -> None:
     past = NOW - dt.timedelta(days=2)
     expired = AUTHORITY.issue_cert("localhost", not_before=past - dt.timedelta(days=1), not_after=past)
     server.context = serving(expired)
@@ -137,7 +135,7 @@ async def test_an_expired_certificate_is_named(server: TlsFront, trusted: str, t
     assert await encrypted(server, "sslmode=require")
 
 
-async def test_a_revoked_certificate_is_named(server: TlsFront, trusted: str, tmp_path: Path) -> None:
+async def test_a_revoked_certificate_is_reported(server: TlsFront, trusted: str, tmp_path: Path) -> None:
     certificate = AUTHORITY.issue_cert("localhost")
     server.context = serving(certificate)
     leaf = x509.load_pem_x509_certificate(certificate.cert_chain_pems[0].bytes())
@@ -166,7 +164,7 @@ def revocations(authority: trustme.CA, serial: int) -> bytes:
     return made.public_bytes(Encoding.PEM)
 
 
-async def test_a_client_certificate_is_shown_when_the_server_asks(
+async def test_a_client_certificate_is_sent_on_request(
     server: TlsFront, trusted: str, tmp_path: Path
 ) -> None:
     assert server.context is not None
@@ -184,24 +182,24 @@ async def test_a_client_certificate_is_shown_when_the_server_asks(
     with_password = f"sslmode=require&sslcert={chain}&sslkey={sealed_key}&sslpassword="
     assert await encrypted(server, f"{with_password}open%20sesame")
     said = await refusal(server.url("sslmode=require"))
-    assert "requires a valid client certificate): name one with sslcert and sslkey" in said
+    assert "requires a valid client certificate): set sslcert and sslkey" in said
     assert "sslcert or sslkey in DURO_DATABASE_URL cannot be used" in await refusal(
         server.url(f"{with_password}wrong")
     )
 
 
-async def test_files_that_cannot_be_used_are_named(server: TlsFront, trusted: str, tmp_path: Path) -> None:
+async def test_unusable_files_are_reported(server: TlsFront, trusted: str, tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.pem", b"")
     for parameters, said in {
         "sslmode=verify-full&sslrootcert=/nowhere/ca.pem": "sslrootcert in DURO_DATABASE_URL cannot be used (/nowhere/ca.pem: No such",
-        f"sslmode=verify-full&sslrootcert={empty}": "holds no usable certificate",
+        f"sslmode=verify-full&sslrootcert={empty}": "no usable certificate",
         f"sslmode=verify-full&{trusted}&sslcrl=/nowhere/crl": "sslcrl in DURO_DATABASE_URL cannot be used",
         "sslmode=prefer&sslcert=/nowhere/c&sslkey=/nowhere/k": "sslcert or sslkey in DURO_DATABASE_URL cannot be used",
     }.items():
         assert said in await refusal(server.url(parameters))
 
 
-async def test_prefer_does_without_tls_where_the_server_wants_none(
+async def test_prefer_falls_back_when_the_server_refuses_tls(
     server: TlsFront, trusted: str, tmp_path: Path
 ) -> None:
     server.only = "plain"
@@ -211,14 +209,14 @@ async def test_prefer_does_without_tls_where_the_server_wants_none(
     assert "pg_hba.conf" in said
 
 
-async def test_a_server_that_wants_tls_is_named(server: TlsFront, trusted: str, tmp_path: Path) -> None:
+async def test_a_server_that_requires_tls_is_reported(server: TlsFront, trusted: str, tmp_path: Path) -> None:
     server.only = "tls"
     assert await encrypted(server, "")
-    assert "set sslmode=require if it wants TLS" in await refusal(server.url("sslmode=disable"))
+    assert "set sslmode=require if it requires TLS" in await refusal(server.url("sslmode=disable"))
 
 
 @needs_pgbouncer
-async def test_versions_without_one_in_common_are_refused(cluster: Cluster, owner_url: str) -> None:
+async def test_no_common_tls_version_is_reported(cluster: Cluster, owner_url: str) -> None:
     with temporary_directory() as place:
         certificate = AUTHORITY.issue_cert("localhost")
         key = write(place / "key", certificate.private_key_pem.bytes())
@@ -228,11 +226,11 @@ async def test_versions_without_one_in_common_are_refused(cluster: Cluster, owne
             url = pooler.url(owner_url).partition("?")[0]
             await (await connect_as_owner(f"{url}?sslmode=require")).close()
             said = await refusal(f"{url}?sslmode=require&ssl_max_protocol_version=TLSv1.2")
-    assert "refuses TLS as it is set here" in said
+    assert "refuses the TLS settings" in said
     assert "start it" not in said
 
 
-async def test_a_server_without_tls_is_named_and_used_where_that_is_allowed(server: TlsFront) -> None:
+async def test_a_server_without_tls_is_used_only_when_allowed(server: TlsFront) -> None:
     server.context = None
     for parameters in ("", "sslmode=allow", "sslmode=prefer"):
         assert not await encrypted(server, parameters)
@@ -240,7 +238,7 @@ async def test_a_server_without_tls_is_named_and_used_where_that_is_allowed(serv
         assert "has no TLS: turn on ssl" in await refusal(server.url(f"sslmode={mode}"))
 
 
-async def test_the_embedded_server_s_build_has_no_tls(owner_url: str) -> None:
+async def test_the_embedded_server_has_no_tls(owner_url: str) -> None:
     """Its URL says so, for programs that would ask for it otherwise."""
     assert owner_url.endswith("?sslmode=disable")
     plain = owner_url.partition("?")[0]

@@ -11,7 +11,7 @@ import pytest
 
 from schema.connections import database as database_module
 from schema.connections.database import Database, connect_as_owner, connect_to_core
-from schema.connections.session_settings import NOT_EVERYWHERE
+from schema.connections.session_settings import VERSION_DEPENDENT
 from schema.errors import Unavailable
 from schema.event_log import events
 from schema.installation.migrate import migrate
@@ -24,7 +24,7 @@ from tests.support.servers.pgbouncer import PgBouncer, needs_pgbouncer, pgbounce
 pytestmark = needs_pgbouncer
 
 SHARED = (
-    "is behind a pooler in transaction or statement mode, .*: point DURO_DATABASE_URL at PostgreSQL itself"
+    "is behind a pooler in transaction or statement mode, .*: point DURO_DATABASE_URL to PostgreSQL itself"
 )
 DROPPED = ", ".join(name.lower() for name in database_module._pinned("core"))
 TRACKED = {"datestyle", "timezone", "standard_conforming_strings"}  # PgBouncer keeps them for each client
@@ -40,7 +40,7 @@ async def in_force(connection: asyncpg.Connection, pinned: dict[str, str]) -> bo
     """Whether setting them again changes nothing."""
     unknown = [
         name
-        for name in NOT_EVERYWHERE
+        for name in VERSION_DEPENDENT
         if await connection.fetchval("SELECT current_setting($1, true)", name) is None
     ]
     settings = {name: value for name, value in pinned.items() if name not in unknown}
@@ -52,9 +52,7 @@ async def in_force(connection: asyncpg.Connection, pinned: dict[str, str]) -> bo
     }
 
 
-async def test_a_database_is_migrated_and_used_through_session_mode(
-    cluster: Cluster, pooler: PgBouncer
-) -> None:
+async def test_session_mode_supports_migration_and_use(cluster: Cluster, pooler: PgBouncer) -> None:
     async with cluster.empty_database() as name:
         url = pooler.url(cluster.url(name))
         owner = await connect_as_owner(url)
@@ -66,7 +64,7 @@ async def test_a_database_is_migrated_and_used_through_session_mode(
 
 
 @pytest.mark.parametrize("ignored", ["", DROPPED], ids=["none", "all"])
-async def test_the_settings_are_in_force_whatever_the_pooler_ignores(
+async def test_settings_are_in_effect_even_if_the_pooler_ignores_them(
     cluster: Cluster, db_url: str, ignored: str
 ) -> None:
     """`ignore_startup_parameters` makes PgBouncer drop them without a word."""
@@ -84,7 +82,7 @@ async def test_the_settings_are_in_force_whatever_the_pooler_ignores(
         await owner.close()
 
 
-async def test_each_client_of_session_mode_finds_its_own_settings(
+async def test_each_client_in_session_mode_has_its_own_settings(
     cluster: Cluster, pooler: PgBouncer, db_url: str
 ) -> None:
     """The pooler gives a session that another client has used."""
@@ -107,7 +105,7 @@ async def test_each_client_of_session_mode_finds_its_own_settings(
     ],
     ids=["", "round robin", "one session", "settings ignored", "statement", "statement, settings ignored"],
 )
-async def test_shared_sessions_are_refused_and_left_as_they_were(
+async def test_shared_sessions_are_refused_and_unchanged(
     cluster: Cluster, db_url: str, mode: str, settings: dict[str, object]
 ) -> None:
     async with pgbouncer(cluster, mode, **settings) as pooler:
@@ -151,7 +149,7 @@ async def crowd(url: str, count: int) -> AsyncIterator[None]:
             connection.terminate()
 
 
-async def test_transaction_mode_is_found_in_a_crowd(cluster: Cluster, db_url: str) -> None:
+async def test_transaction_mode_is_detected_among_many_clients(cluster: Cluster, db_url: str) -> None:
     """Other clients take sessions at the same time, so none stays with us by chance."""
     async with pgbouncer(cluster, "transaction") as pooler:
         url = pooler.url(db_url)
@@ -161,24 +159,22 @@ async def test_transaction_mode_is_found_in_a_crowd(cluster: Cluster, db_url: st
                     await connect_as_owner(url)
 
 
-async def test_a_pooler_with_too_few_sessions_says_so_in_time(cluster: Cluster, db_url: str) -> None:
+async def test_a_pooler_with_too_few_sessions_is_reported(cluster: Cluster, db_url: str) -> None:
     async with pgbouncer(cluster, "session", default_pool_size=1) as pooler:
-        with pytest.raises(Unavailable, match="gave no second session within 2 s: raise its pool size"):
+        with pytest.raises(Unavailable, match="provided no second session within 2 s: raise its pool size"):
             await connect_as_owner(f"{pooler.url(db_url)}&connect_timeout=2")
 
 
-async def test_a_role_that_the_pooler_does_not_know_is_named_with_what_to_do(
-    cluster: Cluster, db_url: str
-) -> None:
+async def test_a_role_unknown_to_the_pooler_is_reported(cluster: Cluster, db_url: str) -> None:
     query = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 AND rolname NOT LIKE 'duro\\_core'"
     async with pgbouncer(cluster, "session", auth_query=query) as pooler:
-        with pytest.raises(Unavailable, match="make the role known to your pooler") as caught:
+        with pytest.raises(Unavailable, match="add the role to your pooler") as caught:
             async with Database.open(pooler.url(db_url), cluster.key):
                 pass
         assert derive_role_password(cluster.key, "duro_core") not in str(caught.value)
 
 
-async def test_a_database_that_is_missing_behind_the_pooler_is_named(
+async def test_a_database_missing_behind_the_pooler_is_reported(
     cluster: Cluster,
 ) -> None:
     async with pgbouncer(cluster, "session", database="duro") as pooler:
@@ -186,7 +182,7 @@ async def test_a_database_that_is_missing_behind_the_pooler_is_named(
             await connect_as_owner(pooler.url(cluster.superuser_url("absent")))
 
 
-async def test_a_wrong_password_is_named_through_the_pooler(pooler: PgBouncer, db_url: str) -> None:
+async def test_a_wrong_password_is_reported_through_the_pooler(pooler: PgBouncer, db_url: str) -> None:
     parts = urlsplit(db_url)
     url = parts._replace(netloc=parts.netloc.replace(parts.password or "", "hunter2")).geturl()
     with pytest.raises(Unavailable, match=r"refuses the login .*: correct the user and password") as caught:
@@ -194,7 +190,7 @@ async def test_a_wrong_password_is_named_through_the_pooler(pooler: PgBouncer, d
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_pooler_without_room_for_clients_says_so(cluster: Cluster, db_url: str) -> None:
+async def test_a_full_pooler_is_reported(cluster: Cluster, db_url: str) -> None:
     async with pgbouncer(cluster, "session", max_client_conn=1) as pooler:
         owner = await connect_as_owner(db_url)
         await owner.close()

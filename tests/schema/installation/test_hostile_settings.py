@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from schema.connections.database import Database, Executor, connect_as_owner, connect_to_core
-from schema.connections.session_settings import NOT_EVERYWHERE, PINNED
+from schema.connections.session_settings import PINNED, VERSION_DEPENDENT
 from schema.core import tenants
 from schema.installation.migrate import migrate
 from schema.installation.roles import LOGIN_ROLES
@@ -116,7 +116,7 @@ async def hostile_database(cluster: Cluster, where: str) -> AsyncIterator[str]:
         }[where]
         unknown = [
             setting
-            for setting in NOT_EVERYWHERE
+            for setting in VERSION_DEPENDENT
             if await superuser.fetchval("SELECT current_setting($1, true)", setting) is None
         ]
         for target in targets:
@@ -189,5 +189,5 @@ async def pinned(session: Executor) -> dict[str, str | None]:
 
 def differences(found: dict[str, str | None]) -> set[str]:
     unknown = {name for name, value in found.items() if value is None}
-    assert unknown <= NOT_EVERYWHERE
+    assert unknown <= VERSION_DEPENDENT
     return {name for name, value in found.items() if value != PINNED[name]} - unknown

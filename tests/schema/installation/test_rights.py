@@ -11,7 +11,7 @@ from schema.installation.roles import ALL_ROLES
 from schema.modes import Mode
 from schema.read_models.projections import begin_rebuild
 from schema.rights.declared import DECLARED, data_schema
-from schema.rights.repair import lacking
+from schema.rights.repair import roles_lacking_rights
 from tests.support.servers.connections import LIVE, SUPERUSER, Connect
 from tests.support.servers.databases import OWNER
 
@@ -46,7 +46,7 @@ async def test_every_object_of_ours_is_declared(owner: asyncpg.Connection, decla
 
 async def test_a_migrated_database_needs_no_repair(owner: asyncpg.Connection, key: bytes) -> None:
     assert await migrate(owner, key) == Migrated(0, [])
-    assert await lacking(owner) == []
+    assert await roles_lacking_rights(owner) == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from schema.connections.connection_budget import LEAST
+from schema.connections.connection_budget import MIN_CONNECTIONS
 from schema.connections.database import Database
 from schema.core import tenants
 from schema.modes import Mode
@@ -51,7 +51,9 @@ class Site:
 
 @asynccontextmanager
 async def working(db_url: str, key: bytes) -> AsyncIterator[Site]:
-    settings = Settings.read({"DURO_EGRESS_ALLOW": "127.0.0.0/8", "DURO_DATABASE_CONNECTIONS": str(LEAST)})
+    settings = Settings.read(
+        {"DURO_EGRESS_ALLOW": "127.0.0.0/8", "DURO_DATABASE_CONNECTIONS": str(MIN_CONNECTIONS)}
+    )
     clock, stop = Clock(), asyncio.Event()
     async with worker(settings, db_url, key, clock) as this:
         http = HttpServer(this, Telemetry(this), stop)
@@ -106,7 +108,7 @@ async def test_the_fewest_connections_do_for_both_modes_and_are_never_exceeded(
 ) -> None:
     """The server would refuse one more. Projections, counting and metrics go on beside the deliveries."""
     got, tenant = receiver
-    await limit(superuser, LEAST + OTHERS)
+    await limit(superuser, MIN_CONNECTIONS + OTHERS)
     async with working(db_url, key) as site:
         await record(superuser, tenant, EVENTS)
         async with aiohttp.ClientSession() as http:
@@ -127,11 +129,11 @@ async def test_readiness_says_what_to_raise_when_the_server_allows_too_few(
     db_url: str, key: bytes, superuser: asyncpg.Connection, receiver: tuple[Receiver, UUID]
 ) -> None:
     got, tenant = receiver
-    await limit(superuser, LEAST + OTHERS)
+    await limit(superuser, MIN_CONNECTIONS + OTHERS)
     async with working(db_url, key) as site:
         assert await site.reasons() == []
         name = await superuser.fetchval("SELECT current_database()")
-        await superuser.execute(f"ALTER DATABASE {name} CONNECTION LIMIT {LEAST + OTHERS - 1}")
+        await superuser.execute(f"ALTER DATABASE {name} CONNECTION LIMIT {MIN_CONNECTIONS + OTHERS - 1}")
         pid = await superuser.fetchval(
             "SELECT pid FROM pg_stat_activity WHERE usename = 'duro_live' AND datname = current_database()"
             " ORDER BY backend_start DESC LIMIT 1"
