@@ -67,20 +67,20 @@ SELECT s.tenant_id, s.endpoint_id,
 
 -- name: add_rate_limits
 -- $1 endpoints with a rate limit. Makes the rows that `lock_rate_limits` locks.
-INSERT INTO endpoint_pacing (endpoint_id, next_at)
+INSERT INTO endpoint_rate_limits (endpoint_id, next_at)
 SELECT endpoint_id, '-infinity' FROM unnest($1::uuid[]) AS endpoint_id
 ON CONFLICT DO NOTHING;
 
 -- name: lock_rate_limits
 -- $1 endpoints. Those that no other worker is claiming for at present, with the clock by which they are paced.
 SELECT endpoint_id, nullif(next_at, '-infinity') AS next_at, clock_timestamp() AS now
-  FROM endpoint_pacing
+  FROM endpoint_rate_limits
  WHERE endpoint_id = ANY($1::uuid[])
    FOR UPDATE SKIP LOCKED;
 
 -- name: advance_rate_limits
 -- $1 endpoints, $2 when the next delivery of each is due by its rate.
-UPDATE endpoint_pacing p
+UPDATE endpoint_rate_limits p
    SET next_at = n.next_at
   FROM unnest($1::uuid[], $2::timestamptz[]) AS n (endpoint_id, next_at)
  WHERE p.endpoint_id = n.endpoint_id;

@@ -52,7 +52,7 @@ SELECT (SELECT count(*) FROM events e WHERE e.created_at >= $1 AND e.created_at 
 -- name: behind
 -- $1 and $2. Consumers that have not applied all of a month's events, and how many they lack.
 SELECT h.consumer, m.events
-  FROM consumers_that_hold() h
+  FROM retention_consumers() h
  CROSS JOIN LATERAL (SELECT count(*) AS events FROM event_log l
                       WHERE l.created_at >= $1 AND l.created_at < $2 AND l.pos > h.pos) AS m
  WHERE m.events > 0
@@ -104,11 +104,11 @@ SELECT unseal_partition($1::text::regclass);
 
 -- name: sealed
 -- Partitions that are sealed although their month is not on its way out: a run ended in between.
-SELECT c.relname FROM left_sealed() AS leaf JOIN pg_class c ON c.oid = leaf;
+SELECT c.relname FROM sealed_leftovers() AS leaf JOIN pg_class c ON c.oid = leaf;
 
--- name: open_what_was_left_sealed
+-- name: unseal_leftovers
 -- As a worker. How many partitions were opened.
-SELECT open_what_was_left_sealed();
+SELECT unseal_leftovers();
 
 -- name: still_sealed
 -- $1 partitions. Whether all are.
@@ -119,7 +119,7 @@ SELECT NOT EXISTS (SELECT FROM unnest($1::text[]) AS name
 
 -- name: empty
 -- $1 partition.
-SELECT empty_partition($1::text::regclass);
+SELECT truncate_partition($1::text::regclass);
 
 -- name: lock_book
 -- For the present transaction: no rebuild begins meanwhile (see refuse_lossy_rebuild).

@@ -105,7 +105,7 @@ async def exclusive_run(lock_holder: asyncpg.Connection) -> AsyncIterator[None]:
 
 async def unseal_leftovers(worker: Executor) -> int:
     """Unseals partitions that a killed run left sealed; returns how many. Does nothing while a run is active."""
-    opened: int = await worker.fetchval(_SQL["open_what_was_left_sealed"])
+    opened: int = await worker.fetchval(_SQL["unseal_leftovers"])
     return opened
 
 

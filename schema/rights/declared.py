@@ -24,7 +24,12 @@ EVERYTHING: Final = "SELECT, INSERT, UPDATE, DELETE"
 CALL: Final = "EXECUTE"
 NOBODY: Final[Grants] = {}
 
-TRIGGERS: Final = {"append_only": "A", "check_event": "A", "note_disabling": "O", "refuse_lossy_rebuild": "O"}
+TRIGGERS: Final = {
+    "append_only": "A",
+    "check_event": "A",
+    "set_disabled_at": "O",
+    "refuse_lossy_rebuild": "O",
+}
 """How each trigger of ours fires, as pg_trigger.tgenabled says it: a restore of data alone (--disable-triggers) turns
 "A", which session_replication_role cannot switch off, into "O"."""
 
@@ -65,9 +70,9 @@ CORE: Final = Declared(
         "workers": {CORE_ROLE: EVERYTHING},
     },
     functions={
-        "note_disabling()": NOBODY,
         "oldest_transaction()": {CORE_ROLE: CALL},
         "refuse_change()": NOBODY,
+        "set_disabled_at()": NOBODY,
         "stop_runaway_queries()": {CORE_ROLE: CALL},
     },
 )
@@ -96,7 +101,7 @@ def data_schema(mode: Mode) -> Declared:
             "delivery_switches": {data: LOCK},
             "dunning_schedules": {data: WRITE},
             "endpoint_health": {data: WRITE},
-            "endpoint_pacing": {data: EVERYTHING},
+            "endpoint_rate_limits": {data: EVERYTHING},
             "event_hours": {data: WRITE},
             "event_log": {data: READ},
             "event_types": {data: READ},
@@ -114,6 +119,7 @@ def data_schema(mode: Mode) -> Declared:
             "plans": {data: EVERYTHING},
             "projections": {data: READ},
             "promo_codes": {data: WRITE},
+            "published_tenants": NOBODY,
             "recovery": {data: READ, analyst: READ},
             "recovery_hours": {data: WRITE},
             "retention_lock": NOBODY,
@@ -125,7 +131,6 @@ def data_schema(mode: Mode) -> Declared:
             "subscription_states": {data: WRITE},
             "subscriptions": {data: WRITE},
             "tenants": {data: READ},
-            "tenants_shown": NOBODY,
             "webhook_attempts": {data: APPEND},
             "webhook_deliveries": {data: WRITE},
             "webhook_endpoints": {data: READ},
@@ -144,10 +149,8 @@ def data_schema(mode: Mode) -> Declared:
             "attempts_as_of()": {data: CALL, analyst: CALL},
             "begin_rebuild(text)": {data: CALL},
             "check_event()": NOBODY,
-            "consumers_that_hold()": NOBODY,
             "disable_endpoint(uuid, text, text)": {data: CALL},
             "drop_generations(text)": {data: CALL},
-            "empty_partition(regclass)": NOBODY,
             "enable_endpoint(uuid)": {data: CALL},
             "ensure_partitions(integer)": {data: CALL},
             "ensure_past_partitions(timestamp with time zone)": {data: CALL},
@@ -159,14 +162,12 @@ def data_schema(mode: Mode) -> Declared:
             "histogram_sum(integer[])": {data: CALL, analyst: CALL},
             "latency_bucket(real)": NOBODY,
             "latency_quantile(bigint[], double precision)": {data: CALL, analyst: CALL},
-            "left_sealed()": NOBODY,
             "make_append_only(regclass)": NOBODY,
             "make_generation(text, integer)": NOBODY,
             "make_partitions(timestamp with time zone, timestamp with time zone)": NOBODY,
             "monthly_tables()": {data: CALL},
             "new_ulid()": {data: CALL},
             "new_ulid(timestamp with time zone)": NOBODY,
-            "open_what_was_left_sealed()": {data: CALL},
             "parse_id(text, text)": {data: CALL, producer: CALL},
             "partitions_ahead()": {data: CALL},
             "record_event(text, text, json)": {data: CALL, producer: CALL},
@@ -178,9 +179,11 @@ def data_schema(mode: Mode) -> Declared:
             "record_event(uuid, text, text)": {data: CALL, producer: CALL},
             "refuse_change()": NOBODY,
             "refuse_lossy_rebuild()": NOBODY,
-            "refuse_retiring()": NOBODY,
+            "refuse_retiring_month()": NOBODY,
+            "retention_consumers()": NOBODY,
             "revoke_default_privileges(regclass)": NOBODY,
             "seal_partition(regclass)": NOBODY,
+            "sealed_leftovers()": NOBODY,
             "sequence_events(integer)": {data: CALL},
             "sequence_restored_events()": NOBODY,
             "snapshot_after(pg_snapshot, pg_snapshot, xid8, xid8)": NOBODY,
@@ -188,8 +191,10 @@ def data_schema(mode: Mode) -> Declared:
             "take_cursor(text)": {data: CALL},
             "this_mode()": {data: CALL},
             "time_zone_or_lagos(text)": {data: CALL, analyst: CALL},
+            "to_bigint(numeric)": {data: CALL, analyst: CALL},
+            "truncate_partition(regclass)": NOBODY,
+            "unseal_leftovers()": {data: CALL},
             "unseal_partition(regclass)": NOBODY,
-            "whole(numeric)": {data: CALL, analyst: CALL},
         },
         types=("currency", "id_range", "kobo"),
     )

@@ -66,7 +66,7 @@ async def test_a_run_beside_a_worker_at_work_loses_and_disturbs_nothing(
 
 
 async def _applied(owner: asyncpg.Connection) -> bool:
-    return not await owner.fetchval("SELECT EXISTS (SELECT FROM consumers_that_hold() WHERE pos < 3)")
+    return not await owner.fetchval("SELECT EXISTS (SELECT FROM retention_consumers() WHERE pos < 3)")
 
 
 async def _settled(owner: asyncpg.Connection) -> bool:

@@ -128,7 +128,7 @@ async def leased(world: World) -> list[UUID]:
 async def lock_rate_limits(world: World) -> Statement:
     endpoints = [new_id(), new_id()]
     await world.data.execute(load("deliveries")["add_rate_limits"], endpoints)
-    return Statement((endpoints,), "endpoint_pacing", endpoints[0], "endpoint_id")
+    return Statement((endpoints,), "endpoint_rate_limits", endpoints[0], "endpoint_id")
 
 
 async def lock_absent(world: World) -> Statement:

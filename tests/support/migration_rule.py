@@ -18,7 +18,7 @@ HOT = frozenset(
         "attempt_folds",
         "cursors",
         "endpoint_health",
-        "endpoint_pacing",
+        "endpoint_rate_limits",
         "event_log",
         "events",
         "sequencer",

@@ -29,13 +29,13 @@ CREATE INDEX webhook_endpoints_out_of_service ON webhook_endpoints (mode, enable
     WHERE NOT enabled OR paused;
 
 -- A trigger, because operators, the API and workers all disable endpoints.
-CREATE FUNCTION note_disabling() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION set_disabled_at() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.disabled_at := now();
     RETURN NEW;
 END $$;
-CREATE TRIGGER note_disabling BEFORE UPDATE OF enabled ON webhook_endpoints
-    FOR EACH ROW WHEN (OLD.enabled AND NOT NEW.enabled) EXECUTE FUNCTION note_disabling();
+CREATE TRIGGER set_disabled_at BEFORE UPDATE OF enabled ON webhook_endpoints
+    FOR EACH ROW WHEN (OLD.enabled AND NOT NEW.enabled) EXECUTE FUNCTION set_disabled_at();
 
 -- The current secret has no expiry. A rotated secret keeps signing until it expires.
 CREATE TABLE webhook_endpoint_secrets (

@@ -5,8 +5,8 @@
 --   · hold an advisory lock, which needs no right and could be one that others wait for.
 
 -- Returns how many sessions it ended. The grace of two seconds lets the server's own time-out cancel the
--- statement first. A limit that the role does not have, or that is written in another form (0x7530), counts as
--- 30 s: an analyst may set it, and must not stop this function.
+-- statement first. A limit that the role does not have, or that is written in another form (0x7530), counts
+-- as 30 s: an analyst may set it, and must not stop this function.
 CREATE FUNCTION stop_runaway_queries() RETURNS integer
 LANGUAGE sql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
     WITH analyst AS MATERIALIZED (

@@ -53,7 +53,8 @@ BEGIN
               FROM jsonb_path_query(NEW.data, 'strict $.** ? (@.abs() < 1e-307 && @ != 0)') AS number
            ) > most_bytes THEN
             RAISE EXCEPTION
-                'event data has numbers with so many digits that it has more than % bytes (256 KiB)', most_bytes
+                'event data has numbers with so many digits that it has more than % bytes (256 KiB)',
+                most_bytes
                 USING ERRCODE = 'check_violation', HINT = 'Send them as strings.';
         END IF;
     END IF;

@@ -88,7 +88,7 @@ INSERT INTO delivery_switches DEFAULT VALUES;
 
 -- When the rate limit of an endpoint allows its next delivery. The worker that claims locks the row, so the
 -- limit holds for all workers together.
-CREATE TABLE endpoint_pacing (
+CREATE TABLE endpoint_rate_limits (
     endpoint_id uuid PRIMARY KEY,
     next_at     timestamptz NOT NULL
 );

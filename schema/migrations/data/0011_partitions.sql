@@ -45,7 +45,7 @@ CREATE TABLE retired_months (
     finished_at timestamptz
 );
 CREATE INDEX retired_months_by_position ON retired_months (last_pos);
-CREATE UNIQUE INDEX retired_months_under_way ON retired_months (month) WHERE finished_at IS NULL;
+CREATE UNIQUE INDEX retired_months_unfinished ON retired_months (month) WHERE finished_at IS NULL;
 
 -- Takes back what the operator's default privileges grant on a new partition. Access goes through its parent.
 CREATE FUNCTION revoke_default_privileges(made regclass) RETURNS void

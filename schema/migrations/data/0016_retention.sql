@@ -7,7 +7,8 @@
 -- one pending are refused, because a worker's statement covers many endpoints and months and must not fail
 -- for one of them. The constraint name tells the client whether to retry: `retiring` before the month is
 -- listed, `retired` afterwards, when it does not open again (see schema/connections/error_kinds.py).
-CREATE FUNCTION refuse_retiring() RETURNS trigger LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
+CREATE FUNCTION refuse_retiring_month() RETURNS trigger
+LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
     noted boolean;
 BEGIN
@@ -31,7 +32,7 @@ LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = leaf AND tgname = 'retiring') THEN
         EXECUTE format('CREATE TRIGGER retiring BEFORE INSERT OR UPDATE ON %s '
-                       'FOR EACH ROW EXECUTE FUNCTION refuse_retiring()', leaf);
+                       'FOR EACH ROW EXECUTE FUNCTION refuse_retiring_month()', leaf);
     END IF;
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER retiring', leaf);
 END $$;
@@ -49,12 +50,12 @@ END $$;
 CREATE TABLE retention_lock ();
 
 -- Sealed partitions of months that are not being retired: a run is in progress, or was killed.
-CREATE FUNCTION left_sealed() RETURNS SETOF regclass
+CREATE FUNCTION sealed_leftovers() RETURNS SETOF regclass
 LANGUAGE sql STABLE SET search_path = :schema, pg_temp AS $$
     SELECT c.oid::regclass
       FROM pg_trigger t
       JOIN pg_class c ON c.oid = t.tgrelid
-     WHERE t.tgname = 'retiring' AND t.tgfoid = 'refuse_retiring()'::regprocedure AND t.tgenabled <> 'D'
+     WHERE t.tgname = 'retiring' AND t.tgfoid = 'refuse_retiring_month()'::regprocedure AND t.tgenabled <> 'D'
        AND NOT EXISTS (SELECT FROM retired_months m
                         WHERE m.finished_at IS NULL AND right(c.relname, 7) = to_char(m.month, 'YYYY_MM'))
      ORDER BY c.relname
@@ -63,18 +64,18 @@ $$;
 -- For workers: unseals the partitions that a killed run left sealed; returns how many. It does nothing
 -- while a run is in progress or writers hold locks. It locks retired_months too, so a run that has lost its
 -- own lock finds the month either still sealed when it lists it, or open.
-CREATE FUNCTION open_what_was_left_sealed() RETURNS integer
+CREATE FUNCTION unseal_leftovers() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
     leaf   regclass;
     opened integer := 0;
 BEGIN
-    IF NOT EXISTS (SELECT FROM left_sealed()) THEN
+    IF NOT EXISTS (SELECT FROM sealed_leftovers()) THEN
         RETURN 0;
     END IF;
     LOCK TABLE retention_lock IN EXCLUSIVE MODE NOWAIT;
     LOCK TABLE retired_months IN SHARE MODE NOWAIT;
-    FOR leaf IN SELECT * FROM left_sealed() LOOP
+    FOR leaf IN SELECT * FROM sealed_leftovers() LOOP
         PERFORM unseal_partition(leaf);
         opened := opened + 1;
     END LOOP;
@@ -85,7 +86,7 @@ END $$;
 
 -- Truncates a partition and leaves it attached. Only the owner may; the append-only trigger is off within
 -- its transaction.
-CREATE FUNCTION empty_partition(leaf regclass) RETURNS void
+CREATE FUNCTION truncate_partition(leaf regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
     append_only boolean := EXISTS (SELECT FROM pg_trigger WHERE tgrelid = leaf AND tgname = 'append_only');
@@ -101,7 +102,7 @@ END $$;
 
 -- The consumers that retention waits for, and their cursors. A projection's rebuild consumer always exists,
 -- but counts only during a rebuild.
-CREATE FUNCTION consumers_that_hold(OUT consumer text, OUT pos bigint) RETURNS SETOF record
+CREATE FUNCTION retention_consumers(OUT consumer text, OUT pos bigint) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = :schema, pg_temp AS $$
     SELECT c.name,
            coalesce((SELECT k.pos FROM cursors k WHERE k.consumer = c.name ORDER BY k.tick DESC LIMIT 1), 0)

@@ -2,7 +2,7 @@
 
 -- A sum as a bigint, or null where it does not fit: one tenant's absurd amounts must not fail a query about
 -- all tenants.
-CREATE FUNCTION whole(total numeric) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
+CREATE FUNCTION to_bigint(total numeric) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     CASE WHEN abs(total) <= 9223372036854775807 THEN total::bigint END;
 
 -- A store's time zone is not checked when it is saved, and an unknown one would fail every query that uses
@@ -22,7 +22,7 @@ END $$;
 -- Every view starts from here and joins by the tenant's index, so a condition on tenant_id reads only that
 -- tenant's rows. The security_barrier keeps the planner from calling the three functions once per joined
 -- row.
-CREATE VIEW tenants_shown WITH (security_barrier) AS
+CREATE VIEW published_tenants WITH (security_barrier) AS
 SELECT t.id, format_id('ten', t.id) AS tenant_id, t.name AS tenant_name,
        time_zone_or_lagos(s.time_zone) AS time_zone
   FROM core.tenants t
@@ -33,18 +33,18 @@ SELECT t.tenant_id, t.tenant_name, h.hour, h.type,
        format_id('plan', nullif(h.plan_id, '00000000-0000-0000-0000-000000000000')) AS plan_id,
        nullif(h.rail, '') AS rail, nullif(h.failure_code, '') AS failure_code,
        nullif(h.currency, '') AS currency,
-       h.events, h.unpriced, whole(h.amount) AS amount,
+       h.events, h.unpriced, to_bigint(h.amount) AS amount,
        (SELECT as_of('rollups')) AS as_of
-  FROM tenants_shown t
+  FROM published_tenants t
   JOIN event_hours h ON h.tenant_id = t.id
                     AND h.generation = (SELECT serving FROM projections WHERE name = 'rollups');
 
 CREATE VIEW daily_revenue AS
 SELECT t.tenant_id, t.tenant_name, d.day, nullif(d.currency, '') AS currency,
-       d.payments, whole(d.gross) AS gross, d.refunds, whole(d.refunded) AS refunded,
-       whole(d.gross - d.refunded) AS net, d.unpriced,
+       d.payments, to_bigint(d.gross) AS gross, d.refunds, to_bigint(d.refunded) AS refunded,
+       to_bigint(d.gross - d.refunded) AS net, d.unpriced,
        (SELECT as_of('rollups')) AS as_of
-  FROM tenants_shown t
+  FROM published_tenants t
  CROSS JOIN LATERAL (
         SELECT (h.hour AT TIME ZONE t.time_zone)::date AS day, h.currency,
                coalesce(sum(h.events) FILTER (WHERE h.type <> 'subscription_payment_refunded'), 0)::bigint
@@ -67,9 +67,9 @@ SELECT t.tenant_id, t.tenant_name, p.hour,
        nullif(p.rail, '') AS rail, nullif(p.currency, '') AS currency,
        p.attempts, p.succeeded, p.attempts - p.succeeded AS failed,
        round(p.succeeded::numeric / p.attempts, 4) AS success_rate,
-       whole(p.succeeded_amount) AS succeeded_amount, whole(p.failed_amount) AS failed_amount,
+       to_bigint(p.succeeded_amount) AS succeeded_amount, to_bigint(p.failed_amount) AS failed_amount,
        (SELECT as_of('rollups')) AS as_of
-  FROM tenants_shown t
+  FROM published_tenants t
  CROSS JOIN LATERAL (
         SELECT h.hour, h.plan_id, h.rail, h.currency,
                sum(h.events)::bigint AS attempts,
@@ -92,9 +92,9 @@ SELECT t.tenant_id, t.tenant_name, p.day,
        nullif(p.rail, '') AS rail, nullif(p.currency, '') AS currency,
        p.attempts, p.succeeded, p.attempts - p.succeeded AS failed,
        round(p.succeeded::numeric / p.attempts, 4) AS success_rate,
-       whole(p.succeeded_amount) AS succeeded_amount, whole(p.failed_amount) AS failed_amount,
+       to_bigint(p.succeeded_amount) AS succeeded_amount, to_bigint(p.failed_amount) AS failed_amount,
        (SELECT as_of('rollups')) AS as_of
-  FROM tenants_shown t
+  FROM published_tenants t
  CROSS JOIN LATERAL (
         SELECT (h.hour AT TIME ZONE t.time_zone)::date AS day, h.plan_id, h.rail, h.currency,
                sum(h.events)::bigint AS attempts,
@@ -114,14 +114,14 @@ SELECT t.tenant_id, t.tenant_name, p.day,
 CREATE VIEW recovery AS
 SELECT t.tenant_id, t.tenant_name, r.day,
        nullif(r.failure_code, '') AS failure_code, nullif(r.currency, '') AS currency,
-       r.at_risk, whole(r.at_risk_amount) AS at_risk_amount,
-       r.recovered, whole(r.recovered_amount) AS recovered_amount,
-       r.exhausted, whole(r.exhausted_amount) AS exhausted_amount,
-       r.cancelled, whole(r.cancelled_amount) AS cancelled_amount,
-       r.won_back, whole(r.won_back_amount) AS won_back_amount,
+       r.at_risk, to_bigint(r.at_risk_amount) AS at_risk_amount,
+       r.recovered, to_bigint(r.recovered_amount) AS recovered_amount,
+       r.exhausted, to_bigint(r.exhausted_amount) AS exhausted_amount,
+       r.cancelled, to_bigint(r.cancelled_amount) AS cancelled_amount,
+       r.won_back, to_bigint(r.won_back_amount) AS won_back_amount,
        round(r.recovered::numeric / nullif(r.recovered + r.exhausted + r.cancelled, 0), 4) AS recovery_rate,
        (SELECT as_of('rollups')) AS as_of
-  FROM tenants_shown t
+  FROM published_tenants t
  CROSS JOIN LATERAL (
         SELECT (h.hour AT TIME ZONE t.time_zone)::date AS day, h.failure_code, h.currency,
                coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'at_risk'), 0)::bigint AS at_risk,
@@ -145,9 +145,9 @@ SELECT t.tenant_id, t.tenant_name, m.day,
        nullif(m.currency, '') AS currency,
        m.new, m.reactivated, m.resumed, m.expanded, m.contracted, m.switched, m.paused,
        m.churned_voluntary, m.churned_involuntary, m.completed,
-       m.counted_change, whole(m.mrr_change) AS mrr_change,
+       m.counted_change, to_bigint(m.mrr_change) AS mrr_change,
        (SELECT as_of('rollups')) AS as_of
-  FROM tenants_shown t
+  FROM published_tenants t
  CROSS JOIN LATERAL (
         SELECT (h.hour AT TIME ZONE t.time_zone)::date AS day, h.plan_id, h.currency,
                coalesce(sum(h.subscriptions) FILTER (WHERE h.kind = 'new'), 0)::bigint AS new,
@@ -172,14 +172,15 @@ SELECT t.tenant_id, t.tenant_name, m.day,
 CREATE VIEW mrr AS
 WITH now AS MATERIALIZED (SELECT as_of('rollups') AS as_of)
 SELECT t.tenant_id, t.tenant_name, d.day, nullif(d.currency, '') AS currency,
-       whole(d.closing - d.change) AS opening, whole(d.new) AS new, whole(d.reactivation) AS reactivation,
-       whole(d.resumed) AS resumed, whole(d.expansion) AS expansion, whole(d.contraction) AS contraction,
-       whole(d.paused) AS paused, whole(d.churn_voluntary) AS churn_voluntary,
-       whole(d.churn_involuntary) AS churn_involuntary, whole(d.completed) AS completed,
-       whole(d.closing) AS closing, d.subscriptions,
+       to_bigint(d.closing - d.change) AS opening, to_bigint(d.new) AS new,
+       to_bigint(d.reactivation) AS reactivation, to_bigint(d.resumed) AS resumed,
+       to_bigint(d.expansion) AS expansion, to_bigint(d.contraction) AS contraction,
+       to_bigint(d.paused) AS paused, to_bigint(d.churn_voluntary) AS churn_voluntary,
+       to_bigint(d.churn_involuntary) AS churn_involuntary, to_bigint(d.completed) AS completed,
+       to_bigint(d.closing) AS closing, d.subscriptions,
        now.as_of
   FROM now
- CROSS JOIN tenants_shown t
+ CROSS JOIN published_tenants t
  CROSS JOIN LATERAL (
         WITH moved AS MATERIALIZED (
             SELECT (h.hour AT TIME ZONE t.time_zone)::date AS day, h.currency,

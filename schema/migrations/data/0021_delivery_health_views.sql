@@ -8,7 +8,7 @@ SELECT t.tenant_id, t.tenant_name, format_id('we', h.endpoint_id) AS endpoint_id
        latency_quantile(h.latency::bigint[], 0.95) AS p95_ms,
        latency_quantile(h.latency::bigint[], 0.99) AS p99_ms, h.latency,
        (SELECT attempts_as_of()) AS as_of
-  FROM tenants_shown t
+  FROM published_tenants t
   JOIN delivery_hours h ON h.tenant_id = t.id;
 
 CREATE VIEW delivery_health AS
@@ -18,7 +18,7 @@ SELECT t.tenant_id, t.tenant_name, format_id('we', d.endpoint_id) AS endpoint_id
        latency_quantile(d.latency, 0.5) AS p50_ms, latency_quantile(d.latency, 0.95) AS p95_ms,
        latency_quantile(d.latency, 0.99) AS p99_ms,
        (SELECT attempts_as_of()) AS as_of
-  FROM tenants_shown t
+  FROM published_tenants t
  CROSS JOIN LATERAL (
         SELECT h.endpoint_id, (h.hour AT TIME ZONE t.time_zone)::date AS day,
                sum(h.attempts)::bigint AS attempts, sum(h.ok)::bigint AS ok,

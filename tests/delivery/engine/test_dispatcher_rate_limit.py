@@ -111,7 +111,7 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_endpoint(
     async with engine(database) as ours:
         await record_many(ours.pool, tenant, 5)
         await owner.execute(
-            "INSERT INTO sandbox.endpoint_pacing (endpoint_id, next_at) VALUES ($1, now() + interval '3 years')",
+            "INSERT INTO sandbox.endpoint_rate_limits (endpoint_id, next_at) VALUES ($1, now() + interval '3 years')",
             limited,
         )
         async with running(*ours.everything()):

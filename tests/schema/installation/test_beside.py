@@ -100,7 +100,7 @@ async def test_beside_them_duro_works_and_they_stay_as_they_are(
         data = database.data(Mode.TEST)
         assert await data.fetchval("SELECT record_event($1::uuid, 'invoice_created', '{}')", tenant)
         assert await data.fetchval("SELECT sequence_events()") == 1
-        await data.execute("SELECT begin_rebuild('rollups'), open_what_was_left_sealed()")
+        await data.execute("SELECT begin_rebuild('rollups'), unseal_leftovers()")
         await ensure_partitions(data)
     after = {schema: await describe(superuser, schema) for schema in SCHEMAS}
     for schema in SCHEMAS:

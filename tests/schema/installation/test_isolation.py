@@ -155,7 +155,7 @@ PUBLISHED = {
     *("recovery", "subscription_movements", "mrr", "delivery_health", "hourly_delivery_health"),
 }
 CALLED_BY_VIEWS = {
-    *("format_id", "as_of", "attempts_as_of", "whole", "time_zone_or_lagos"),
+    *("format_id", "as_of", "attempts_as_of", "to_bigint", "time_zone_or_lagos"),
     *("latency_quantile", "histogram_sum"),
 }
 
@@ -224,7 +224,7 @@ async def test_what_a_data_role_may_change_in_its_own_schema(owner: asyncpg.Conn
         "subscription_states": "INSERT UPDATE",
         "delivery_switches": "UPDATE",
         "endpoint_health": "INSERT UPDATE",
-        "endpoint_pacing": "DELETE INSERT UPDATE",
+        "endpoint_rate_limits": "DELETE INSERT UPDATE",
         "webhook_replays": "INSERT UPDATE",
         "store_settings": "INSERT UPDATE",
         "plans": "DELETE INSERT UPDATE",

@@ -78,7 +78,7 @@ async def test_what_would_hold_up_others_is_found(
         "ALTER TABLE webhook_deliveries ADD COLUMN n integer NOT NULL DEFAULT 0",
         "ALTER TABLE webhook_deliveries ALTER COLUMN tries SET DEFAULT 1",
         "ALTER TABLE webhook_deliveries DROP COLUMN replays",
-        "CREATE OR REPLACE FUNCTION whole(total numeric) RETURNS bigint LANGUAGE sql IMMUTABLE RETURN total::bigint",
+        "CREATE OR REPLACE FUNCTION to_bigint(total numeric) RETURNS bigint LANGUAGE sql IMMUTABLE RETURN total::bigint",
         "INSERT INTO store_settings SELECT * FROM store_settings",
     ],
 )

@@ -336,7 +336,7 @@ async def test_a_run_stopped_in_its_last_check_unseals_the_month(
 
 
 async def sealed(owner: asyncpg.Connection) -> int:
-    found: int = await owner.fetchval("SELECT count(*) FROM left_sealed()")
+    found: int = await owner.fetchval("SELECT count(*) FROM sealed_leftovers()")
     return found
 
 
@@ -375,7 +375,7 @@ async def test_a_worker_unseals_a_month_of_a_killed_run(
         assert await sealed(owner) == 2
     stop = asyncio.Event()
     keeping = asyncio.create_task(housekeeping.run(stop))
-    await until(owner, "SELECT NOT EXISTS (SELECT FROM left_sealed())")
+    await until(owner, "SELECT NOT EXISTS (SELECT FROM sealed_leftovers())")
     stop.set()
     await keeping
     await past(data, tenant, OLD, 1)
@@ -588,7 +588,7 @@ async def test_slow_emptying_is_given_up_and_reported(
     """Others wait meanwhile."""
 
     async def before(query: str) -> None:
-        if "empty_partition" in query:
+        if "truncate_partition" in query:
             await owner.execute("SET LOCAL statement_timeout = '1ms'")
             await owner.execute("SELECT pg_sleep(1)")
 
@@ -746,6 +746,6 @@ async def test_no_role_but_the_owner_can_retire_anything(
 ) -> None:
     for role in (SANDBOX, LIVE):
         connection = await connect(role)
-        for function in ("seal_partition", "unseal_partition", "empty_partition"):
+        for function in ("seal_partition", "unseal_partition", "truncate_partition"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(f"SELECT {function}('events')")
