@@ -43,7 +43,7 @@ class Attempts:
         now = datetime.now(UTC)
         judgement = judge(
             result,
-            attempts_made=claim.tries,
+            attempts_made=claim.schedule_attempts,
             replay=claim.replay,
             policy=self._policy,
             now=now,

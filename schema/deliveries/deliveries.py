@@ -106,7 +106,7 @@ class ClaimedDelivery:
     event_type: str
     created_at: datetime
     """The event's."""
-    tries: int
+    schedule_attempts: int
     """Attempts made of the present schedule."""
     replay: bool
     """An extra attempt that was asked for; the schedule goes on whatever comes of it."""

@@ -48,7 +48,7 @@ class ShownDelivery:
     created_at: datetime
     status: str
     attempts_made: int
-    tries: int
+    schedule_attempts: int
     replays: int
     due_at: datetime | None
     retry_at: datetime | None

@@ -110,11 +110,12 @@ SELECT e.id AS event_id, d.*
        SELECT count(*) AS deliveries,
               count(*) FILTER (WHERE status = 'failed') AS failed,
               count(*) FILTER (WHERE status = 'skipped') AS skipped,
-              count(*) FILTER (WHERE status = 'pending' AND tries > 0) AS retrying,
+              count(*) FILTER (WHERE status = 'pending' AND schedule_attempts > 0) AS retrying,
               coalesce((array_agg(endpoint_id ORDER BY endpoint_id)
-                            FILTER (WHERE status IN ('failed', 'skipped') OR status = 'pending' AND tries > 0))[:$5::integer],
+                            FILTER (WHERE status IN ('failed', 'skipped')
+                                       OR status = 'pending' AND schedule_attempts > 0))[:$5::integer],
                        '{}') AS endpoints
-         FROM (SELECT endpoint_id, status, tries
+         FROM (SELECT endpoint_id, status, schedule_attempts
                  FROM webhook_deliveries
                 WHERE event_id = e.id AND created_at = e.created_at AND tenant_id = $1
                 ORDER BY endpoint_id

@@ -56,7 +56,7 @@ WITH made AS MATERIALIZED (
     SELECT pos, event_id, tenant_id, created_at FROM made
 ), fanned_out AS (
     INSERT INTO live.webhook_deliveries (id, tenant_id, endpoint_id, event_id, event_type, created_at, status, attempts,
-                                         tries, due_at, retry_at, settled_at)
+                                         schedule_attempts, due_at, retry_at, settled_at)
     SELECT delivery_id, tenant_id, endpoint_id, event_id, $3, created_at, $10::text,
            ($10 = 'delivered')::integer, ($10 = 'delivered')::integer,
            CASE WHEN $10 = 'pending' THEN now() END, CASE WHEN $10 = 'pending' THEN now() END,

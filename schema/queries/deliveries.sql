@@ -102,9 +102,11 @@ WITH picked AS MATERIALIZED (
        SET lease = $4, leased_by = $5, leased_until = now() + $6::interval
       FROM picked p
      WHERE d.tenant_id = p.tenant_id AND d.id = p.id AND d.created_at = p.created_at
-    RETURNING d.id, d.tenant_id, d.endpoint_id, d.event_id, d.event_type, d.created_at, d.tries, d.replays
+    RETURNING d.id, d.tenant_id, d.endpoint_id, d.event_id, d.event_type, d.created_at,
+              d.schedule_attempts, d.replays
 )
-SELECT c.id, c.tenant_id, c.endpoint_id, c.event_id, c.event_type, c.created_at, c.tries, c.replays > 0 AS replay,
+SELECT c.id, c.tenant_id, c.endpoint_id, c.event_id, c.event_type, c.created_at,
+       c.schedule_attempts, c.replays > 0 AS replay,
        CASE WHEN $7::boolean THEN e.data::text ELSE '' END AS data
   FROM claimed c
   JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.created_at = c.created_at;
@@ -147,9 +149,9 @@ WITH result AS (
        SET status     = CASE WHEN r.ends AND d.replays <= r.replayed THEN r.verdict ELSE 'pending' END,
            settled_at = CASE WHEN r.ends AND d.replays <= r.replayed THEN now() END,
            attempts   = d.attempts + r.attempt,
-           tries      = CASE WHEN r.ends AND d.replays > r.replayed THEN 0
-                             WHEN r.verdict = 'kept' THEN d.tries
-                             ELSE d.tries + r.attempt END,
+           schedule_attempts = CASE WHEN r.ends AND d.replays > r.replayed THEN 0
+                                    WHEN r.verdict = 'kept' THEN d.schedule_attempts
+                                    ELSE d.schedule_attempts + r.attempt END,
            replays    = greatest(d.replays - r.replayed - r.ends::integer, 0),
            retry_at   = CASE WHEN r.ends AND d.replays > r.replayed THEN now()
                              WHEN r.ends THEN NULL

@@ -30,7 +30,8 @@ SELECT tenant_id FROM webhook_deliveries WHERE id = $1 ORDER BY created_at LIMIT
 
 -- name: show
 -- $1 tenant, $2 delivery.
-SELECT id, endpoint_id, event_id, event_type, created_at, status, attempts AS attempts_made, tries, replays, due_at, retry_at,
+SELECT id, endpoint_id, event_id, event_type, created_at, status,
+       attempts AS attempts_made, schedule_attempts, replays, due_at, retry_at,
        settled_at, lease IS NOT NULL AS in_flight
   FROM webhook_deliveries
  WHERE tenant_id = $1 AND id = $2;

@@ -7,7 +7,7 @@ UPDATE webhook_deliveries d
    SET status     = 'pending',
        settled_at = NULL,
        lane       = CASE WHEN was.status = 'pending' THEN d.lane ELSE 1 END,
-       tries      = CASE WHEN was.status = 'pending' THEN d.tries ELSE 0 END,
+       schedule_attempts = CASE WHEN was.status = 'pending' THEN d.schedule_attempts ELSE 0 END,
        replays    = d.replays + (was.status = 'pending')::integer,
        retry_at   = CASE WHEN was.status = 'pending' THEN d.retry_at ELSE now() END,
        due_at     = now()
@@ -129,7 +129,7 @@ WITH chosen AS MATERIALIZED (
      WHERE d.status = ANY($4::text[]) AND ($5::uuid IS NULL OR d.endpoint_id = $5)
 ), replayed AS (
     UPDATE webhook_deliveries d
-       SET status = 'pending', lane = 1, settled_at = NULL, tries = 0, retry_at = now(), due_at = now()
+       SET status = 'pending', lane = 1, settled_at = NULL, schedule_attempts = 0, retry_at = now(), due_at = now()
       FROM chosen c
      WHERE d.tenant_id = $1 AND d.id = c.id AND d.created_at = c.created_at AND c.enabled AND d.status = ANY($4::text[])
     RETURNING d.id

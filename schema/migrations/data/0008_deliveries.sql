@@ -1,39 +1,39 @@
 -- One delivery per (event, endpoint), and its attempts. Both are partitioned by the event's month and carry
 -- the event's created_at: with it (event, endpoint) is unique in a partitioned table.
 
---   status      pending ──► delivered │ failed │ skipped (the endpoint is disabled)      replay: ──► pending
---   lane        0: first attempts      1: retries, replays and backfills. Lanes are claimed separately, so
---               retries and a large replay do not delay new events
---   attempts    made in all
---   tries       made of the current retry schedule
---   replays     requested while pending and not yet made
---   due_at      while pending: from when the next attempt may be claimed
---   retry_at    while pending: when the schedule's next attempt is due; a replay requested before then
---               brings due_at forward and leaves retry_at as it is
---   lease       identifies the claim on the attempt under way: settling names it, and a delivery that was
---               taken over has another. A random number chosen by the worker, so it can release leases that
---               it is not sure to hold
+--   status              pending ──► delivered │ failed │ skipped (the endpoint is disabled)      replay: ──► pending
+--   lane                0: first attempts      1: retries, replays and backfills. Lanes are claimed separately, so
+--                       retries and a large replay do not delay new events
+--   attempts            made in all
+--   schedule_attempts   made of the current retry schedule
+--   replays             requested while pending and not yet made
+--   due_at              while pending: from when the next attempt may be claimed
+--   retry_at            while pending: when the schedule's next attempt is due; a replay requested before then
+--                       brings due_at forward and leaves retry_at as it is
+--   lease               identifies the claim on the attempt under way: settling names it, and a delivery that was
+--                       taken over has another. A random number chosen by the worker, so it can release leases that
+--                       it is not sure to hold
 --
 -- The defaults are a new delivery's, so COPY need not send them (see schema/deliveries/deliveries.py).
 CREATE TABLE webhook_deliveries (
-    id            uuid NOT NULL,
-    tenant_id     uuid NOT NULL,
-    endpoint_id   uuid NOT NULL,
-    event_id      uuid NOT NULL,
-    event_type    text NOT NULL,
-    created_at    timestamptz NOT NULL,
-    status        text NOT NULL DEFAULT 'pending'
-                  CHECK (status IN ('pending', 'delivered', 'failed', 'skipped')),
-    lane          smallint NOT NULL DEFAULT 0 CHECK (lane IN (0, 1)),
-    attempts      integer NOT NULL DEFAULT 0,
-    tries         integer NOT NULL DEFAULT 0,
-    replays       integer NOT NULL DEFAULT 0,
-    due_at        timestamptz DEFAULT now(),
-    retry_at      timestamptz DEFAULT now(),
-    lease         bigint,
-    leased_by     integer,
-    leased_until  timestamptz,
-    settled_at    timestamptz,
+    id                uuid NOT NULL,
+    tenant_id         uuid NOT NULL,
+    endpoint_id       uuid NOT NULL,
+    event_id          uuid NOT NULL,
+    event_type        text NOT NULL,
+    created_at        timestamptz NOT NULL,
+    status            text NOT NULL DEFAULT 'pending'
+                      CHECK (status IN ('pending', 'delivered', 'failed', 'skipped')),
+    lane              smallint NOT NULL DEFAULT 0 CHECK (lane IN (0, 1)),
+    attempts          integer NOT NULL DEFAULT 0,
+    schedule_attempts integer NOT NULL DEFAULT 0,
+    replays           integer NOT NULL DEFAULT 0,
+    due_at            timestamptz DEFAULT now(),
+    retry_at          timestamptz DEFAULT now(),
+    lease             bigint,
+    leased_by         integer,
+    leased_until      timestamptz,
+    settled_at        timestamptz,
     PRIMARY KEY (id, created_at),
     UNIQUE (event_id, endpoint_id, created_at),
     CHECK ((status = 'pending') = (due_at IS NOT NULL)),

@@ -406,7 +406,7 @@ async def test_a_retry_of_a_disabled_endpoint_is_skipped_when_due(
     await queue.make_due(owner, delivery)
     assert (await rounds.round(Lane.RETRY)).skipped == 1
     shown = await queue.show(delivery)
-    assert (shown.status, shown.attempts_made, shown.tries) == ("skipped", 1, 1)
+    assert (shown.status, shown.attempts_made, shown.schedule_attempts) == ("skipped", 1, 1)
 
 
 async def test_a_skipped_delivery_can_be_replayed_after_enabling(

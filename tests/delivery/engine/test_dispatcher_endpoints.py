@@ -74,7 +74,7 @@ async def test_a_secret_that_does_not_decrypt_fails_the_attempt(
             await wrong.settled.count(1)
             assert await wrong.dispatcher.claim() == 0
         (row,) = await wrong.rows()
-        assert (row["status"], row["tries"], row["lease"]) == ("pending", 1, None)
+        assert (row["status"], row["schedule_attempts"], row["lease"]) == ("pending", 1, None)
         assert row["due_at"] > datetime.now(UTC) + timedelta(minutes=50)
         (told,) = await wrong.attempts()
         assert (told["outcome"], told["error"]) == ("protocol", "cannot build the request")
@@ -126,6 +126,6 @@ async def test_a_failed_replay_leaves_the_retry_schedule_alone(
             assert await ours.dispatcher.claim() == 1
             await ours.settled.count(2)
         (after,) = await ours.rows()
-        assert (after["retry_at"], after["tries"]) == (before["retry_at"], 1)
+        assert (after["retry_at"], after["schedule_attempts"]) == (before["retry_at"], 1)
         assert after["due_at"] == after["retry_at"] > datetime.now(UTC) + timedelta(minutes=50)
         assert [attempt["replay"] for attempt in await ours.attempts()] == [False, True]

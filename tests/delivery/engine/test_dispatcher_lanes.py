@@ -16,7 +16,9 @@ from tests.support.engine import add_endpoint, engine, in_flight_limits, running
 from tests.support.events import event_names, record, record_many
 from tests.support.servers.receiver import OK, Answer, Receiver
 
-ALL_TO_LANE_AGAIN = "UPDATE sandbox.webhook_deliveries SET lane = 1, tries = 1 WHERE status = 'pending'"
+ALL_TO_LANE_AGAIN = (
+    "UPDATE sandbox.webhook_deliveries SET lane = 1, schedule_attempts = 1 WHERE status = 'pending'"
+)
 
 
 async def test_a_flood_of_retries_does_not_delay_a_first_attempt(

@@ -91,7 +91,7 @@ async def test_retries_count_for_the_rate_limit(
     async with engine(database) as ours:
         retries = event_names(await record_many(ours.pool, tenant, 30))
         await ours.leave_pending()
-        await owner.execute("UPDATE sandbox.webhook_deliveries SET lane = 1, tries = 1")
+        await owner.execute("UPDATE sandbox.webhook_deliveries SET lane = 1, schedule_attempts = 1")
         await record_many(ours.pool, tenant, 30)
         await ours.leave_pending()
         times = timing(receiver)

@@ -37,7 +37,12 @@ async def test_a_result_is_stored_unchanged(ours: Engine, tenant: UUID, endpoint
     result = delivered(claimed, dns_ms=0.5)
     await settle(ours, result)
     (row,) = await ours.rows()
-    assert (row["status"], row["attempts"], row["tries"], row["lease"]) == ("delivered", 1, 1, None)
+    assert (row["status"], row["attempts"], row["schedule_attempts"], row["lease"]) == (
+        "delivered",
+        1,
+        1,
+        None,
+    )
     (stored,) = await ours.attempts()
     assert stored["settled"]
     assert stored["created_at"] == claimed.created_at

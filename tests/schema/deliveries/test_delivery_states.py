@@ -61,7 +61,7 @@ async def test_a_claim_brings_all_that_an_attempt_needs(queue: Queue) -> None:
         "https://merchant.example/hook",
         (b"sealed",),
     )
-    assert (claimed.event_type, claimed.data, claimed.tries, claimed.replay) == (
+    assert (claimed.event_type, claimed.data, claimed.schedule_attempts, claimed.replay) == (
         "invoice_created",
         '{"n": 1}',
         0,
@@ -120,16 +120,16 @@ async def test_a_final_verdict_ends_it(queue: Queue, verdict: Verdict) -> None:
     assert shown.settled_at is not None
     assert (shown.due_at, shown.retry_at, shown.in_flight) == (None, None, False)
     made = 0 if verdict is Verdict.SKIPPED else 1
-    assert (shown.attempts_made, shown.tries, len(shown.attempts)) == (made, made, made)
+    assert (shown.attempts_made, shown.schedule_attempts, len(shown.attempts)) == (made, made, made)
 
 
 async def test_a_retry_waits_for_its_time_and_counts_its_tries(
     queue: Queue, owner: asyncpg.Connection
 ) -> None:
     (delivery,) = await queue.add()
-    for tries in range(3):
+    for schedule_attempts in range(3):
         claimed = await queue.claim_one()
-        assert claimed.tries == tries
+        assert claimed.schedule_attempts == schedule_attempts
         await queue.settle(claimed, Verdict.RETRY, retry_in=HOUR)
         shown = await queue.show(delivery)
         assert shown.due_at == shown.retry_at
@@ -181,7 +181,7 @@ async def test_settling_twice_counts_once(queue: Queue) -> None:
     assert await queue.settle(claimed, Verdict.RETRY, retry_in=HOUR, tried=tried)
     assert not await queue.settle(claimed, Verdict.RETRY, retry_in=HOUR, tried=tried)
     shown = await queue.show(delivery)
-    assert (shown.tries, [a.settled for a in shown.attempts]) == (1, [True])
+    assert (shown.schedule_attempts, [a.settled for a in shown.attempts]) == (1, [True])
 
 
 async def test_settling_many_twice_counts_once(queue: Queue) -> None:
@@ -194,7 +194,7 @@ async def test_settling_many_twice_counts_once(queue: Queue) -> None:
         async with queue.data.acquire() as tx, tx.transaction():
             found.append(len(await deliveries.settle(tx, settlements, again=again)))
     assert found == [count, 0]
-    rows = await queue.data.fetch("SELECT tries, attempts FROM webhook_deliveries")
+    rows = await queue.data.fetch("SELECT schedule_attempts, attempts FROM webhook_deliveries")
     assert [tuple(row) for row in rows] == [(1, 1)] * count
     settled = await queue.data.fetch("SELECT settled FROM webhook_attempts")
     assert [row["settled"] for row in settled] == [True] * count

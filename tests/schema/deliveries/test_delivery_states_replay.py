@@ -37,7 +37,7 @@ async def test_a_settled_delivery_starts_its_schedule_anew(queue: Queue, verdict
     delivery = await settled(queue, verdict)
     assert await queue.replay(delivery) == verdict.value
     claimed = await queue.claim_one()
-    assert (claimed.id, claimed.tries, claimed.replay) == (delivery, 0, False)
+    assert (claimed.id, claimed.schedule_attempts, claimed.replay) == (delivery, 0, False)
     shown = await queue.show(delivery)
     assert (shown.status, shown.settled_at) == ("pending", None)
     assert shown.attempts_made == (0 if verdict is Verdict.SKIPPED else 1)
@@ -48,11 +48,11 @@ async def test_a_pending_one_is_tried_at_once_and_a_failure_leaves_its_schedule(
     scheduled = (await queue.show(delivery)).retry_at
     assert await queue.replay(delivery) == "pending"
     claimed = await queue.claim_one()
-    assert (claimed.replay, claimed.tries) == (True, 1)
+    assert (claimed.replay, claimed.schedule_attempts) == (True, 1)
     await queue.settle(claimed, Verdict.KEPT)
 
     shown = await queue.show(delivery)
-    assert (shown.tries, shown.attempts_made, shown.replays) == (1, 2, 0)
+    assert (shown.schedule_attempts, shown.attempts_made, shown.replays) == (1, 2, 0)
     assert shown.due_at == shown.retry_at == scheduled
     assert [a.replay for a in shown.attempts] == [False, True]
     assert await queue.claim() == []
@@ -86,7 +86,7 @@ async def test_a_replay_asked_for_during_an_attempt_that_fails_comes_next(queue:
     assert await queue.claim() == []
     await queue.settle(in_flight, Verdict.RETRY, retry_in=HOUR)
     claimed = await queue.claim_one()
-    assert (claimed.replay, claimed.tries) == (True, 1)
+    assert (claimed.replay, claimed.schedule_attempts) == (True, 1)
     await queue.settle(claimed, Verdict.KEPT)
     shown = await queue.show(delivery)
     assert shown.due_at
@@ -102,7 +102,7 @@ async def test_a_replay_asked_for_during_an_attempt_that_ends_it_starts_it_anew(
     await queue.replay(delivery)
     await queue.settle(in_flight, verdict)
     claimed = await queue.claim_one()
-    assert (claimed.id, claimed.tries, claimed.replay) == (delivery, 0, False)
+    assert (claimed.id, claimed.schedule_attempts, claimed.replay) == (delivery, 0, False)
     await queue.settle(claimed, Verdict.DELIVERED)
     shown = await queue.show(delivery)
     assert (shown.status, shown.attempts_made, shown.replays) == ("delivered", 2, 0)
@@ -129,7 +129,7 @@ async def test_a_replay_whose_schedule_came_due_meanwhile_is_followed_by_it(
     await owner.execute("UPDATE webhook_deliveries SET retry_at = now() WHERE id = $1", delivery)
     await queue.settle(claimed, Verdict.KEPT)
     scheduled = await queue.claim_one()
-    assert (scheduled.replay, scheduled.tries) == (False, 1)
+    assert (scheduled.replay, scheduled.schedule_attempts) == (False, 1)
 
 
 async def test_another_tenants_delivery_cannot_be_replayed_or_seen(queue: Queue, tenant: UUID) -> None:

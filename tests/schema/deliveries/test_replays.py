@@ -106,7 +106,7 @@ async def test_what_begins_anew_has_its_whole_schedule_and_waits_behind_what_is_
     await replay(queue, events=events)
     assert await queue.claim(lanes=(Lane.FIRST,)) == []
     claims = await queue.claim(lanes=(Lane.RETRY,))
-    assert {(claim.id, claim.tries, claim.replay) for claim in claims} == {
+    assert {(claim.id, claim.schedule_attempts, claim.replay) for claim in claims} == {
         (failed, 0, False),
         (never_tried, 0, False),
     }
@@ -317,7 +317,9 @@ async def test_a_backfill_makes_what_the_endpoint_lacks_and_nothing_else(
     assert {claim.event_id for claim in claims} == {
         (await queue.show(id_)).event_id for id_ in (*first, *second)
     }
-    assert {(claim.lane, claim.tries, claim.replay) for claim in claims} == {(Lane.RETRY, 0, False)}
+    assert {(claim.lane, claim.schedule_attempts, claim.replay) for claim in claims} == {
+        (Lane.RETRY, 0, False)
+    }
     for claim in claims:
         await new.settle(claim, Verdict.DELIVERED)
 

@@ -38,7 +38,10 @@ async def test_an_example_of_each_kind_keeps_the_rule(owner: asyncpg.Connection)
             "ALTER TABLE events ADD UNIQUE (id, tenant_id, created_at)",
             "builds an index on events under a lock",
         ),
-        ("ALTER TABLE webhook_deliveries ALTER COLUMN tries TYPE bigint", "rewrites webhook_deliveries"),
+        (
+            "ALTER TABLE webhook_deliveries ALTER COLUMN schedule_attempts TYPE bigint",
+            "rewrites webhook_deliveries",
+        ),
         (
             "ALTER TABLE webhook_attempts ADD COLUMN at timestamptz DEFAULT clock_timestamp()",
             "rewrites webhook_attempts",
@@ -53,7 +56,10 @@ async def test_an_example_of_each_kind_keeps_the_rule(owner: asyncpg.Connection)
             "ALTER TABLE events ADD CONSTRAINT c CHECK (seq > 0) NOT VALID; ALTER TABLE events VALIDATE CONSTRAINT c",
             "checks all rows of events under a lock",
         ),
-        ("UPDATE webhook_deliveries SET tries = 0", "writes to webhook_deliveries in one transaction"),
+        (
+            "UPDATE webhook_deliveries SET schedule_attempts = 0",
+            "writes to webhook_deliveries in one transaction",
+        ),
         ("DELETE FROM cursors", "writes to cursors in one transaction"),
         (
             "ALTER TABLE events ADD COLUMN x text; ALTER TABLE webhook_deliveries ADD COLUMN x text",
@@ -76,7 +82,7 @@ async def test_what_would_hold_up_others_is_found(
     "text",
     [
         "ALTER TABLE webhook_deliveries ADD COLUMN n integer NOT NULL DEFAULT 0",
-        "ALTER TABLE webhook_deliveries ALTER COLUMN tries SET DEFAULT 1",
+        "ALTER TABLE webhook_deliveries ALTER COLUMN schedule_attempts SET DEFAULT 1",
         "ALTER TABLE webhook_deliveries DROP COLUMN replays",
         "CREATE OR REPLACE FUNCTION to_bigint(total numeric) RETURNS bigint LANGUAGE sql IMMUTABLE RETURN total::bigint",
         "INSERT INTO store_settings SELECT * FROM store_settings",

@@ -206,10 +206,10 @@ async def test_an_entry_counts_its_deliveries_by_outcome(
     for endpoint, change in zip(
         ids,
         (
-            "status = 'failed', due_at = NULL, attempts = 7, tries = 7",
+            "status = 'failed', due_at = NULL, attempts = 7, schedule_attempts = 7",
             "status = 'skipped', due_at = NULL",
-            "attempts = 2, tries = 2",
-            "status = 'delivered', due_at = NULL, attempts = 1, tries = 1",
+            "attempts = 2, schedule_attempts = 2",
+            "status = 'delivered', due_at = NULL, attempts = 1, schedule_attempts = 1",
         ),
         strict=True,
     ):

@@ -387,7 +387,7 @@ async def test_unsealing_does_not_block_writers(
     await killed_at_its_note(connect, nothing)
     writer = await connect()
     async with writer.transaction():
-        await writer.execute("UPDATE webhook_deliveries SET tries = 0")
+        await writer.execute("UPDATE webhook_deliveries SET schedule_attempts = 0")
         assert await unseal_leftovers(data) == 0
     assert await unseal_leftovers(data) == 2
 
@@ -568,7 +568,7 @@ async def test_emptying_locks_in_the_settlers_order(
     ages = Ages(deliveries=timedelta(days=300), attempts=timedelta(days=300))
     settler, watcher = await connect(), await connect(OWNER)
     async with settler.transaction():
-        await settler.execute("UPDATE webhook_deliveries SET tries = 0")
+        await settler.execute("UPDATE webhook_deliveries SET schedule_attempts = 0")
         run = asyncio.create_task(retire(owner, ages))
         held = None
         async with asyncio.timeout(10):
