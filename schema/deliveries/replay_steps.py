@@ -60,10 +60,10 @@ async def step(data: Pool, replay_id: UUID, event_types: Sequence[str], size: in
         if job.kind is Kind.BACKFILL:
             await _require_enabled(tx, job)
             rows = await _events(tx, job, size)
-            replayed, left_out = await _backfill(tx, job, rows, event_types), 0
+            replayed, skipped = await _backfill(tx, job, rows, event_types), 0
         else:
             rows = await _deliveries(tx, job, size)
-            replayed, left_out = await _replay(tx, job, rows)
+            replayed, skipped = await _replay(tx, job, rows)
         row = await tx.fetchrow(
             _SQL["move"],
             job.id,
@@ -72,7 +72,7 @@ async def step(data: Pool, replay_id: UUID, event_types: Sequence[str], size: in
             rows.at_pos,
             len(rows.ids),
             replayed,
-            left_out,
+            skipped,
             rows.last,
         )
         assert row is not None
@@ -148,7 +148,7 @@ async def _replay(tx: Connection, job: Replay, rows: _StepRows) -> tuple[int, in
         _SQL["replay"], job.tenant_id, rows.ids, rows.created_at, job.statuses, job.endpoint_id
     )
     assert row is not None
-    return row["replayed"], row["left_out"]
+    return row["replayed"], row["skipped"]
 
 
 async def _backfill(tx: Connection, job: Replay, rows: _StepRows, event_types: Sequence[str]) -> int:

@@ -64,11 +64,11 @@ class Replay:
     at_time: datetime | None
     at_id: UUID | None
     at_pos: int | None
-    seen: int
-    """Looked at so far: deliveries, or events of a backfill."""
+    examined: int
+    """Deliveries so far, or events of a backfill."""
     replayed: int
-    left_out: int
-    """Deliveries that would have been replayed, were their endpoint not disabled."""
+    skipped: int
+    """Deliveries left as they are because their endpoint is disabled."""
     created_at: datetime
     moved_at: datetime
     finished_at: datetime | None

@@ -55,11 +55,11 @@ SET LOCAL lock_timeout = '10s';
 SELECT * FROM webhook_replays WHERE id = $1 FOR UPDATE;
 
 -- name: move
--- $1 replay, $2 and $3 the last row's created_at and id, or $4 the last position; $5 seen, $6 replayed, $7 left out in
+-- $1 replay, $2 and $3 the last row's created_at and id, or $4 the last position; $5 examined, $6 replayed, $7 skipped in
 -- this step, $8 whether it was the last.
 UPDATE webhook_replays
    SET at_time = $2, at_id = $3, at_pos = $4,
-       seen = seen + $5, replayed = replayed + $6, left_out = left_out + $7,
+       examined = examined + $5, replayed = replayed + $6, skipped = skipped + $7,
        moved_at = clock_timestamp(),
        finished_at = CASE WHEN $8::boolean THEN clock_timestamp() END
  WHERE id = $1
@@ -134,7 +134,7 @@ WITH chosen AS MATERIALIZED (
      WHERE d.tenant_id = $1 AND d.id = c.id AND d.created_at = c.created_at AND c.enabled AND d.status = ANY($4::text[])
     RETURNING d.id
 )
-SELECT (SELECT count(*) FROM replayed) AS replayed, count(*) FILTER (WHERE NOT enabled) AS left_out FROM chosen;
+SELECT (SELECT count(*) FROM replayed) AS replayed, count(*) FILTER (WHERE NOT enabled) AS skipped FROM chosen;
 
 -- name: backfill
 -- $1 tenant, $2 endpoint; columns of the events: $3 id, $4 created_at; $5 types. One delivery for each event of those

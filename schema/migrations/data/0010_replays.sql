@@ -10,9 +10,9 @@
 --   after_pos, until_pos    events at positions in (after_pos, until_pos]
 --   at_*          the last row examined, in the order of (created_at, id) or of positions; the next step
 --                 continues after it
---   seen          deliveries or events examined
+--   examined      deliveries or events examined
 --   replayed      deliveries made pending
---   left_out      deliveries left unchanged because their endpoint was disabled
+--   skipped       deliveries left unchanged because their endpoint was disabled
 CREATE TABLE webhook_replays (
     id          uuid PRIMARY KEY,
     tenant_id   uuid NOT NULL,
@@ -26,9 +26,9 @@ CREATE TABLE webhook_replays (
     at_time     timestamptz,
     at_id       uuid,
     at_pos      bigint,
-    seen        bigint NOT NULL DEFAULT 0,
+    examined    bigint NOT NULL DEFAULT 0,
     replayed    bigint NOT NULL DEFAULT 0,
-    left_out    bigint NOT NULL DEFAULT 0,
+    skipped     bigint NOT NULL DEFAULT 0,
     created_at  timestamptz NOT NULL DEFAULT now(),
     moved_at    timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz,

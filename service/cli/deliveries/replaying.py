@@ -90,22 +90,22 @@ class _Pace:
     """How fast this process has gone so far."""
 
     def __init__(self, before: Replay) -> None:
-        self._before = before.seen
+        self._before = before.examined
         self._began = time.monotonic()
 
     def line(self, replay: Replay) -> str:
-        rate = (replay.seen - self._before) / max(time.monotonic() - self._began, 0.001)
-        return f"Replaying: {replay.replayed:,} of {replay.seen:,} examined, {rate:,.0f} per second, {replay.progress:.0%} done"
+        rate = (replay.examined - self._before) / max(time.monotonic() - self._began, 0.001)
+        return f"Replaying: {replay.replayed:,} of {replay.examined:,} examined, {rate:,.0f} per second, {replay.progress:.0%} done"
 
 
 def show_job(out: Console, job: Job) -> None:
     replay = job.replay
     if replay.kind is Kind.BACKFILL:
-        out.print(f"{replay.replayed:,} deliveries created for {replay.seen:,} events.")
+        out.print(f"{replay.replayed:,} deliveries created for {replay.examined:,} events.")
     else:
-        out.print(f"{replay.replayed:,} of {replay.seen:,} deliveries replayed.")
-    if replay.left_out:
-        out.print(f"{replay.left_out:,} were left out because their endpoints are disabled.")
+        out.print(f"{replay.replayed:,} of {replay.examined:,} deliveries replayed.")
+    if replay.skipped:
+        out.print(f"{replay.skipped:,} were skipped because their endpoints are disabled.")
 
 
 def show_page(out: Console, page: Page[Replay]) -> None:
@@ -115,7 +115,7 @@ def show_page(out: Console, page: Page[Replay]) -> None:
             r.kind,
             _state(r),
             f"{r.replayed:,}",
-            f"{r.seen:,}",
+            f"{r.examined:,}",
             _range(r),
             r.created_at,
         )

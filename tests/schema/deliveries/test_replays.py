@@ -139,8 +139,8 @@ async def test_it_keeps_to_its_endpoint_and_its_tenant(
     other = Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant))
     ours, theirs = await settled(queue, Verdict.FAILED), await settled(other, Verdict.FAILED)
     stranger = Queue(queue.data, UUID(int=1), queue.endpoint)
-    assert (await replay(stranger, events=events)).seen == 0
-    assert (await replay(stranger, events=events, endpoint=queue.endpoint)).seen == 0
+    assert (await replay(stranger, events=events)).examined == 0
+    assert (await replay(stranger, events=events, endpoint=queue.endpoint)).examined == 0
     assert (await replay(queue, events=events, endpoint=other.endpoint)).replayed == 1
     assert (await claimable(queue), await claimable(other)) == (set(), set(theirs))
     assert (await replay(queue, events=events)).replayed == 1
@@ -154,7 +154,7 @@ async def test_times_are_the_events_from_the_first_moment_to_before_the_last(
     ids = await settled(queue, Verdict.FAILED, 4)
     moments = [(await queue.show(id_)).created_at for id_ in ids]
     job = await replay(queue, *statuses, events=Times(moments[1], moments[3]))
-    assert (job.replayed, job.seen) == (2, 2)
+    assert (job.replayed, job.examined) == (2, 2)
     assert await claimable(queue) == set(ids[1:3])
 
 
@@ -193,7 +193,7 @@ async def test_deliveries_of_disabled_endpoints_are_left_and_counted(
     await settled(queue, Verdict.FAILED)
     await endpoints.disable(queue.data, await endpoints.show(database.core, off.endpoint), "asked for")
     job = await replay(queue, events=events)
-    assert (job.replayed, job.left_out) == (1, 2)
+    assert (job.replayed, job.skipped) == (1, 2)
     assert [(await off.show(id_)).status for id_ in left] == ["failed", "failed"]
 
 
@@ -201,7 +201,7 @@ async def test_those_of_a_paused_endpoint_wait_for_it(database: Database, queue:
     (delivery,) = await settled(queue, Verdict.FAILED)
     await endpoints.pause(database.core, await endpoints.show(database.core, queue.endpoint))
     job = await replay(queue)
-    assert (job.replayed, job.left_out) == (1, 0)
+    assert (job.replayed, job.skipped) == (1, 0)
     assert (await queue.show(delivery)).status == "pending"
 
 
@@ -225,7 +225,7 @@ async def test_a_step_changes_no_more_than_it_may_and_they_come_to_an_end(
         before, job = job, await step(queue.data, job.id, TYPES, 4)
         changed.append(job.replayed - before.replayed)
         assert 0 <= before.progress <= job.progress <= 1
-    assert sum(changed) == job.replayed == job.seen == 18
+    assert sum(changed) == job.replayed == job.examined == 18
     assert max(changed) <= 4
 
 
@@ -275,7 +275,7 @@ async def test_two_processes_at_one_job_take_turns(
     endpoint = queue.endpoint if kind is Kind.REPLAY else await new_endpoint(database, queue.tenant)
     job = await begin(queue, kind=kind, endpoint=endpoint, events=events)
     finished = await asyncio.gather(*(finish(queue, job, size=3) for _ in range(3)))
-    assert {(job.replayed, job.seen) for job in finished} == {(len(ids), len(ids))}
+    assert {(job.replayed, job.examined) for job in finished} == {(len(ids), len(ids))}
     assert len(await Queue(queue.data, queue.tenant, endpoint).claim()) == len(ids)
 
 
@@ -325,7 +325,7 @@ async def test_a_backfill_makes_what_the_endpoint_lacks_and_nothing_else(
 
     (third,) = await settled(queue, Verdict.DELIVERED)
     again = await backfill(new, events)
-    assert (again.replayed, again.seen) == (1, 3)
+    assert (again.replayed, again.examined) == (1, 3)
     assert (await new.claim_one()).event_id == (await queue.show(third)).event_id
 
 
@@ -338,7 +338,7 @@ async def test_a_backfill_is_of_the_types_and_the_tenant_asked_for(
     await record(queue.data, await new_tenant(), "invoice_created")
     await sequence_all(queue.data)
     job = await backfill(queue, events)
-    assert (job.seen, job.replayed) == (2, 1)
+    assert (job.examined, job.replayed) == (2, 1)
     assert [claim.event_id for claim in await queue.claim()] == [wanted]
 
 
@@ -418,8 +418,8 @@ async def test_a_replay_for_one_endpoint_looks_at_its_deliveries_alone(
     await settled(queue, Verdict.DELIVERED, 3)
     await settled(other, Verdict.DELIVERED, 2)
     job = await replay(queue, "delivered", endpoint=other.endpoint, events=events)
-    assert (job.seen, job.replayed) == (2, 2)
-    assert (await replay(queue, "delivered", events=events)).seen == 5
+    assert (job.examined, job.replayed) == (2, 2)
+    assert (await replay(queue, "delivered", events=events)).examined == 5
 
 
 async def test_fan_out_that_comes_later_adds_no_second_delivery(database: Database, queue: Queue) -> None:

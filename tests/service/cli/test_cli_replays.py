@@ -65,9 +65,9 @@ async def test_many_are_replayed_by_status_endpoint_and_time(
     assert (await duro.json(*many, "2h", "--until", "1h"))["replayed"] == 0
     assert (await duro.json(*many, "1h", "--status", "skipped"))["replayed"] == 0
     of_other = await duro.json(*many, "1h", "--endpoint", other)
-    assert (of_other["replayed"], of_other["seen"], of_other["endpointId"]) == (700, 1400, other)
+    assert (of_other["replayed"], of_other["examined"], of_other["endpointId"]) == (700, 1400, other)
     rest = await duro.json(*many, "1h")
-    assert (rest["replayed"], rest["seen"], rest["progress"]) == (700, 700, 1.0)
+    assert (rest["replayed"], rest["examined"], rest["progress"]) == (700, 700, 1.0)
     await settle_all(database, "delivered")
     assert (await duro.json(*many, "1h"))["replayed"] == 0
     assert (await duro.json(*many, "1h", "--status", "delivered"))["replayed"] == 1400
@@ -100,7 +100,7 @@ async def test_a_backfill_sends_past_events_of_its_types(
     assert "0 deliveries created for 5 events" in told.stdout
     late = format_id(ENDPOINT, await add_endpoint(database, tenant, URL))
     backfilled = await duro.json("endpoint", "backfill", late, "--since-pos", "0")
-    assert (backfilled["kind"], backfilled["replayed"], backfilled["seen"]) == ("backfill", 4, 5)
+    assert (backfilled["kind"], backfilled["replayed"], backfilled["examined"]) == ("backfill", 4, 5)
     assert [job["kind"] for job in await jobs(duro, ten)] == ["backfill"] * 4
 
 
@@ -155,7 +155,7 @@ async def test_a_killed_replay_resumes_without_repeating(
         assert "duro delivery replay --resume" in listed.stdout
     await settle_all(database, "failed")  # what it had replayed has failed again meanwhile
     resumed = await duro.json("delivery", "replay", "--resume", job["id"])
-    assert (resumed["id"], resumed["replayed"], resumed["seen"]) == (job["id"], MANY, MANY)
+    assert (resumed["id"], resumed["replayed"], resumed["examined"]) == (job["id"], MANY, MANY)
     assert await statuses(database) == {"failed": STEP, "pending": MANY - STEP}
     assert "start a new one" in (await duro("delivery", "replay", "--resume", job["id"])).refusal
 
