@@ -10,8 +10,9 @@
 CREATE FUNCTION stop_runaway_queries() RETURNS integer
 LANGUAGE sql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
     WITH analyst AS MATERIALIZED (
-        SELECT r.rolname, (SELECT CASE WHEN set_to ~ '^\d+$' THEN set_to::bigint * interval '1 ms'
-                                       WHEN set_to ~ '^\d+(\.\d+)? ?(us|ms|s|min|h|d)$' THEN set_to::interval
+        SELECT r.rolname, (SELECT CASE WHEN set_to ~ '^[0-9]+$' THEN set_to::bigint * interval '1 ms'
+                                       WHEN set_to ~ '^[0-9]+([.][0-9]+)? ?(us|ms|s|min|h|d)$'
+                                           THEN set_to::interval
                                        ELSE interval '30 s' END
                              FROM (SELECT max(split_part(c, '=', 2)) FROM unnest(r.rolconfig) AS c
                                     WHERE c LIKE 'statement_timeout=%') AS setting (set_to)) AS longest
