@@ -343,7 +343,8 @@ async def settle(tx: Connection, settlements: Sequence[Settlement], *, again: bo
         if s.attempt is not None
     ]
     if attempts and (again or len(attempts) < WORTH_A_COPY):
-        await tx.execute(_SQL["record_attempts"], *zip(*attempts, strict=True))
+        statement = _SQL["record_attempts_again" if again else "record_attempts"]
+        await tx.execute(statement, *zip(*attempts, strict=True))
     elif attempts:
         await tx.copy_records_to_table("webhook_attempts", columns=_ATTEMPT_COLUMNS, records=attempts)
     return {delivery for delivery, _ in settled}

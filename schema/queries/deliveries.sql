@@ -182,6 +182,21 @@ SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timesta
                      $13::real[], $14::real[], $15::real[], $16::real[], $17::real[], $18::boolean[])
 ON CONFLICT DO NOTHING;
 
+-- name: record_attempts_again
+-- $1 … $18 as above. For attempts that may have been recorded before, or whose delivery may be gone: retention drops a
+-- month that only a late result still names, and no partition would take that attempt.
+INSERT INTO webhook_attempts (id, tenant_id, delivery_id, endpoint_id, created_at, replay, started_at, outcome,
+                              status_code, error, response_body, address,
+                              dns_ms, connect_ms, tls_ms, first_byte_ms, total_ms, settled)
+SELECT n.*
+  FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::boolean[],
+              $7::timestamptz[], $8::text[], $9::smallint[], $10::text[], $11::bytea[], $12::text[],
+              $13::real[], $14::real[], $15::real[], $16::real[], $17::real[], $18::boolean[])
+       AS n (id, tenant_id, delivery_id, endpoint_id, created_at)
+ WHERE EXISTS (SELECT FROM webhook_deliveries d
+                WHERE d.tenant_id = n.tenant_id AND d.id = n.delivery_id AND d.created_at = n.created_at)
+ON CONFLICT DO NOTHING;
+
 -- name: release_unknown_leases
 -- $1 worker, $2 the leases it knows of, $3 lease duration, $4 how old a lease must be. Gives back what the worker
 -- holds without knowing it: a claim whose commit looked as if it had failed.
