@@ -155,7 +155,11 @@ class Dialler:
 
 
 def check_peer(sock: socket.socket, address: Address, port: int) -> None:
-    """Raises Blocked unless the socket is connected to the dialled address and port."""
-    peer_host, peer_port, *_ = sock.getpeername()
+    """Raises Blocked unless the socket is connected to the dialled address and port, and AttemptFailed if the receiver
+    has reset the connection since."""
+    try:
+        peer_host, peer_port, *_ = sock.getpeername()
+    except OSError as failure:
+        raise AttemptFailed(Outcome.CONNECT, "the connection was closed by the receiver") from failure
     if ip_address(peer_host) != address or peer_port != port:
         raise Blocked("the connection reached an address that was not checked")

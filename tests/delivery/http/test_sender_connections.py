@@ -9,8 +9,10 @@ import pytest
 from delivery.egress.endpoint_url import EndpointUrl
 from delivery.egress.guard import Blocked, CheckedAddress, EgressGuard, EgressPolicy
 from delivery.http.attempt_contract import Outcome
+from delivery.http.attempt_failed import AttemptFailed
 from delivery.http.dialling import check_peer
 from delivery.http.exchange import STALE_SECONDS, Stage
+from delivery.http.sockets import reset_on_close
 from tests.delivery.http.raw_receiver import (
     OK,
     Names,
@@ -339,3 +341,15 @@ async def test_a_peer_is_checked_by_address_and_port() -> None:
             ):
                 with pytest.raises(Blocked):
                     check_peer(sock, ip_address(address), port)
+
+
+async def test_a_peer_that_reset_the_connection_at_once_could_not_be_reached() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            accepted, _ = server.accept()
+            reset_on_close(accepted)
+            accepted.close()
+            with pytest.raises(AttemptFailed, match="closed by the receiver") as failed:
+                check_peer(sock, ip_address("127.0.0.1"), port)
+    assert failed.value.outcome is Outcome.CONNECT
