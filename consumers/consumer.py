@@ -1,6 +1,6 @@
-"""The one catch-up loop. A consumer follows one mode's log through its own cursor:
+"""The catch-up loop of every consumer. A consumer follows one mode's log through its own cursor:
 
-      ┌─► lock the cursor ── taken by another worker ──► wait
+      ┌─► lock the cursor ── held by another worker ──► wait
       │        │
       │   read the events after it ── none ──► wait
       │        │
@@ -9,17 +9,17 @@
       │     commit ──► effect.committed()
       │        │
       └────────┘       failed: effect.rolled_back(), then by kind of error (schema/connections/error_kinds.py)
-                         · the data's own      again a few times, then half the batch, until one event stands
+                         · data fault          retry a few times, then halve the batch, until one event is
                                                alone: it is dead-lettered (dead_events), and the cursor moves on
-                         · out of time         half the batch at once; one event alone is retried for as long as
-                                               it takes, unless it is to blame (slow_event.py), several times
-                         · all others          the same again, with backoff, for as long as it takes
+                         · timeout             halve the batch immediately; a single event is retried without limit,
+                                               unless the timeout is its own fault several times (slow_event.py)
+                         · any other           retry the same batch with backoff, without limit
 
-Reading can fail for one event as well as applying, for stored bytes may be damaged. It is isolated in the same way, and
+Reading can fail for one event as well, because stored bytes may be damaged. Such an event is isolated in the same way, and
 dead-lettered by the log's own row, without its data.
 
-Any number of workers may run the loop; the one that gets the cursor does the batch. A consumer in trouble holds up
-neither the other consumers nor the other mode. Dead-lettering takes several tries with backoff, so that a defect of ours
+Any number of workers may run the loop; the one that gets the cursor applies the batch. A failing consumer delays neither
+the other consumers nor the other mode. Dead-lettering takes several tries with backoff, so that a defect in our code
 dead-letters few events before it is noticed.
 """
 
@@ -45,11 +45,11 @@ _logger = logging.getLogger(__name__)
 _APPLY: Final = "apply events"
 TRIES_PER_BATCH = 3
 SLOW_TRIES = 3
-"""How often in a row an event alone is to blame for a statement that runs out of time before it is dead-lettered."""
+"""Statement timeouts in a row that are a single event's own fault, before it is dead-lettered."""
 
 
 class Effect(Protocol):
-    """What remains to be done, in memory, once the fate of the transaction is known. Must not raise."""
+    """In-memory work that remains once the transaction has committed or rolled back. Its methods must not raise."""
 
     def committed(self) -> None: ...
     def rolled_back(self) -> None: ...
@@ -57,34 +57,34 @@ class Effect(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """How many of the events were applied, the first ones; the others come again with the next batch."""
+    """How many of the events, from the first on, were applied. The others come again with the next batch."""
 
     events: int
     effect: Effect | None = None
 
 
 class Handler(Protocol):
-    """What a consumer does with events: one of them at least, and then as many as are a batch of reasonable size.
+    """Applies events: at least one, and as many more as make a batch of reasonable size.
 
-    `apply` writes through `tx` alone, and undoes what else it did if it raises.
+    `apply` writes through `tx` alone. If it raises, it undoes everything else that it did.
     """
 
     @property
     def name(self) -> str: ...
     async def ready(self, *, behind: bool) -> int:
-        """How many events it would like next, one at least. May wait for there to be more, but not for long; `behind`:
-        there are more already.
+        """How many events it can take next, at least one. It may wait a short time for more events; `behind`: there are
+        more already.
         """
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied: ...
 
 
 class HandlerEnded(Exception):
-    """From `apply`: there is nothing more for it to do, whatever the events. Nothing is halved or dead-lettered for it."""
+    """Raised by `apply` when the handler is no longer needed. It halves no batch and dead-letters no event."""
 
 
 class BatchFailed(Exception):
-    """Fewer events, or others, may succeed. `size` is how many were tried, those after position `after`."""
+    """A batch failed that may succeed with fewer or other events. `size` events after position `after` were tried."""
 
     def __init__(self, after: int, size: int, cause: Exception) -> None:
         super().__init__(describe(cause))
@@ -99,11 +99,11 @@ class _ReadFailed(BatchFailed):
 
 @dataclass(slots=True)
 class _Suspect:
-    """The event after a position, alone, that ran out of time."""
+    """A single event, the one after a position, whose statement timed out."""
 
     after: int
     tries: int = 0
-    """In a row, for which the event was to blame."""
+    """Timeouts in a row that were the event's own fault."""
 
 
 class Consumer:
@@ -112,9 +112,9 @@ class Consumer:
         self._handler = handler
         self._most = batch_size
         self._size = batch_size
-        # Whoever sequences events wakes its own consumers; this poll is for when that worker dies in between.
+        # The worker that sequences events wakes its own consumers. This poll is for when that worker dies in between.
         self.pace = Pace(first=0.02, most=0.25)
-        self._hinted = False  # there is work, as far as known: the look whether there is can be spared
+        self._hinted = False  # there is work, so the check of the backlog can be skipped
         self._suspect: _Suspect | None = None
         self._conclusive = True
         """What the last step returned shows whether events can be applied: it was not just another worker's turn."""
@@ -133,16 +133,15 @@ class Consumer:
             self._hinted = await self.pace.wait(found=bool(moved))
 
     async def step(self) -> int:
-        """Takes the cursor one batch further; returns by how many events. Raises what is not the events' fault."""
+        """Moves the cursor by one batch and returns by how many events. Raises errors that are not the events' fault."""
         slow = SlowEvent(self._pool) if self._suspect else None
         try:
-            moved = await _a_few_times(partial(self._advance, slow))
+            moved = await _with_tries(partial(self._advance, slow))
         except BatchFailed as failure:
             failed(_APPLY, failure.cause, f"events after position {failure.after}")
             return await self._isolate(failure, slow)
-        if (
-            self._conclusive
-        ):  # so that dead-lettering event after event is one streak, which ends with the last of them
+        # Reported only here, so that dead-lettering event after event is one streak of failures.
+        if self._conclusive:
             succeeded(_APPLY)
         if moved:
             self._suspect = None
@@ -160,7 +159,7 @@ class Consumer:
         if suspect is None or suspect.after != failure.after or slow is None:
             self._suspect = _Suspect(failure.after)
             raise failure.cause
-        suspect.tries = suspect.tries + 1 if slow.is_to_blame else 0
+        suspect.tries = suspect.tries + 1 if slow.is_at_fault else 0
         if suspect.tries < SLOW_TRIES:
             raise failure.cause
         self._suspect = None
@@ -225,7 +224,7 @@ class Consumer:
             raise
 
     async def _dead_letter(self, after: int, error: str) -> int:
-        """The event after that position, unless another worker got past it."""
+        """Dead-letters the event after that position, unless another worker has moved the cursor past it."""
         async with self._pool.acquire() as tx, tx.transaction():
             cursor = await log.take_cursor(tx, self._handler.name)
             entry: LogEntry | None = None
@@ -240,16 +239,15 @@ class Consumer:
         return 1
 
     async def retry_dead_event(self, event: LoggedEvent) -> bool:
-        """Applies one dead-lettered event and takes it off the list; raises what `apply` raises.
+        """Applies one dead-lettered event and removes it from the list. Raises what `apply` raises.
 
-        False when it is not on the list any more.
+        False when it is no longer on the list.
         """
         applied = Applied(0)
         try:
             async with self._pool.acquire() as tx, tx.transaction():
-                await log.lock_consumer(
-                    tx, self._handler.name
-                )  # first, as whoever exchanges generations does
+                # First, as in a rebuild's replacement of generations: the other order could deadlock.
+                await log.lock_consumer(tx, self._handler.name)
                 if not await log.remove_dead_event(tx, self._handler.name, event.pos):
                     return False
                 applied = await self._handler.apply(tx, [event])
@@ -266,20 +264,20 @@ def _is_isolated(error: Exception) -> bool:
     return is_data_fault(error) or is_query_canceled(error)
 
 
-def _may_be_a_coincidence(error: BaseException) -> bool:
+def _may_succeed_again(error: BaseException) -> bool:
     if not isinstance(error, BatchFailed) or is_query_canceled(error.cause):
         return False
-    return error.size == 1 or not isinstance(error, _ReadFailed)  # what is stored stays as it is
+    return error.size == 1 or not isinstance(error, _ReadFailed)  # stored bytes stay damaged
 
 
-async def _a_few_times(advance: Callable[[], Awaitable[int]]) -> int:
+async def _with_tries(advance: Callable[[], Awaitable[int]]) -> int:
     try:
         return await advance()
     except BatchFailed as failure:
-        if TRIES_PER_BATCH == 1 or not _may_be_a_coincidence(failure):
+        if TRIES_PER_BATCH == 1 or not _may_succeed_again(failure):
             raise
         retrying = AsyncRetrying(
-            retry=retry_if_exception(_may_be_a_coincidence),
+            retry=retry_if_exception(_may_succeed_again),
             wait=wait_random_exponential(multiplier=0.1, max=2),
             stop=stop_after_attempt(TRIES_PER_BATCH - 1),
             reraise=True,

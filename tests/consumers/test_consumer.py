@@ -1,4 +1,4 @@
-"""The one loop: effect and cursor commit together, poison is dead-lettered alone, trouble of the moment is waited out."""
+"""The catch-up loop: effect and cursor commit together, only a poison event is dead-lettered, transient errors are retried."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,24 +22,24 @@ Fault = Callable[[Connection, Sequence[LoggedEvent]], Awaitable[None]]
 
 
 class Outcome:
-    def __init__(self, told: list[str]) -> None:
-        self._told = told
+    def __init__(self, outcomes: list[str]) -> None:
+        self._outcomes = outcomes
 
     def committed(self) -> None:
-        self._told.append("committed")
+        self._outcomes.append("committed")
 
     def rolled_back(self) -> None:
-        self._told.append("rolled back")
+        self._outcomes.append("rolled back")
 
 
 class Projection:
-    """Writes one row for each event it is given, and then does whatever is wrong with it."""
+    """Writes one row for each event, and then fails in the way that the test asks for."""
 
     def __init__(self, name: str = "projection") -> None:
         self.name = name
         self.fault: Fault | None = None
         self.applied = asyncio.Event()
-        self.told: list[str] = []
+        self.outcomes: list[str] = []
         self.most = 1000
         self.wants = 1000
 
@@ -55,12 +55,12 @@ class Projection:
         if self.fault:
             await self.fault(tx, events)
         self.applied.set()
-        return Applied(len(events), Outcome(self.told))
+        return Applied(len(events), Outcome(self.outcomes))
 
 
 @pytest.fixture
 async def data(database: Database, owner: asyncpg.Connection) -> Pool:
-    """With a table that does not mind an event applied twice, so that a test would see it."""
+    """Its table accepts an event twice, so that a test sees it."""
     await owner.execute(
         "INSERT INTO sandbox.consumers (name) VALUES ('projection'), ('broken'), ('sound');"
         "CREATE TABLE sandbox.projected (number serial, consumer text, pos bigint);"
@@ -77,7 +77,7 @@ def projection() -> Projection:
 
 @pytest.fixture
 def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poison is given up at once, where the pauses between tries are not what is tested."""
+    """Dead-letters poison after one try, for tests that are not about the pauses between tries."""
     monkeypatch.setattr(loop, "TRIES_PER_BATCH", 1)
 
 
@@ -127,10 +127,10 @@ async def test_events_are_applied_in_order_batch_by_batch(
     assert [await consumer.step() for _ in range(4)] == [3, 3, 1, 0]
     assert await projected(data) == [1, 2, 3, 4, 5, 6, 7]
     assert consumer.applied == 7
-    assert projection.told == ["committed"] * 3
+    assert projection.outcomes == ["committed"] * 3
 
 
-async def test_a_handler_may_take_fewer_and_the_others_come_again(
+async def test_events_that_a_handler_leaves_come_again(
     data: Pool, projection: Projection, tenant: UUID
 ) -> None:
     await sequenced(data, tenant, 5)
@@ -140,7 +140,7 @@ async def test_a_handler_may_take_fewer_and_the_others_come_again(
     assert await projected(data) == [1, 2, 3, 4, 5]
 
 
-async def test_a_handler_is_given_no_more_than_it_is_ready_for(
+async def test_a_handler_gets_at_most_as_many_events_as_it_asks_for(
     data: Pool, projection: Projection, tenant: UUID
 ) -> None:
     await sequenced(data, tenant, 9)
@@ -152,8 +152,8 @@ async def test_a_handler_is_given_no_more_than_it_is_ready_for(
     assert await projected(data) == list(range(1, 10))
 
 
-async def test_a_handler_that_is_not_ready_yet_keeps_the_cursor_from_nobody(data: Pool, tenant: UUID) -> None:
-    """It is asked before the cursor is taken."""
+async def test_a_handler_that_is_not_ready_holds_no_cursor(data: Pool, tenant: UUID) -> None:
+    """`ready` is awaited before the cursor is locked."""
     await sequenced(data, tenant, 2)
     busy, free = Projection(), Projection()
     asked, answer = asyncio.Event(), asyncio.Event()
@@ -163,7 +163,7 @@ async def test_a_handler_that_is_not_ready_yet_keeps_the_cursor_from_nobody(data
         await answer.wait()
         return 10
 
-    busy.ready = ready  # type: ignore[method-assign] - this one takes its time
+    busy.ready = ready  # type: ignore[method-assign] - this one waits
     stepping = asyncio.create_task(Consumer(data, busy).step())
     await asked.wait()
     assert await Consumer(data, free).step() == 2
@@ -172,7 +172,7 @@ async def test_a_handler_that_is_not_ready_yet_keeps_the_cursor_from_nobody(data
     assert await projected(data) == [1, 2]
 
 
-async def test_a_hint_spares_the_look_and_a_wrong_one_does_no_harm(
+async def test_a_hint_saves_a_query_and_a_wrong_hint_is_harmless(
     data: Pool, projection: Projection, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks, backlog = 0, log.backlog
@@ -209,10 +209,10 @@ async def test_a_hint_spares_the_look_and_a_wrong_one_does_no_harm(
     assert await projected(data) == [1]
 
 
-async def test_a_batch_that_fails_midway_is_applied_once_in_the_end(
+async def test_a_batch_that_fails_midway_is_applied_once(
     data: Pool, projection: Projection, tenant: UUID
 ) -> None:
-    """What it had written is gone with the cursor's move, and the next try writes it again."""
+    """Its rows are rolled back with the cursor's move, and the next try writes them."""
     await sequenced(data, tenant, 3)
     projection.fault = once(poison(2))
     consumer = Consumer(data, projection)
@@ -221,7 +221,7 @@ async def test_a_batch_that_fails_midway_is_applied_once_in_the_end(
     assert await dead(data) == {}
 
 
-async def test_a_commit_that_fails_is_told_as_rolled_back(
+async def test_a_failed_commit_is_reported_as_rolled_back(
     data: Pool, projection: Projection, owner: asyncpg.Connection, tenant: UUID, one_try: None
 ) -> None:
     await sequenced(data, tenant, 1)
@@ -235,13 +235,13 @@ async def test_a_commit_that_fails_is_told_as_rolled_back(
     )
     consumer = Consumer(data, projection)
     assert await consumer.step() == 1
-    assert projection.told == ["rolled back"]
+    assert projection.outcomes == ["rolled back"]
     assert await projected(data) == []
     assert await dead(data) == {1: "InvalidParameterValueError: no commit today"}
 
 
 @pytest.mark.parametrize("bad", [(1,), (5,), (8,), (2, 3), (1, 8), (1, 2, 3, 4, 5, 6, 7, 8)])
-async def test_poison_is_dead_lettered_alone_with_its_error_and_the_rest_is_applied(
+async def test_only_the_poison_event_is_dead_lettered_with_its_error(
     data: Pool, projection: Projection, tenant: UUID, one_try: None, bad: tuple[int, ...]
 ) -> None:
     await sequenced(data, tenant, 8)
@@ -282,7 +282,7 @@ async def test_after_poison_batches_grow_again(
     assert moved[4:] == [1, 2, 4, 8, 4]
 
 
-async def test_what_was_dead_lettered_can_be_applied_later_once(
+async def test_a_dead_lettered_event_can_be_applied_later_once(
     data: Pool, projection: Projection, tenant: UUID, one_try: None
 ) -> None:
     await sequenced(data, tenant, 2)
@@ -302,15 +302,15 @@ async def test_what_was_dead_lettered_can_be_applied_later_once(
     assert await projected(data) == [2, 1]
 
 
-async def test_a_retry_whose_commit_fails_is_told_as_rolled_back(
+async def test_a_retry_whose_commit_fails_is_reported_as_rolled_back(
     data: Pool, projection: Projection, owner: asyncpg.Connection, tenant: UUID, one_try: None
 ) -> None:
-    await test_a_commit_that_fails_is_told_as_rolled_back(data, projection, owner, tenant, one_try)
+    await test_a_failed_commit_is_reported_as_rolled_back(data, projection, owner, tenant, one_try)
     event = await log.read_one(data, 1)
     assert event
     with pytest.raises(asyncpg.InvalidParameterValueError):
         await Consumer(data, projection).retry_dead_event(event)
-    assert projection.told == ["rolled back", "rolled back"]
+    assert projection.outcomes == ["rolled back", "rolled back"]
     assert list(await dead(data)) == [1]
 
 
@@ -327,9 +327,7 @@ async def test_a_killed_backend_dead_letters_nothing(
     assert await dead(data) == {}
 
 
-async def test_the_loop_goes_on_through_killed_backends(
-    data: Pool, projection: Projection, tenant: UUID
-) -> None:
+async def test_the_loop_survives_killed_backends(data: Pool, projection: Projection, tenant: UUID) -> None:
     await sequenced(data, tenant, 3)
     projection.fault = once(kill_own_backend)
     consumer = Consumer(data, projection, batch_size=10)
@@ -346,7 +344,7 @@ async def test_the_loop_goes_on_through_killed_backends(
     assert await dead(data) == {}
 
 
-async def test_two_workers_on_one_cursor_apply_each_event_once_and_in_order(
+async def test_two_workers_apply_each_event_once_and_in_order(
     database: Database, data: Pool, tenant: UUID
 ) -> None:
     await sequenced(data, tenant, 300)
@@ -362,7 +360,7 @@ async def test_two_workers_on_one_cursor_apply_each_event_once_and_in_order(
     async with asyncio.timeout(20):
         await asyncio.gather(*(Consumer(data, worker, batch_size=5).run(stop) for worker in workers))
     assert await projected(data) == list(range(1, 301))
-    assert sum(worker.told.count("committed") for worker in workers) == 60
+    assert sum(worker.outcomes.count("committed") for worker in workers) == 60
 
 
 async def test_a_worker_waits_while_another_has_the_cursor(
@@ -376,9 +374,7 @@ async def test_a_worker_waits_while_another_has_the_cursor(
     assert await Consumer(data, projection).step() == 1
 
 
-async def test_one_consumers_trouble_does_not_hold_up_another(
-    data: Pool, tenant: UUID, one_try: None
-) -> None:
+async def test_a_failing_consumer_does_not_delay_another(data: Pool, tenant: UUID, one_try: None) -> None:
     await sequenced(data, tenant, 4)
     broken, sound = Projection("broken"), Projection("sound")
     broken.fault = poison(1, 2, 3, 4)
@@ -398,7 +394,7 @@ async def test_an_idle_step_writes_nothing(data: Pool, projection: Projection, t
     consumer = Consumer(data, projection)
     await step_to_the_end(consumer)
     before = await data.fetchval("SELECT array_agg(xmin::text) FROM cursors")
-    told = list(projection.told)
+    outcomes = list(projection.outcomes)
     assert [await consumer.step() for _ in range(3)] == [0, 0, 0]
     assert await data.fetchval("SELECT array_agg(xmin::text) FROM cursors") == before
-    assert projection.told == told
+    assert projection.outcomes == outcomes

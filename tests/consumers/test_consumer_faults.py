@@ -1,4 +1,4 @@
-"""Only an event's own data dead-letters it: every other fault is retried, and leaves no trace in the batch size."""
+"""Only a fault of its own data dead-letters an event. Every other fault is retried and leaves the batch size as it was."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -49,7 +49,7 @@ class Projection:
     def __init__(self, fault: Fault | None = None) -> None:
         self.fault = fault
 
-    async def ready(self, *, behind: bool) -> int:  # noqa: ARG002  it never waits
+    async def ready(self, *, behind: bool) -> int:  # noqa: ARG002  this handler never waits
         return 1000
 
     async def apply(self, tx: Connection, events: Sequence[LoggedEvent]) -> Applied:
@@ -62,7 +62,7 @@ class Projection:
 
 @pytest.fixture
 async def quick(db_url: str, key: bytes, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
-    """Its sessions give up soon."""
+    """Its sessions have short timeouts."""
     monkeypatch.setattr(databases, "STATEMENT_TIMEOUT", f"{int(TIMEOUT_S * 1000)}ms")
     monkeypatch.setattr(databases, "LOCK_TIMEOUT", "50ms")
     async with Database.open(db_url, key) as database:
@@ -112,15 +112,15 @@ async def fails(consumer: Consumer, steps: int = 8) -> list[BaseException]:
     for _ in range(steps):
         try:
             await consumer.step()
-        except Exception as error:  # noqa: BLE001  whatever it is
+        except Exception as error:  # noqa: BLE001  any error
             errors.append(error)
     return errors
 
 
-async def test_what_is_not_the_datas_fault_dead_letters_nothing(
+async def test_an_error_that_is_no_data_fault_dead_letters_nothing(
     data: Pool, owner: asyncpg.Connection, tenant: UUID
 ) -> None:
-    """Raised for a while by a trigger, again and again, and also while one event stands alone."""
+    """A trigger raises it repeatedly, and also while one event is alone."""
     consumer = Consumer(data, Projection(), batch_size=8)
     for number, state in enumerate(ENVIRONMENT):
         await sequenced(data, tenant, 5)
@@ -134,7 +134,7 @@ async def test_what_is_not_the_datas_fault_dead_letters_nothing(
     assert [await consumer.step() for _ in range(2)] == [8, 8], "batches are as large as before"
 
 
-async def test_what_is_the_datas_fault_dead_letters_that_event_alone(
+async def test_a_data_fault_dead_letters_only_its_event(
     data: Pool, owner: asyncpg.Connection, tenant: UUID
 ) -> None:
     consumer = Consumer(data, Projection(), batch_size=8)
@@ -146,7 +146,7 @@ async def test_what_is_the_datas_fault_dead_letters_that_event_alone(
     assert await projected(data) == [n for n in range(1, 5 * len(DATA) + 1) if n % 5 != 3]
 
 
-async def test_an_error_that_no_text_column_can_hold_dead_letters_its_event(data: Pool, tenant: UUID) -> None:
+async def test_an_error_text_that_postgres_refuses_still_dead_letters(data: Pool, tenant: UUID) -> None:
     async def fault(_tx: Connection, _events: Sequence[LoggedEvent]) -> None:
         raise ValueError("a \0 and a \ud800")
 
@@ -165,7 +165,7 @@ def slow_at(pos: int, seconds: float = 60) -> Fault:
     return fault
 
 
-async def test_an_event_that_always_runs_out_of_time_is_dead_lettered_alone(data: Pool, tenant: UUID) -> None:
+async def test_an_event_that_always_times_out_is_dead_lettered_alone(data: Pool, tenant: UUID) -> None:
     await sequenced(data, tenant, 4)
     consumer = Consumer(data, Projection(slow_at(3)), batch_size=4)
     errors: list[BaseException] = []
@@ -181,7 +181,7 @@ async def test_an_event_that_always_runs_out_of_time_is_dead_lettered_alone(data
 async def test_a_cancel_by_an_operator_never_counts(
     data: Pool, superuser: asyncpg.Connection, tenant: UUID
 ) -> None:
-    """However long the statement has run by then."""
+    """No matter how long the statement has run."""
     await sequenced(data, tenant, 2)
     projection = Projection(slow_at(1))
     consumer = Consumer(data, projection, batch_size=2)
@@ -211,7 +211,7 @@ async def test_a_cancel_by_an_operator_never_counts(
 async def test_a_statement_that_waits_for_locks_never_counts(
     data: Pool, owner: asyncpg.Connection, tenant: UUID
 ) -> None:
-    """However many short ones there are: lock_timeout is for each of them."""
+    """No matter how many short waits there are: lock_timeout limits each of them."""
 
     async def fault(tx: Connection, _events: Sequence[LoggedEvent]) -> None:
         await tx.execute("SET LOCAL lock_timeout = 0")
@@ -236,10 +236,10 @@ async def _look_only(projection: Projection, tx: Connection, events: Sequence[Lo
     return Applied(len(events))
 
 
-async def test_a_batch_that_ends_at_its_bytes_has_more_behind_it(
+async def test_a_batch_that_ends_at_its_bytes_is_behind(
     data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And one that ends with the log has not, be it as long as it may."""
+    """A batch that ends with the log is not, whatever its size."""
     asked: list[bool] = []
 
     class Watching(Projection):
@@ -276,7 +276,7 @@ async def test_a_handler_that_took_only_some_is_behind(data: Pool, tenant: UUID)
     assert (await consumer.step(), consumer.behind) == (1, False)
 
 
-async def test_another_workers_cursor_says_nothing_of_what_is_behind(
+async def test_another_workers_cursor_does_not_mean_behind(
     connect: Connect, data: Pool, tenant: UUID
 ) -> None:
     await sequenced(data, tenant, 1)
