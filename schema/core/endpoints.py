@@ -1,4 +1,4 @@
-"""Endpoints as operators manage them. What is secret comes and goes sealed; see delivery for what URLs may be."""
+"""Stores endpoints for operators. Secrets and headers pass through it sealed; delivery/egress checks URLs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,8 +20,8 @@ NO_HEADERS: Final = b""
 NO_LIMIT: Final = 0
 HIGHEST_RATE: Final = 10_000
 _SQL = load("endpoints")
-MOST_PER_TENANT: Final = 1000
-MOST_SECRETS: Final = 10  # each one is a signature more in every webhook's headers
+MAX_PER_TENANT: Final = 1000
+MAX_SECRETS: Final = 10  # each adds a signature to every webhook's headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class NewEndpoint:
     sealed_headers: bytes | None = field(repr=False)
     sealed_secret: bytes = field(repr=False)
     rate_limit: int | None = None
-    """Deliveries per second, 1 to HIGHEST_RATE; None: as many as it takes."""
+    """Deliveries per second, 1 to HIGHEST_RATE. None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointChanges:
-    """None leaves a thing as it is."""
+    """Changes to an endpoint. None leaves a field unchanged."""
 
     url: str | None
     description: str | None
@@ -64,25 +64,25 @@ class Endpoint:
     disabled_at: datetime | None
     """The last time, if ever."""
     paused: bool
-    """By an operator: its deliveries wait."""
+    """Paused by an operator: its deliveries wait."""
     rate_limit: int | None
     """Deliveries per second."""
     created_at: datetime
     updated_at: datetime
     sealed_headers: bytes | None = field(repr=False)
     secrets: int
-    """How many sign at present: two while a rotation's grace period lasts."""
+    """How many secrets sign now: two during a rotation's grace period."""
     health: EndpointHealth = NEVER_SENT_TO
-    """For whoever asks for it: it is the data role's to read."""
+    """Set by the caller, since only the data role can read it."""
 
 
 async def create(core: Pool, new: NewEndpoint) -> None:
-    """Raises Conflict when the tenant has MOST_PER_TENANT in this mode: each event is so many deliveries."""
+    """Raises Conflict when the tenant has MAX_PER_TENANT in this mode, since each event becomes that many deliveries."""
     async with core.acquire() as tx, tx.transaction():
-        if await tx.fetchval(_SQL["count"], new.tenant_id, new.mode.value) >= MOST_PER_TENANT:
+        if await tx.fetchval(_SQL["count"], new.tenant_id, new.mode.value) >= MAX_PER_TENANT:
             raise Conflict(
-                f"The tenant has {MOST_PER_TENANT} endpoints in mode {new.mode}, and more are not possible: "
-                "use one that gets more event types."
+                f"The tenant has {MAX_PER_TENANT} endpoints in mode {new.mode}, which is the maximum. "
+                "Subscribe an existing endpoint to more event types."
             )
         await tx.execute(
             _SQL["create"],
@@ -129,7 +129,7 @@ async def list_endpoints(
 
 
 async def rotate_secret(core: Pool, endpoint_id: UUID, sealed: bytes, grace: timedelta) -> datetime:
-    """The new secret signs from the next attempt on, beside the old one until the moment returned."""
+    """Adds a secret that signs from the next attempt on. Returns until when the old secret signs as well."""
     async with core.acquire() as tx, tx.transaction():
         if await tx.fetchval(_SQL["lock"], endpoint_id) is None:
             raise NotFound(f"There is no endpoint {format_id(ENDPOINT, endpoint_id)}.")
@@ -138,9 +138,9 @@ async def rotate_secret(core: Pool, endpoint_id: UUID, sealed: bytes, grace: tim
         assert retired is not None
         until: datetime = retired["until"]
         secrets: int = retired["secrets"]
-        if secrets >= MOST_SECRETS and grace:
+        if secrets >= MAX_SECRETS and grace:
             raise Conflict(
-                f"{secrets} older secrets of this endpoint still sign; wait for one to end, or rotate with --grace 0s, "
+                f"{secrets} older secrets of this endpoint still sign. Wait until one ends, or rotate with --grace 0s, "
                 "which ends them all."
             )
         await tx.execute(_SQL["add_secret"], new_id(), endpoint_id, sealed)
@@ -148,7 +148,7 @@ async def rotate_secret(core: Pool, endpoint_id: UUID, sealed: bytes, grace: tim
 
 
 async def pause(core: Executor, endpoint: Endpoint) -> None:
-    """Raises Conflict when it is paused already."""
+    """Raises Conflict when it is already paused."""
     if not await core.fetchval(_SQL["set_paused"], endpoint.id, True):
         raise Conflict(f"Endpoint {format_id(ENDPOINT, endpoint.id)} is paused already.")
 
@@ -168,15 +168,15 @@ async def disable(data: Pool, endpoint: Endpoint, reason: str) -> None:
 
 
 async def _switch(data: Pool, endpoint: Endpoint, event_type: str, reason: str | None) -> None:
-    """The change and the event about it commit together."""
+    """Commits the change together with the event about it."""
     shown = format_id(ENDPOINT, endpoint.id)
-    told = {"endpointId": shown}  # not its URL, which may hold a token
+    event_data = {"endpointId": shown}  # not its URL, which may hold a token
     async with data.acquire() as tx, tx.transaction():
         if reason is None:
             changed = await endpoint_health.enable(tx, endpoint.id)
         else:
             changed = await endpoint_health.disable(tx, endpoint.id, reason)
-            told["reason"] = reason
+            event_data["reason"] = reason
         if not changed:
             raise Conflict(f"Endpoint {shown} is {'enabled' if reason is None else 'disabled'} already.")
-        await events.record(tx, endpoint.tenant_id, event_type, told)
+        await events.record(tx, endpoint.tenant_id, event_type, event_data)

@@ -1,7 +1,7 @@
-"""Deliveries through their life: fan-out, claim, settle, and what is asked about them.
+"""The life of deliveries: fan-out, claim, settle, and the release of leases.
 
-The values that are made once per delivery are not frozen: freezing makes each of them eight times as dear (2 µs for a
-dozen fields). Nobody changes them all the same.
+Dataclasses created once per delivery are not frozen, because freezing costs 8 times as much (2 µs for a dozen fields). Treat
+them as frozen all the same.
 """
 
 import secrets
@@ -19,20 +19,20 @@ from schema.queries import load
 
 _SQL = load("deliveries")
 LEASE_FOR: Final = timedelta(minutes=10)
-"""A backstop far beyond any attempt: leases normally end by settling, or with their worker."""
+"""A backstop far longer than any attempt. Leases normally end by settling, or with their worker."""
 WORTH_A_COPY: Final = 20
-"""COPY is cheaper per row and takes a round trip more."""
+"""Rows. COPY is cheaper per row, but takes one more round trip."""
 SETTLED_IN: Final = timedelta(seconds=30)
-"""After this a lease that is known to nobody is no commit still on its way, but lost."""
+"""A lease that no worker knows after this time is lost; until then its commit may still be under way."""
 
 
 class Lane(IntEnum):
-    """Where a delivery waits. The lanes share nothing but the endpoints they lead to."""
+    """The queue in which a delivery waits. The lanes share only their endpoints."""
 
     FIRST = 0
-    """Its first attempt."""
+    """First attempts."""
     RETRY = 1
-    """A retry, a replay, a backfill: whatever is not fresh."""
+    """Retries, replays and backfills."""
 
 
 _DELIVERY_COLUMNS: Final = (
@@ -44,12 +44,12 @@ _ATTEMPT_COLUMNS: Final = (
     *("status_code", "error", "response_body", "address"),
     *("dns_ms", "connect_ms", "tls_ms", "first_byte_ms", "total_ms", "settled"),
 )
-_NOBODYS: Final = (None, None, None)
+_NO_LEASE: Final = (None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointTarget:
-    """An endpoint as sending needs it, read anew for every batch so that a change takes effect at once."""
+    """The endpoint data that sending needs, read again for every batch so that a change takes effect immediately."""
 
     id: UUID
     tenant_id: UUID
@@ -58,31 +58,31 @@ class EndpointTarget:
     sealed_headers: bytes | None
     enabled: bool
     sealed_secrets: tuple[bytes, ...]
-    """Those still valid, newest first."""
+    """Valid ones, newest first."""
     held: bool = True
-    """Paused, rate limited or with an open breaker: what comes for it goes through the table."""
+    """Paused, rate limited or with an open breaker: its new deliveries wait in the table."""
     failing: bool = False
-    """No success has been noted since the last failure: the next one, whichever worker has it, is news."""
+    """No success is recorded since the last failure, so the next success must be recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingEndpoint:
-    """An endpoint that has deliveries waiting in a lane."""
+    """An endpoint with deliveries that wait in a lane."""
 
     tenant_id: UUID
     endpoint_id: UUID
     claimable: bool
-    """One of them is due, and neither a pause nor the breaker is in the way."""
+    """One of them is due, and neither a pause nor the breaker holds it."""
     enabled: bool
     rate_limit: int | None
     """Deliveries per second."""
     openings: int | None
-    """Of its breaker, if that is open or half-open."""
+    """Openings of its breaker, if that is open or half-open."""
 
 
 @dataclass(slots=True)
 class PlannedDelivery:
-    """One row for fan-out to insert; `claimed` when this worker sends it itself at once."""
+    """One row for fan-out to insert. `claimed`: this worker sends it immediately."""
 
     id: UUID
     tenant_id: UUID
@@ -96,8 +96,7 @@ class PlannedDelivery:
 
 @dataclass(slots=True)
 class ClaimedDelivery:
-    """A delivery that this worker holds a lease on, with all that an attempt needs. Its data is let go of once the
-    body is made."""
+    """A delivery leased by this worker, with everything that an attempt needs. Its data is dropped once the body is built."""
 
     id: UUID
     tenant_id: UUID
@@ -107,25 +106,25 @@ class ClaimedDelivery:
     created_at: datetime
     """The event's."""
     schedule_attempts: int
-    """Attempts made of the present schedule."""
+    """Attempts made in the current schedule."""
     replay: bool
-    """An extra attempt that was asked for; the schedule goes on whatever comes of it."""
+    """An extra attempt on request; the schedule continues whatever its result."""
     data: str = field(repr=False)
     lease: int
     endpoint: EndpointTarget | None
-    """None when the mode has no such endpoint any more."""
+    """None when the mode no longer has this endpoint."""
     lane: Lane = Lane.FIRST
     size: int = 0
-    """Characters of `data`, once that is let go."""
+    """Length of `data`, in characters, once that is dropped."""
     readable: bool = True
-    """Otherwise the event's stored data is damaged, and `data` is empty: there is nothing to send."""
+    """False: the event's stored data is damaged and `data` is empty, so it cannot be sent."""
 
     def drop_data(self) -> None:
         self.size, self.data = len(self.data), ""
 
 
 class Verdict(StrEnum):
-    """What an attempt means for its delivery."""
+    """The result of an attempt for its delivery."""
 
     DELIVERED = "delivered"
     FAILED = "failed"
@@ -137,7 +136,7 @@ class Verdict(StrEnum):
 
 @dataclass(slots=True)
 class Attempt:
-    """One row of history. `outcome` is a word of the schema's; times in milliseconds, None where not reached."""
+    """One recorded attempt. `outcome` is one of the schema's values. Times are in milliseconds, None if not reached."""
 
     id: UUID
     started_at: datetime
@@ -158,7 +157,7 @@ class Settlement:
     claim: ClaimedDelivery
     verdict: Verdict
     retry_in: timedelta | None = None
-    """With RETRY. A duration, because the database's clock decides when it is over."""
+    """With RETRY. A duration, because the database's clock decides when it ends."""
     attempt: Attempt | None = None
     """None when nothing was sent."""
 
@@ -168,7 +167,7 @@ def new_lease() -> int:
 
 
 class Routes(NamedTuple):
-    """Where events may go, and the database's clock."""
+    """The endpoints that events may go to, and the database's clock."""
 
     targets: Sequence[EndpointTarget]
     now: datetime | None
@@ -205,7 +204,7 @@ async def fan_out(
     worker: int,
     lease_for: timedelta = LEASE_FOR,
 ) -> set[UUID]:
-    """Inserts what is not there yet; returns the ids that are new."""
+    """Inserts the deliveries that do not exist yet and returns their ids."""
     rows = await tx.fetch(
         _SQL["fan_out"],
         [p.id for p in planned],
@@ -231,17 +230,17 @@ async def fan_out_fresh(
     now: datetime,
     lease_for: timedelta = LEASE_FOR,
 ) -> set[UUID]:
-    """The same by COPY, for many that are all new: raises UniqueViolationError if one of them is not, and then
-    the transaction is lost. `now` is the database's. Half as dear as `fan_out`, for the driver encodes rows at a third
-    of the price of arrays and the server inserts them together; a moment costs it 0.9 µs, so most are defaults."""
-    mine = (lease, worker, now + lease_for)
+    """Inserts by COPY many deliveries that are all new. If one is not, it raises UniqueViolationError and the transaction
+    is aborted. `now` is the database's clock. It costs half of `fan_out`: the driver encodes rows at a third of the cost
+    of arrays, and the server inserts them together. Encoding a timestamp takes 0.9 µs, so most columns use defaults."""
+    own_lease = (lease, worker, now + lease_for)
     pending = [p for p in planned if p.enabled]
     await tx.copy_records_to_table(
         "webhook_deliveries",
         columns=_DELIVERY_COLUMNS,
         records=[
             (p.id, p.tenant_id, p.endpoint_id, p.event_id, p.event_type, p.created_at)
-            + (mine if p.claimed else _NOBODYS)
+            + (own_lease if p.claimed else _NO_LEASE)
             for p in pending
         ],
     )
@@ -254,8 +253,8 @@ async def fan_out_fresh(
 async def endpoints_waiting(
     connection: Executor, lane: Lane, after: UUID, steps: int
 ) -> list[WaitingEndpoint]:
-    """Of the lane's endpoints that follow `after` in the order of their ids, the next ones, so that a caller can go
-    round; fewer than `steps` when these are the last."""
+    """The lane's next endpoints after `after`, by id, so that a caller can visit all in turn. Fewer than `steps`: these
+    are the last."""
     return [
         WaitingEndpoint(**row)
         for row in await connection.fetch(_SQL["endpoints_waiting"], lane, after, steps)
@@ -264,14 +263,14 @@ async def endpoints_waiting(
 
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
-    """How far an endpoint with a rate limit has come, by the database's clock."""
+    """When an endpoint with a rate limit may be sent to next, by the database's clock."""
 
     next_at: datetime | None
     now: datetime
 
 
 async def lock_rate_limits(tx: Connection, endpoints: Sequence[UUID]) -> dict[UUID, RateLimitState]:
-    """Those of the endpoints that nobody else is claiming for; nobody else will before the transaction ends."""
+    """Locks those endpoints for which no other worker is claiming; none will before the transaction ends."""
     await tx.execute(_SQL["add_rate_limits"], endpoints)
     return {
         row["endpoint_id"]: RateLimitState(row["next_at"], row["now"])
@@ -293,8 +292,8 @@ async def claim(
     *,
     with_data: bool = True,
 ) -> list[ClaimedDelivery]:
-    """`wanted` is (endpoint, how many at most). Run in a transaction: endpoints are read after the claim. Not
-    `with_data`: for one whose event cannot be read.
+    """Claims due deliveries of one lane. `wanted` holds (endpoint, maximum count). Run it in a transaction, because
+    endpoints are read after the claim. `with_data=False` claims a delivery whose event cannot be read.
     """
     rows = await tx.fetch(
         _SQL["claim"],
@@ -316,14 +315,15 @@ async def claim(
 
 
 async def skip_waiting(connection: Executor, lane: Lane, endpoint_id: UUID, limit: int) -> int:
-    """Skips what waits for an endpoint that is disabled; returns how many deliveries."""
+    """Skips waiting deliveries of a disabled endpoint; returns how many."""
     return _affected(await connection.execute(_SQL["skip_waiting"], lane, endpoint_id, limit))
 
 
 async def settle(tx: Connection, settlements: Sequence[Settlement], *, again: bool = True) -> set[UUID]:
-    """Returns the deliveries settled; the rest had been taken over, and only their attempts are recorded.
+    """Settles deliveries and returns the ids of those settled. The rest had been taken over: only their attempts are
+    recorded.
 
-    `again` is False when nobody can have written these before, and saves a look.
+    `again=False` promises that this batch was never written before, and saves a lookup.
     """
     rows = await tx.fetch(
         _SQL["settle"],
@@ -380,19 +380,19 @@ async def release_unknown_leases(
     lease_for: timedelta = LEASE_FOR,
     older_than: timedelta = SETTLED_IN,
 ) -> int:
-    """Makes due again what this worker holds without knowing it; returns how many deliveries."""
+    """Releases leases of this worker that it does not know; returns how many deliveries are due again."""
     return _affected(
         await connection.execute(_SQL["release_unknown_leases"], worker, known, lease_for, older_than)
     )
 
 
 async def release_leases(connection: Executor, workers: Collection[int], leases: Sequence[int]) -> int:
-    """Makes due again what was committed under these leases although it looked as if it had failed."""
+    """Releases these leases, whose commit seemed to fail but may have succeeded; returns how many deliveries."""
     return _affected(await connection.execute(_SQL["release_leases"], list(workers), leases))
 
 
 async def take_over(connection: Executor, dead_workers: Sequence[int]) -> int:
-    """Makes due again what dead workers had claimed, except what somebody has locked."""
+    """Releases the leases of dead workers, except on deliveries that are locked; returns how many."""
     return _affected(await connection.execute(_SQL["take_over"], dead_workers))
 
 
@@ -402,7 +402,7 @@ async def release_orphans(
     lease_for: timedelta = LEASE_FOR,
     older_than: timedelta = SETTLED_IN,
 ) -> int:
-    """Makes due again what is leased to nobody, or has been to the living for twice the lease."""
+    """Releases leases of unregistered workers, and leases held for twice their length; returns how many."""
     return _affected(await connection.execute(_SQL["release_orphans"], living, lease_for, older_than))
 
 

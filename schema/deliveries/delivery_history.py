@@ -1,4 +1,4 @@
-"""Deliveries of one tenant in one mode as people ask about them: listed, shown with their attempts."""
+"""Lists one tenant's deliveries in one mode, and shows one with its attempts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Delivery:
 class ShownAttempt(Attempt):
     replay: bool
     settled: bool
-    """False when its worker had been taken for dead: the delivery's state is another attempt's."""
+    """False when its worker had been declared dead: another attempt set the delivery's state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ async def show(connection: Executor, tenant_id: UUID, delivery_id: UUID) -> Show
             f"There is no delivery {format_id(DELIVERY, delivery_id)} of this tenant in this mode."
         )
     attempts = await connection.fetch(_SQL["attempts"], tenant_id, delivery_id, row["created_at"])
-    if attempts and row["settled_at"] is None:  # the last one may have been settled in between
+    if (
+        attempts and row["settled_at"] is None
+    ):  # the last attempt may have been settled between the two queries
         row = await connection.fetchrow(_SQL["show"], tenant_id, delivery_id) or row
     return ShownDelivery(**row, attempts=[ShownAttempt(**attempt) for attempt in attempts])

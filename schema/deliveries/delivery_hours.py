@@ -1,4 +1,4 @@
-"""Attempts added to their endpoints' hours. The protocol is drawn in migrations/data/0020_delivery_hours.sql."""
+"""Adds attempts to their endpoints' hourly counts. The protocol is drawn in migrations/data/0020_delivery_hours.sql."""
 
 from typing import Final
 
@@ -10,12 +10,12 @@ _RECOUNT_SECONDS: Final = 6 * 3600.0
 
 
 async def fold(connection: Executor, limit: int) -> int | None:
-    """How many attempts were added; None while another session is at it."""
+    """How many attempts were added. None: another session is adding them."""
     count: int | None = await connection.fetchval(_SQL["fold"], limit)
     return count
 
 
 async def fold_large_batch(pool: Pool, limit: int) -> int | None:
-    """As `fold`, without the usual limit of time: after a restore all attempts that are there are one batch."""
+    """Does the same with a time limit of hours: after a restore, all existing attempts are one batch."""
     count: int | None = await fetchval_with_timeout(pool, _RECOUNT_SECONDS, _SQL["fold"], limit)
     return count

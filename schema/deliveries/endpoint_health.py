@@ -1,4 +1,4 @@
-"""How endpoints fare, as the database has it: for all workers, by its own clock."""
+"""Endpoint health in the database, shared by all workers and dated by the database's clock."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ _FIRST: Final = UUID(int=0)
 
 @dataclass(frozen=True, slots=True)
 class BreakerChange:
-    """What a worker decided about an endpoint's breaker."""
+    """A worker's decision to open or close an endpoint's breaker."""
 
     openings: int
-    """Without a recovery in between. The one that begins, or the one that is over."""
+    """Number of the opening that begins or ends, counted since the last recovery."""
     open_for: timedelta | None
-    """From when it is written. None: it closes."""
+    """Counted from the write. None: the breaker closes."""
     follows: int = 0
-    """The opening before, as far as the database has been told; 0: none. An opening that follows one which is over says
-    nothing of the endpoint as it is now."""
+    """Number of the previous opening that the database knows; 0: none. An opening that follows one which has ended is out
+    of date and is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class HealthNote:
     tenant_id: UUID
     succeeded: bool
     failures: int
-    """Since the last success noted here, or in all when there was none."""
+    """Since the last success in this batch, or in the whole batch if it has none."""
     error: str | None
     breaker: BreakerChange | None = None
 
@@ -69,8 +69,8 @@ async def note_health(tx: Connection, notes: Sequence[HealthNote]) -> None:
 
 
 async def already_counted(tx: Connection, settlements: Sequence[Settlement]) -> dict[UUID, bool]:
-    """For a batch written again because the fate of its COMMIT is unknown, and after it: attempt → whether it settled
-    its delivery, for those that had been recorded then."""
+    """For a batch that is written again because the result of its COMMIT is unknown: the attempts that were already
+    recorded, each with whether it settled its delivery."""
     made = [(s.claim, s.attempt) for s in settlements if s.attempt is not None]
     rows = await tx.fetch(
         _SQL["already_counted"],
@@ -83,8 +83,8 @@ async def already_counted(tx: Connection, settlements: Sequence[Settlement]) -> 
 
 
 async def disable(tx: Connection, endpoint_id: UUID, reason: str, at_url: str | None = None) -> bool:
-    """Whether it was enabled, and at this URL if one is given, until now. Its health is left behind, so that it starts
-    afresh when it is enabled again."""
+    """False when it was disabled already, or has another URL than `at_url`. Its health is reset, so that it starts without
+    failures when it is enabled again."""
     if not await tx.fetchval(_SQL["disable_endpoint"], endpoint_id, reason, at_url):
         return False
     await tx.fetchrow(_SQL["reset_health"], endpoint_id, None)
@@ -92,7 +92,7 @@ async def disable(tx: Connection, endpoint_id: UUID, reason: str, at_url: str | 
 
 
 async def enable(tx: Connection, endpoint_id: UUID) -> bool:
-    """Whether it was disabled until now. Results that came in after that are left behind too."""
+    """False when it was enabled already. Results that came in while it was disabled are reset too."""
     if not await tx.fetchval(_SQL["enable_endpoint"], endpoint_id):
         return False
     await tx.fetchrow(_SQL["reset_health"], endpoint_id, None)
@@ -100,12 +100,12 @@ async def enable(tx: Connection, endpoint_id: UUID) -> bool:
 
 
 async def reset_health(connection: Executor, endpoint_id: UUID) -> None:
-    """What the old URL's server did says nothing of the new one's."""
+    """Forgets the endpoint's failures, as after a change of its URL."""
     await connection.fetchrow(_SQL["reset_health"], endpoint_id, None)
 
 
 async def limit_lock_wait(tx: Connection) -> None:
-    """Two seconds at most for each locked row, in this transaction: LockNotAvailableError after that."""
+    """Limits each lock wait of this transaction to two seconds; then LockNotAvailableError is raised."""
     await tx.execute(_SQL["limit_lock_wait"])
 
 
@@ -126,7 +126,7 @@ class FailingEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class FailureSummary:
-    """What an event tells of an endpoint that fails."""
+    """The data about failures in an event about a failing endpoint."""
 
     consecutive_failures: int
     last_error: str | None
@@ -135,19 +135,19 @@ class FailureSummary:
 async def failing(
     connection: Executor, for_long: timedelta, after: FailingEndpoint | None, limit: int
 ) -> list[FailingEndpoint]:
-    """The longest first; fewer than `limit` when these are the last."""
+    """Endpoints that have failed for that long, the longest first. Fewer than `limit`: these are the last."""
     since, endpoint_id = (after.failing_since, after.endpoint_id) if after else (None, _FIRST)
     rows = await connection.fetch(_SQL["failing"], for_long, since, endpoint_id, limit)
     return [FailingEndpoint(**row) for row in rows]
 
 
 async def warn(tx: Connection, found: FailingEndpoint, percent: int) -> FailureSummary | None:
-    """None when there is nothing to tell any more: it succeeded, or somebody else tells."""
+    """Records a warning. None when none is due: the endpoint succeeded, or another worker warns."""
     return _failure_summary(await tx.fetchrow(_SQL["warn"], found.endpoint_id, found.failing_since, percent))
 
 
 async def disable_failing(tx: Connection, found: FailingEndpoint, reason: str) -> FailureSummary | None:
-    """Disables an endpoint that still fails; the same. After None the transaction has to be undone."""
+    """Disables an endpoint that still fails. None when it does not; then the caller must roll back."""
     if not await tx.fetchval(_SQL["disable_endpoint"], found.endpoint_id, reason, None):
         return None
     return _failure_summary(await tx.fetchrow(_SQL["reset_health"], found.endpoint_id, found.failing_since))
@@ -157,7 +157,7 @@ def _failure_summary(row: Record | None) -> FailureSummary | None:
     return FailureSummary(**row) if row is not None else None
 
 
-# For people
+# For display
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class EndpointHealth:
     last_error: str | None = None
     open_until: datetime | None = None
     disables_at: datetime | None = None
-    """With the first failure from then on, unless there is a success before."""
+    """The first failure after this time disables it, unless a success comes before."""
 
 
 NEVER_SENT_TO: Final = EndpointHealth(datetime.min.replace(tzinfo=UTC))
@@ -179,7 +179,7 @@ NEVER_SENT_TO: Final = EndpointHealth(datetime.min.replace(tzinfo=UTC))
 async def show(
     connection: Executor, tenant_id: UUID, endpoints: Sequence[UUID], disable_after: timedelta
 ) -> dict[UUID, EndpointHealth]:
-    """Those that have been sent to at all."""
+    """Health of those of the endpoints that had any attempt."""
     rows = await connection.fetch(_SQL["show"], tenant_id, endpoints, disable_after)
     return {
         row["endpoint_id"]: EndpointHealth(**{k: v for k, v in row.items() if k != "endpoint_id"})

@@ -1,18 +1,18 @@
-"""How a replay goes: step by step, each a short transaction that fresh deliveries hardly notice.
+"""Runs a replay in steps. Each is a short transaction that hardly slows down first attempts.
 
-      lock the job ─► look at the next rows ─► make them pending ─► note how far it came ─► commit
+      lock the job ─► read the next rows ─► make them pending ─► record the progress ─► commit
 
-What a step did and where the next one begins commit together: a process may die anywhere, and whoever resumes the job
-neither leaves out a delivery nor replays one twice. Two processes at one job take turns, step by step.
+A step's changes and its progress commit together. So a process may die anywhere, and the one that resumes the job neither
+omits a delivery nor replays one twice. Two processes at one job take turns, step by step.
 
-Where a step looks depends on what is asked for:
+The rows that a step reads depend on the selection:
 
-      failed or skipped since a time        the deliveries' own index, which has nothing else in it
-      all since a time                      the tenant's events, and their deliveries
-      all since a position                  the log, and of it the tenant's events
+      failed or skipped since a time        an index that holds only these deliveries
+      all since a time                      the tenant's events and their deliveries
+      all since a position                  the log, restricted to the tenant's events
 
-By position it is the log that is walked, and never a time taken from it: an event recorded long ago may have been
-committed, and got its position, just now.
+A selection by position walks the log and never uses a time from it: an event recorded long ago may have committed, and got
+its position, just now.
 """
 
 from collections.abc import Sequence
@@ -31,14 +31,14 @@ from schema.queries import load
 
 _SQL = load("replays")
 STEP: Final = 1000
-"""Deliveries changed by one transaction, at most."""
+"""Deliveries that one transaction changes, at most."""
 _POSITIONS_PER_ROW: Final = 10
-"""Most of the log is other tenants'; looking at a position costs a tenth of changing a delivery, or less."""
+"""Most positions are other tenants'. Reading a position costs at most a tenth of changing a delivery."""
 
 
 @dataclass(frozen=True, slots=True)
 class _StepRows:
-    """What a step looked at, deliveries or events, as columns of ids and the events' created_at; and where it ends."""
+    """The deliveries or events that a step read, as columns of ids and the events' created_at, and where the step ends."""
 
     ids: Sequence[UUID]
     created_at: Sequence[datetime]
@@ -49,9 +49,9 @@ class _StepRows:
 
 
 async def step(data: Pool, replay_id: UUID, event_types: Sequence[str], size: int = STEP) -> Replay:
-    """The job as it stands afterwards; one that is finished stays as it is. `event_types` are a backfill's.
+    """Returns the job after the step; a finished job is unchanged. `event_types` are those of a backfill.
 
-    Raises Conflict when a backfill's endpoint is disabled, and when another process holds the job for too long.
+    Raises Conflict when a backfill's endpoint is disabled, and when another process locks the job for too long.
     """
     async with data.acquire() as tx, tx.transaction():
         job = await _lock(tx, replay_id)
@@ -86,7 +86,7 @@ async def _lock(tx: Connection, replay_id: UUID) -> Replay:
     except asyncpg.LockNotAvailableError:
         shown = format_id(REPLAY, replay_id)
         raise Conflict(
-            f"Another process is in the middle of a step of replay {shown}, and stands still: end it, then resume."
+            f"Another process hangs in a step of replay {shown}. End that process, then resume the replay."
         ) from None
     assert row is not None
     return read_replay(row)
@@ -96,7 +96,7 @@ async def _require_enabled(tx: Connection, job: Replay) -> None:
     assert job.endpoint_id is not None
     if not await tx.fetchval(_SQL["is_enabled"], job.tenant_id, job.endpoint_id):
         shown = format_id(ENDPOINT, job.endpoint_id)
-        raise Conflict(f"Endpoint {shown} is disabled: run duro endpoint enable {shown}, then go on.")
+        raise Conflict(f"Endpoint {shown} is disabled: run duro endpoint enable {shown}, then resume.")
 
 
 async def _deliveries(tx: Connection, job: Replay, size: int) -> _StepRows:
@@ -119,7 +119,7 @@ async def _events(tx: Connection, job: Replay, size: int) -> _StepRows:
     ours = [row for row in rows if row["ours"]]
     if len(ours) > size:
         return _step_rows(ours[:size], at_pos=ours[size - 1]["pos"], last=False)
-    if not rows:  # what is left of the range is not in the log any more
+    if not rows:  # retention has dropped the rest of the range
         return _step_rows([], at_pos=job.at_pos, last=True)
     reached = rows[-1]["pos"]
     return _step_rows(ours, at_pos=reached, last=reached == job.until_pos)
@@ -152,7 +152,7 @@ async def _replay(tx: Connection, job: Replay, rows: _StepRows) -> tuple[int, in
 
 
 async def _backfill(tx: Connection, job: Replay, rows: _StepRows, event_types: Sequence[str]) -> int:
-    lacking: int = await tx.fetchval(
+    added: int = await tx.fetchval(
         _SQL["backfill"], job.tenant_id, job.endpoint_id, rows.ids, rows.created_at, event_types
     )
-    return lacking
+    return added

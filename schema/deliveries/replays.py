@@ -1,4 +1,4 @@
-"""Replays: one delivery at once, or many as a job that can be stopped anywhere and goes on. See replay_steps.py for how."""
+"""Replays: one delivery immediately, or many as a job that can be interrupted anywhere and resumed. See replay_steps.py."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ UNDELIVERED: Final = ("failed", "skipped")
 SETTLED: Final = (*UNDELIVERED, "delivered")
 COUNT_LIMIT: Final = 100_000
 _UNDER_WAY: Final = timedelta(minutes=1)
-"""A batch that began before a change, and had not seen it, has been committed by then."""
+"""After this time, a batch that began before a change, and did not see it, has committed."""
 
 
 class Kind(StrEnum):
     REPLAY = "replay"
-    """Deliveries that ended begin anew."""
+    """Settled deliveries restart their schedule."""
     BACKFILL = "backfill"
-    """An endpoint gets the deliveries that it lacks."""
+    """An endpoint gets the deliveries that it has never had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Times:
 
     since: datetime
     until: datetime | None
-    """None: when the job begins, by the database's clock."""
+    """None: the time when the job begins, by the database's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ class Positions:
 
     after: int
     until: int | None
-    """None: the log's end, as it is when the job begins."""
+    """None: the log's end when the job begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A job as it stands. Either the times or the positions are None."""
+    """The state of a job. Either the times or the positions are None."""
 
     id: UUID
     tenant_id: UUID
@@ -65,17 +65,17 @@ class Replay:
     at_id: UUID | None
     at_pos: int | None
     examined: int
-    """Deliveries so far, or events of a backfill."""
+    """Deliveries examined so far, or events in a backfill."""
     replayed: int
     skipped: int
-    """Deliveries left as they are because their endpoint is disabled."""
+    """Deliveries not replayed because their endpoint is disabled."""
     created_at: datetime
     moved_at: datetime
     finished_at: datetime | None
 
     @property
     def progress(self) -> float:
-        """How much of its range lies behind it, from 0 to 1."""
+        """The share of its range that is done, from 0 to 1."""
         if self.finished_at is not None:
             return 1.0
         if self.since is not None and self.until is not None and self.at_time is not None:
@@ -98,7 +98,7 @@ async def begin(
     statuses: Sequence[str],
     events: Times | Positions,
 ) -> Replay:
-    """Nothing is replayed yet. The times or positions are in order; `statuses` are none for a backfill."""
+    """Creates the job; its steps replay later. The caller has checked the range; a backfill has no `statuses`."""
     match events:
         case Times(since, until):
             bounds: tuple[object, ...] = (since, until, None, None)
@@ -110,9 +110,9 @@ async def begin(
 
 
 async def now(data: Executor) -> datetime:
-    """By the database's clock, which events are recorded by and another machine's may be ahead of or behind."""
-    moment: datetime = await data.fetchval(_SQL["now"])
-    return moment
+    """The time by the database's clock, which also stamps events. Another machine's clock may differ."""
+    time: datetime = await data.fetchval(_SQL["now"])
+    return time
 
 
 async def find(data: Executor, replay_id: UUID) -> Replay | None:
@@ -126,7 +126,7 @@ async def list_replays(data: Executor, tenant_id: UUID, after: After, limit: int
 
 
 async def replay_one(data: Executor, tenant_id: UUID, delivery_id: UUID) -> str:
-    """The status it had. A pending delivery gets one more attempt at once and keeps its schedule."""
+    """Replays one delivery and returns its former status. A pending one gets one immediate attempt and keeps its schedule."""
     was: str | None = await data.fetchval(_SQL["replay_one"], tenant_id, delivery_id)
     if was is None:
         raise NotFound(
@@ -137,18 +137,18 @@ async def replay_one(data: Executor, tenant_id: UUID, delivery_id: UUID) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Deliveries that were skipped since a moment."""
+    """Deliveries that were skipped since some time."""
 
     count: int
     since: datetime | None
-    """No later than when any of their events was recorded; None when there is none."""
+    """No later than the time of any of their events. None: there are no such deliveries."""
     more: bool
-    """There may be more than were counted: it was not worth the while to look at them all."""
+    """The count ended at its limit: there may be more."""
 
 
 async def skipped_since(
-    data: Executor, tenant_id: UUID, endpoint_id: UUID, moment: datetime, most: int = COUNT_LIMIT
+    data: Executor, tenant_id: UUID, endpoint_id: UUID, time: datetime, limit: int = COUNT_LIMIT
 ) -> Skipped:
-    row = await data.fetchrow(_SQL["skipped_since"], tenant_id, endpoint_id, moment - _UNDER_WAY, most)
+    row = await data.fetchrow(_SQL["skipped_since"], tenant_id, endpoint_id, time - _UNDER_WAY, limit)
     assert row is not None
     return Skipped(**row)

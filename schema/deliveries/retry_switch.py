@@ -1,4 +1,4 @@
-"""The operator's switch of one mode: whether what is not fresh (retries, replays, backfills) is sent, by any worker."""
+"""The operator's switch that stops one mode's lane `retry` (retries, replays, backfills) in every worker."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,9 +14,9 @@ COUNT_LIMIT: Final = 100_000
 @dataclass(frozen=True, slots=True)
 class Retries:
     paused_at: datetime | None
-    """None: they go."""
+    """None: they are sent."""
     waiting: int
-    """For an attempt that is not their first, due or not; COUNT_LIMIT stands for as many and more."""
+    """Deliveries in the lane, due or not. COUNT_LIMIT means that many or more."""
 
 
 async def retries(data: Executor) -> Retries:
@@ -30,10 +30,10 @@ async def retries_paused(data: Executor) -> bool:
 
 
 async def pause_retries(data: Executor) -> bool:
-    """Whether they went until now."""
+    """False when they were paused already."""
     return bool(await data.fetchval(_SQL["pause_retries"]))
 
 
 async def resume_retries(data: Executor) -> bool:
-    """Whether they stood still until now."""
+    """False when they were not paused."""
     return bool(await data.fetchval(_SQL["resume_retries"]))

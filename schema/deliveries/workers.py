@@ -1,4 +1,4 @@
-"""The register of worker processes: each row names the session by which its worker shows that it lives."""
+"""The register of worker processes. Each row names the session whose existence proves that its worker is alive."""
 
 from datetime import timedelta
 
@@ -9,12 +9,12 @@ _SQL = load("workers")
 
 
 async def mark(guard: Connection) -> None:
-    """Before `register` and `hold`. The mark goes with the client, even where a pooler keeps the session for another."""
+    """Marks the session, before `register` or `hold`. The mark ends with the client, even if a pooler reuses the session."""
     await guard.execute(_SQL["mark"])
 
 
 async def register(guard: Connection, name: str) -> int:
-    """`guard` becomes the worker's session."""
+    """Registers a worker with `guard` as its session."""
     worker_id: int = await guard.fetchval(_SQL["register"], name)
     return worker_id
 
@@ -34,13 +34,13 @@ async def absent(guard: Connection, own_id: int) -> list[int]:
 
 
 async def lock_absent(tx: Connection, worker_id: int) -> str | None:
-    """Its name if it is absent and ours to declare dead; it cannot come back before the transaction ends."""
+    """Its name, if it is absent and this session may declare it dead. It cannot return before the transaction ends."""
     name: str | None = await tx.fetchval(_SQL["lock_absent"], worker_id)
     return name
 
 
 async def end_sessions(role: Executor, name: str, standing_still_for: timedelta) -> int:
-    """Ends what a worker left standing in the middle of a transaction, with its locks; returns how many sessions."""
+    """Ends sessions that a worker left idle in a transaction, with their locks; returns how many."""
     ended: int = await role.fetchval(_SQL["end_sessions"], name, standing_still_for)
     return ended
 
@@ -50,6 +50,6 @@ async def forget(tx: Connection, worker_id: int) -> None:
 
 
 async def session_named(role: Executor, name: str) -> bool:
-    """Whether a process is at work under this name (see Database.open), as far as the role's own sessions show it."""
-    there: bool = await role.fetchval(_SQL["session_named"], name)
-    return there
+    """Whether a process runs under this name (see Database.open), judged by the role's own sessions."""
+    found: bool = await role.fetchval(_SQL["session_named"], name)
+    return found

@@ -1,4 +1,4 @@
-"""Events of one tenant in one mode: recorded, listed, shown."""
+"""Records, lists and shows the events of one tenant in one mode."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,10 +48,10 @@ class ShownEvent:
 
 
 async def record(tx: Executor, tenant_id: UUID, type_: str, data: Mapping[str, Any] | str) -> UUID:
-    """`data` as a mapping, or as JSON text, which is passed on as it is.
+    """Records an event. `data` is a mapping, or JSON text that is passed on unchanged.
 
-    Raises InvalidInput with the database's own sentence for an unknown type or tenant, and for data that is no
-    JSON object or too large.
+    Raises InvalidInput with the database's own sentence for an unknown type or tenant, and for data that is not a
+    JSON object or is too large.
     """
     text = data if isinstance(data, str) else orjson.dumps(data).decode()
     try:

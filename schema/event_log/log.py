@@ -1,10 +1,9 @@
-"""Reading the log: positions, cursors, and the events between them.
+"""Reads the log: positions, cursors, and the events between them.
 
-State that every batch touches (sequencer, cursors) is appended as ticks and never updated: while some
-transaction holds the horizon back, the versions of an updated row cannot be pruned and each look-up walks all
-of them, whereas the newest tick is the last entry of its index. Locks keep to the same economy: the sequencer's is
-on an empty table, and a cursor's row, itself never updated, is locked only once there is something to apply, so idle
-polls write nothing.
+State that every batch changes (sequencer, cursors) is appended as ticks and never updated. While a transaction holds the
+horizon back, the versions of an updated row cannot be pruned and each lookup walks all of them; the newest tick is
+the last entry of its index. Locks follow the same rule: the sequencer locks an empty table, and a cursor's row, itself
+never updated, is locked only when there are events to apply. So idle polls write nothing.
 """
 
 from collections.abc import Sequence
@@ -30,12 +29,12 @@ class LoggedEvent:
     type: str
     created_at: datetime
     data: str
-    """`jsonb` as Postgres prints it."""
+    """`jsonb` text as Postgres prints it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """An event as the log's row has it, without its type and data."""
+    """The log's own row of an event, without the event's type and data."""
 
     pos: int
     id: UUID
@@ -47,7 +46,7 @@ class LogEntry:
 class Batch:
     events: list[LoggedEvent]
     more: bool
-    """The log has more events after these. A batch ends at a number of events or of bytes, whichever is reached first."""
+    """The log has more events after these. A batch ends at its limit of events or bytes, whichever is reached first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +57,25 @@ class Cursor:
 
 
 async def sequence(connection: Executor, limit: int) -> int | None:
-    """How many events got a position; None while another session is at it."""
+    """How many events got a position. None: another session is sequencing."""
     count: int | None = await connection.fetchval(_SQL["sequence"], limit)
     return count
 
 
 async def sequence_large_batch(pool: Pool, limit: int) -> int | None:
-    """As `sequence`, without the usual limit of time: a transaction is never cut, and a restored log is one batch."""
+    """Does the same with a time limit of hours: a batch never splits a transaction, and a restored log is one batch."""
     count: int | None = await fetchval_with_timeout(pool, _SEQUENCE_SECONDS, _SQL["sequence"], limit)
     return count
 
 
 async def take_cursor(tx: Connection, consumer: str) -> Cursor | None:
-    """The cursor, ours until the transaction ends; None while another worker has it."""
+    """Locks the cursor until the transaction ends. None: another worker has it."""
     row = await tx.fetchrow(_SQL["take_cursor"], consumer)
     return Cursor(consumer, row["tick"], row["pos"]) if row else None
 
 
 async def lock_consumer(tx: Connection, consumer: str) -> None:
-    """Until the transaction ends no worker takes a batch of its, and no rebuild takes its place."""
+    """Until the transaction ends, no worker applies a batch of this consumer, and no rebuild replaces its generation."""
     await tx.execute(_SQL["lock_consumer"], consumer)
 
 
@@ -85,13 +84,13 @@ async def move_cursor(tx: Connection, cursor: Cursor, pos: int) -> None:
 
 
 async def backlog(connection: Executor, consumer: str) -> int:
-    """Events sequenced that this consumer has not applied. Locks nothing.
+    """Sequenced events that this consumer has not applied. Locks nothing.
 
-    Raises LookupError for a consumer without a row in `consumers`: nobody could ever lock it.
+    Raises LookupError for a consumer without a row in `consumers`, which no worker could lock.
     """
     count: int | None = await connection.fetchval(_SQL["backlog"], consumer)
     if count is None:
-        raise LookupError(f"no migration has made the consumer {consumer!r}")
+        raise LookupError(f"no migration has created the consumer {consumer!r}")
     return count
 
 
@@ -102,7 +101,7 @@ async def position(connection: Executor, consumer: str) -> int:
 
 
 async def read_after(connection: Executor, pos: int, limit: int, max_bytes: int = READ_BYTES) -> Batch:
-    """The next events in order: `limit` at most, and no more than `max_bytes` of data, yet one in any case."""
+    """The next events in order: at most `limit` events and `max_bytes` of data, but at least one event."""
     rows = await connection.fetch(_SQL["read_after"], pos, limit, max_bytes)
     return Batch(
         [LoggedEvent(*row[:-1]) for row in rows],
@@ -111,7 +110,7 @@ async def read_after(connection: Executor, pos: int, limit: int, max_bytes: int 
 
 
 async def entry_after(connection: Executor, pos: int) -> LogEntry | None:
-    """The next event, of which nothing is read but the log's own row."""
+    """The next event's row in the log. It works even if the event's own data is damaged."""
     row = await connection.fetchrow(_SQL["entry_after"], pos)
     return LogEntry(*row) if row else None
 
@@ -161,9 +160,9 @@ class ConsumerStatus:
     moved_at: datetime | None
     dead: int
     unsequenced: int
-    """Committed events without a position; more than a moment's worth means that no worker runs."""
+    """Committed events without a position. If it keeps growing, no worker runs."""
     lag_seconds: float | None
-    """Age of the oldest event not yet applied; None when there is none."""
+    """Age of the oldest event not yet applied. None: all are applied."""
 
     @property
     def lag(self) -> int:

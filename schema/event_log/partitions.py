@@ -1,4 +1,4 @@
-"""Monthly partitions, made a year ahead: without one for its month, an append fails."""
+"""Creates monthly partitions a year ahead. Without the partition of its month, an insert fails."""
 
 from datetime import datetime
 
@@ -12,19 +12,19 @@ _SQL = load("partitions")
 
 
 async def ensure_partitions(connection: Executor) -> int:
-    """Returns how many partitions it made."""
+    """Returns how many partitions it created."""
     made: int = await connection.fetchval(_SQL["ensure"])
     return made
 
 
 async def partitions_ahead(connection: Executor) -> int:
-    """Whole months from the next on for which every partitioned table has its partition."""
+    """Whole months, from the next one on, for which every partitioned table has its partition."""
     months: int = await connection.fetchval(_SQL["ahead"])
     return months
 
 
 async def ensure_past_partitions(connection: Executor, first: datetime) -> int:
-    """From that moment's month on; returns how many partitions it made. Raises InvalidInput beyond ten years."""
+    """Creates partitions from that time's month on; returns how many. Raises InvalidInput beyond ten years."""
     try:
         made: int = await connection.fetchval(_SQL["ensure_past"], first)
     except asyncpg.InvalidParameterValueError as error:

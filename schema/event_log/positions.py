@@ -1,16 +1,15 @@
-"""A tenant's events after a position: complete, in order, and bounded however much there is and however little of it is
-wanted. This is what the world may hold on to.
+"""Pages of a tenant's events after a position. A page is complete and in order, and its cost is bounded whatever the log's
+size and the rarity of the wanted types. Users may store positions.
 
-A position is final once it is the log's: positions are dense and given in commits of their own, so what a snapshot
-has up to its last position never changes. A page reaches as far as was looked, whether or not anything was found, and never
-beyond its snapshot's end; whoever goes on from there misses nothing and gets nothing twice.
+A position is final once the log has it: positions are dense and given in commits of their own, so the events up to a
+snapshot's last position never change. A page reaches as far as it searched, even if it found nothing, and never beyond its
+snapshot's end. A reader that continues there misses no event and gets none twice.
 
-What retention has dropped is told and never passed over in silence: a page that was asked for from before it says up to
-where events may be missing.
+Events that retention has dropped are always reported: a page from a position before them says up to where events may be
+missing.
 
-An event whose stored bytes are damaged must not keep a tenant, or all of them, from the events after it. A read that fails
-for it is repeated with half as much to look at, until that position stands alone; then it is passed over, named in
-`unreadable`, and logged.
+An event with damaged stored bytes must not block the events after it. A read that fails because of it is repeated with half
+the limits, until that position is alone. Then the event is skipped, named in `unreadable`, and logged.
 """
 
 import logging
@@ -33,7 +32,7 @@ _SQL = load("positions")
 MAX_EVENTS: Final = 500
 READ_BYTES: Final = 1024 * 1024
 SCAN_LIMIT: Final = 2000
-"""Positions of the tenant, each a look-up of its event's type: some 10 ms. A rarer type comes in more pages."""
+"""The tenant's positions searched per page, each a lookup of its event's type: about 10 ms. A rare type takes more pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +44,13 @@ class LogEnd:
 
 @dataclass(frozen=True, slots=True)
 class EventRange:
-    """Events at positions in (after, reached]: all those that were asked for."""
+    """All requested events at positions in (after, reached]."""
 
     events: Sequence[LoggedEvent]
     reached: int
     end: LogEnd
     unreadable: int | None = field(default=None, kw_only=True)
-    """The position of an event that is left out, because its stored data cannot be read: `reached`."""
+    """The position of an event that is skipped because its stored data cannot be read. It equals `reached`."""
 
     @property
     def at_end(self) -> bool:
@@ -61,8 +60,8 @@ class EventRange:
 @dataclass(frozen=True, slots=True)
 class EventsAfter(EventRange):
     dropped_up_to: int | None
-    """Events up to this position may be missing from the page, for retention has dropped some: those there are are given
-    nevertheless, and from it on nothing is missing. None: the page is complete."""
+    """Events up to this position may be missing from the page, because retention has dropped some. After it none is
+    missing. None: the page is complete."""
 
 
 async def log_end(connection: Executor) -> LogEnd:
@@ -80,10 +79,10 @@ async def events_after(
     max_bytes: int = READ_BYTES,
     scan_limit: int = SCAN_LIMIT,
 ) -> EventsAfter:
-    """Up to `limit` events of those types, of all when none is named. One at least comes whatever its size, unless
-    `scan_limit` positions of the tenant had none.
+    """Reads up to `limit` events of these types, or of all types when none is named. At least one comes, whatever its
+    size, unless `scan_limit` positions of the tenant had none.
 
-    Raises InvalidInput for a position that the log has not reached: it is another log's.
+    Raises InvalidInput for a position that the log has not reached, since it belongs to another log.
     """
     if not 1 <= limit <= MAX_EVENTS:
         raise InvalidInput(f"{limit} events cannot be read at once: ask for 1 to {MAX_EVENTS}.")
@@ -125,8 +124,8 @@ async def events_of_tenants(
     scan_limit: int = SCAN_LIMIT,
     max_bytes: int = READ_BYTES,
 ) -> EventRange:
-    """The same for several tenants and all types. It is for whoever follows the log's end closely: it passes over
-    everybody else's positions one by one, and over what was dropped without a word but `end.dropped_up_to`."""
+    """Does the same for several tenants and all types. It is meant for readers close to the log's end: it walks all
+    tenants' positions one by one, and reports dropped events only in `end.dropped_up_to`."""
     try:
         rows = await connection.fetch(_SQL["read_tenants"], pos, list(tenants), scan_limit, max_bytes)
     except Exception as error:
@@ -147,7 +146,7 @@ async def events_of_tenants(
 async def _without_next_of_tenant(
     connection: Executor, tenant_id: UUID, pos: int, error: Exception
 ) -> EventsAfter:
-    """Raises `error` when the log has no next position, so that it cannot be an event's."""
+    """Raises `error` when the log has no next position: then no event caused it."""
     end = await log_end(connection)
     unreadable: int | None = await connection.fetchval(_SQL["next_of_tenant"], tenant_id, pos)
     if unreadable is None:
@@ -167,11 +166,11 @@ async def _without_next(connection: Executor, pos: int, error: Exception) -> Eve
 
 
 def _report(pos: int, error: Exception) -> None:
-    _logger.error("the event at position %d cannot be read and is passed over: %s", pos, describe(error))
+    _logger.error("skipped the event at position %d, which cannot be read: %s", pos, describe(error))
 
 
 def _reached(row: Record, events: Sequence[LoggedEvent], *, cut: bool, more: bool) -> int:
-    """`cut`: there may be another event right after the last one. `more`: there may be positions after those looked at."""
+    """`cut`: there may be another event right after the last one. `more`: there may be positions after those searched."""
     last_pos: int = row["last_pos"]
     if cut or len(events) < row["found"]:
         return events[-1].pos

@@ -1,5 +1,5 @@
-"""What the database tells of the engine's state. Every reading looks at a bounded number of rows, so the counts are
-"at least" once they reach their limit, and gives up after STATEMENT_S.
+"""Reads the engine's state from the database for metrics. Every query reads a bounded number of rows and ends after
+STATEMENT_S. A count that reaches its limit means "at least".
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ _SQL = load("metrics")
 _CORE_SQL = load("metrics_core")
 OVERDUE_AFTER: Final = timedelta(seconds=60)
 COUNTED: Final = 100_000
-"""Deliveries per lane; about 40 ms. Endpoints out of service, the same."""
+"""Deliveries per lane, about 40 ms; also disabled or paused endpoints."""
 VISITED: Final = 1_000
-"""Endpoints with deliveries waiting, per lane; about 20 ms."""
+"""Endpoints with waiting deliveries, per lane; about 20 ms."""
 MOST_UNHEALTHY: Final = 10_000
 STATEMENT_S: Final = 2.0
-"""A backlog drained while some transaction holds the horizon back leaves entries in the index that every walk passes,
-and no limit counts them."""
+"""Needed beside the row limits: a backlog drained while a transaction holds the horizon back leaves dead index entries,
+which every scan passes and no limit counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingDeliveries:
-    """Deliveries that wait in the table, of one lane; each of `overdue` is among `due`, and these among `waiting`."""
+    """Deliveries of one lane that wait in the table. `waiting` includes `due`, which includes `overdue`."""
 
     waiting: int
     due: int
@@ -34,17 +34,17 @@ class WaitingDeliveries:
 
 @dataclass(frozen=True, slots=True)
 class EndpointsDue:
-    """Endpoints that have a delivery due, of one lane and with one reason for it."""
+    """Endpoints of one lane that have a delivery due, grouped by what holds it."""
 
     held: str
-    """Why it is due and not sent: retries_paused, paused, breaker, rate_limit; or `no`: it should be sent now."""
+    """Why a due delivery is not sent: retries_paused, paused, breaker or rate_limit. `no`: it should be sent now."""
     endpoints: int
     oldest_due_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class UnhealthyEndpoints:
-    """Endpoints in service that are failing, and those whose breaker is open or half-open, failing or not."""
+    """Active endpoints that are failing, and those whose breaker is open or half-open, whether failing or not."""
 
     failing: int
     open: int
@@ -61,11 +61,11 @@ class InactiveEndpoints:
 @dataclass(frozen=True, slots=True)
 class OldestTransaction:
     seconds: float | None
-    """None when no transaction is open that the owner may see."""
+    """None when no transaction is open that the owner can see."""
     pid: int | None
     """0: a prepared transaction, which has no session."""
     hidden: int
-    """Sessions whose transaction does not show its age to the owner."""
+    """Sessions that hide the age of their transaction from the owner."""
 
 
 async def waiting(connection: Executor, lane: Lane) -> WaitingDeliveries:
@@ -75,7 +75,7 @@ async def waiting(connection: Executor, lane: Lane) -> WaitingDeliveries:
 
 
 async def endpoints_due(connection: Executor, lane: Lane, visit: int = VISITED) -> list[EndpointsDue]:
-    """By why they are held. Of the first `visit` endpoints that have a delivery waiting, by id."""
+    """Groups the first `visit` endpoints with a waiting delivery, by id, by what holds them."""
     rows = await connection.fetch(_SQL["endpoints_due"], lane, visit, timeout=STATEMENT_S)
     return [EndpointsDue(*row) for row in rows]
 
@@ -91,7 +91,7 @@ async def retries_paused(connection: Executor) -> bool:
 
 
 async def inactive_endpoints(core: Executor) -> list[InactiveEndpoints]:
-    """A mode without any has no entry."""
+    """Disabled and paused endpoints per mode. A mode without any has no entry."""
     rows = await core.fetch(_CORE_SQL["inactive_endpoints"], COUNTED, timeout=STATEMENT_S)
     return [InactiveEndpoints(*row) for row in rows]
 

@@ -1,5 +1,5 @@
-"""Read models made of the log, each in generations: one serves, and one may be being built beside it. The protocol is
-drawn in migrations/data/0015_projections.sql.
+"""Read models built from the log. Each has generations: one serves, and another may be under construction beside it. The
+protocol is drawn in migrations/data/0015_projections.sql.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ REBUILD: Final = "_rebuild"
 
 
 def builder(projection: str) -> str:
-    """The name of the consumer that builds it anew."""
+    """The name of the consumer that rebuilds the projection."""
     return projection + REBUILD
 
 
@@ -25,13 +25,13 @@ class Generations:
 
 
 async def generations(tx: Executor, projection: str) -> Generations:
-    """To be asked inside the transaction that holds the writer's cursor; else it may be out of date.
+    """Read it in the transaction that locks the writer's cursor; otherwise it may be out of date.
 
-    Raises LookupError for one that no migration has made.
+    Raises LookupError for a projection that no migration has created.
     """
     row = await tx.fetchrow(_SQL["generations"], projection)
     if row is None:
-        raise LookupError(f"no migration has made the projection {projection!r}")
+        raise LookupError(f"no migration has created the projection {projection!r}")
     return Generations(*row)
 
 
@@ -48,7 +48,7 @@ async def begin_rebuild(pool: Pool, projection: str) -> RebuildStart:
 
 
 async def finish_rebuild(pool: Pool, projection: str) -> bool:
-    """False while what serves is ahead of what was built, and when nothing is being built."""
+    """False while the serving generation is ahead of the built one, and when none is being built."""
     finished: bool = await pool.fetchval(_SQL["finish_rebuild"], projection)
     return finished
 
@@ -59,21 +59,21 @@ async def abandon_rebuild(pool: Pool, projection: str) -> bool:
 
 
 async def drop_generations(pool: Pool, projection: str) -> int:
-    """Raises what is an error of the moment while somebody reads one of them."""
+    """Drops generations that neither serve nor are being built. Raises a transient error while a session reads one."""
     dropped: int = await pool.fetchval(_SQL["drop_generations"], projection)
     return dropped
 
 
 async def as_of(connection: Executor, consumer: str) -> datetime:
-    """No committed event before this time is missing, except dead-lettered ones. Now, when nothing is missing."""
-    moment: datetime = await connection.fetchval(_SQL["as_of"], consumer)
-    return moment
+    """The time before which no committed event is missing, except dead-lettered ones. Now, if none is missing."""
+    time: datetime = await connection.fetchval(_SQL["as_of"], consumer)
+    return time
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerProgress:
     before_first: int
-    """The position before the first one that is still there."""
+    """The position before the first event that retention has left."""
     pos: int
     last_pos: int
     dead: int
