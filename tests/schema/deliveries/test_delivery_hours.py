@@ -1,4 +1,4 @@
-"""fold_attempts(): each attempt is in its endpoint's hour once, whoever folds, whenever it is committed, whatever fails."""
+"""fold_attempts() counts each attempt in its endpoint's hour once, whoever folds, whenever it commits, whatever fails."""
 
 import asyncio
 import math
@@ -43,7 +43,7 @@ async def fold_all(data: Pool, limit: int = 1000) -> int:
     return total
 
 
-async def test_every_attempt_is_in_its_hour_by_how_it_ended(
+async def test_every_attempt_is_in_its_hour_by_outcome(
     data: Pool, owner: asyncpg.Connection, whose: Whose
 ) -> None:
     began = datetime.now(UTC)
@@ -63,7 +63,7 @@ async def test_a_limit_cuts_at_whole_transactions(
     assert await differences(owner) == []
 
 
-async def test_a_late_commit_is_in_later_and_once(
+async def test_a_late_commit_is_counted_later_and_once(
     data: Pool, connect: Connect, owner: asyncpg.Connection, whose: Whose
 ) -> None:
     late, never = await connect(), await connect()
@@ -81,7 +81,7 @@ async def test_a_late_commit_is_in_later_and_once(
     assert await differences(owner) == []
 
 
-async def test_what_a_transaction_records_after_it_folded_is_not_forgotten(
+async def test_attempts_recorded_after_a_fold_in_one_transaction_are_counted(
     data: Pool, owner: asyncpg.Connection, whose: Whose
 ) -> None:
     async with data.acquire() as tx, tx.transaction():
@@ -93,9 +93,7 @@ async def test_what_a_transaction_records_after_it_folded_is_not_forgotten(
     assert await differences(owner) == []
 
 
-async def test_a_fold_that_is_rolled_back_has_not_been(
-    data: Pool, owner: asyncpg.Connection, whose: Whose
-) -> None:
+async def test_a_rolled_back_fold_counts_nothing(data: Pool, owner: asyncpg.Connection, whose: Whose) -> None:
     await record_attempts(data, whose, 4)
     async with data.acquire() as tx:
         undone = tx.transaction()
@@ -106,7 +104,7 @@ async def test_a_fold_that_is_rolled_back_has_not_been(
     assert await differences(owner) == []
 
 
-async def test_one_session_folds_at_a_time_and_nobody_waits(
+async def test_one_session_folds_at_a_time_and_the_others_do_not_wait(
     data: Pool, connect: Connect, whose: Whose
 ) -> None:
     first = await connect()
@@ -126,7 +124,7 @@ async def test_a_poll_that_finds_nothing_writes_nothing(data: Pool, whose: Whose
     assert await data.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text") == before
 
 
-async def test_a_poll_looks_at_what_is_new_whatever_lies_behind(data: Pool, whose: Whose) -> None:
+async def test_a_poll_reads_only_new_attempts(data: Pool, whose: Whose) -> None:
     for _ in range(5):
         await record_attempts(data, whose, 2000)
     await fold_all(data)
@@ -138,7 +136,7 @@ async def test_a_poll_looks_at_what_is_new_whatever_lies_behind(data: Pool, whos
             assert plan.buffers <= pages
 
 
-async def test_writers_and_folders_at_once_lose_and_repeat_nothing(
+async def test_concurrent_writers_and_folders_lose_and_repeat_nothing(
     data: Pool, connect: Connect, owner: asyncpg.Connection, whose: Whose
 ) -> None:
     chance, done = Random(1), asyncio.Event()
@@ -187,10 +185,10 @@ async def restored(owner: asyncpg.Connection, data: Pool, whose: Whose) -> int:
     return 30
 
 
-async def test_after_a_restore_what_is_there_is_counted_anew_and_the_rest_is_kept(
+async def test_after_a_restore_existing_attempts_are_recounted(
     restored: int, data: Pool, owner: asyncpg.Connection, whose: Whose
 ) -> None:
-    """The old cluster's xids are handed out again afterwards, and nothing is counted for that."""
+    """The restored cluster assigns the old xids again, and nothing is counted for that."""
     dropped = datetime.now(UTC) - timedelta(days=200)
     await owner.execute(
         "INSERT INTO delivery_hours SELECT tenant_id, endpoint_id, date_trunc('hour', $1::timestamptz), attempts, ok, http_status,"
@@ -208,7 +206,7 @@ async def test_after_a_restore_what_is_there_is_counted_anew_and_the_rest_is_kep
     assert await owner.fetch(before) == long_ago
 
 
-async def test_an_hour_of_which_attempts_have_been_dropped_is_not_counted_down(
+async def test_dropped_attempts_stay_counted_in_their_hour(
     restored: int, data: Pool, owner: asyncpg.Connection
 ) -> None:
     await owner.execute("UPDATE delivery_hours SET attempts = attempts + 1000, ok = ok + 1000")
@@ -258,9 +256,7 @@ async def test_latency_is_right_within_a_fifth_and_hours_add_up(data: Pool, tena
 
 @given(st.floats(width=32), st.floats(0, 1))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_whatever_it_took_there_is_a_bucket_for_it(
-    owner: asyncpg.Connection, ms: float, share: float
-) -> None:
+async def test_every_latency_has_a_bucket(owner: asyncpg.Connection, ms: float, share: float) -> None:
     bucket = await owner.fetchval("SELECT latency_bucket($1::real)", ms)
     assert 0 <= bucket <= 65
     histogram = [int(n == bucket) for n in range(66)]
@@ -269,7 +265,7 @@ async def test_whatever_it_took_there_is_a_bucket_for_it(
         assert ms / 1.2 <= float(shown) + 0.06 and float(shown) <= ms * 1.2 + 0.06  # noqa: PT018
 
 
-async def test_nothing_that_was_answered_has_no_latency(data: Pool, tenant: UUID) -> None:
+async def test_attempts_without_a_response_have_no_latency(data: Pool, tenant: UUID) -> None:
     await record_attempts(data, [(tenant, new_id())], 1, outcome="timeout")
     await fold_all(data)
     assert await data.fetchval("SELECT p50_ms FROM delivery_health") is None
@@ -287,7 +283,7 @@ async def test_a_worker_folds_until_it_is_stopped(
     assert await differences(owner) == []
 
 
-async def test_modes_are_apart(database: Database, whose: Whose) -> None:
+async def test_each_mode_counts_its_own_attempts(database: Database, whose: Whose) -> None:
     await record_attempts(database.data(Mode.LIVE), whose, 1)
     assert await fold_all(database.data(Mode.TEST)) == 0
     assert await fold_all(database.data(Mode.LIVE)) == 1

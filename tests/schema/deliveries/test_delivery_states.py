@@ -1,4 +1,4 @@
-"""A delivery's life: born once, claimed by one worker at a time, settled only by the one that holds it."""
+"""A delivery's life: created once, claimed by one worker at a time, settled only by the lease's holder."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ async def fan_out(queue: Queue, *planned: deliveries.PlannedDelivery, lease: int
         return await deliveries.fan_out(tx, planned, lease, WORKER, LEASE_FOR)
 
 
-async def test_there_is_one_delivery_for_an_event_and_an_endpoint(queue: Queue) -> None:
+async def test_an_event_and_an_endpoint_have_one_delivery(queue: Queue) -> None:
     (event,) = await sequenced(queue.data, queue.tenant, 1)
     first, second = plan(event, queue.endpoint), plan(event, queue.endpoint)
     assert await fan_out(queue, first) == {first.id}
@@ -36,7 +36,7 @@ async def test_there_is_one_delivery_for_an_event_and_an_endpoint(queue: Queue) 
     assert await queue.data.fetchval("SELECT count(*) FROM webhook_deliveries") == 1
 
 
-async def test_what_is_claimed_at_birth_is_leased_and_waits_for_nobody_else(queue: Queue) -> None:
+async def test_a_delivery_claimed_by_fan_out_is_leased(queue: Queue) -> None:
     events = await sequenced(queue.data, queue.tenant, 2)
     ours, waiting = plan(events[0], queue.endpoint, claimed=True), plan(events[1], queue.endpoint)
     await fan_out(queue, ours, waiting, lease=77)
@@ -44,7 +44,7 @@ async def test_what_is_claimed_at_birth_is_leased_and_waits_for_nobody_else(queu
     assert [claim.id for claim in await queue.claim()] == [waiting.id]
 
 
-async def test_for_a_disabled_endpoint_it_is_born_skipped(queue: Queue) -> None:
+async def test_a_disabled_endpoints_delivery_is_created_skipped(queue: Queue) -> None:
     (delivery,) = await queue.add(enabled=False)
     shown = await queue.show(delivery)
     assert (shown.status, shown.attempts_made, shown.due_at) == ("skipped", 0, None)
@@ -52,7 +52,7 @@ async def test_for_a_disabled_endpoint_it_is_born_skipped(queue: Queue) -> None:
     assert await queue.claim() == []
 
 
-async def test_a_claim_brings_all_that_an_attempt_needs(queue: Queue) -> None:
+async def test_a_claim_returns_everything_an_attempt_needs(queue: Queue) -> None:
     (delivery,) = await queue.add()
     claimed = await queue.claim_one()
     assert claimed.id == delivery
@@ -69,9 +69,7 @@ async def test_a_claim_brings_all_that_an_attempt_needs(queue: Queue) -> None:
     )
 
 
-async def test_the_oldest_due_come_first_and_no_more_than_there_is_room_for(
-    queue: Queue, owner: asyncpg.Connection
-) -> None:
+async def test_a_claim_takes_the_oldest_due_up_to_its_limit(queue: Queue, owner: asyncpg.Connection) -> None:
     ids = await queue.add(4)
     for age, delivery in enumerate(ids):
         await owner.execute(
@@ -83,8 +81,8 @@ async def test_the_oldest_due_come_first_and_no_more_than_there_is_room_for(
     assert {claim.id for claim in await queue.claim(room=9)} == {ids[1], ids[0]}
 
 
-async def test_two_workers_at_once_never_claim_the_same(queue: Queue, connect: Connect) -> None:
-    """The second passes by what the first is claiming, and does not wait for it."""
+async def test_two_workers_never_claim_the_same_delivery(queue: Queue, connect: Connect) -> None:
+    """The second skips rows that the first is claiming, and does not wait."""
     await queue.add(6)
     first, second = await connect(), await connect()
     await second.execute("SET lock_timeout = '1s'")
@@ -104,7 +102,7 @@ async def test_many_workers_claim_each_delivery_once(queue: Queue) -> None:
     assert sorted(claimed) == sorted(ids)
 
 
-async def test_what_is_not_due_is_not_claimed(queue: Queue) -> None:
+async def test_a_delivery_that_is_not_due_is_not_claimed(queue: Queue) -> None:
     (delivery,) = await queue.add()
     await queue.settle(await queue.claim_one(), Verdict.RETRY, retry_in=HOUR)
     assert await queue.claim() == []
@@ -158,7 +156,7 @@ async def test_a_batch_is_settled_in_one_statement_each_by_its_own_verdict(queue
 
 
 async def test_a_late_worker_cannot_overwrite_a_newer_result(queue: Queue) -> None:
-    """Its attempt is history all the same, told apart from those that counted."""
+    """Its attempt is still recorded, marked as one that did not settle."""
     (delivery,) = await queue.add()
     late = await queue.claim_one()
     await deliveries.take_over(queue.data, [WORKER])
@@ -175,7 +173,7 @@ async def test_a_late_worker_cannot_overwrite_a_newer_result(queue: Queue) -> No
 
 
 async def test_settling_twice_counts_once(queue: Queue) -> None:
-    """The answer to the first may have been lost on the way."""
+    """The reply to the first COMMIT may have been lost."""
     (delivery,) = await queue.add()
     claimed, tried = await queue.claim_one(), attempt()
     assert await queue.settle(claimed, Verdict.RETRY, retry_in=HOUR, tried=tried)
@@ -185,7 +183,7 @@ async def test_settling_twice_counts_once(queue: Queue) -> None:
 
 
 async def test_settling_many_twice_counts_once(queue: Queue) -> None:
-    """However they were written the first time, the second passes by what is there."""
+    """Whichever way they were written first, the second write skips existing rows."""
     count = deliveries.WORTH_A_COPY + 1
     await queue.add(count)
     settlements = [Settlement(claim, Verdict.RETRY, HOUR, attempt()) for claim in await queue.claim()]
@@ -200,7 +198,7 @@ async def test_settling_many_twice_counts_once(queue: Queue) -> None:
     assert [row["settled"] for row in settled] == [True] * count
 
 
-async def test_taking_over_frees_what_the_dead_held(queue: Queue) -> None:
+async def test_takeover_releases_dead_workers_leases(queue: Queue) -> None:
     await queue.add(2)
     of_the_dead, of_the_living = [(await queue.claim(1, worker=worker))[0] for worker in (1, 2)]
     assert await deliveries.take_over(queue.data, [1]) == 1
@@ -208,10 +206,10 @@ async def test_taking_over_frees_what_the_dead_held(queue: Queue) -> None:
     assert (await queue.show(of_the_living.id)).in_flight
 
 
-async def test_orphans_are_what_nobody_registered_holds_and_what_is_held_beyond_every_deadline(
+async def test_leases_of_unregistered_workers_and_overlong_ones_are_orphans(
     queue: Queue,
 ) -> None:
-    """An orphan that is young may be of a worker that has just registered."""
+    """A young orphan may belong to a worker that has just registered."""
     await queue.add(3)
     orphan, overdue, alive = [
         (await queue.claim(1, worker=worker, lease_for=lease_for))[0]
@@ -224,8 +222,8 @@ async def test_orphans_are_what_nobody_registered_holds_and_what_is_held_beyond_
     assert (await queue.show(alive.id)).in_flight
 
 
-async def test_a_worker_gives_back_what_it_holds_without_knowing_it(queue: Queue) -> None:
-    """Not what it knows, not another's, and not what it may be about to hear of."""
+async def test_a_worker_releases_leases_that_it_does_not_know(queue: Queue) -> None:
+    """Not leases that it knows, not another worker's, and not young ones, whose commit may be under way."""
     await queue.add(3)
     known, unknown, anothers = [(await queue.claim(1, worker=worker))[0] for worker in (1, 1, 2)]
     release = deliveries.release_unknown_leases
@@ -236,9 +234,7 @@ async def test_a_worker_gives_back_what_it_holds_without_knowing_it(queue: Queue
     assert (await queue.show(anothers.id)).in_flight
 
 
-async def test_endpoints_that_wait_are_found_in_order_and_from_any_place_on(
-    database: Database, queue: Queue
-) -> None:
+async def test_waiting_endpoints_are_found_in_order_from_any_id(database: Database, queue: Queue) -> None:
     others = [await new_endpoint(database, queue.tenant) for _ in range(3)]
     for endpoint in (queue.endpoint, *others[:2]):
         await Queue(queue.data, queue.tenant, endpoint).add(2)
@@ -260,7 +256,7 @@ async def test_endpoints_that_wait_are_found_in_order_and_from_any_place_on(
     assert await waiting(Lane.RETRY, UUID(int=0), 10) == [(others[2], False)]
 
 
-async def test_an_endpoint_that_the_mode_does_not_have_comes_as_none(queue: Queue) -> None:
+async def test_an_endpoint_of_another_mode_comes_as_none(queue: Queue) -> None:
     stranger = Queue(queue.data, queue.tenant, uuid4())
     await stranger.add()
     assert (await stranger.claim_one()).endpoint is None

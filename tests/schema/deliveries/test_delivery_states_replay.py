@@ -1,4 +1,4 @@
-"""Replays: a settled delivery begins anew, a pending one gets an attempt more, and neither schedule loses its own."""
+"""Replays: a settled delivery restarts its schedule, a pending one gets one more attempt and keeps its schedule."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -33,7 +33,7 @@ async def waiting_for_a_retry(queue: Queue) -> UUID:
 
 
 @pytest.mark.parametrize("verdict", [Verdict.DELIVERED, Verdict.FAILED, Verdict.SKIPPED])
-async def test_a_settled_delivery_starts_its_schedule_anew(queue: Queue, verdict: Verdict) -> None:
+async def test_a_settled_delivery_restarts_its_schedule(queue: Queue, verdict: Verdict) -> None:
     delivery = await settled(queue, verdict)
     assert await queue.replay(delivery) == verdict.value
     claimed = await queue.claim_one()
@@ -43,7 +43,7 @@ async def test_a_settled_delivery_starts_its_schedule_anew(queue: Queue, verdict
     assert shown.attempts_made == (0 if verdict is Verdict.SKIPPED else 1)
 
 
-async def test_a_pending_one_is_tried_at_once_and_a_failure_leaves_its_schedule(queue: Queue) -> None:
+async def test_a_failed_replay_leaves_a_pending_deliverys_schedule(queue: Queue) -> None:
     delivery = await waiting_for_a_retry(queue)
     scheduled = (await queue.show(delivery)).retry_at
     assert await queue.replay(delivery) == "pending"
@@ -67,7 +67,7 @@ async def test_a_replay_that_succeeds_ends_a_pending_one(queue: Queue) -> None:
     assert await queue.claim() == []
 
 
-async def test_each_replay_asked_for_is_made(queue: Queue) -> None:
+async def test_each_requested_replay_is_made(queue: Queue) -> None:
     delivery = await waiting_for_a_retry(queue)
     for _ in range(3):
         await queue.replay(delivery)
@@ -79,7 +79,7 @@ async def test_each_replay_asked_for_is_made(queue: Queue) -> None:
     assert (await queue.show(delivery)).attempts_made == 4
 
 
-async def test_a_replay_asked_for_during_an_attempt_that_fails_comes_next(queue: Queue) -> None:
+async def test_a_replay_requested_during_a_failing_attempt_comes_next(queue: Queue) -> None:
     (delivery,) = await queue.add()
     in_flight = await queue.claim_one()
     assert await queue.replay(delivery) == "pending"
@@ -94,7 +94,7 @@ async def test_a_replay_asked_for_during_an_attempt_that_fails_comes_next(queue:
 
 
 @pytest.mark.parametrize("verdict", [Verdict.DELIVERED, Verdict.FAILED])
-async def test_a_replay_asked_for_during_an_attempt_that_ends_it_starts_it_anew(
+async def test_a_replay_requested_during_the_last_attempt_restarts_the_schedule(
     queue: Queue, verdict: Verdict
 ) -> None:
     (delivery,) = await queue.add()
@@ -108,7 +108,7 @@ async def test_a_replay_asked_for_during_an_attempt_that_ends_it_starts_it_anew(
     assert (shown.status, shown.attempts_made, shown.replays) == ("delivered", 2, 0)
 
 
-async def test_one_success_answers_all_that_were_asked_for_before_it_began(queue: Queue) -> None:
+async def test_one_success_ends_all_replays_requested_before_it(queue: Queue) -> None:
     (delivery,) = await queue.add()
     in_flight = await queue.claim_one()
     await queue.replay(delivery)
@@ -120,9 +120,7 @@ async def test_one_success_answers_all_that_were_asked_for_before_it_began(queue
     assert (shown.status, shown.attempts_made, shown.replays) == ("delivered", 2, 0)
 
 
-async def test_a_replay_whose_schedule_came_due_meanwhile_is_followed_by_it(
-    queue: Queue, owner: asyncpg.Connection
-) -> None:
+async def test_a_retry_due_during_a_replay_follows_it(queue: Queue, owner: asyncpg.Connection) -> None:
     delivery = await waiting_for_a_retry(queue)
     await queue.replay(delivery)
     claimed = await queue.claim_one()
@@ -132,7 +130,7 @@ async def test_a_replay_whose_schedule_came_due_meanwhile_is_followed_by_it(
     assert (scheduled.replay, scheduled.schedule_attempts) == (False, 1)
 
 
-async def test_another_tenants_delivery_cannot_be_replayed_or_seen(queue: Queue, tenant: UUID) -> None:
+async def test_another_tenants_delivery_is_not_replayed_or_shown(queue: Queue, tenant: UUID) -> None:
     delivery = await settled(queue, Verdict.FAILED)
     stranger = Queue(queue.data, UUID(int=1), queue.endpoint)
     with pytest.raises(NotFound):

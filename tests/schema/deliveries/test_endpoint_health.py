@@ -1,4 +1,4 @@
-"""The row that all workers share: what a note makes of it, whose word on the breaker stands, and who is disabled."""
+"""The health row that all workers share: failures, the breaker's state, and disabling."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -65,9 +65,7 @@ def row(data: Pool, tenant: UUID, endpoint: UUID) -> Row:
     return Row(data, tenant, endpoint)
 
 
-async def test_failures_add_up_and_a_success_ends_all_that_was_told_of_them(
-    row: Row, owner: asyncpg.Connection
-) -> None:
+async def test_failures_add_up_and_a_success_clears_them(row: Row, owner: asyncpg.Connection) -> None:
     await row.note(failures=2)
     await row.note(failures=3)
     await owner.execute("UPDATE sandbox.endpoint_health SET warned = 70")
@@ -80,7 +78,7 @@ async def test_failures_add_up_and_a_success_ends_all_that_was_told_of_them(
     assert healthy["last_error"] is None
 
 
-async def test_failures_after_a_success_in_the_same_batch_begin_anew(row: Row) -> None:
+async def test_failures_after_a_success_in_one_batch_start_from_zero(row: Row) -> None:
     await row.note(failures=7)
     before = await row.read()
     await row.note(ok=True, failures=2)
@@ -89,7 +87,7 @@ async def test_failures_after_a_success_in_the_same_batch_begin_anew(row: Row) -
     assert after["failing_since"] > before["failing_since"]
 
 
-async def test_a_note_of_the_breaker_alone_leaves_the_rest(row: Row) -> None:
+async def test_a_breaker_change_leaves_the_failures(row: Row) -> None:
     await row.note(failures=4)
     before = await row.read()
     await row.note(breaker=BreakerChange(1, timedelta(seconds=2)))
@@ -104,14 +102,14 @@ async def test_a_note_of_the_breaker_alone_leaves_the_rest(row: Row) -> None:
 # Of several workers
 
 
-async def test_two_workers_that_open_for_the_same_trouble_open_it_once(row: Row) -> None:
+async def test_two_workers_open_a_breaker_once_for_one_outage(row: Row) -> None:
     await row.open(1, seconds=2)
     opened = await row.breaker()
     await row.open(1, seconds=60)
     assert await row.breaker() == opened
 
 
-async def test_a_worker_that_knew_of_no_opening_does_not_shorten_a_later_one(row: Row) -> None:
+async def test_a_first_opening_does_not_shorten_a_later_one(row: Row) -> None:
     await row.open(5, seconds=32)
     _, until = opened = await row.breaker()
     await row.open(1, seconds=2)
@@ -124,7 +122,7 @@ async def test_a_worker_that_knew_of_no_opening_does_not_shorten_a_later_one(row
     assert later > until
 
 
-async def test_whoever_recovered_from_an_opening_closes_no_later_one(row: Row) -> None:
+async def test_a_recovery_does_not_close_a_later_opening(row: Row) -> None:
     await row.open(2)
     await row.close(1)
     assert (await row.breaker())[0] == 2
@@ -134,7 +132,7 @@ async def test_whoever_recovered_from_an_opening_closes_no_later_one(row: Row) -
     assert (await row.breaker())[0] == 1, "the next trouble begins anew"
 
 
-async def test_a_late_failure_does_not_open_again_what_has_recovered(row: Row) -> None:
+async def test_a_late_failure_does_not_reopen_a_recovered_breaker(row: Row) -> None:
     """Another worker's probe of the same half-open time, the last of a long trouble: it would close the endpoint off for
     minutes. Nor does it lengthen what is the next trouble's first opening."""
     await row.open(8)
@@ -147,14 +145,14 @@ async def test_a_late_failure_does_not_open_again_what_has_recovered(row: Row) -
     assert await row.breaker() == opened
 
 
-async def test_a_failed_probe_opens_what_is_half_open_whoever_s_opening_it_follows(row: Row) -> None:
+async def test_a_failed_probe_reopens_a_half_open_breaker(row: Row) -> None:
     await row.open(3)
     await row.open(4, follows=3)
     await row.open(5, follows=2)
     assert (await row.breaker())[0] == 5
 
 
-async def test_targets_tell_whether_the_endpoint_is_failing(
+async def test_targets_show_whether_the_endpoint_is_failing(
     data: Pool, row: Row, tenant: UUID, endpoint: UUID
 ) -> None:
     async def failing() -> set[bool]:
@@ -170,9 +168,7 @@ async def test_targets_tell_whether_the_endpoint_is_failing(
     assert await failing() == {False}
 
 
-async def test_a_breaker_that_was_open_when_the_clock_was_set_back_is_counted_as_half_open(
-    data: Pool, row: Row
-) -> None:
+async def test_a_clock_set_back_counts_an_open_breaker_as_half_open(data: Pool, row: Row) -> None:
     await row.open(1, seconds=300)
     async with data.acquire() as connection:
         assert await metrics.unhealthy_endpoints(connection) == UnhealthyEndpoints(
@@ -198,7 +194,7 @@ def is_fresh(row: dict[str, Any]) -> bool:
     return not any(row[name] for name in nothing)
 
 
-async def test_disabling_leaves_health_behind(data: Pool, row: Row, endpoint: UUID, in_trouble: None) -> None:
+async def test_disabling_resets_health(data: Pool, row: Row, endpoint: UUID, in_trouble: None) -> None:
     async with data.acquire() as tx, tx.transaction():
         assert await endpoint_health.disable(tx, endpoint, "gone")
         assert not is_fresh(await row.read()), "not before it is committed"
@@ -206,7 +202,7 @@ async def test_disabling_leaves_health_behind(data: Pool, row: Row, endpoint: UU
     assert (await row.read())["last_error"] == "HTTP status 500", "what went wrong last can still be seen"
 
 
-async def test_disabling_what_has_moved_leaves_its_health_as_it_is(
+async def test_disabling_at_an_old_url_changes_nothing(
     data: Pool, row: Row, endpoint: UUID, in_trouble: None
 ) -> None:
     async with data.acquire() as tx, tx.transaction():
@@ -214,7 +210,7 @@ async def test_disabling_what_has_moved_leaves_its_health_as_it_is(
     assert not is_fresh(await row.read())
 
 
-async def test_an_endpoint_that_is_enabled_starts_afresh_whatever_came_in_after_it_was_disabled(
+async def test_enabling_resets_results_from_while_it_was_disabled(
     database: Database, data: Pool, row: Row, endpoint: UUID
 ) -> None:
     shown = await endpoints.show(database.core, endpoint)
@@ -224,7 +220,7 @@ async def test_an_endpoint_that_is_enabled_starts_afresh_whatever_came_in_after_
     assert is_fresh(await row.read())
 
 
-async def test_enabling_what_is_enabled_changes_nothing(
+async def test_enabling_an_enabled_endpoint_changes_nothing(
     database: Database, data: Pool, row: Row, endpoint: UUID, in_trouble: None
 ) -> None:
     with pytest.raises(Conflict):
@@ -232,7 +228,7 @@ async def test_enabling_what_is_enabled_changes_nothing(
     assert not is_fresh(await row.read())
 
 
-async def test_health_is_shown_to_its_tenant_alone(
+async def test_health_is_shown_only_to_its_tenant(
     data: Pool, row: Row, tenant: UUID, endpoint: UUID, in_trouble: None
 ) -> None:
     shown = await endpoint_health.show(data, tenant, [endpoint, new_id()], FIVE_DAYS)

@@ -25,7 +25,7 @@ PARTITIONS = 13
 PAST, FUTURE = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 STEP = 50
 ONE_IN = 40
-"""Of the deliveries; every second one of those failed, the others were skipped."""
+"""Of the deliveries; half of these failed, the others were skipped."""
 
 _SOME_DID_NOT_ARRIVE = f"""
 UPDATE webhook_deliveries d SET status = CASE l.pos / 10 % {2 * ONE_IN} WHEN 0 THEN 'failed' ELSE 'skipped' END
@@ -38,7 +38,7 @@ UPDATE webhook_deliveries d SET status = CASE l.pos / 10 % {2 * ONE_IN} WHEN 0 T
     scope="module", loop_scope="module", params=[True, False], ids=["analyzed", "not analyzed"]
 )
 async def past(request: pytest.FixtureRequest, cluster: Cluster, with_history: str) -> AsyncIterator[str]:
-    """The name of a database with a history in which little did not arrive."""
+    """The name of a database in which few deliveries failed."""
     async with history_database.copied(
         cluster, with_history, also=_SOME_DID_NOT_ARRIVE, analyze=request.param
     ) as name:
@@ -79,7 +79,7 @@ async def columns(data: Connection, table: str, count: int = STEP) -> tuple[Sequ
     return [row["id"] for row in rows], [row["created_at"] for row in rows]
 
 
-async def test_what_did_not_arrive_is_walked_by_an_index_of_its_own(data: Connection) -> None:
+async def test_undelivered_deliveries_are_read_by_their_own_index(data: Connection) -> None:
     start = await middle(data, "webhook_deliveries", "status IN ('failed', 'skipped')")
     assert start["all"] > STEP
     plan = await explain(data, REPLAYS["undelivered"], TENANT, start["created_at"], start["id"], FUTURE, STEP)
@@ -87,7 +87,7 @@ async def test_what_did_not_arrive_is_walked_by_an_index_of_its_own(data: Connec
     assert plan.root["Actual Rows"] == STEP
 
 
-async def test_a_tenants_events_are_walked_by_time(data: Connection) -> None:
+async def test_a_tenants_events_are_read_by_time(data: Connection) -> None:
     start = await middle(data, "events")
     plan = await explain(
         data, REPLAYS["events_by_time"], TENANT, start["created_at"], start["id"], FUTURE, STEP
@@ -95,7 +95,7 @@ async def test_a_tenants_events_are_walked_by_time(data: Connection) -> None:
     assert_frugal(plan, rows=STEP + 2 * PARTITIONS, pages=2 * STEP + 6 * PARTITIONS)
 
 
-async def test_a_tenants_events_are_walked_by_position_as_far_as_it_looks(data: Connection) -> None:
+async def test_a_tenants_events_are_read_by_position_up_to_the_limit(data: Connection) -> None:
     positions = 500
     plan = await explain(
         data, REPLAYS["events_by_position"], TENANT, 20_000, history_database.LOGGED, positions
@@ -121,7 +121,7 @@ SELECT gen_random_uuid(), $1, gen_random_uuid(), e.id, 'invoice_created', e.crea
 """
 
 
-async def test_a_step_for_one_endpoint_passes_by_all_others_deliveries(data: Connection) -> None:
+async def test_a_step_for_one_endpoint_reads_no_others_deliveries(data: Connection) -> None:
     ids, created_at = await columns(data, "events")
     going = data.transaction()
     await going.start()
@@ -139,10 +139,10 @@ async def test_a_step_for_one_endpoint_passes_by_all_others_deliveries(data: Con
 
 @pytest.mark.parametrize("status", ["failed", "skipped"])
 @pytest.mark.parametrize("start", ["first page", "a later one"])
-async def test_a_page_of_what_did_not_arrive_passes_by_all_that_did(
+async def test_a_page_of_undelivered_deliveries_skips_delivered_ones(
     data: Connection, status: str, start: str
 ) -> None:
-    """Half of what it looks at has the other status."""
+    """Half of the rows that it reads have the other status."""
     limit = 11
     after = await middle(data, "webhook_deliveries", "status = 'failed'") if start != "first page" else None
     plan = await explain(
@@ -153,13 +153,13 @@ async def test_a_page_of_what_did_not_arrive_passes_by_all_that_did(
     assert_frugal(plan, rows=4 * limit + 2 * PARTITIONS, pages=6 * limit + 6 * PARTITIONS)
 
 
-async def test_counting_what_was_skipped_looks_no_further_than_it_may(data: Connection) -> None:
+async def test_counting_skipped_deliveries_stops_at_the_limit(data: Connection) -> None:
     endpoint = await data.fetchval("SELECT endpoint_id FROM webhook_deliveries WHERE status = 'skipped'")
     plan = await explain(data, REPLAYS["skipped_since"], TENANT, endpoint, PAST, STEP)
     assert_frugal(plan, rows=STEP + 2 * PARTITIONS, pages=2 * STEP + 6 * PARTITIONS)
 
 
-async def test_counting_what_waits_for_a_retry_looks_no_further_than_it_may(data: Connection) -> None:
+async def test_counting_waiting_retries_stops_at_the_limit(data: Connection) -> None:
     plan = await explain(data, SWITCHES["retries"], STEP)
     assert plan.full_scans() <= {"delivery_switches"}  # which has one row
     assert plan.rows_read <= STEP + 2 * PARTITIONS

@@ -1,4 +1,4 @@
-"""Replays of many: what is asked for and nothing else, each once, whatever dies or runs beside them."""
+"""Replay jobs: only the selected deliveries, each once, whatever dies or runs at the same time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -72,7 +72,7 @@ SPANS = pytest.mark.parametrize("events", [EVERYTHING, WHOLE_LOG], ids=["by time
 
 
 @SPANS
-async def test_the_statuses_asked_for_begin_anew_and_no_others(
+async def test_only_deliveries_with_the_given_statuses_are_replayed(
     queue: Queue, events: Times | Positions
 ) -> None:
     by_verdict = {
@@ -86,7 +86,7 @@ async def test_the_statuses_asked_for_begin_anew_and_no_others(
 
 
 @SPANS
-async def test_a_scheduled_retry_is_left_to_its_schedule(queue: Queue, events: Times | Positions) -> None:
+async def test_a_pending_delivery_keeps_its_schedule(queue: Queue, events: Times | Positions) -> None:
     (delivery,) = await queue.add()
     await queue.settle(await queue.claim_one(), Verdict.RETRY, retry_in=HOUR)
     before = await queue.show(delivery)
@@ -98,7 +98,7 @@ async def test_a_scheduled_retry_is_left_to_its_schedule(queue: Queue, events: T
 
 
 @SPANS
-async def test_what_begins_anew_has_its_whole_schedule_and_waits_behind_what_is_fresh(
+async def test_replayed_deliveries_get_a_full_schedule_in_the_retry_lane(
     queue: Queue, events: Times | Positions
 ) -> None:
     (failed,) = await settled(queue, Verdict.FAILED)
@@ -112,7 +112,7 @@ async def test_what_begins_anew_has_its_whole_schedule_and_waits_behind_what_is_
     }
 
 
-async def test_one_that_is_replayed_alone_waits_behind_what_is_fresh_too(queue: Queue) -> None:
+async def test_a_single_replay_waits_in_the_retry_lane_too(queue: Queue) -> None:
     (skipped,) = await queue.add(enabled=False)
     (fresh,) = await queue.add()
     for delivery in (skipped, fresh):
@@ -133,7 +133,7 @@ async def test_a_second_replay_works_like_the_first(queue: Queue, events: Times 
 
 
 @SPANS
-async def test_it_keeps_to_its_endpoint_and_its_tenant(
+async def test_a_replay_is_limited_to_its_endpoint_and_tenant(
     database: Database, queue: Queue, events: Times | Positions
 ) -> None:
     other = Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant))
@@ -148,9 +148,7 @@ async def test_it_keeps_to_its_endpoint_and_its_tenant(
 
 
 @pytest.mark.parametrize("statuses", [("failed",), ("failed", "delivered")])
-async def test_times_are_the_events_from_the_first_moment_to_before_the_last(
-    queue: Queue, statuses: Sequence[str]
-) -> None:
+async def test_times_select_events_from_since_to_before_until(queue: Queue, statuses: Sequence[str]) -> None:
     ids = await settled(queue, Verdict.FAILED, 4)
     moments = [(await queue.show(id_)).created_at for id_ in ids]
     job = await replay(queue, *statuses, events=Times(moments[1], moments[3]))
@@ -158,7 +156,7 @@ async def test_times_are_the_events_from_the_first_moment_to_before_the_last(
     assert await claimable(queue) == set(ids[1:3])
 
 
-async def test_positions_are_those_after_the_first_up_to_the_last(queue: Queue) -> None:
+async def test_positions_select_events_after_the_first_to_the_last(queue: Queue) -> None:
     ids = await settled(queue, Verdict.FAILED, 5)
     assert (await replay(queue, events=Positions(1, 3))).replayed == 2
     assert await claimable(queue) == set(ids[1:3])
@@ -170,7 +168,7 @@ async def test_positions_are_those_after_the_first_up_to_the_last(queue: Queue) 
 async def test_an_event_that_was_committed_late_counts_by_its_position(
     queue: Queue, connect: Connect
 ) -> None:
-    """It was recorded before the event at the position, and came after it."""
+    """It was recorded before the event at the position, and committed after it."""
     slow = await connect()
     async with slow.transaction():
         early = await record(slow, queue.tenant)
@@ -184,7 +182,7 @@ async def test_an_event_that_was_committed_late_counts_by_its_position(
 
 
 @SPANS
-async def test_deliveries_of_disabled_endpoints_are_left_and_counted(
+async def test_deliveries_of_disabled_endpoints_are_skipped_and_counted(
     database: Database, queue: Queue, events: Times | Positions
 ) -> None:
     off = Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant))
@@ -197,7 +195,7 @@ async def test_deliveries_of_disabled_endpoints_are_left_and_counted(
     assert [(await off.show(id_)).status for id_ in left] == ["failed", "failed"]
 
 
-async def test_those_of_a_paused_endpoint_wait_for_it(database: Database, queue: Queue) -> None:
+async def test_replayed_deliveries_of_a_paused_endpoint_wait(database: Database, queue: Queue) -> None:
     (delivery,) = await settled(queue, Verdict.FAILED)
     await endpoints.pause(database.core, await endpoints.show(database.core, queue.endpoint))
     job = await replay(queue)
@@ -206,7 +204,7 @@ async def test_those_of_a_paused_endpoint_wait_for_it(database: Database, queue:
 
 
 @SPANS
-async def test_a_step_changes_no_more_than_it_may_and_they_come_to_an_end(
+async def test_steps_are_bounded_and_come_to_an_end(
     database: Database, queue: Queue, new_tenant: Callable[[], Awaitable[UUID]], events: Times | Positions
 ) -> None:
     """Each event of this tenant has three deliveries, and most of the log is another's."""
@@ -238,7 +236,7 @@ CREATE CONSTRAINT TRIGGER fail AFTER UPDATE ON sandbox.webhook_replays
 
 @pytest.mark.parametrize("kind", Kind)
 @SPANS
-async def test_whatever_steps_die_each_delivery_is_replayed_once(
+async def test_each_delivery_is_replayed_once_even_if_steps_die(
     database: Database,
     queue: Queue,
     owner: asyncpg.Connection,
@@ -279,7 +277,7 @@ async def test_two_processes_at_one_job_take_turns(
     assert len(await Queue(queue.data, queue.tenant, endpoint).claim()) == len(ids)
 
 
-async def test_a_process_that_stands_still_in_a_step_is_told_to_the_next(
+async def test_a_process_that_hangs_in_a_step_is_reported(
     queue: Queue, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sql = {**replay_steps._SQL, "wait_for_turn": "SET LOCAL lock_timeout = '50ms'"}
@@ -288,12 +286,12 @@ async def test_a_process_that_stands_still_in_a_step_is_told_to_the_next(
     holder = await connect()
     async with holder.transaction():
         await holder.execute("SELECT FROM webhook_replays WHERE id = $1 FOR UPDATE", job.id)
-        with pytest.raises(Conflict, match="stands still"):
+        with pytest.raises(Conflict, match="hangs in a step"):
             await step(queue.data, job.id, TYPES)
     assert (await finish(queue, job)).finished_at
 
 
-async def test_a_finished_job_stays_as_it_is(queue: Queue) -> None:
+async def test_a_finished_job_does_not_change(queue: Queue) -> None:
     await settled(queue, Verdict.FAILED)
     job = await replay(queue)
     await queue.settle(await queue.claim_one(), Verdict.FAILED)
@@ -307,7 +305,7 @@ async def backfill(queue: Queue, events: Times | Positions = WHOLE_LOG) -> Repla
 
 
 @SPANS
-async def test_a_backfill_makes_what_the_endpoint_lacks_and_nothing_else(
+async def test_a_backfill_adds_only_missing_deliveries(
     database: Database, queue: Queue, events: Times | Positions
 ) -> None:
     first, second = await settled(queue, Verdict.DELIVERED), await queue.add()
@@ -330,7 +328,7 @@ async def test_a_backfill_makes_what_the_endpoint_lacks_and_nothing_else(
 
 
 @SPANS
-async def test_a_backfill_is_of_the_types_and_the_tenant_asked_for(
+async def test_a_backfill_adds_only_the_tenants_events_of_its_types(
     queue: Queue, new_tenant: Callable[[], Awaitable[UUID]], events: Times | Positions
 ) -> None:
     wanted = await record(queue.data, queue.tenant, "invoice_created")
@@ -343,7 +341,7 @@ async def test_a_backfill_is_of_the_types_and_the_tenant_asked_for(
 
 
 @SPANS
-async def test_a_backfill_stops_when_its_endpoint_is_disabled_and_goes_on_when_it_is_enabled(
+async def test_a_backfill_stops_for_a_disabled_endpoint_and_resumes_later(
     database: Database, queue: Queue, events: Times | Positions
 ) -> None:
     await record_many(queue.data, queue.tenant, 4)
@@ -358,9 +356,7 @@ async def test_a_backfill_stops_when_its_endpoint_is_disabled_and_goes_on_when_i
     assert (await finish(queue, job)).replayed == 4
 
 
-async def test_jobs_are_listed_newest_first_for_their_tenant_and_mode_alone(
-    database: Database, queue: Queue
-) -> None:
+async def test_a_tenants_jobs_are_listed_newest_first(database: Database, queue: Queue) -> None:
     jobs = [await begin(queue) for _ in range(3)]
     first = await replays.list_replays(queue.data, queue.tenant, After(), 2)
     rest = await replays.list_replays(queue.data, queue.tenant, After.read(first.next_cursor), 2)
@@ -369,7 +365,7 @@ async def test_jobs_are_listed_newest_first_for_their_tenant_and_mode_alone(
     assert await replays.find(database.data(Mode.LIVE), jobs[0].id) is None
 
 
-async def test_what_was_skipped_since_a_moment_is_counted_with_where_it_begins(queue: Queue) -> None:
+async def test_skipped_deliveries_are_counted_with_their_earliest_time(queue: Queue) -> None:
     await settled(queue, Verdict.SKIPPED)
     await queue.data.execute("UPDATE webhook_deliveries SET settled_at = settled_at - interval '1 hour'")
     ids = await settled(queue, Verdict.SKIPPED, 3)
@@ -382,7 +378,7 @@ async def test_what_was_skipped_since_a_moment_is_counted_with_where_it_begins(q
     assert (await replays.skipped_since(queue.data, UUID(int=1), queue.endpoint, moment)).count == 0
 
 
-async def test_where_there_is_more_than_was_looked_at_a_replay_begins_at_the_oldest(queue: Queue) -> None:
+async def test_a_count_at_its_limit_starts_the_replay_at_the_oldest(queue: Queue) -> None:
     oldest, *_ = [*await settled(queue, Verdict.FAILED), *await settled(queue, Verdict.SKIPPED, 4)]
     await settled(queue, Verdict.FAILED, 2)
     moment = datetime.now(UTC) - timedelta(minutes=10)
@@ -403,7 +399,7 @@ async def test_no_job_has_a_time_that_is_infinity_to_the_database(queue: Queue, 
     assert not (await replays.list_replays(queue.data, queue.tenant, After(), 2)).items
 
 
-async def test_now_is_the_databases(queue: Queue) -> None:
+async def test_now_is_by_the_databases_clock(queue: Queue) -> None:
     before = await replays.now(queue.data)
     job = await begin(queue, events=Times(EVERYTHING.since, None))
     assert job.until is not None
@@ -411,7 +407,7 @@ async def test_now_is_the_databases(queue: Queue) -> None:
 
 
 @SPANS
-async def test_a_replay_for_one_endpoint_looks_at_its_deliveries_alone(
+async def test_a_replay_for_one_endpoint_reads_only_its_deliveries(
     database: Database, queue: Queue, events: Times | Positions
 ) -> None:
     other = Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant))
@@ -422,7 +418,7 @@ async def test_a_replay_for_one_endpoint_looks_at_its_deliveries_alone(
     assert (await replay(queue, "delivered", events=events)).examined == 5
 
 
-async def test_fan_out_that_comes_later_adds_no_second_delivery(database: Database, queue: Queue) -> None:
+async def test_a_later_fan_out_adds_no_second_delivery(database: Database, queue: Queue) -> None:
     from consumers.consumer import Consumer
     from consumers.fanout import FanOut, NoSlots
 

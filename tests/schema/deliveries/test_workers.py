@@ -1,4 +1,4 @@
-"""Who counts as dead, and which of a dead worker's sessions are ended; above all, who does not and which are not."""
+"""Which workers count as dead, and which of their sessions are ended; above all, which do not and are not."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +34,7 @@ def named(connect: Connect) -> Named:
 
 
 async def ended(role: asyncpg.Connection, *waiting: asyncpg.Connection, name: str = NAME) -> int:
-    """How many sessions of that name are ended, once the server waits for these."""
+    """Ends the sessions of that name, once the server waits for these, and returns how many."""
     for session in waiting:
         await until(role, IS_CLIENT_READ, session.get_server_pid())
     return await workers.end_sessions(role, name, AT_ONCE)
@@ -62,7 +62,7 @@ async def test_a_session_outside_of_a_transaction_is_not_ended(named: Named, con
 
 
 async def test_a_session_that_waits_for_a_lock_is_not_ended(named: Named, connect: Connect) -> None:
-    """It does not wait for its client: it may belong to a worker that lives and has the same name."""
+    """It is not idle in a transaction: it may belong to a live worker with the same name."""
     session, role, other = await named(), await connect(SANDBOX), await connect(SANDBOX)
     lock = "SELECT FROM consumers WHERE name = 'fanout' FOR UPDATE"
     await other.execute(f"BEGIN; {lock}")
@@ -101,7 +101,7 @@ async def marked(connect: Connect) -> asyncpg.Connection:
 
 
 async def taken_for_dead(observer: asyncpg.Connection, worker: int) -> bool:
-    """By the look and by the lock, which agree."""
+    """The query and the lock agree."""
     absent = await workers.absent(observer, 0)
     locked = await workers.lock_absent(observer, worker)
     assert (worker in absent) == (locked is not None)
@@ -134,7 +134,7 @@ async def test_another_session_with_the_dead_ones_process_id_is_not_the_worker(c
     ids=["none", "another number", "another kind"],
 )
 async def test_a_session_without_the_mark_is_no_workers(connect: Connect, lock: str) -> None:
-    """A pooler keeps it for the next client, who may take any advisory lock."""
+    """A pooler keeps the session for the next client, which may take any advisory lock."""
     session, observer = await connect(CORE_ROLE), await connect(CORE_ROLE)
     worker = await workers.register(session, NAME)
     await session.execute(lock)

@@ -1,4 +1,4 @@
-"""What has been recorded cannot be changed or removed, by anyone, in any partition, with or without rows in it."""
+"""No role can change or remove recorded rows, in any partition, empty or not."""
 
 import re
 from uuid import UUID
@@ -16,7 +16,7 @@ APPEND_ONLY = ("events", "event_log", "webhook_attempts")
 
 
 async def append_only_tables(owner: asyncpg.Connection) -> list[str]:
-    """The three in both modes, with all their partitions."""
+    """The three tables in both modes, with all their partitions."""
     return [
         f"{table['schema']}.{table['name']}"
         for table in await relations(owner, "sandbox", "live")
@@ -41,7 +41,7 @@ async def test_update_delete_and_truncate_fail_for_every_role(
     )
 
 
-async def test_replication_mode_which_silences_triggers_does_not_silence_this_one(
+async def test_replication_mode_does_not_disable_the_trigger(
     superuser: asyncpg.Connection, owner: asyncpg.Connection
 ) -> None:
     await superuser.execute("SET session_replication_role = replica")
@@ -59,9 +59,7 @@ async def test_an_upsert_is_an_update(owner: asyncpg.Connection, tenant: UUID) -
 
 
 @pytest.mark.parametrize("table", ["events", "event_log", "sequencer"])
-async def test_a_data_role_appends_to_the_log_through_its_functions_alone(
-    connect: Connect, table: str
-) -> None:
+async def test_a_data_role_appends_only_through_functions(connect: Connect, table: str) -> None:
     connection = await connect(SANDBOX)
     for target in (table, *await partitions_of(connection, table)):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):

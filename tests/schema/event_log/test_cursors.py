@@ -1,4 +1,4 @@
-"""A consumer's cursor: one holder at a time, moved with the effect or not at all, as quick after many batches."""
+"""A consumer's cursor: one holder at a time, moved only with the effect, and fast after many batches."""
 
 from uuid import UUID
 
@@ -29,7 +29,7 @@ async def move(connection: asyncpg.Connection, pos: int, consumer: str = "fanout
         await log.move_cursor(connection, cursor, pos)
 
 
-async def test_it_starts_before_the_first_event_and_stays_where_it_was_moved(connect: Connect) -> None:
+async def test_a_cursor_starts_before_the_first_event_and_keeps_its_moves(connect: Connect) -> None:
     connection = await connect()
     assert await position(connection) == 0
     for pos in (5, 12, 3):  # back as well: a rebuild begins anew
@@ -38,7 +38,7 @@ async def test_it_starts_before_the_first_event_and_stays_where_it_was_moved(con
     assert await connection.fetchval("SELECT count(*) FROM cursors") == 1
 
 
-async def test_one_holds_it_and_the_others_are_turned_away(connect: Connect) -> None:
+async def test_one_session_locks_the_cursor_and_the_others_do_not_wait(connect: Connect) -> None:
     holder, other = await connect(), await connect()
     async with holder.transaction():
         assert await log.take_cursor(holder, "fanout")
@@ -47,8 +47,8 @@ async def test_one_holds_it_and_the_others_are_turned_away(connect: Connect) -> 
     assert await position(other) == 0
 
 
-async def test_who_gets_it_next_sees_where_it_was_left(connect: Connect) -> None:
-    """The lock is a statement of its own, so that the one that reads is younger than the last holder's commit."""
+async def test_the_next_holder_sees_the_last_move(connect: Connect) -> None:
+    """The lock is a statement of its own, so the read's snapshot is younger than the last holder's commit."""
     holder, other = await connect(), await connect()
     async with other.transaction():
         async with holder.transaction():
@@ -61,7 +61,7 @@ async def test_who_gets_it_next_sees_where_it_was_left(connect: Connect) -> None
         assert cursor.pos == 7
 
 
-async def test_it_is_free_again_when_its_holder_vanishes(connect: Connect) -> None:
+async def test_a_cursor_is_free_when_its_holders_session_ends(connect: Connect) -> None:
     holder, other = await connect(), await connect()
     await holder.execute("BEGIN")
     assert await log.take_cursor(holder, "fanout")
@@ -69,7 +69,7 @@ async def test_it_is_free_again_when_its_holder_vanishes(connect: Connect) -> No
     assert await position(other) == 0
 
 
-async def test_a_consumer_that_no_migration_made_has_none(connect: Connect) -> None:
+async def test_a_consumer_without_a_migration_has_no_cursor(connect: Connect) -> None:
     connection = await connect()
     assert await position(connection, "nobody") is None
     with pytest.raises(LookupError, match="nobody"):
@@ -88,7 +88,7 @@ async def test_a_rolled_back_move_did_not_happen(connect: Connect) -> None:
     assert await position(connection) == 5
 
 
-async def test_the_modes_have_cursors_of_their_own(connect: Connect) -> None:
+async def test_each_mode_has_its_own_cursors(connect: Connect) -> None:
     sandbox, live = await connect(Mode.TEST.role), await connect(Mode.LIVE.role)
     async with sandbox.transaction():
         await log.take_cursor(sandbox, "fanout")
@@ -96,7 +96,7 @@ async def test_the_modes_have_cursors_of_their_own(connect: Connect) -> None:
     assert (await position(sandbox), await position(live)) == (0, 4)
 
 
-async def test_backlog_counts_what_is_sequenced_and_not_applied(connect: Connect, tenant: UUID) -> None:
+async def test_backlog_counts_sequenced_events_that_are_not_applied(connect: Connect, tenant: UUID) -> None:
     connection = await connect()
     await record_many(connection, tenant, 3)
     assert await log.backlog(connection, "fanout") == 0
@@ -107,7 +107,7 @@ async def test_backlog_counts_what_is_sequenced_and_not_applied(connect: Connect
 
 
 @pytest.mark.parametrize(("max_bytes", "found"), [(1, 1), (20, 1), (21, 2), (41, 3), (1000, 5)])
-async def test_a_read_ends_before_it_is_too_large_and_brings_one_event_in_any_case(
+async def test_a_read_is_bounded_by_bytes_but_returns_one_event(
     connect: Connect, tenant: UUID, max_bytes: int, found: int
 ) -> None:
     connection = await connect()
@@ -119,7 +119,7 @@ async def test_a_read_ends_before_it_is_too_large_and_brings_one_event_in_any_ca
     assert {len(event.data) for event in read} == {20}
 
 
-async def test_status_tells_lag_and_what_is_dead(connect: Connect, tenant: UUID) -> None:
+async def test_status_shows_lag_and_dead_lettered_events(connect: Connect, tenant: UUID) -> None:
     connection = await connect()
     logged = await sequenced(connection, tenant, 3)
     await move(connection, 2)
@@ -137,9 +137,7 @@ async def test_status_tells_lag_and_what_is_dead(connect: Connect, tenant: UUID)
     assert done.lag_seconds is None
 
 
-async def test_dead_lettering_twice_keeps_one_and_removing_takes_it_off(
-    connect: Connect, tenant: UUID
-) -> None:
+async def test_dead_lettering_twice_keeps_one_entry(connect: Connect, tenant: UUID) -> None:
     connection = await connect()
     (event,) = await sequenced(connection, tenant, 1)
     for error in ("first", "second"):
@@ -172,10 +170,10 @@ END $$
 
 
 @pytest.mark.parametrize("churn", [MANY_MOVES, MANY_BATCHES], ids=["cursors", "sequencer"])
-async def test_the_newest_tick_is_a_look_up_while_an_old_transaction_keeps_every_version(
+async def test_the_newest_tick_is_one_lookup_while_the_horizon_is_held(
     database: Database, connect: Connect, tenant: UUID, churn: str
 ) -> None:
-    """Nothing can be pruned, thousands of dead ticks pile up, and finding the live one reads no more pages."""
+    """Thousands of dead ticks cannot be pruned, and finding the live one reads no more pages."""
     statements = load("log")["take_cursor"], load("log")["backlog"]
     busy = await connect(SANDBOX)
     await busy.execute(churn.format(count=10, tenant=tenant))

@@ -1,4 +1,4 @@
-"""The database writes and reads ids as schema.ids does."""
+"""The database formats and parses ids as schema.ids does."""
 
 from uuid import UUID
 
@@ -24,7 +24,7 @@ async def connection(connect: Connect) -> asyncpg.Connection:
 @example(UUID(int=0), "ten")
 @example(UUID(int=(1 << 128) - 1), "ten")
 @shared_connection
-async def test_both_write_the_same_and_read_it_back(
+async def test_python_and_sql_format_and_parse_ids_alike(
     connection: asyncpg.Connection, value: UUID, prefix: str
 ) -> None:
     written = await connection.fetchval("SELECT format_id($1, $2)", prefix, value)
@@ -37,7 +37,7 @@ async def test_both_write_the_same_and_read_it_back(
 @example("7" + "Z" * 25)
 @example("8" + "0" * 25)
 @shared_connection
-async def test_both_refuse_the_same(connection: asyncpg.Connection, ulid: str) -> None:
+async def test_python_and_sql_refuse_the_same_ids(connection: asyncpg.Connection, ulid: str) -> None:
     try:
         expected = ids.parse_id("ten", f"ten_{ulid}")
     except InvalidInput:

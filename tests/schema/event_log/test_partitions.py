@@ -1,4 +1,4 @@
-"""Each month has its partition long before it begins, and making one holds nobody up."""
+"""Each month has its partition long before it begins, and creating one delays no producer."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -36,7 +36,7 @@ async def bounds(connection: asyncpg.Connection) -> dict[str, list[tuple[datetim
     }
 
 
-async def test_a_new_database_is_ready_for_a_year(cluster: Cluster) -> None:
+async def test_a_new_database_has_partitions_for_a_year(cluster: Cluster) -> None:
     async with cluster.empty_database() as name, connections(cluster, name) as connect:
         owner = await connect(OWNER)
         await migrate(owner, cluster.key)
@@ -61,7 +61,7 @@ APPENDED = {
 async def test_each_partition_is_vacuumed_as_its_table_needs(
     database: Database, superuser: asyncpg.Connection
 ) -> None:
-    """Those of the migrations, of the housekeeping, of the past and of a rebuild alike."""
+    """Partitions made by migrations, housekeeping, past months and rebuilds alike."""
     data = database.data(Mode.TEST)
     assert await partitions.ensure_partitions(data) > 0
     assert await partitions.ensure_past_partitions(data, datetime.now(UTC) - timedelta(days=100)) > 0
@@ -75,7 +75,7 @@ async def test_each_partition_is_vacuumed_as_its_table_needs(
         assert set(row["reloptions"]) == (UPDATED if row["parent"] == "webhook_deliveries" else APPENDED)
 
 
-async def test_what_is_missing_is_made_and_nothing_twice(database: Database) -> None:
+async def test_only_missing_partitions_are_created(database: Database) -> None:
     data = database.data(Mode.TEST)
     assert await partitions.partitions_ahead(data) == 1
     assert await partitions.ensure_partitions(data) == 11 * len(TABLES)
@@ -84,7 +84,7 @@ async def test_what_is_missing_is_made_and_nothing_twice(database: Database) -> 
 
 
 @pytest.mark.parametrize("timezone", ["Asia/Tokyo", "America/Los_Angeles"])
-async def test_months_are_utc_whatever_the_session_thinks(connect: Connect, timezone: str) -> None:
+async def test_months_are_utc_in_any_session_time_zone(connect: Connect, timezone: str) -> None:
     connection = await connect(SANDBOX)
     await connection.execute(f"SET timezone = '{timezone}'")
     await partitions.ensure_partitions(connection)
@@ -94,7 +94,9 @@ async def test_months_are_utc_whatever_the_session_thinks(connect: Connect, time
         )
 
 
-async def test_two_that_make_them_at_once_take_turns(connect: Connect, superuser: asyncpg.Connection) -> None:
+async def test_two_sessions_create_partitions_in_turn(
+    connect: Connect, superuser: asyncpg.Connection
+) -> None:
     first, second = await connect(), await connect()
     async with first.transaction():
         assert await partitions.ensure_partitions(first) > 0
@@ -104,9 +106,7 @@ async def test_two_that_make_them_at_once_take_turns(connect: Connect, superuser
     assert await partitions.ensure_partitions(second) == 0
 
 
-async def test_making_one_waits_for_no_producer_and_no_producer_for_it(
-    connect: Connect, tenant: UUID
-) -> None:
+async def test_creating_a_partition_and_producers_do_not_wait(connect: Connect, tenant: UUID) -> None:
     """CREATE TABLE … PARTITION OF would wait for the open producer, and all other producers behind it."""
     open_producer, maker, producer = await connect(), await connect(), await connect()
     for connection in (maker, producer):
@@ -121,7 +121,7 @@ async def test_making_one_waits_for_no_producer_and_no_producer_for_it(
     assert await in_log(producer) == [second, first]
 
 
-async def test_without_its_months_partition_an_append_fails_and_says_what_to_do(
+async def test_an_insert_without_a_partition_says_what_to_do(
     connect: Connect, owner: asyncpg.Connection, tenant: UUID
 ) -> None:
     await owner.execute("ALTER TABLE events ALTER created_at SET DEFAULT now() + interval '3 months'")

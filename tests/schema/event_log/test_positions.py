@@ -1,4 +1,4 @@
-"""Reading a tenant's events after a position: all of them, in order, nobody else's, and never more than was asked for."""
+"""Pages of a tenant's events after a position: complete, in order, only the tenant's, and bounded."""
 
 from collections.abc import Awaitable, Callable
 from uuid import UUID
@@ -28,7 +28,7 @@ async def other(new_tenant: NewTenant) -> UUID:
 
 
 async def interleaved(data: Pool, tenant: UUID, other: UUID, *types: str) -> list[UUID]:
-    """The tenant's events, one of each of `types`, each followed by one of the other tenant's."""
+    """Records one event of each of `types` for the tenant, each followed by one of the other tenant's."""
     ids = []
     for type_ in types:
         ids.append(await record(data, tenant, type_))
@@ -40,7 +40,7 @@ async def interleaved(data: Pool, tenant: UUID, other: UUID, *types: str) -> lis
 async def everything(
     data: Pool, tenant: UUID, types: tuple[str, ...] = (), **bounds: int
 ) -> tuple[list[UUID], int]:
-    """Page by page from the beginning; and how many pages there were."""
+    """Reads all pages from the beginning; returns the events and how many pages there were."""
     found: list[UUID] = []
     pos, pages = 0, 0
     while True:
@@ -62,7 +62,7 @@ async def test_an_empty_log_is_read_to_its_end(data: Pool, tenant: UUID) -> None
     assert await log_end(data) == positions.LogEnd(0, 0)
 
 
-async def test_a_tenants_events_come_in_order_and_nobody_elses(data: Pool, tenant: UUID, other: UUID) -> None:
+async def test_a_page_has_only_the_tenants_events_in_order(data: Pool, tenant: UUID, other: UUID) -> None:
     mine = await interleaved(data, tenant, other, *["invoice_created"] * 5)
     page = await events_after(data, tenant, 0)
     assert [event.id for event in page.events] == mine
@@ -72,7 +72,7 @@ async def test_a_tenants_events_come_in_order_and_nobody_elses(data: Pool, tenan
     assert (await events_after(data, tenant, 10)).events == []
 
 
-async def test_types_are_names_and_several_may_be_wanted(data: Pool, tenant: UUID, other: UUID) -> None:
+async def test_several_types_can_be_requested_by_name(data: Pool, tenant: UUID, other: UUID) -> None:
     created, paused, test, again = await interleaved(
         data, tenant, other, "invoice_created", "subscription_paused", "webhook_test", "invoice_created"
     )
@@ -87,7 +87,7 @@ async def test_types_are_names_and_several_may_be_wanted(data: Pool, tenant: UUI
 
 @pytest.mark.parametrize("types", [(), ("invoice_created",)])
 @pytest.mark.parametrize("bounds", [{"limit": 1}, {"limit": 3}, {"max_bytes": 1}, {"scan_limit": 1}])
-async def test_whatever_bounds_a_page_the_pages_together_are_complete(
+async def test_pages_are_complete_together_whatever_limits_them(
     data: Pool, tenant: UUID, other: UUID, types: tuple[str, ...], bounds: dict[str, int]
 ) -> None:
     mine = await interleaved(data, tenant, other, *["invoice_created"] * 7)
@@ -96,8 +96,8 @@ async def test_whatever_bounds_a_page_the_pages_together_are_complete(
     assert pages > 1 or (not types and "scan_limit" in bounds)
 
 
-async def test_a_page_without_events_goes_on_all_the_same(data: Pool, tenant: UUID) -> None:
-    """A rare type: each page looks at so many positions and no more, and says how far that was."""
+async def test_a_page_without_events_still_advances(data: Pool, tenant: UUID) -> None:
+    """With a rare type, each page searches only its limit of positions, and reports how far it got."""
     await record_many(data, tenant, 10)
     rare = await record(data, tenant, "webhook_test")
     await sequence_all(data)
@@ -120,9 +120,7 @@ async def test_an_event_larger_than_the_bytes_comes_alone(data: Pool, tenant: UU
     assert ([event.pos for event in page.events], page.reached, page.at_end) == ([1], 1, False)
 
 
-async def test_what_commits_late_comes_late_and_is_never_passed_over(
-    connect: Connect, data: Pool, tenant: UUID
-) -> None:
+async def test_an_event_that_commits_late_is_not_missed(connect: Connect, data: Pool, tenant: UUID) -> None:
     late = await connect()
     async with late.transaction():
         slow = await record(late, tenant)
@@ -137,7 +135,7 @@ async def test_what_commits_late_comes_late_and_is_never_passed_over(
 
 
 @pytest.mark.parametrize("pos", [-1, 4, 2**63 - 1])
-async def test_a_position_of_no_place_in_this_log_is_refused(data: Pool, tenant: UUID, pos: int) -> None:
+async def test_a_position_outside_the_log_is_refused(data: Pool, tenant: UUID, pos: int) -> None:
     await record_many(data, tenant, 3)
     await sequence_all(data)
     with pytest.raises(InvalidInput, match=f"from position 0 to 3, and {pos} is not in it"):
@@ -145,12 +143,12 @@ async def test_a_position_of_no_place_in_this_log_is_refused(data: Pool, tenant:
 
 
 @pytest.mark.parametrize("limit", [0, positions.MAX_EVENTS + 1])
-async def test_more_than_may_be_read_at_once_is_refused(data: Pool, tenant: UUID, limit: int) -> None:
+async def test_a_limit_above_the_maximum_is_refused(data: Pool, tenant: UUID, limit: int) -> None:
     with pytest.raises(InvalidInput, match=f"ask for 1 to {positions.MAX_EVENTS}"):
         await events_after(data, tenant, 0, limit=limit)
 
 
-async def test_what_retention_dropped_is_told_to_whoever_comes_from_before_it(
+async def test_a_page_from_before_dropped_events_reports_them(
     data: Pool, owner: asyncpg.Connection, tenant: UUID
 ) -> None:
     await record_many(data, tenant, 5)
@@ -165,7 +163,7 @@ async def test_what_retention_dropped_is_told_to_whoever_comes_from_before_it(
     assert (await log_end(data)).dropped_up_to == 3
 
 
-async def test_modes_have_positions_of_their_own(database: Database, data: Pool, tenant: UUID) -> None:
+async def test_each_mode_has_its_own_positions(database: Database, data: Pool, tenant: UUID) -> None:
     await record_many(data, tenant, 2)
     await sequence_all(data)
     live = await events_after(database.data(Mode.LIVE), tenant, 0)
@@ -173,7 +171,7 @@ async def test_modes_have_positions_of_their_own(database: Database, data: Pool,
 
 
 @pytest.mark.parametrize("bounds", [{}, {"scan_limit": 1}, {"max_bytes": 1}, {"scan_limit": 3}])
-async def test_several_tenants_are_followed_in_one_walk(
+async def test_several_tenants_are_read_in_one_query(
     data: Pool, new_tenant: NewTenant, tenant: UUID, other: UUID, bounds: dict[str, int]
 ) -> None:
     stranger = await new_tenant()

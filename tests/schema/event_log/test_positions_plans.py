@@ -1,4 +1,4 @@
-"""A page of a tenant's events costs what it returns, however deep it is, whoever else there is, and however rare the type."""
+"""A page of a tenant's events costs what it returns, at any depth, beside any other tenants, and for any type."""
 
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -43,7 +43,7 @@ async def data(cluster: Cluster, past: str) -> AsyncIterator[Connection]:
 
 
 async def page(data: Connection, number: int, size: int) -> Plan:
-    """The plan of that page of a tenant's events, the first being 1."""
+    """The plan of the nth page of a tenant's events, counted from 1."""
     pos = 0
     if number > 1:
         pos = await data.fetchval(
@@ -64,33 +64,33 @@ async def test_page_500_costs_what_page_1_costs(data: Connection) -> None:
     assert deep.buffers <= first.buffers + 2 * PARTITIONS, "a step more into an index or two"
 
 
-async def test_a_type_that_never_comes_costs_the_positions_that_may_be_looked_at(data: Connection) -> None:
-    """Of this tenant's thousands, and of nobody else's."""
+async def test_a_type_without_events_costs_at_most_the_scan_limit(data: Connection) -> None:
+    """It searches this tenant's positions only."""
     scan_limit = 500
     plan = await explain(data, SQL["read_tenant"], TENANT, 0, ["webhook_test"], 100, BYTES, scan_limit)
     assert_frugal(plan, rows=2 * scan_limit + 3 * PARTITIONS, pages=6 * scan_limit + 6 * PARTITIONS)
 
 
 @pytest.mark.parametrize("types", [[], ["webhook_test"]])
-async def test_a_tenant_without_events_costs_a_look_at_each_partition(
+async def test_a_tenant_without_events_costs_one_lookup_per_partition(
     data: Connection, types: list[str]
 ) -> None:
     plan = await explain(data, SQL["read_tenant"], UUID(int=0xABC), 0, types, 100, BYTES, 1000)
     assert_frugal(plan, rows=3 * PARTITIONS, pages=5 * PARTITIONS)
 
 
-async def test_following_the_end_costs_what_is_looked_at(data: Connection) -> None:
+async def test_following_the_end_costs_the_positions_read(data: Connection) -> None:
     tenants = [UUID(int=number) for number in range(1000, 1500)] + [TENANT]
     plan = await explain(data, SQL["read_tenants"], history_database.LOGGED - 100, tenants, 1000, BYTES)
     assert plan.root["Actual Rows"] == 100 // history_database.TENANTS
     assert_frugal(plan, rows=100 + 10 + 3 * PARTITIONS, pages=100 + 60 + 6 * PARTITIONS)
 
 
-async def test_the_logs_end_costs_two_look_ups(data: Connection) -> None:
+async def test_the_logs_end_costs_two_lookups(data: Connection) -> None:
     assert_frugal(await explain(data, SQL["log_end"]), rows=2, pages=6)
 
 
-async def test_plans_made_while_partitions_are_empty_are_sound_when_they_fill(data: Connection) -> None:
+async def test_plans_made_for_empty_partitions_stay_good_when_they_fill(data: Connection) -> None:
     one = await explain(data, SQL["read_tenant"], TENANT, 0, ["webhook_test"], 100, BYTES, 1000)
     await assert_sound_while_empty(data, one)
     walked = {

@@ -1,4 +1,4 @@
-"""record_event(): the one way to append, from SQL in any language, inside the producer's own transaction."""
+"""record_event() is the only way to append: from SQL in any language, in the producer's own transaction."""
 
 import itertools
 import json
@@ -45,7 +45,7 @@ async def test_with_a_uuid_it_returns_a_uuid(producer: asyncpg.Connection, tenan
     assert json.loads(row["data"]) == data
 
 
-async def test_with_ids_as_the_outside_writes_them_it_returns_one(
+async def test_with_a_prefixed_id_it_returns_a_prefixed_id(
     producer: asyncpg.Connection, tenant: UUID
 ) -> None:
     for written in (format_id(TENANT, tenant), format_id(TENANT, tenant).lower(), str(tenant)):
@@ -71,7 +71,7 @@ async def test_a_rolled_back_transaction_records_nothing(producer: asyncpg.Conne
 
 
 @pytest.mark.parametrize("size", [LIMIT, LIMIT + 1])
-async def test_data_may_have_256_kib_and_not_a_byte_more(
+async def test_data_is_limited_to_256_kib_exactly(
     producer: asyncpg.Connection, tenant: UUID, size: int
 ) -> None:
     if size <= LIMIT:
@@ -86,10 +86,8 @@ async def test_data_may_have_256_kib_and_not_a_byte_more(
 @pytest.mark.parametrize(
     "data", ['{"a": "' + "\\u0001" * 45_000 + '"}', f'{{"a": [{", ".join(["1e-16383"] * 16)}]}}']
 )
-async def test_data_that_is_small_inside_is_measured_as_printed(
-    producer: asyncpg.Connection, tenant: UUID, data: str
-) -> None:
-    """A control character is one byte inside and six in JSON, a small number a few and 16 KiB."""
+async def test_data_is_measured_as_printed(producer: asyncpg.Connection, tenant: UUID, data: str) -> None:
+    """A control character takes 1 byte stored and 6 in JSON; a small number takes a few bytes and 16 KiB."""
     with pytest.raises(InvalidInput, match="more than 262144"):
         await events.record(producer, tenant, "invoice_created", data)
 
@@ -105,7 +103,7 @@ async def test_data_that_is_small_inside_is_measured_as_printed(
         ("invoice_created", '{"a": "\\u0000"}', "not JSON that Postgres can hold"),
     ],
 )
-async def test_what_cannot_be_recorded_is_refused_with_a_sentence(
+async def test_invalid_data_is_refused_with_a_sentence(
     producer: asyncpg.Connection, tenant: UUID, type_: str, data: str, sentence: str
 ) -> None:
     with pytest.raises(InvalidInput, match=sentence):
@@ -113,7 +111,7 @@ async def test_what_cannot_be_recorded_is_refused_with_a_sentence(
     assert await stored(producer) == []
 
 
-async def test_an_unknown_tenant_is_refused_by_its_outside_name(producer: asyncpg.Connection) -> None:
+async def test_an_unknown_tenant_is_named_by_its_prefixed_id(producer: asyncpg.Connection) -> None:
     stranger = uuid4()
     with pytest.raises(InvalidInput, match=f"Unknown tenant {format_id(TENANT, stranger)}"):
         await events.record(producer, stranger, "invoice_created", {})
@@ -122,7 +120,7 @@ async def test_an_unknown_tenant_is_refused_by_its_outside_name(producer: asyncp
 @pytest.mark.parametrize(
     "written", ["", "ten_", "ten_short", "we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6", "ten_" + "8" * 26]
 )
-async def test_what_is_no_tenant_id_is_refused(producer: asyncpg.Connection, written: str) -> None:
+async def test_an_invalid_tenant_id_is_refused(producer: asyncpg.Connection, written: str) -> None:
     with pytest.raises(asyncpg.InvalidTextRepresentationError, match="ten_ followed by 26"):
         await producer.fetchval("SELECT record_event($1::text, 'invoice_created', '{}')", written)
 
@@ -146,9 +144,7 @@ async def test_an_event_belongs_to_the_mode_it_was_recorded_in(database: Databas
 # At another moment
 
 
-async def test_an_event_of_an_earlier_moment_has_that_moment_and_a_position_like_any_other(
-    database: Database, tenant: UUID
-) -> None:
+async def test_an_earlier_event_keeps_its_time_and_gets_a_position(database: Database, tenant: UUID) -> None:
     pool = database.data(Mode.TEST)
     earlier = datetime.now(UTC) - timedelta(days=100)
     await ensure_past_partitions(pool, earlier)
@@ -162,7 +158,7 @@ async def test_an_event_of_an_earlier_moment_has_that_moment_and_a_position_like
     assert await in_log(pool) == [recent, past]
 
 
-async def test_an_event_cannot_be_of_the_future_nor_of_before_its_partitions(
+async def test_an_event_time_in_the_future_or_before_partitions_is_refused(
     database: Database, tenant: UUID
 ) -> None:
     pool = database.data(Mode.TEST)
@@ -205,7 +201,7 @@ async def test_a_number_that_stays_finite_is_recorded(producer: asyncpg.Connecti
 
 
 @pytest.mark.parametrize("number", ["1e131071", "-1e131071", "1e-16383", "-1e-16383"])
-async def test_short_numbers_with_long_text_exhaust_no_memory(
+async def test_short_numbers_that_print_long_do_not_exhaust_memory(
     producer: asyncpg.Connection, tenant: UUID, number: str
 ) -> None:
     """As text these would be 1.6 and 13 GB, and a value of PostgreSQL has at most 1 GB."""
@@ -226,7 +222,7 @@ async def test_small_numbers_are_recorded_up_to_the_limit(producer: asyncpg.Conn
 async def test_arguments_may_have_any_type_that_a_driver_sends(
     producer: asyncpg.Connection, tenant: UUID
 ) -> None:
-    """As literals, and as parameters of a prepared statement."""
+    """As literals and as parameters of a prepared statement."""
     values = (str(tenant), "invoice_created", '{"n": 1}')
     text = ("text", "varchar", "unknown")
     tried = list(itertools.product(("uuid", *text), text, ("json", "jsonb", *text)))
@@ -255,7 +251,7 @@ async def test_a_member_of_the_producer_role_may_call_every_form(
             )
 
 
-async def test_no_setting_of_a_session_turns_the_checks_off(superuser: asyncpg.Connection) -> None:
+async def test_no_session_setting_disables_the_checks(superuser: asyncpg.Connection) -> None:
     """Ordinary triggers do not fire in a session that replicates."""
     await superuser.execute("SET session_replication_role = replica")
     with pytest.raises(asyncpg.ForeignKeyViolationError, match="unknown event type"):

@@ -1,4 +1,4 @@
-"""sequence_events(): each committed event gets one position, whoever calls, however often, wherever it fails."""
+"""sequence_events() gives each committed event one position, whoever calls it, however often, wherever it fails."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,7 +46,7 @@ async def test_positions_are_dense_and_rolled_back_rows_leave_no_gap(
     assert await in_log(sequencer) == committed
 
 
-async def test_of_a_transaction_with_savepoints_the_log_has_what_was_kept(
+async def test_the_log_has_only_events_of_kept_savepoints(
     producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
 ) -> None:
     async with producer.transaction():
@@ -67,7 +67,7 @@ async def test_of_a_transaction_with_savepoints_the_log_has_what_was_kept(
 async def test_a_transaction_may_sequence_before_and_after_it_records(
     producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
 ) -> None:
-    """Its own events wait for its commit: what it records after the call belongs to the same transaction."""
+    """Its own events wait for its commit, since events recorded after the call belong to the same transaction."""
     async with producer.transaction():
         before = await record(producer, tenant)
         others = await record(
@@ -82,7 +82,7 @@ async def test_a_transaction_may_sequence_before_and_after_it_records(
     assert await in_log(sequencer) == [others, before, after]
 
 
-async def test_a_transaction_that_only_sequences_first_loses_nothing_of_its_own(
+async def test_a_transaction_that_sequences_first_loses_no_own_events(
     producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
 ) -> None:
     earlier = await record(sequencer, tenant)
@@ -110,7 +110,7 @@ async def test_a_limit_below_one_is_refused(producer: asyncpg.Connection, limit:
         await producer.fetchval("SELECT sequence_events($1)", limit)
 
 
-async def test_a_limit_never_cuts_a_transaction_in_two(
+async def test_a_limit_never_splits_a_transaction(
     producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
 ) -> None:
     committed = []
@@ -121,10 +121,10 @@ async def test_a_limit_never_cuts_a_transaction_in_two(
     assert await in_log(sequencer) == committed
 
 
-async def test_a_cut_forgets_neither_what_ran_before_it_nor_what_came_after(
+async def test_a_limited_batch_loses_neither_earlier_nor_later_events(
     connect: Connect, producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
 ) -> None:
-    """Open, done, open, done, done; cut after each single event while the open ones commit in between."""
+    """Open and committed transactions alternate; each event is a batch, and the open ones commit in between."""
     first_open, second_open = await connect(), await connect()
     transactions = [first_open.transaction(), second_open.transaction()]
     await transactions[0].start()
@@ -147,7 +147,7 @@ async def test_a_cut_forgets_neither_what_ran_before_it_nor_what_came_after(
     assert await in_log(sequencer) == [b, c, a, d, e]
 
 
-async def test_while_one_session_sequences_another_is_turned_away_and_later_goes_on(
+async def test_a_second_session_does_not_wait_and_sequences_later(
     connect: Connect, producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
 ) -> None:
     rival = await connect()
@@ -173,7 +173,7 @@ async def test_a_mode_does_not_wait_for_the_other(connect: Connect, tenant: UUID
 
 
 @pytest.mark.parametrize("ending", ["rollback", "savepoint", "killed"])
-async def test_a_batch_that_is_not_committed_is_given_again(
+async def test_a_batch_that_is_not_committed_is_sequenced_again(
     ending: str,
     connect: Connect,
     producer: asyncpg.Connection,
@@ -220,10 +220,10 @@ async def test_a_poll_that_finds_nothing_writes_nothing(
 
 
 @pytest.mark.drill
-async def test_a_great_open_transaction_is_walked_once_and_not_by_every_poll(
+async def test_a_large_open_transaction_is_read_once_not_by_every_poll(
     superuser: asyncpg.Connection, producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
 ) -> None:
-    """It began since the last batch, so its rows lie in the range to look at, and none of them is visible."""
+    """It began after the last batch, so its rows are in the range to read, and none is visible."""
     poll = "SELECT sequence_events()"
     quick = await explain(sequencer, poll)
     await superuser.execute("SET session_replication_role = replica")  # no look-up of tenant and type per row
@@ -255,7 +255,7 @@ CREATE TRIGGER dawdle BEFORE INSERT ON sandbox.event_log FOR EACH ROW EXECUTE FU
 """
 
 
-async def test_a_batch_too_great_for_the_usual_time_is_sequenced_patiently(
+async def test_a_batch_too_large_for_the_usual_timeout_is_sequenced(
     db_url: str, key: bytes, producer: asyncpg.Connection, owner: asyncpg.Connection, tenant: UUID
 ) -> None:
     event = await record(producer, tenant)

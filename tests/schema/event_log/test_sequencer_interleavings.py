@@ -51,7 +51,7 @@ class GatedIdCursor(IdCursor):
 
 
 class TwoStatements:
-    """Bug 3: the rows in one statement and the watermark to go on from in another."""
+    """Bug 3: rows in one statement, and the watermark to continue from in another."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -72,7 +72,7 @@ class TwoStatements:
 
 
 class GapSkipper(IdCursor):
-    """Bug 4: waits at a gap in the ids, and takes it for a rolled-back row when it has waited long enough."""
+    """Bug 4: waits at a gap in the ids, and after some time treats it as a rolled-back row."""
 
     patience = 10.0
 
@@ -95,7 +95,7 @@ class GapSkipper(IdCursor):
 
 
 class XminGate:
-    """The stall: (xid, seq) as the cursor behind an xmin gate loses nothing, and waits for every writer there is."""
+    """The stall: a cursor of (xid, seq) behind an xmin gate loses no event, but waits for every open writer."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -175,7 +175,7 @@ async def test_an_xmin_gate_does_not_save_an_id_cursor(
     ours: Log,
     tenant: UUID,
 ) -> None:
-    """The older transaction draws the greater id, passes the gate, and takes the cursor past the smaller one."""
+    """The older transaction gets the greater id, passes the gate, and moves the cursor past the smaller one."""
     naive = GatedIdCursor(reader)
     older, younger = producer.transaction(), other_producer.transaction()
     await older.start()
@@ -194,7 +194,7 @@ async def test_an_xmin_gate_does_not_save_an_id_cursor(
     assert ours.received == [great_id, small_id]
 
 
-async def test_a_commit_between_reading_rows_and_watermark_is_lost_and_the_log_has_no_between(
+async def test_a_separate_watermark_query_loses_a_commit_and_the_log_does_not(
     producer: asyncpg.Connection, reader: asyncpg.Connection, ours: Log, tenant: UUID
 ) -> None:
     naive = TwoStatements(reader)
@@ -212,7 +212,7 @@ async def test_a_commit_between_reading_rows_and_watermark_is_lost_and_the_log_h
     assert ours.received == sent
 
 
-async def test_skipping_a_gap_by_clock_loses_the_writer_that_was_slower(
+async def test_skipping_a_gap_by_timeout_loses_a_slow_writer(
     producer: asyncpg.Connection,
     other_producer: asyncpg.Connection,
     reader: asyncpg.Connection,

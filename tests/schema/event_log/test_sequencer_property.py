@@ -1,4 +1,4 @@
-"""Random interleavings of transactions on real connections: whatever the schedule, the log ends dense and complete."""
+"""Random interleavings of transactions on real connections leave a log that is dense and complete."""
 
 import itertools
 from collections.abc import AsyncIterator, Sequence
@@ -34,7 +34,7 @@ IN_TRANSACTION = (
 
 @st.composite
 def schedules(draw: st.DrawFn) -> list[Step]:
-    """Each step is one that its client can take then; a savepoint to go back to may be missing."""
+    """Each step is possible in its client's state; only the savepoint to roll back to may be missing."""
     in_transaction = [False] * CLIENTS
     steps = []
     for _ in range(draw(st.integers(1, 60))):
@@ -56,7 +56,7 @@ class Transaction:
 
 
 class World:
-    """The clients, what they have committed, and a reader that follows the log all along."""
+    """The clients, the events that they committed, and a reader that follows the log throughout."""
 
     def __init__(
         self, clients: Sequence[asyncpg.Connection], reader: asyncpg.Connection, tenant: UUID
@@ -143,7 +143,7 @@ class World:
 async def world(
     clients: Sequence[asyncpg.Connection], reader: asyncpg.Connection, tenant: UUID
 ) -> AsyncIterator[World]:
-    """Examples share a database: each starts where the log ends, and leaves no transaction open."""
+    """Examples share a database: each starts at the log's end, and leaves no transaction open."""
     try:
         world = World(clients, reader, tenant)
         await world.start_at_the_end()
@@ -155,7 +155,7 @@ async def world(
 
 
 def check_order(log_order: Sequence[UUID], committed: Sequence[Transaction]) -> None:
-    """Of one transaction: as recorded. Of two: a transaction begun after another's commit comes after all of it."""
+    """Within a transaction: as recorded. A transaction begun after another's commit comes after all of it."""
     place = {id_: number for number, id_ in enumerate(log_order)}
     spans = [(t, [place[id_] for id_ in t.events]) for t in committed if t.events]
     for transaction, places in spans:
@@ -183,7 +183,7 @@ async def reader(connect: Connect) -> asyncpg.Connection:
     max_examples=3 * settings.default.max_examples,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-async def test_any_interleaving_ends_in_a_log_that_is_dense_complete_and_in_causal_order(
+async def test_any_interleaving_leaves_a_dense_complete_causal_log(
     clients: list[asyncpg.Connection], reader: asyncpg.Connection, tenant: UUID, schedule: list[Step]
 ) -> None:
     async with world(clients, reader, tenant) as it:

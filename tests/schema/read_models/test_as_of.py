@@ -156,7 +156,7 @@ async def reader(connect: Connect) -> asyncpg.Connection:
 
 @given(SCHEDULES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-async def test_no_interleaving_makes_as_of_claim_what_is_missing(
+async def test_as_of_never_covers_a_missing_event(
     clients: list[asyncpg.Connection], reader: asyncpg.Connection, tenant: UUID, schedule: list[Step]
 ) -> None:
     async with world(clients, reader, tenant) as it:
@@ -165,7 +165,7 @@ async def test_no_interleaving_makes_as_of_claim_what_is_missing(
             await it.check()
 
 
-async def test_a_transaction_with_an_early_xid_that_records_late_does_not_hide_an_earlier_event(
+async def test_an_early_xid_that_records_late_hides_no_earlier_event(
     clients: list[asyncpg.Connection], reader: asyncpg.Connection, tenant: UUID
 ) -> None:
     """Without a position, with one, and one of each."""
@@ -190,7 +190,7 @@ async def few(superuser: asyncpg.Connection) -> None:
         await superuser.execute(source.replace("1000000", "2"))
 
 
-async def test_more_than_it_looks_at_is_never_claimed(
+async def test_as_of_never_passes_the_rows_it_reads(
     few: None,
     clients: list[asyncpg.Connection],
     reader: asyncpg.Connection,
@@ -220,7 +220,7 @@ async def test_more_than_it_looks_at_is_never_claimed(
         await it.check()
 
 
-async def test_after_a_restore_nothing_is_claimed_before_it_is_sequenced_and_counted_anew(
+async def test_after_a_restore_as_of_waits_for_sequencing_and_counting(
     clients: list[asyncpg.Connection], reader: asyncpg.Connection, superuser: asyncpg.Connection, tenant: UUID
 ) -> None:
     """A restore into another cluster and one from a cluster whose xids are ahead."""

@@ -67,20 +67,18 @@ def assert_frugal(plan: Plan, *, rows: int, pages: int) -> None:
 
 
 @pytest.mark.parametrize("limit", [100, 10_000])
-async def test_counting_what_waits_stops_at_the_limit(data: Connection, limit: int) -> None:
+async def test_counting_waiting_deliveries_stops_at_the_limit(data: Connection, limit: int) -> None:
     plan = await explain(data, METRICS["waiting"], 1, metrics.OVERDUE_AFTER, limit)
     assert_frugal(plan, rows=limit + PARTITIONS, pages=2 * limit + 4 * PARTITIONS)
 
 
 @pytest.mark.parametrize("visit", [10, 500])
-async def test_finding_the_oldest_costs_a_step_for_each_endpoint_visited(
-    data: Connection, visit: int
-) -> None:
+async def test_finding_the_oldest_costs_one_step_per_endpoint(data: Connection, visit: int) -> None:
     plan = await explain(data, METRICS["endpoints_due"], 1, visit)
     assert_frugal(plan, rows=(PARTITIONS + 4) * (visit + 1), pages=(3 * PARTITIONS + 20) * (visit + 1))
 
 
-async def test_endpoints_in_trouble_are_counted_up_to_the_limit(data: Connection) -> None:
+async def test_unhealthy_endpoints_are_counted_up_to_the_limit(data: Connection) -> None:
     limit = 100
     plan = await explain(data, METRICS["unhealthy_endpoints"], limit)
     assert_frugal(plan, rows=4 * limit, pages=12 * limit + 20)
@@ -88,7 +86,7 @@ async def test_endpoints_in_trouble_are_counted_up_to_the_limit(data: Connection
     assert_frugal(await explain(data, METRICS["retries_paused"]), rows=1, pages=3)
 
 
-async def test_endpoints_out_of_service_are_counted_up_to_the_limit(database: Database) -> None:
+async def test_inactive_endpoints_are_counted_up_to_the_limit(database: Database) -> None:
     limit = 100
     async with database.core.acquire() as connection:
         plan = await explain(connection, CORE["inactive_endpoints"], limit)
