@@ -1,4 +1,4 @@
-"""The database a command works on: the one in DURO_DATABASE_URL, or the embedded one, started if need be."""
+"""Gives commands their database: the one in DURO_DATABASE_URL, or the embedded one, which is started if necessary."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ STOPS_WITHIN_S: Final = 30.0
 @dataclass(frozen=True)
 class DatabaseAccess:
     url: str = field(repr=False)
-    """The owner's."""
+    """With the owner's login."""
     key: bytes = field(repr=False)
     embedded: bool
 
     async def migrate(self, progress: Progress, *, beside: bool = False) -> Migrated:
-        """`beside`: also where the product has objects in our schemas. Raises Unavailable."""
+        """`beside`: also where the product already has objects in our schemas. Raises Unavailable."""
         owner = await connect_as_owner(self.url)
         try:
             return await migrate(owner, self.key, progress, beside=beside)
@@ -32,9 +32,9 @@ class DatabaseAccess:
 
 @contextmanager
 def open_database(settings: Settings, progress: Progress) -> Iterator[DatabaseAccess]:
-    """Blocks while the embedded server starts, so enter it before the event loop. Raises Unavailable.
+    """Opens the database. It blocks while the embedded server starts, so enter it before the event loop. Raises Unavailable.
 
-    The embedded server runs for as long as any process is in here.
+    The embedded server runs as long as any process is inside this context.
     """
     if settings.database_url is not None:
         key = settings.secret_key or ensure_secret_key(settings.data_dir)
@@ -45,5 +45,5 @@ def open_database(settings: Settings, progress: Progress) -> Iterator[DatabaseAc
         yield DatabaseAccess(server.owner_url, settings.secret_key or server.secret_key, embedded=True)
     finally:
         server.release()
-        # As the first process of a container we would take a server that is still stopping with us.
+        # As the first process of a container, our exit would kill a server that is still stopping.
         wait_stopped(settings.data_dir, STOPS_WITHIN_S)

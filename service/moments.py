@@ -1,4 +1,4 @@
-"""Moments as people name them: how long ago (`24h`), or ISO 8601 with a time zone."""
+"""Parses times that people write: how long ago (`24h`), or ISO 8601 with a time zone."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -8,11 +8,11 @@ from schema.errors import InvalidInput
 
 _LONGEST_AGO: Final = timedelta(days=3660)
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
-"""What lies beyond is a slip; and the ends of the calendar are infinity to the database's driver."""
+"""A time outside is a typing error. Also, the driver treats the calendar's ends as infinity."""
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
-    """Raises InvalidInput. A time without a zone is refused: it would mean another moment on each machine."""
+    """Raises InvalidInput, also for a time without a zone: it would mean a different time on each machine."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Trying again what a consumer could not apply: each dead-lettered event alone, in its own transaction."""
+"""Retries a consumer's dead-lettered events, each in a transaction of its own."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _UNREADABLE: Final = (
 )
 
 
-# What they hand on waits in its table: this process has no worker id to claim it with.
+# Deliveries from here wait in the table, because this process has no worker id to claim them with.
 _HANDLERS: Final[Mapping[str, Callable[[], Handler]]] = {
     FANOUT: lambda: FanOut(NoSlots(), lambda: 0),
     **{projection.name: partial(Serving, projection) for projection in PROJECTIONS},
@@ -35,7 +35,7 @@ class Retried(StrEnum):
     FAILED = "failed"
     """It stays dead-lettered."""
     GONE = "gone"
-    """Another process was faster."""
+    """Another process has retried it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class RetryResult:
 
 
 async def retry_dead_events(pool: Pool, consumer: str, only: int | None = None) -> AsyncIterator[RetryResult]:
-    """In the order of the log; `only` is one position. Errors of the moment are let through."""
-    at_work = Consumer(pool, _HANDLERS[consumer]())
+    """Retries them in the order of the log; `only` selects one position. Raises transient errors."""
+    applying = Consumer(pool, _HANDLERS[consumer]())
     async for dead in _dead_events(pool, consumer, only):
-        yield await _retry(pool, consumer, at_work, dead)
+        yield await _retry(pool, consumer, applying, dead)
 
 
 async def _dead_events(pool: Pool, consumer: str, only: int | None) -> AsyncIterator[DeadEvent]:
@@ -76,7 +76,7 @@ async def _retry(pool: Pool, name: str, consumer: Consumer, dead: DeadEvent) -> 
             raise
         return result(Retried.FAILED, _UNREADABLE.format(describe(error)))
     if event is None:
-        return result(Retried.FAILED, "the event is not in the log any more")
+        return result(Retried.FAILED, "the event is no longer in the log")
     try:
         applied = await consumer.retry_dead_event(event)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Endpoints as an operator makes and changes them: everything is checked before the first row is written."""
+"""Creates and changes endpoints for the CLI and the API. All input is checked before the first row is written."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -34,14 +34,14 @@ _LONGEST_REASON: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class EndpointInput:
-    """What was asked for, unchecked. When changing an endpoint, None leaves a thing as it is."""
+    """Unchecked input for an endpoint. In an update, None leaves a field unchanged."""
 
     url: str | None = None
     description: str | None = None
     event_types: Sequence[str] | None = None
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     rate_limit: int | None = None
-    """Deliveries per second; NO_LIMIT for as many as it takes."""
+    """Deliveries per second. NO_LIMIT: no limit."""
 
 
 class EndpointAdmin:
@@ -61,7 +61,7 @@ class EndpointAdmin:
     async def create(
         self, tenant_id: UUID, mode: Mode, url: str, fields: EndpointInput, secret: str | None
     ) -> tuple[UUID, str]:
-        """The endpoint's id and its signing secret, `secret` or a fresh one. Raises InvalidInput or NotFound."""
+        """Returns the endpoint's id and its signing secret: `secret`, or a new one. Raises InvalidInput or NotFound."""
         endpoint_id = new_id()
         secret, sealed = self._seal_secret(endpoint_id, secret)
         await tenants.require(self._database.core, tenant_id)
@@ -82,16 +82,16 @@ class EndpointAdmin:
         return endpoint_id, secret
 
     async def update(self, endpoint_id: UUID, fields: EndpointInput) -> Endpoint:
-        """Takes effect with the next attempt, of old deliveries too. Raises InvalidInput or NotFound."""
-        present = await self.show(endpoint_id)
-        changes = await self._check(endpoint_id, present.mode, fields)
+        """Takes effect with the next attempt, also of old deliveries. Raises InvalidInput or NotFound."""
+        current = await self.show(endpoint_id)
+        changes = await self._check(endpoint_id, current.mode, fields)
         await endpoints.update(self._database.core, endpoint_id, changes)
-        if changes.url is not None and changes.url != present.url:
-            await endpoint_health.reset_health(self._database.data(present.mode), endpoint_id)
+        if changes.url is not None and changes.url != current.url:
+            await endpoint_health.reset_health(self._database.data(current.mode), endpoint_id)
         return await self.show(endpoint_id)
 
     async def show(self, endpoint_id: UUID) -> Endpoint:
-        """With its health. Raises NotFound."""
+        """Returns the endpoint with its health. Raises NotFound."""
         endpoint = await endpoints.show(self._database.core, endpoint_id)
         (shown,) = await self._with_health(endpoint.tenant_id, endpoint.mode, [endpoint])
         return shown
@@ -110,13 +110,13 @@ class EndpointAdmin:
         return [replace(endpoint, health=health.get(endpoint.id, NEVER_SENT_TO)) for endpoint in found]
 
     async def enable(self, endpoint_id: UUID) -> Endpoint:
-        """Raises NotFound, and Conflict when it is enabled already."""
+        """Raises NotFound, and Conflict when it is already enabled."""
         endpoint = await self.show(endpoint_id)
         await endpoints.enable(self._database.data(endpoint.mode), endpoint)
         return await self.show(endpoint_id)
 
     async def disable(self, endpoint_id: UUID, reason: str) -> Endpoint:
-        """Raises InvalidInput, NotFound, and Conflict when it is disabled already."""
+        """Raises InvalidInput, NotFound, and Conflict when it is already disabled."""
         reason = reason.strip()
         if not 1 <= len(reason) <= _LONGEST_REASON or not reason.isprintable():
             raise InvalidInput(f"A reason has 1 to {_LONGEST_REASON} printable characters.")
@@ -125,7 +125,7 @@ class EndpointAdmin:
         return await self.show(endpoint_id)
 
     async def pause(self, endpoint_id: UUID) -> Endpoint:
-        """Its deliveries wait. Raises NotFound, and Conflict when it is paused already."""
+        """Makes its deliveries wait. Raises NotFound, and Conflict when it is already paused."""
         await endpoints.pause(self._database.core, await self.show(endpoint_id))
         return await self.show(endpoint_id)
 
@@ -137,7 +137,7 @@ class EndpointAdmin:
     async def rotate_secret(
         self, endpoint_id: UUID, secret: str | None, grace: timedelta
     ) -> tuple[str, datetime]:
-        """The new secret, and until when the old one signs beside it. Raises InvalidInput or NotFound."""
+        """Returns the new secret, and until when the old one signs as well. Raises InvalidInput or NotFound."""
         secret, sealed = self._seal_secret(endpoint_id, secret)
         return secret, await endpoints.rotate_secret(self._database.core, endpoint_id, sealed, grace)
 
@@ -185,7 +185,7 @@ async def endpoint_admin(settings: Settings, database: Database) -> AsyncIterato
 
 
 async def require_endpoint(database: Database, endpoint_id: UUID, tenant_id: UUID, mode: Mode) -> Endpoint:
-    """Raises NotFound, and InvalidInput when it is another tenant's or of the other mode."""
+    """Raises NotFound, and InvalidInput when the endpoint has another tenant or mode."""
     endpoint = await endpoints.show(database.core, endpoint_id)
     if (endpoint.tenant_id, endpoint.mode) != (tenant_id, mode):
         raise InvalidInput(

@@ -1,4 +1,4 @@
-"""Test events: one endpoint's alone, recorded in the log and delivered like any other event."""
+"""Test events: each goes to one endpoint only, and is recorded and delivered like any other event."""
 
 import time
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class SentTest:
 
 
 async def send_test(database: Database, endpoint_id: UUID) -> SentTest:
-    """Raises NotFound, and Conflict when nothing is delivered to the endpoint at present; then nothing is recorded."""
+    """Records a test event. Raises NotFound, and Conflict while the endpoint is disabled or paused."""
     endpoint = await endpoints.show(database.core, endpoint_id)
     shown = format_id(ENDPOINT, endpoint_id)
     if not endpoint.enabled:
@@ -45,9 +45,9 @@ async def send_test(database: Database, endpoint_id: UUID) -> SentTest:
 async def first_attempt(
     data: Pool, sent: SentTest, within_s: float, attempt_timeout: timedelta
 ) -> ShownDelivery:
-    """The delivery once an attempt has been made. Raises Unavailable with how far it got if none is in that time.
+    """Waits for the first attempt and returns the delivery. After `within_s`, raises Unavailable and says how far it got.
 
-    `attempt_timeout` is only told: how long the one under way may take.
+    `attempt_timeout` is only for that message: how long the attempt in flight may take.
     """
     deadline = time.monotonic() + within_s
     pace = Pace(first=0.02, most=0.5)

@@ -1,4 +1,4 @@
-"""Finding a thing by its id alone: in which mode it is, and whose."""
+"""Finds the mode and the tenant of an event or a delivery by its id."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Location:
     mode: Mode
     tenant_id: UUID
     pool: Pool
-    """The mode's."""
+    """The mode's pool."""
 
     @property
     def tenant(self) -> str:

@@ -1,4 +1,4 @@
-"""Replays that an operator asks for: new attempts of the same deliveries, with the same event ids."""
+"""Replays on request: new attempts of the same deliveries, with the same event ids."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ _LONGEST_REST_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A replay, and in which mode it is."""
+    """A replay and its mode."""
 
     mode: Mode
     replay: Replay
@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Deliveries that ended in one of `statuses`; of all endpoints when none is named."""
+    """Deliveries that ended in one of `statuses`. `endpoint_id` None: of all endpoints."""
 
     tenant_id: UUID
     mode: Mode
@@ -46,7 +46,7 @@ class Selection:
 
 
 async def replay_one(database: Database, delivery_id: UUID) -> tuple[str, Sequence[str]]:
-    """The status it had, and what holds it up. Raises NotFound, and Conflict when its endpoint is disabled."""
+    """Returns its former status, and what blocks the replay. Raises NotFound, and Conflict for a disabled endpoint."""
     location = await locate_delivery(database, delivery_id)
     delivery = await delivery_history.show(location.pool, location.tenant_id, delivery_id)
     _require_enabled(await endpoints.show(database.core, delivery.endpoint_id))
@@ -55,7 +55,7 @@ async def replay_one(database: Database, delivery_id: UUID) -> tuple[str, Sequen
 
 
 async def begin_replay(database: Database, selection: Selection) -> Job:
-    """Raises InvalidInput, NotFound or Conflict; then there is no job."""
+    """Creates the job, or raises InvalidInput, NotFound or Conflict."""
     await _check(database.data(selection.mode), selection.events)
     await tenants.require(database.core, selection.tenant_id)
     if selection.endpoint_id is not None:
@@ -75,7 +75,7 @@ async def begin_replay(database: Database, selection: Selection) -> Job:
 
 
 async def begin_backfill(database: Database, endpoint_id: UUID, span: Times | Positions) -> Job:
-    """Raises InvalidInput, NotFound or Conflict; then there is no job."""
+    """Creates the job, or raises InvalidInput, NotFound or Conflict."""
     endpoint = await endpoints.show(database.core, endpoint_id)
     _require_enabled(endpoint)
     await _check(database.data(endpoint.mode), span)
@@ -86,7 +86,7 @@ async def begin_backfill(database: Database, endpoint_id: UUID, span: Times | Po
 
 
 async def unfinished(database: Database, replay_id: UUID) -> Job:
-    """Raises NotFound, and Conflict when it is finished."""
+    """Finds an unfinished job in either mode. Raises NotFound, and Conflict when it is finished."""
     shown = format_id(REPLAY, replay_id)
     for mode in Mode:
         replay = await replays.find(database.data(mode), replay_id)
@@ -99,9 +99,9 @@ async def unfinished(database: Database, replay_id: UUID) -> Job:
 
 
 async def resume(database: Database, job: Job) -> AsyncIterator[Replay]:
-    """The job after each of its steps, until it is finished. Whatever ends this, `resume` goes on from there.
+    """Runs the job's steps and yields the job after each. If it is interrupted, call it again to continue.
 
-    It rests for as long as it works: what it makes pending has to be sent by somebody, and fresh events come first.
+    It rests for as long as it works: workers must send the replayed deliveries, and new events go first.
     """
     event_types = await _event_types(database, job)
     replay = job.replay
@@ -113,7 +113,7 @@ async def resume(database: Database, job: Job) -> AsyncIterator[Replay]:
 
 
 async def _event_types(database: Database, job: Job) -> Sequence[str]:
-    """What a backfill's endpoint asks for as of now. No test event: each is for one endpoint, which has had it."""
+    """The event types that a backfill's endpoint now subscribes to. Test events are left out: each has one endpoint only."""
     if job.replay.endpoint_id is None or job.replay.kind is not Kind.BACKFILL:
         return ()
     endpoint = await endpoints.show(database.core, job.replay.endpoint_id)
@@ -122,7 +122,7 @@ async def _event_types(database: Database, job: Job) -> Sequence[str]:
 
 
 async def blockers(database: Database, mode: Mode, endpoint_id: UUID | None) -> list[str]:
-    """Sentences about what a replay waits for, beside a worker."""
+    """Sentences about what blocks a replay, other than a missing worker."""
     found = []
     if await retry_switch.retries_paused(database.data(mode)):
         found.append(
@@ -149,7 +149,7 @@ def _require_enabled(endpoint: Endpoint) -> None:
 
 
 async def replay_skipped(database: Database, endpoint: Endpoint, since: datetime) -> Job:
-    """All of an endpoint's that were skipped, of events recorded since then."""
+    """Replays an endpoint's skipped deliveries of events recorded since then."""
     times = Times(since, None)
     return await begin_replay(
         database, Selection(endpoint.tenant_id, endpoint.mode, times, endpoint.id, ("skipped",))

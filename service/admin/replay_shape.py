@@ -1,4 +1,4 @@
-"""A replay as the outside world sees it in JSON."""
+"""Formats a replay as public JSON."""
 
 from schema.deliveries.replays import Replay
 from schema.ids import ENDPOINT, REPLAY, TENANT, format_id
@@ -8,7 +8,7 @@ from service.admin.shapes import Shape
 
 
 def replay_shape(mode: Mode, replay: Replay) -> Shape:
-    """Either the times or the positions are null. `progress` is the share of them that lies behind it."""
+    """Either the times or the positions are null. `progress` is the share of the range that is done."""
     return {
         "id": format_id(REPLAY, replay.id),
         "tenantId": format_id(TENANT, replay.tenant_id),

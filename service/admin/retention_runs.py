@@ -1,4 +1,4 @@
-"""Old months out of both modes, or one, through the owner's connection."""
+"""Plans and runs retention of old months in one mode or both, through the owner's connection."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -22,7 +22,7 @@ async def _log_in(url: str) -> asyncpg.Connection:
 
 
 async def plan(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) -> AsyncIterator[Outcome]:
-    """What `run` would do now. Changes nothing, and may be asked while another runs."""
+    """Yields what `run` would do now. It changes nothing, and works while a run is in progress."""
     owner = await _log_in(url)
     try:
         for mode in modes:
@@ -33,10 +33,10 @@ async def plan(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) 
 
 
 async def run(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) -> AsyncIterator[Outcome]:
-    """Raises Conflict: another is at work, or somebody is in the way. What it has done so far stays done."""
-    keeper = await _log_in(url)
+    """Raises Conflict when another run is in progress, or other sessions block it. Finished months stay finished."""
+    lock_holder = await _log_in(url)
     try:
-        async with exclusive_run(keeper):
+        async with exclusive_run(lock_holder):
             owner = await _log_in(url)
             try:
                 for mode in modes:
@@ -45,4 +45,4 @@ async def run(url: str, modes: Sequence[Mode], ages: Ages, progress: Progress) -
             finally:
                 await owner.close()
     finally:
-        await keeper.close()
+        await lock_holder.close()

@@ -1,4 +1,4 @@
-"""Rows as the outside world sees them in JSON: camelCase, prefixed ids, times with milliseconds and Z."""
+"""Formats rows as public JSON: camelCase, prefixed ids, times in UTC with milliseconds."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -40,7 +40,7 @@ def tenant_shape(tenant: Tenant) -> Shape:
 
 
 def endpoint_shape(endpoint: Endpoint) -> Shape:
-    """No secret, and of the custom headers only whether there are any: their values may be credentials."""
+    """Contains no secret, and of the custom headers only whether any exist, because their values may be credentials."""
     return {
         "id": format_id(ids.ENDPOINT, endpoint.id),
         "tenantId": format_id(ids.TENANT, endpoint.tenant_id),
@@ -103,7 +103,7 @@ def event_type_shape(event_type: EventType) -> Shape:
 
 
 def shown_event_shape(event: ShownEvent, tenant: str, mode: Mode) -> Shape:
-    """`tenant` as `ten_…`. The position is null until the log has one for it."""
+    """`tenant` is `ten_…`. The position is null until the event is sequenced."""
     return {
         "id": format_id(ids.EVENT, event.id),
         "tenantId": tenant,
@@ -117,7 +117,7 @@ def shown_event_shape(event: ShownEvent, tenant: str, mode: Mode) -> Shape:
 
 
 def delivery_shape(delivery: Delivery) -> Shape:
-    """`attempts` is how many were made; `createdAt` the event's."""
+    """`attempts` is the number of attempts made; `createdAt` is the event's."""
     return {
         "id": format_id(ids.DELIVERY, delivery.id),
         "endpointId": format_id(ids.ENDPOINT, delivery.endpoint_id),
@@ -132,7 +132,7 @@ def delivery_shape(delivery: Delivery) -> Shape:
 
 
 def shown_delivery_shape(delivery: ShownDelivery, tenant: str, mode: Mode) -> Shape:
-    """`attempts` is their list, oldest first; `tenant` as `ten_…`."""
+    """`attempts` is a list, oldest first; `tenant` is `ten_…`."""
     return {
         "id": format_id(ids.DELIVERY, delivery.id),
         "tenantId": tenant,
@@ -193,7 +193,7 @@ def _attempt_shape(attempt: ShownAttempt) -> Shape:
 
 
 def _as_stored(data: str) -> orjson.Fragment:
-    """Numbers keep their spelling, `1.10` and 12345678901234567890123 alike."""
+    """Keeps numbers as written, such as `1.10` and 12345678901234567890123."""
     return orjson.Fragment(data)
 
 
@@ -202,5 +202,5 @@ def _moment(moment: datetime | None) -> str | None:
 
 
 def _millis(value: float | None) -> float | None:
-    """A `real` has seven digits."""
+    """Rounds a `real`, which has seven digits."""
     return None if value is None else round(value, 3)

@@ -1,1 +1,1 @@
-"""The views that a mode publishes: what there is, files of it, and who may look."""
+"""Analytics: exports of a mode's published views to files."""

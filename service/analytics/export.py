@@ -1,4 +1,4 @@
-"""A view into a file, by a cursor in one read-only snapshot: a row is in it as it was at one moment, and memory does not grow."""
+"""Exports a view to a file through a cursor in one read-only snapshot. All rows are of one time, and memory is bounded."""
 
 import os
 import secrets
@@ -30,11 +30,11 @@ _SLOWEST_STATEMENT: Final = "10min"
 class Request:
     view: View
     since: Any
-    """Of the type of the view's time column, or None; and so is `until`, which is not in it."""
+    """Of the type of the view's time column, or None, like `until`. The range includes `since` and excludes `until`."""
     until: Any
 
     def sql(self) -> str:
-        """Names are the catalog's own, values are parameters. In the order of time."""
+        """The query, ordered by time. Names come from the catalog; values are parameters."""
         names = [column.name for column in self.view.columns]
         chosen = ", ".join(f'"{name}"' for name in names)
         if self.view.time is None:
@@ -49,7 +49,7 @@ class Request:
 
 @asynccontextmanager
 async def reading(database: Database, mode: Mode) -> AsyncIterator[asyncpg.Connection]:
-    """As the mode's data role, planned as for an analyst: the pools' plans are made for look-ups."""
+    """Connects as the mode's data role, with an analyst's planner settings: those of the pools are meant for lookups."""
     settings = {
         **PINNED,
         "search_path": mode.schema,
@@ -66,15 +66,15 @@ async def reading(database: Database, mode: Mode) -> AsyncIterator[asyncpg.Conne
 
 
 async def rows(connection: asyncpg.Connection, request: Request) -> AsyncIterator[Rows]:
-    """A few thousand at a time; the last lot may be short."""
+    """Yields batches of up to _ROWS rows."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         cursor = await connection.cursor(request.sql(), request.since, request.until)
-        while lot := await cursor.fetch(_ROWS):
-            yield cast(Rows, lot)
+        while batch := await cursor.fetch(_ROWS):
+            yield cast(Rows, batch)
 
 
 class Sink(RawIOBase):
-    """A file whose errors are sentences: the driver's, of the same types, mean the database."""
+    """A file whose write errors become sentences. The driver raises the same error types for the database."""
 
     def __init__(self, file: FileIO, name: str) -> None:
         self._file = file
@@ -109,9 +109,9 @@ class Sink(RawIOBase):
 
 @contextmanager
 def target(path: str, *, overwrite: bool) -> Iterator[Sink]:
-    """Standard output for `-`. A file appears under its name when it is complete, or not at all.
+    """Opens the target; `-` is standard output. A file gets its name only when it is complete.
 
-    Raises Conflict for one that is there already, and Unavailable where none can be written.
+    Raises Conflict when the file exists, and Unavailable when it cannot be written.
     """
     if path == STDOUT:
         with FileIO(os.dup(sys.stdout.fileno()), "wb") as pipe:
@@ -134,7 +134,7 @@ def target(path: str, *, overwrite: bool) -> Iterator[Sink]:
             if overwrite:
                 part.replace(final)
             else:
-                final.hardlink_to(part)  # which somebody else's of that name, made meanwhile, refuses
+                final.hardlink_to(part)  # fails if another process has created the file since
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
-"""Rows into a file, a few thousand at a time: CSV (RFC 4180, UTF-8), or Parquet with the columns' own types.
+"""Writes batches of rows to a file: CSV (RFC 4180, UTF-8), or Parquet with the columns' own types.
 
-Money and counts are whole numbers in both; rates and quantiles, which alone are numeric or double in a view, are doubles in
-Parquet. Moments are UTC.
+Money and counts are whole numbers in both. Rates and quantiles, the only numeric or double columns of a view, are doubles in
+Parquet. Times are in UTC.
 """
 
 import csv
@@ -41,7 +41,7 @@ class Format(StrEnum):
 
 @contextmanager
 def writing(format_: Format, file: RawIOBase, columns: Sequence[Column]) -> Iterator[Write]:
-    """Complete when the block ends; when it raises, the file is of no use. Raises Unavailable without pa."""
+    """The file is complete when the block ends, and unusable when the block raises. Raises Unavailable without pyarrow."""
     with (_csv if format_ is Format.CSV else _parquet)(file, columns) as write:
         yield write
 
@@ -57,9 +57,7 @@ def _csv(file: RawIOBase, columns: Sequence[Column]) -> Iterator[Write]:
         text.flush()
     finally:
         text.detach()
-        with suppress(
-            Exception
-        ):  # what was not written for an error is not to be tried again when it is closed
+        with suppress(Exception):  # after a failed write, closing must not write the rest again
             buffer.detach()
 
 
@@ -70,7 +68,7 @@ def _shown(value: Any) -> Any:
 
 
 def _parquet_type(pa: Any, type_: str) -> Any:
-    """Raises KeyError for one that no view has had so far."""
+    """Raises KeyError for a type that no view has."""
     if type_.endswith("[]"):
         return pa.list_(_parquet_type(pa, type_.removesuffix("[]")))
     if type_.startswith("timestamp"):

@@ -1,4 +1,4 @@
-"""From when until when, as people write it: `2026-06-01`, `2026-06-01T09:00:00Z`, `30d` (ago)."""
+"""Parses a time range that people write: `2026-06-01`, `2026-06-01T09:00:00Z`, `30d` (ago)."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -10,14 +10,14 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def parse_point(text: str, now: datetime) -> datetime:
-    """A day is its first moment in UTC. Raises InvalidInput."""
+    """A date means its start in UTC. Raises InvalidInput."""
     return parse_moment(f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text, now)
 
 
 def bounds(column: str, since: datetime | None, until: datetime | None) -> tuple[object, object]:
-    """What a view's column of `hour` or `day` is compared with: from the one on, and before the other.
+    """The bounds for a view's `hour` or `day` column: the first is included, the second excluded.
 
-    A day that a moment is in the middle of belongs to it. Raises InvalidInput when nothing can be between them.
+    With days, a time within a day includes that day. Raises InvalidInput for an empty range.
     """
     if since is not None and until is not None and since >= until:
         raise InvalidInput("The range is empty: --from must be before --to.")

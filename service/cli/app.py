@@ -1,4 +1,4 @@
-"""What every command shares: its settings, a database, and output for people or as JSON."""
+"""Shared by all commands: settings, the database, and output as text or JSON."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ _UNWRAPPED = 1000  # columns where no terminal sets a width, so that no table cu
 
 @dataclass(frozen=True)
 class App:
-    """One invocation: its settings and where its words go."""
+    """One invocation: its settings and its output."""
 
     settings: Settings
     json: bool
@@ -41,7 +41,7 @@ class App:
     err: Console
 
     def result(self, value: Mapping[str, Any], show: Callable[[Console], None]) -> None:
-        """`value` as one line of JSON, or whatever `show` prints for people. Flushed: a reader may be waiting."""
+        """Prints `value` as one line of JSON, or calls `show` for text. Flushes, because a reader may wait for it."""
         if self.json:
             click.echo(orjson.dumps(value))
         else:
@@ -54,7 +54,7 @@ class App:
 
     @contextmanager
     def counting(self, line: str) -> Iterator[Callable[[str], None]]:
-        """For long work: yields a function that replaces `line`. Silent without a terminal or with --json."""
+        """Shows `line` during long work; yields a function that replaces it. Silent without a terminal or with --json."""
         if self.json or not self.err.is_terminal:
             yield lambda _line: None
             return
@@ -62,7 +62,7 @@ class App:
             yield status.update
 
     def with_database(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
-        """Runs `work` on a migrated database, starting (and migrating) the embedded one if need be."""
+        """Runs `work` on a migrated database. The embedded one is started and migrated first if necessary."""
         with open_database(self.settings, self.progress) as base:
 
             async def run() -> T:
@@ -76,7 +76,7 @@ class App:
 
 
 def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A command that takes an App first. It has --json, and --data-dir unless it declares its own."""
+    """Declares a command that takes an App first. It gets --json, and --data-dir unless it declares its own."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @wraps(function)
@@ -92,7 +92,7 @@ def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], cl
 
 
 def group(name: str) -> Callable[[Callable[[], None]], click.Group]:
-    """A group of commands, as in `duro tenant create`."""
+    """Declares a group of commands, as in `duro tenant create`."""
     return main.group(name, no_args_is_help=True)
 
 
@@ -121,15 +121,14 @@ def _app(json: bool, data_dir: Path | None) -> App:
 
 
 def _console(stream: IO[str]) -> Console:
-    """Plain: what is printed may be a stranger's, so nothing in it is markup."""
+    """Without markup, because the output may contain untrusted text."""
     width = None if stream.isatty() else _UNWRAPPED
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turns what may happen to a connection, or to a login with too few rights, into Unavailable; and what a month
-    that is being retired refuses into Conflict."""
+    """Turns connection errors and missing rights into Unavailable, and the refusal of a sealed month into Conflict."""
     try:
         yield
     except asyncpg.InsufficientPrivilegeError as error:
@@ -138,9 +137,8 @@ def database_errors() -> Iterator[None]:
             "run duro migrate with the URL of the database's owner, which repairs the rights of duro's roles."
         ) from None
     except Exception as error:
-        if (
-            type(error) is asyncpg.ObjectNotInPrerequisiteStateError
-        ):  # and not a lock's, which is a kind of it
+        # The exact type, since LockNotAvailableError is a subclass.
+        if type(error) is asyncpg.ObjectNotInPrerequisiteStateError:
             raise Conflict(f"{error.message}.") from None
         if not is_transient(error) or needs_operator(error):
             raise

@@ -1,4 +1,4 @@
-"""Files and standard input that commands read: bounded, with one sentence for each error."""
+"""Reads files and standard input for commands, with size limits and one sentence per error."""
 
 import sys
 from collections.abc import Iterable
@@ -42,14 +42,14 @@ def read_text(path: str) -> str:
 
 
 def read_secret() -> str:
-    """From standard input, where no process list shows it; asked for without an echo on a terminal."""
+    """Reads a secret from standard input, so that no process list shows it. A terminal prompts without echo."""
     if sys.stdin.isatty():
         return str(click.prompt("Secret (whsec_…)", hide_input=True, err=True))
     return _one(read_secrets(STDIN))
 
 
 def read_secrets(path: str) -> list[str]:
-    """One per line, as during a rotation. The caller checks them."""
+    """Reads one secret per line, several during a rotation. The caller checks them."""
     secrets = read_text(path).split()
     if not 1 <= len(secrets) <= _MOST_SECRETS:
         raise InvalidInput(
@@ -59,7 +59,7 @@ def read_secrets(path: str) -> list[str]:
 
 
 def parse_headers(lines: Iterable[str]) -> dict[str, str]:
-    """`Name: value` a line, as curl -i prints them. Raises InvalidInput, which repeats no value."""
+    """Parses `Name: value` lines, as curl -i prints them. Its InvalidInput never repeats a value."""
     headers: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         name, colon, value = line.partition(":")
@@ -78,7 +78,7 @@ def add_header(headers: dict[str, str], name: str, value: str) -> None:
 
 
 def _is_first_line(line: str) -> bool:
-    """A request or status line, which comes along when a whole message was saved."""
+    """Whether this is a request or status line, as in a whole saved message."""
     return line.startswith("HTTP/") or line.rstrip().endswith((" HTTP/1.1", " HTTP/1.0", " HTTP/2"))
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, each read once into what the code works with."""
+"""Options that several commands have, each parsed into its own type."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -24,7 +24,7 @@ beside = click.option(
 
 
 class Id(click.ParamType[UUID]):
-    """`evt_01HK…`, as its UUID. Another kind's id is refused."""
+    """Parses `evt_01HK…` into a UUID, and refuses ids with another prefix."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -46,7 +46,7 @@ class ModeChoice(click.Choice[str]):
 
 
 class Duration(click.ParamType[timedelta]):
-    """`24h`, within bounds that are inclusive."""
+    """Parses `24h`. Both bounds are inclusive."""
 
     name = "duration"
 
@@ -81,7 +81,7 @@ endpoint = click.option("--endpoint", type=Id(ENDPOINT), help="Only this endpoin
 
 
 def page(function: F) -> F:
-    """Gives the command `limit: int` and `after: After`."""
+    """Adds the options for `limit: int` and `after: After`."""
     after = click.option(
         "--cursor", "after", type=_Cursor(), default=After(), help="The nextCursor of the previous page."
     )

@@ -1,4 +1,4 @@
-"""Tables for people. Text from outside cannot move the cursor or colour the terminal."""
+"""Tables as text. Untrusted text cannot move the cursor or colour the terminal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ def table(out: Console, headings: Sequence[str], rows: Iterable[Sequence[object]
     """`none` is printed when there are no rows."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
-        grid.add_column(heading, overflow="fold", no_wrap=not grid.columns)  # the first is what gets copied
+        grid.add_column(heading, overflow="fold", no_wrap=not grid.columns)  # users copy the first column
     for row in rows:
         grid.add_row(*map(visible, row))
     if grid.row_count:
@@ -39,7 +39,7 @@ def more(out: Console, page: Page[Any]) -> None:
 
 
 def visible(value: object) -> str:
-    """Control characters as escapes (`\\x1b`), times in UTC, and a dash for nothing."""
+    """Formats control characters as escapes (`\\x1b`), times in UTC, and an empty value as a dash."""
     if value is None or value == "":
         return "-"
     if isinstance(value, datetime):

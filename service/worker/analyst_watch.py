@@ -1,4 +1,4 @@
-"""Ends the analysts' statements that run past their limit although the session has lifted it. Every worker does it."""
+"""Ends analysts' sessions that lifted their statement timeout and exceed it. Every worker runs this."""
 
 import asyncio
 import logging

@@ -1,7 +1,7 @@
-"""What follows the log beside fan-out: the projections, each with a consumer of its own in each mode.
+"""The projections. Each has its own consumer in each mode, beside fan-out.
 
-A new one has its line in PROJECTIONS, and a migration that adds it; workers then run it, `duro consumers` and the metrics
-tell of it.
+A new projection needs an entry in PROJECTIONS and a migration that adds it. Workers then run it, and `duro consumers` and the
+metrics report it.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +19,9 @@ from schema.read_models.rollups import ROLLUPS
 PROJECTIONS: Final[tuple[Projection, ...]] = (Activity(), Rollups())
 CONSUMERS: Final = (FANOUT, *(projection.name for projection in PROJECTIONS))
 _GATHER_S: Final[Mapping[str, float]] = {ACTIVITY: 0.2, ROLLUPS: 1.0}
-"""How much later than it could be a reader sees an event. Rollups write the present hour's rows anew in each batch: while
-some transaction holds back the horizon no version of them goes and each look-up walks all. An hour of batches five times
-a second makes ten rows cost 30 ms, one a second 2 ms."""
+"""The delay that is added before a reader sees an event. Each batch of rollups updates the current hour's rows: while a
+transaction holds the horizon back, old versions stay and each lookup walks all of them. After an hour of five batches per
+second, a lookup of ten rows takes 30 ms; with one batch per second, 2 ms."""
 
 
 def by_name(name: str) -> Projection:

@@ -1,4 +1,4 @@
-"""Deliveries for people."""
+"""Deliveries as text."""
 
 from typing import Final
 
@@ -67,6 +67,6 @@ def _attempt(attempt: ShownAttempt) -> tuple[object, ...]:
 
 
 def answer_of(attempt: ShownAttempt) -> str:
-    """The body's beginning, on one line."""
+    """The beginning of the body, on one line."""
     body = " ".join(attempt.response_body.decode(errors="replace").split())
     return body if len(body) <= _LONGEST_BODY else f"{body[:_LONGEST_BODY]}…"

@@ -1,4 +1,4 @@
-"""What commands that replay share: the span of events, a job's progress, and how to resume it."""
+"""Shared by commands that replay: the range of events, a job's progress, and the command that resumes it."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ _HIGHEST_POS: Final = 2**63 - 1
 
 
 def span(function: F) -> F:
-    """Gives a command `since`, `until`, `since_pos` and `until_pos`, for `read_span`."""
+    """Adds the options `since`, `until`, `since_pos` and `until_pos`, for `read_span`."""
     position = click.IntRange(0, _HIGHEST_POS)
     for option in (
         click.option(
@@ -41,7 +41,7 @@ def span(function: F) -> F:
 def read_span(
     since: str | None, until: str | None, since_pos: int | None, until_pos: int | None
 ) -> Times | Positions | None:
-    """None when neither beginning is given. Raises UsageError, and InvalidInput for a time that is none."""
+    """None when neither --since nor --since-pos is given. Raises UsageError, and InvalidInput for an invalid time."""
     by_time, by_position = (since, until) != (None, None), (since_pos, until_pos) != (None, None)
     if by_time and by_position:
         raise click.UsageError("Times and positions exclude each other: use one kind.")
@@ -52,7 +52,7 @@ def read_span(
 
 
 def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
-    """Runs the job to its end. If anything stops it before, prints the command that resumes it."""
+    """Runs the job to its end. If it stops earlier, prints the command that resumes it."""
     interrupt_on_any_signal()
     begun: Job | None = None
 
@@ -63,11 +63,11 @@ def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
         if not app.json:
             for sentence in await blockers(database, begun.mode, begun.replay.endpoint_id):
                 app.err.print(sentence)
-        pace = _Pace(begun.replay)
+        progress = _Progress(begun.replay)
         with app.counting("Replaying") as count:
             async for replay in resume(database, begun):
                 begun = Job(begun.mode, replay)
-                count(pace.line(replay))
+                count(progress.line(replay))
         return begun
 
     try:
@@ -75,19 +75,19 @@ def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
     except DuroError as error:
         if begun is None:
             raise
-        raise type(error)(f"{error} Then resume with: {_resume(begun)}") from None
+        raise type(error)(f"{error} Then resume with: {_resume_command(begun)}") from None
     except BaseException:  # Ctrl-C and other signals, or a defect, whose traceback follows
         if begun is not None:
-            click.echo(f"duro: Stopped. Resume with: {_resume(begun)}", err=True)
+            click.echo(f"duro: Stopped. Resume with: {_resume_command(begun)}", err=True)
         raise
 
 
-def _resume(job: Job) -> str:
+def _resume_command(job: Job) -> str:
     return f"duro delivery replay --resume {format_id(REPLAY, job.replay.id)}"
 
 
-class _Pace:
-    """How fast this process has gone so far."""
+class _Progress:
+    """The progress of a job, with this process's rate."""
 
     def __init__(self, before: Replay) -> None:
         self._before = before.examined

@@ -33,7 +33,7 @@ def pause(app: App, mode: Mode) -> None:
             raise Conflict(f"Retries are already paused in mode {mode}.")
         return await retry_switch.retries(database.data(mode))
 
-    _tell(app, mode, app.with_database(run))
+    _show_status(app, mode, app.with_database(run))
 
 
 @command(retries, "resume")
@@ -51,7 +51,7 @@ def resume(app: App, mode: Mode) -> None:
             raise Conflict(f"Retries are not paused in mode {mode}.")
         return await retry_switch.retries(database.data(mode))
 
-    _tell(app, mode, app.with_database(run))
+    _show_status(app, mode, app.with_database(run))
 
 
 @command(retries, "status")
@@ -63,10 +63,10 @@ def status(app: App, mode: Mode) -> None:
     Example:
       duro retries status --mode live
     """
-    _tell(app, mode, app.with_database(lambda database: retry_switch.retries(database.data(mode))))
+    _show_status(app, mode, app.with_database(lambda database: retry_switch.retries(database.data(mode))))
 
 
-def _tell(app: App, mode: Mode, found: Retries) -> None:
+def _show_status(app: App, mode: Mode, found: Retries) -> None:
     app.result(
         {
             "mode": mode.value,

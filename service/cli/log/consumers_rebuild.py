@@ -65,18 +65,18 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
 
     async def run(database: Database) -> None:
         nonlocal last
-        at_work = Rebuild(database.data(mode), by_name(projection), share / 100)
+        rebuilding = Rebuild(database.data(mode), by_name(projection), share / 100)
         try:
-            async for last in at_work.run(asyncio.Event()):
+            async for last in rebuilding.run(asyncio.Event()):
                 show(last)
         except NotBeingBuilt:
-            raise _Elsewhere from None
+            raise _DiscardedElsewhere from None
         await _drop(database, mode, projection)
 
     try:
         with _shown(app, f"{projection} in {mode}") as show:
             app.with_database(run)
-    except _Elsewhere:
+    except _DiscardedElsewhere:
         raise
     except BaseException:  # signals, the database's end, or a defect, whose traceback follows
         if last is not None and not last.finished:
@@ -91,7 +91,7 @@ def rebuild(app: App, projection: str, mode: Mode, share: int, give_up: bool) ->
         )
 
 
-class _Elsewhere(Conflict):
+class _DiscardedElsewhere(Conflict):
     def __init__(self) -> None:
         super().__init__(
             "The rebuild was discarded by another command: start it again with the same command."
@@ -112,7 +112,7 @@ async def _drop(database: Database, mode: Mode, projection: str) -> None:
 
 @contextmanager
 def _shown(app: App, what: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal, an occasional line elsewhere, nothing with --json."""
+    """Shows a bar on a terminal, an occasional line elsewhere, and nothing with --json."""
     if app.json:
         yield lambda _progress: None
     elif app.err.is_terminal:

@@ -142,7 +142,7 @@ def _look_up(name: str) -> EventType:
 
 
 def _read_data(argument: str) -> str:
-    """The JSON text as it was given, since it is the database that keeps its numbers. Raises InvalidInput."""
+    """Returns the JSON text unchanged, because parsing it here could change its numbers. Raises InvalidInput."""
     if argument == STDIN or argument.startswith("@"):
         text = read_text(argument.removeprefix("@"))
     else:

@@ -97,12 +97,12 @@ def _work(app: App, do: _Work, mode: Mode | None, ages: Ages, *, dry_run: bool) 
         app.with_database(collect)
     except BaseException:
         if outcomes:
-            _tell(app, outcomes, dry_run=dry_run)
+            _show_outcomes(app, outcomes, dry_run=dry_run)
         raise
-    _tell(app, outcomes, dry_run=dry_run)
+    _show_outcomes(app, outcomes, dry_run=dry_run)
 
 
-def _tell(app: App, outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
+def _show_outcomes(app: App, outcomes: Sequence[Outcome], *, dry_run: bool) -> None:
     app.result(
         {
             "dryRun": dry_run,

@@ -24,7 +24,7 @@ from service.worker.signals import stop_on_signals
 
 @dataclass
 class _Printer:
-    """Says what came, and counts it."""
+    """Prints each webhook and counts them."""
 
     app: App
     received: int = field(default=0)
@@ -123,7 +123,7 @@ def _shape(webhook: Received, now: datetime) -> dict[str, object]:
 
 
 def _body_shape(body: bytes) -> object:
-    """JSON as it came, its numbers as they were spelled; else text. Line breaks in JSON are never part of a value."""
+    """Returns JSON unchanged, with its numbers as written, or else text. No JSON value contains a raw line break."""
     try:
         orjson.loads(body)
     except orjson.JSONDecodeError:

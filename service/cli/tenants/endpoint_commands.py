@@ -1,4 +1,4 @@
-"""`duro endpoint`: what an endpoint is."""
+"""`duro endpoint create | update | list | show | rotate-secret`."""
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -49,7 +49,7 @@ class _RateLimit(click.ParamType[int]):
 
 
 def _wishes(function: F) -> F:
-    """What an endpoint has beside its URL."""
+    """Adds the options for an endpoint's fields other than its URL."""
     for option in (
         click.option(
             "--rate-limit",
@@ -224,7 +224,7 @@ def rotate_secret(app: App, endpoint_id: UUID, grace: timedelta | None, *, secre
 
 
 def _headers(given: Sequence[str], file: str | None, secret_stdin: bool = False) -> dict[str, str]:
-    """From NAME=VALUE, or `Name: value` lines. Messages repeat no value."""
+    """Parses NAME=VALUE, or `Name: value` lines. Errors never repeat a value."""
     if file == STDIN and secret_stdin:
         raise click.UsageError(
             "--headers-file - and --secret-stdin both read standard input: use a file for one of them."

@@ -1,5 +1,5 @@
-"""The group `duro endpoint`, and what its commands share. They are in endpoint_commands.py (what an endpoint is),
-endpoint_switches.py (whether it gets anything) and endpoint_sending.py (sending it something).
+"""The group `duro endpoint`, and functions that its commands share. The commands are in endpoint_commands.py (an endpoint's
+fields), endpoint_switches.py (enable, disable, pause, resume) and endpoint_sending.py (test, backfill).
 """
 
 from collections.abc import Callable, Coroutine

@@ -22,8 +22,8 @@ from service.cli.deliveries.replaying import read_span, run_job, show_job, span
 from service.cli.tenants.endpoint_group import ID, endpoint
 from service.cli.views import fields
 
-_PATIENCE: Final = timedelta(seconds=30)
-_MORE_THAN_AN_ATTEMPT: Final = timedelta(seconds=5)
+_MIN_WAIT: Final = timedelta(seconds=30)
+_BEYOND_ATTEMPT: Final = timedelta(seconds=5)
 
 
 @command(endpoint, "test")
@@ -52,8 +52,8 @@ def test(app: App, endpoint_id: UUID, timeout: timedelta | None, *, no_wait: boo
         app.progress(f"Event {format_id(EVENT, sent.event_id)} is recorded; waiting for a worker")
         data = database.data(sent.endpoint.mode)
         longest = app.settings.attempt_timeout
-        patience = timeout or longer_than(longest)
-        return sent, await first_attempt(data, sent, patience.total_seconds(), longest)
+        wait = timeout or longer_than(longest)
+        return sent, await first_attempt(data, sent, wait.total_seconds(), longest)
 
     sent, delivery = app.with_database(run)
     shown = {
@@ -63,16 +63,16 @@ def test(app: App, endpoint_id: UUID, timeout: timedelta | None, *, no_wait: boo
         and shown_delivery_shape(delivery, format_id(TENANT, sent.endpoint.tenant_id), sent.endpoint.mode),
     }
     app.result(shown, lambda out: _show_tested(out, sent, delivery))
-    if delivery is not None and not _arrived(delivery):
+    if delivery is not None and not _succeeded(delivery):
         raise Conflict(_failure(delivery))
 
 
 def longer_than(attempt: timedelta) -> timedelta:
     """The default wait: longer than one attempt."""
-    return max(_PATIENCE, attempt + _MORE_THAN_AN_ATTEMPT)
+    return max(_MIN_WAIT, attempt + _BEYOND_ATTEMPT)
 
 
-def _arrived(delivery: ShownDelivery) -> bool:
+def _succeeded(delivery: ShownDelivery) -> bool:
     return any(attempt.outcome == "ok" for attempt in delivery.attempts)
 
 

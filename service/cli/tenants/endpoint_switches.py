@@ -80,7 +80,7 @@ def enable(app: App, endpoint_id: UUID, *, at_once: bool) -> None:
 
 @dataclass(slots=True)
 class _PendingReplay:
-    """What remains to be replayed if the command ends now. Without an endpoint, nothing."""
+    """The replay that remains if the command ends now; none without an endpoint."""
 
     endpoint: Endpoint | None = None
     """It may be enabled already, even if the answer was lost."""

@@ -1,4 +1,4 @@
-"""Endpoints for people."""
+"""Endpoints as text."""
 
 from datetime import datetime
 from typing import Final

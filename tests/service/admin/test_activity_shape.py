@@ -1,4 +1,4 @@
-"""What is said of an event's deliveries."""
+"""The sentence about an event's deliveries."""
 
 from uuid import UUID
 

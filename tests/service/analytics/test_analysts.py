@@ -1,4 +1,4 @@
-"""What an analyst may take of the server: views alone, a few sessions, statements that end."""
+"""Limits of an analyst: only views, a few sessions, and statements that end."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,14 +40,14 @@ async def log_in(cluster: Cluster, db_name: str, owner: asyncpg.Connection) -> A
 
 @pytest.fixture
 async def brief(owner: asyncpg.Connection) -> AsyncIterator[None]:
-    """A limit that a test can wait for."""
+    """A limit short enough for a test."""
     await owner.execute("ALTER ROLE duro_live_analyst SET statement_timeout = '100ms'")
     yield
     await owner.execute("ALTER ROLE duro_live_analyst SET statement_timeout = '30s'")
 
 
 @pytest.mark.parametrize("mode", Mode)
-async def test_an_analyst_stands_in_the_mode_s_schema_and_reads_its_views(log_in: LogIn, mode: Mode) -> None:
+async def test_an_analyst_reads_only_the_modes_views(log_in: LogIn, mode: Mode) -> None:
     analyst = await log_in(mode)
     assert await analyst.fetchval("SHOW search_path") == mode.schema
     assert await analyst.fetch("SELECT * FROM daily_revenue") == []
@@ -67,8 +67,10 @@ async def test_a_statement_that_takes_too_long_is_stopped(log_in: LogIn, brief: 
     assert await analyst.fetchval("SELECT 1") == 1
 
 
-async def test_lifting_the_limit_does_not_help(log_in: LogIn, brief: None, database: Database) -> None:
-    """Whoever may set statement_timeout is ended by a worker, and told why by the log."""
+async def test_a_session_that_lifts_its_limit_is_ended(
+    log_in: LogIn, brief: None, database: Database
+) -> None:
+    """A worker ends a session that changed statement_timeout, and the log says why."""
     watch = AnalystWatch(database, every_s=0.1)
     stop = asyncio.Event()
     watching = asyncio.create_task(watch.run(stop))
@@ -83,10 +85,10 @@ async def test_lifting_the_limit_does_not_help(log_in: LogIn, brief: None, datab
 
 
 @pytest.mark.parametrize("limit", ["0x64", "1e2", "100.5 ms", "100us"])
-async def test_no_limit_that_an_analyst_sets_stops_the_watch(
+async def test_no_setting_of_an_analyst_stops_the_watch(
     log_in: LogIn, brief: None, database: Database, limit: str
 ) -> None:
-    """A role may alter its own settings. PostgreSQL takes all of these, and most are no interval."""
+    """A role may alter its own settings. PostgreSQL accepts all of these, and most are no interval."""
     analyst = await log_in()
     await analyst.execute("SET default_transaction_read_only = off")
     await analyst.execute(f"ALTER ROLE CURRENT_USER SET statement_timeout = '{limit}'")
@@ -104,7 +106,7 @@ async def test_only_a_few_sessions_at_once(log_in: LogIn) -> None:
     await log_in(Mode.TEST)
 
 
-async def test_limits_that_an_operator_has_set_stay(owner: asyncpg.Connection, key: bytes) -> None:
+async def test_limits_set_by_an_operator_stay(owner: asyncpg.Connection, key: bytes) -> None:
     await owner.execute("ALTER ROLE duro_live_analyst CONNECTION LIMIT 9")
     try:
         await ensure_roles(owner, key)
@@ -116,9 +118,7 @@ async def test_limits_that_an_operator_has_set_stay(owner: asyncpg.Connection, k
         await owner.execute("ALTER ROLE duro_live_analyst CONNECTION LIMIT 5")
 
 
-async def test_a_setting_of_the_operator_s_own_does_not_take_the_others_away(
-    owner: asyncpg.Connection, key: bytes
-) -> None:
+async def test_an_operators_setting_leaves_the_other_limits(owner: asyncpg.Connection, key: bytes) -> None:
     await owner.execute(
         "ALTER ROLE duro_live_analyst RESET ALL; ALTER ROLE duro_live_analyst SET work_mem = '64MB'"
     )
@@ -136,7 +136,7 @@ async def test_a_setting_of_the_operator_s_own_does_not_take_the_others_away(
         await owner.execute("ALTER ROLE duro_live_analyst RESET work_mem")
 
 
-async def test_an_advisory_lock_of_an_analyst_s_is_ended_and_holds_up_no_migration(
+async def test_an_analysts_advisory_lock_blocks_no_migration(
     log_in: LogIn, owner: asyncpg.Connection, key: bytes, database: Database
 ) -> None:
     analyst = await log_in()
@@ -147,7 +147,7 @@ async def test_an_advisory_lock_of_an_analyst_s_is_ended_and_holds_up_no_migrati
     assert await AnalystWatch(database).step() == 1
 
 
-async def test_nobody_can_log_in_before_there_is_a_password(
+async def test_an_analyst_cannot_log_in_without_a_password(
     cluster: Cluster, db_name: str, owner: asyncpg.Connection
 ) -> None:
     for mode in Mode:
@@ -155,6 +155,6 @@ async def test_nobody_can_log_in_before_there_is_a_password(
             await asyncpg.connect(cluster.url(db_name), user=analyst_of(mode), password="")
 
 
-async def test_the_owner_may_end_an_analyst_s_session_and_not_act_as_one(owner: asyncpg.Connection) -> None:
+async def test_the_owner_may_end_analysts_sessions_but_not_become_one(owner: asyncpg.Connection) -> None:
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await owner.execute("SET ROLE duro_live_analyst")

@@ -1,4 +1,4 @@
-"""No part fails in silence: readiness, metrics and the log show it, with its mode and the reason, until it recovers."""
+"""No part fails silently: readiness, metrics and the log show its mode and the reason until it recovers."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "SWEEP_EVERY_S", 0.05)
     monkeypatch.setattr(presence, "CHECK_EVERY_S", 0.05)
     monkeypatch.setattr(housekeeping, "_EVERY_S", 0.05)
-    monkeypatch.setattr(housekeeping, "_AGAIN_S", 0.05)
+    monkeypatch.setattr(housekeeping, "_RETRY_S", 0.05)
     monkeypatch.setattr(presence, "SWEEP_RETRY_S", 0.05)
 
 
@@ -134,7 +134,7 @@ MEND = (
 )
 
 
-async def test_every_part_that_fails_shows_until_it_recovers(
+async def test_a_failing_part_is_reported_until_it_recovers(
     db_url: str, key: bytes, superuser: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with started(db_url, key, superuser, BREAK) as running:
@@ -164,7 +164,7 @@ async def test_every_part_that_fails_shows_until_it_recovers(
     assert "sequencer test: sequence events works again after 10.0 s" in " ".join(map(text, caplog.records))
 
 
-async def test_a_part_that_fails_logs_one_traceback_and_a_line_a_minute(
+async def test_a_failing_part_logs_one_traceback_and_one_line_per_minute(
     db_url: str, key: bytes, superuser: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with started(db_url, key, superuser, BREAK) as running:
@@ -182,7 +182,7 @@ def operation(record: logging.LogRecord) -> str:
     return re.split(" failed: | has been failing ", text(record))[0]
 
 
-async def test_housekeeping_that_fails_in_one_mode_is_done_in_the_other_and_repeated(
+async def test_housekeeping_that_fails_in_one_mode_runs_in_the_other(
     db_url: str, key: bytes, superuser: asyncpg.Connection
 ) -> None:
     """The mode that fails is the first one, and the job hourly."""
@@ -209,7 +209,7 @@ async def _is(connection: asyncpg.Connection, question: str, answer: int) -> boo
     return bool(await connection.fetchval(question) == answer)
 
 
-async def test_a_consumer_that_dead_letters_event_after_event_is_not_ready(
+async def test_a_worker_that_keeps_dead_lettering_is_not_ready(
     db_url: str, key: bytes, superuser: asyncpg.Connection, tenant: UUID
 ) -> None:
     """A single event does not do it: the next one that is applied, or that there is no next one, ends it."""
