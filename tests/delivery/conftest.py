@@ -24,7 +24,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 def silence(receiver: Receiver) -> asyncio.Event:
-    """What `/slow` waits for before it answers."""
+    """Until it is set, requests to `/slow` get no response."""
     held = asyncio.Event()
     receiver.answer = lambda request: Answer(held_by=held) if request.path == "/slow" else OK
     return held
@@ -38,19 +38,19 @@ async def proxy(db_url: str) -> AsyncIterator[TcpProxy]:
 
 @pytest.fixture
 async def far_database(proxy: TcpProxy, db_url: str, key: bytes) -> AsyncIterator[Database]:
-    """The database as it is seen through the proxy."""
+    """The database through the proxy."""
     async with Database.open(proxy.url(db_url), key) as database:
         yield database
 
 
 @pytest.fixture
 def soon_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease that is known to nobody counts as lost after a moment, not after half a minute."""
+    """An unknown lease is released after half a second instead of half a minute."""
     release = partial(deliveries.release_unknown_leases, older_than=timedelta(milliseconds=500))
     monkeypatch.setattr(deliveries, "release_unknown_leases", release)
 
 
-# For the settler alone
+# For a settler without a dispatcher
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from schema.secret_box import SecretBox
 from tests.support.arrivals import Arrivals
 
 LATER = RetryPolicy((timedelta(hours=1),) * 3, jitter=0)
-"""A failed attempt is not tried again while a test runs."""
+"""A failed attempt is not retried during a test."""
 AT_ONCE = RetryPolicy((timedelta(0),) * 3, jitter=0)
 
 
@@ -50,17 +50,17 @@ class Engine:
     fanout: Consumer
     sequencer: Sequencer
     settled: Arrivals[PendingSettlement]
-    """Every result that was written, or given up."""
+    """Every result that was written or given up."""
 
     async def submit_all(self) -> None:
-        """Sequences and fans out all there is, and submits what there is room for."""
+        """Sequences and fans out all events, and submits the deliveries that have a slot."""
         while await self.sequencer.step():
             pass
         while await self.fanout.step():
             pass
 
     async def leave_pending(self) -> None:
-        """The same, and everything waits in the table."""
+        """The same, but every delivery waits in the table."""
         while await self.sequencer.step():
             pass
         elsewhere = Consumer(self.pool, FanOut(NoSlots(), lambda: 0))
@@ -82,7 +82,7 @@ class Engine:
         return [row["status"] for row in await self.rows()]
 
     def everything(self) -> "tuple[Runs, ...]":
-        """Its parts, in the order of starting."""
+        """Its parts, in the order in which they start."""
         return (self.settler, self.dispatcher, self.fanout, self.sequencer)
 
     async def leased(self) -> int:
@@ -108,7 +108,7 @@ async def engine(
     last_tries_s: float = 3.0,
     attempt_timeout: float = SendLimits().attempt_timeout,
 ) -> AsyncIterator[Engine]:
-    """Nothing runs yet. `key` is the one this engine opens secrets with, if not the database's."""
+    """Builds an engine that is not running. `key`: the key for secrets, if not the database's."""
     pool = database.data(mode)
     resolver = SystemResolver()
     guard = EgressGuard(EgressPolicy(parse_cidrs("127.0.0.0/8")), resolver)
@@ -127,21 +127,21 @@ async def engine(
 
 
 def listen(settler: Settler) -> Arrivals[PendingSettlement]:
-    """What it tells from here on; whoever listened before still hears it too."""
+    """Collects its results from here on. An earlier callback is still called."""
     settled: Arrivals[PendingSettlement] = Arrivals()
-    told = settler.on_settled
+    earlier = settler.on_settled
 
-    def tell(result: PendingSettlement) -> None:
-        told(result)
+    def collect(result: PendingSettlement) -> None:
+        earlier(result)
         settled.add(result)
 
-    settler.on_settled = tell
+    settler.on_settled = collect
     return settled
 
 
 @asynccontextmanager
 async def running(*parts: Runs) -> AsyncIterator[None]:
-    """Runs them, and stops each after those that come after it. A part's error is the test's."""
+    """Runs them, and stops them in reverse order. An error of a part fails the test."""
     stops = [asyncio.Event() for _ in parts]
     tasks = [asyncio.create_task(part.run(stop)) for part, stop in zip(parts, stops, strict=True)]
     try:
@@ -167,7 +167,7 @@ async def add_endpoint(
     event_types: Sequence[str] = (),
     endpoint_id: UUID | None = None,
 ) -> UUID:
-    """As an operator would save it, past the checks at save."""
+    """Saves an endpoint without the checks of its URL and headers."""
     box = SecretBox(database.key)
     endpoint_id = endpoint_id or new_id()
     sealed_headers = box.seal(orjson.dumps(list(headers)).decode(), endpoint_id.bytes) if headers else None
