@@ -28,6 +28,7 @@ from uuid import UUID
 
 from delivery.engine import rate_limit
 from delivery.engine.capacity import Capacity, Slot
+from delivery.engine.overflow import Overflow
 from delivery.health.health_tracker import HealthTracker
 from schema.connections.database import Connection, Pool
 from schema.connections.error_kinds import is_unreadable
@@ -76,8 +77,7 @@ class Claiming:
         self._from = _FIRST
         self._not_before = 0.0
         self._max = _NO_MAX
-        self.overflowing: set[UUID] = set()
-        """Endpoints with waiting deliveries, as far as known here: newer deliveries must not overtake them."""
+        self.overflow = Overflow()
 
     async def round(self) -> Round:
         """Claims deliveries; their leases and slots are taken."""
@@ -123,10 +123,13 @@ class Claiming:
 
     async def _search(self) -> list[WaitingEndpoint]:
         """Finds the next endpoints with waiting deliveries, and forgets those that have none any more."""
+        read = self.overflow.begin_read()
         waiting = await deliveries.endpoints_waiting(self._pool, self._lane, self._from, STEPS)
         last = waiting[-1].endpoint_id if len(waiting) == STEPS else _LAST
         seen = {w.endpoint_id for w in waiting}
-        self.overflowing -= {e for e in self.overflowing if self._from < e <= last and e not in seen}
+        self.overflow.remove(
+            (e for e in self.overflow.endpoints if self._from < e <= last and e not in seen), read
+        )
         return waiting
 
     def _continue_after(
@@ -183,7 +186,7 @@ class Claiming:
     async def _lease(
         self, wanted: Sequence[tuple[Slot, int]], rates: dict[UUID, int], *, with_data: bool = True
     ) -> list[ClaimedDelivery]:
-        lease = deliveries.new_lease()
+        lease, read = deliveries.new_lease(), self.overflow.begin_read()
         for slot, count in wanted:
             self._capacity.take(slot, count)
         try:
@@ -202,7 +205,7 @@ class Claiming:
         for slot, count in wanted:
             self._capacity.release(slot, count - got[slot.endpoint_id])
             if got[slot.endpoint_id] < count and slot.endpoint_id not in rates:
-                self.overflowing.discard(slot.endpoint_id)
+                self.overflow.remove([slot.endpoint_id], read)
         return claims
 
     async def _claim(

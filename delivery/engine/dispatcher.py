@@ -75,7 +75,8 @@ class Dispatcher:
             lane: Claiming(pool, lane, self.capacity, health, worker_id, self.report_uncertain_commit)
             for lane in Lane
         }
-        self._overflowing = self._lanes[Lane.FIRST].overflowing
+        self._overflow = self._lanes[Lane.FIRST].overflow
+        self._overflow_uncommitted: set[UUID] = set()
         self._lane_order = (Lane.RETRY, Lane.FIRST)
         self._leases: Counter[int] = Counter()
         self._uncertain: dict[int, tuple[int, float]] = {}
@@ -104,15 +105,14 @@ class Dispatcher:
     def reserve(self, tenant_id: UUID, endpoint_id: UUID, size: int) -> bool:
         if not self._accepting or not self._health.closed(endpoint_id):
             return False
-        if endpoint_id in self._overflowing:
-            self._refused += 1
-            return False
-        if not self.capacity.reserve(Slot(tenant_id, endpoint_id), size):
-            self._overflowing.add(endpoint_id)
-            self._refused += 1
+        if endpoint_id not in self._overflow:
+            if self.capacity.reserve(Slot(tenant_id, endpoint_id), size):
+                return True
+            self._overflow.add([endpoint_id])
             self._slots_scarce |= self.capacity.allowed(endpoint_id) > self.capacity.taken(endpoint_id)
-            return False
-        return True
+        self._overflow_uncommitted.add(endpoint_id)
+        self._refused += 1
+        return False
 
     async def _catch_up(self) -> None:
         """Waits briefly for waiting deliveries to be claimed, so that the next ones get slots.
@@ -123,7 +123,7 @@ class Dispatcher:
         self._pace.hint()
         try:
             async with asyncio.timeout(_CATCH_UP_S):
-                while self._overflowing:
+                while self._overflow:
                     await self._caught_up.wait()
         except TimeoutError:
             pass
@@ -160,6 +160,8 @@ class Dispatcher:
             self._queue.append((claim, made[claim.event_id]))
         self._send_out()
         if others_wait:
+            self._overflow.add(self._overflow_uncommitted)
+            self._overflow_uncommitted.clear()
             self._pace.hint()
 
     def _send_out(self) -> None:
@@ -203,7 +205,7 @@ class Dispatcher:
             moved += len(round_.claims) + round_.skipped
             if round_.more_soon:
                 self._pace.no_later_than(SOON_S)
-        if not self._overflowing:
+        if not self._overflow:
             self._caught_up.set()
         return moved
 
@@ -259,7 +261,7 @@ class Dispatcher:
         claim = result.settlement.claim
         self.capacity.release_slot(_slot(claim))
         self._signal_free_slots()
-        if claim.endpoint_id in self._overflowing or (self._slots_scarce and self._overflowing):
+        if claim.endpoint_id in self._overflow or (self._slots_scarce and self._overflow):
             self._pace.hint()
         self._settler.put(result)
         if result.settlement.attempt is None:
@@ -286,7 +288,7 @@ class Dispatcher:
 
     def _on_settled(self, result: PendingSettlement) -> None:
         self._finish(result.settlement.claim)
-        if self._slots_scarce and self._overflowing:
+        if self._slots_scarce and self._overflow:
             self._pace.hint()
 
     async def _drain(self) -> None:

@@ -188,12 +188,12 @@ async def test_an_endpoint_without_waiting_deliveries_is_forgotten(
     monkeypatch.setattr(claiming, "STEPS", 2)
     queues = [await new_queue(5), await new_queue(5), await new_queue(1)]
     idle = UUID(int=50)
-    waiting = rounds.lanes[Lane.FIRST].overflowing
-    waiting.update({*of(*queues), idle})
+    overflow = rounds.lanes[Lane.FIRST].overflow
+    overflow.add([*of(*queues), idle])
     await rounds.claimed()
-    assert waiting == {*of(*queues), idle}, "the first two have more, the others were not searched"
+    assert overflow.endpoints == {*of(*queues), idle}, "the first two have more, the others were not searched"
     await rounds.claimed()
-    assert waiting == set(of(*queues[:2]))
+    assert overflow.endpoints == set(of(*queues[:2]))
 
 
 async def test_an_endpoint_after_the_last_full_page_is_forgotten(
@@ -202,12 +202,12 @@ async def test_an_endpoint_after_the_last_full_page_is_forgotten(
     """The search starts from the beginning when it finds nothing after a page."""
     monkeypatch.setattr(claiming, "STEPS", 2)
     queues = [await new_queue(9) for _ in range(2)]
-    waiting = rounds.lanes[Lane.FIRST].overflowing
-    waiting.update({*of(*queues), UUID(int=50)})
+    overflow = rounds.lanes[Lane.FIRST].overflow
+    overflow.add([*of(*queues), UUID(int=50)])
     await rounds.served()
-    assert UUID(int=50) in waiting, "it was not searched"
+    assert UUID(int=50) in overflow, "it was not searched"
     await rounds.served()
-    assert waiting == set(of(*queues))
+    assert overflow.endpoints == set(of(*queues))
 
 
 async def test_a_failed_claim_releases_its_slots_and_reports_its_lease(

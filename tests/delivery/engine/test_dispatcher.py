@@ -1,7 +1,10 @@
 """The dispatcher with a real database and real sockets: bounded, fair, and no delivery sent twice."""
 
 import asyncio
+from typing import Any
 from uuid import UUID
+
+import pytest
 
 from delivery.engine.dispatcher import DispatchLimits
 from schema.connections.database import Database
@@ -57,6 +60,50 @@ async def test_waiting_deliveries_are_claimed_oldest_first(
             assert [row["status"] for row in await narrow.rows()] == ["delivered"] + ["pending"] * 4
             async with running(narrow.dispatcher):
                 await narrow.settled.count(5)
+    assert [request.event_id for request in receiver.requests] == event_names(sent)
+
+
+@pytest.mark.parametrize("search", ["before the commit", "across the commit"])
+async def test_a_search_beside_a_fan_out_lets_no_delivery_overtake(
+    database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, search: str
+) -> None:
+    """The search does not see the waiting delivery, because it is not committed yet."""
+    answered = asyncio.Event()
+    receiver.answer = lambda _request: Answer(held_by=answered)
+    await add_endpoint(database, tenant, receiver.url)
+    insert, find = deliveries.fan_out, deliveries.endpoints_waiting
+
+    async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=1))) as narrow:
+
+        async def insert_and_search(*arguments: Any) -> Any:
+            new = await insert(*arguments)
+            await narrow.dispatcher.claim()
+            return new
+
+        async def find_and_commit(*arguments: Any) -> Any:
+            found = await find(*arguments)
+            await narrow.fanout.step()
+            return found
+
+        sent = [await record(narrow.pool, tenant)]
+        async with running(narrow.settler):
+            await narrow.submit_all()
+            sent.append(await record(narrow.pool, tenant))
+            await narrow.sequencer.step()
+            with monkeypatch.context() as race:
+                if search == "before the commit":
+                    race.setattr(deliveries, "fan_out", insert_and_search)
+                    await narrow.fanout.step()
+                else:
+                    race.setattr(deliveries, "endpoints_waiting", find_and_commit)
+                    await narrow.dispatcher.claim()
+            answered.set()
+            await narrow.settled.count(1)
+            sent.append(await record(narrow.pool, tenant))
+            await narrow.submit_all()
+            assert [row["status"] for row in await narrow.rows()] == ["delivered", "pending", "pending"]
+            async with running(narrow.dispatcher):
+                await narrow.settled.count(3)
     assert [request.event_id for request in receiver.requests] == event_names(sent)
 
 
