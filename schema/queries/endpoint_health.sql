@@ -28,7 +28,7 @@ ON CONFLICT (endpoint_id) DO UPDATE
 -- Whoever comes second with an opening for the same trouble changes nothing; nor does who follows one that is over: a
 -- closed breaker has had no openings.
 UPDATE endpoint_health h
-   SET open_until = now() + n.open_for, openings = n.openings, updated_at = now()
+   SET open_until = clock_timestamp() + n.open_for, openings = n.openings, updated_at = now()
   FROM unnest($1::uuid[], $2::integer[], $3::interval[], $4::integer[]) AS n (endpoint_id, openings, open_for, follows)
  WHERE h.endpoint_id = n.endpoint_id AND h.openings >= n.follows AND h.openings < n.openings;
 

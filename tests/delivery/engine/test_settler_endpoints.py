@@ -1,6 +1,7 @@
 """Results change endpoints: a 410 disables them, and their health is updated with the results."""
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -8,7 +9,7 @@ import orjson
 import pytest
 
 from delivery.engine import settler
-from schema.connections.database import Database
+from schema.connections.database import Connection, Database
 from schema.core import endpoints
 from schema.core.endpoints import EndpointChanges
 from schema.deliveries import deliveries
@@ -223,3 +224,23 @@ async def test_breaker_changes_are_written_with_their_results(
     assert await breaker() == (True, 1)
     await settle(ours, delivered(claims[7], total_ms=0.0))
     assert await breaker() == (None, 0)
+
+
+async def test_a_slow_transaction_does_not_shorten_an_opening(
+    ours: Engine, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The breaker is open in the database for at least as long as here."""
+    write = deliveries.settle
+
+    async def write_slowly(tx: Connection, *arguments: Any, **options: Any) -> set[UUID]:
+        settled = await write(tx, *arguments, **options)
+        await tx.execute("SELECT pg_sleep(0.3)")
+        return settled
+
+    monkeypatch.setattr(deliveries, "settle", write_slowly)
+    await settle(ours, *map(failed, await some_claims(ours, tenant, endpoint, 5)))
+    left = await ours.pool.fetchval(
+        "SELECT extract(epoch FROM open_until - clock_timestamp())::float8 FROM endpoint_health"
+    )
+    health = ours.settler._health
+    assert left >= health._known[endpoint].breaker.probing_from - health.monotonic()
