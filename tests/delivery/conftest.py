@@ -2,14 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
-from functools import partial
 from uuid import UUID
 
 import pytest
 
 from schema.connections.database import Database
-from schema.deliveries import deliveries
 from tests.support.engine import Engine, add_endpoint, engine
 from tests.support.servers.receiver import OK, Answer, Receiver, receiving
 from tests.support.servers.tcp_proxy import TcpProxy, proxying
@@ -41,13 +38,6 @@ async def far_database(proxy: TcpProxy, db_url: str, key: bytes) -> AsyncIterato
     """The database through the proxy."""
     async with Database.open(proxy.url(db_url), key) as database:
         yield database
-
-
-@pytest.fixture
-def soon_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown lease is released after half a second instead of half a minute."""
-    release = partial(deliveries.release_unknown_leases, older_than=timedelta(milliseconds=500))
-    monkeypatch.setattr(deliveries, "release_unknown_leases", release)
 
 
 # For a settler without a dispatcher

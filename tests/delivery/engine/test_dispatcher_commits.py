@@ -1,13 +1,17 @@
 """Commits that fail, and commits whose response is lost: no slot, lease or delivery is lost."""
 
+import asyncio
 from datetime import timedelta
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from delivery.engine.dispatcher import DispatchLimits
 from schema.connections.database import Database
 from schema.connections.error_kinds import is_transient
+from schema.deliveries import deliveries
+from schema.deliveries.deliveries import Lane
 from schema.modes import Mode
 from tests.support.engine import AT_ONCE, add_endpoint, engine, in_flight_limits, running
 from tests.support.events import event_names, record_many
@@ -19,11 +23,11 @@ BOTH_SIDES = (Cut.BEFORE, Cut.AFTER)
 
 @pytest.mark.parametrize("where", BOTH_SIDES)
 async def test_a_claim_whose_commit_fails_loses_nothing(
-    far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, where: Cut, soon_lost: None
+    far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, where: Cut
 ) -> None:
-    """AFTER: the claim is committed without the worker's knowledge, and the audit finds it."""
+    """AFTER: the claim is committed without the worker's knowledge."""
     await add_endpoint(far_database, tenant, receiver.url)
-    limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
+    limits = DispatchLimits(in_flight_limits(per_endpoint=4))
     async with engine(far_database, limits=limits) as ours:
         sent = await record_many(ours.pool, tenant, 4)
         await ours.leave_pending()
@@ -43,10 +47,10 @@ async def test_a_claim_whose_commit_fails_loses_nothing(
 
 @pytest.mark.parametrize("where", BOTH_SIDES)
 async def test_a_fan_out_whose_commit_fails_loses_nothing(
-    far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, where: Cut, soon_lost: None
+    far_database: Database, proxy: TcpProxy, tenant: UUID, receiver: Receiver, where: Cut
 ) -> None:
     await add_endpoint(far_database, tenant, receiver.url)
-    limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
+    limits = DispatchLimits(in_flight_limits(per_endpoint=4))
     async with engine(far_database, limits=limits) as ours:
         sent = await record_many(ours.pool, tenant, 4)
         await ours.sequencer.step()
@@ -69,11 +73,10 @@ async def test_connections_cut_at_any_commit_lose_nothing(
     proxy: TcpProxy,
     tenant: UUID,
     receiver: Receiver,
-    soon_lost: None,
 ) -> None:
     """Eight commits of any part are cut off, before or after the server receives them."""
     await add_endpoint(database, tenant, receiver.url)
-    limits = DispatchLimits(in_flight_limits(per_endpoint=4), audit_every=timedelta(milliseconds=50))
+    limits = DispatchLimits(in_flight_limits(per_endpoint=4))
     async with engine(far_database, limits=limits, policy=AT_ONCE) as ours:
         sent: list[UUID] = []
         async with running(*ours.everything()):
@@ -108,3 +111,30 @@ async def test_an_uncertain_lease_is_released_long_before_the_audit(
             await ours.settled.count(4)
         assert await ours.statuses() == ["delivered"] * 4
     assert receiver.event_ids() == dict.fromkeys(event_names(sent), 1)
+
+
+async def test_an_audit_releases_only_old_unknown_leases(
+    database: Database, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver, silence: asyncio.Event
+) -> None:
+    endpoint_id = await add_endpoint(database, tenant, receiver.url + "/slow")
+    async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=1))) as ours:
+        await record_many(ours.pool, tenant, 3)
+        await ours.leave_pending()
+        assert await ours.dispatcher.claim() == 1
+        await owner.execute(
+            "UPDATE sandbox.webhook_deliveries SET leased_until = leased_until - interval '31 s'"
+        )
+        async with ours.pool.acquire() as tx, tx.transaction():
+            for lease in (8, 9):
+                await deliveries.claim(tx, Lane.FIRST, [(endpoint_id, 1)], lease, 1)
+        age = "UPDATE sandbox.webhook_deliveries SET leased_until = leased_until - $2::interval WHERE lease = $1"
+        await owner.execute(age, 8, timedelta(seconds=31))
+        await owner.execute(age, 9, timedelta(seconds=20))
+        ours.dispatcher._audit_at = 0.0
+        await ours.dispatcher.claim()
+        leases = await ours.pool.fetch("SELECT lease FROM webhook_deliveries WHERE lease IS NOT NULL")
+        assert {row["lease"] for row in leases} == {*ours.dispatcher._leases, 9}
+        assert len(ours.dispatcher._leases) == 1
+        silence.set()
+        async with running(ours.settler):
+            await ours.settled.count(1)

@@ -169,11 +169,11 @@ async def test_a_cut_off_frees_each_slot_once(
 
 
 async def test_an_attempt_that_raises_frees_its_slot_and_is_repeated(
-    database: Database, tenant: UUID, receiver: Receiver, soon_lost: None, monkeypatch: pytest.MonkeyPatch
+    database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The audit finds the lease that the worker no longer knows."""
     await add_endpoint(database, tenant, receiver.url)
-    limits = DispatchLimits(audit_every=timedelta(milliseconds=50))
+    limits = DispatchLimits(audit_every=timedelta(milliseconds=500))
     async with engine(database, limits=limits) as ours:
         make, broken = ours.dispatcher._attempts.make, [RuntimeError("a defect")] * 3
 
