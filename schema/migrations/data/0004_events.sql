@@ -27,15 +27,16 @@ DECLARE
 BEGIN
     IF NOT EXISTS (SELECT FROM event_types WHERE name = NEW.type) THEN
         RAISE EXCEPTION 'unknown event type %', quote_literal(NEW.type)
-            USING ERRCODE = 'foreign_key_violation', HINT = 'Known types: SELECT name FROM event_types.';
+            USING ERRCODE = 'foreign_key_violation', HINT = 'Use a type that duro event types lists.';
     END IF;
     IF NOT EXISTS (SELECT FROM tenants WHERE id = NEW.tenant_id) THEN
         RAISE EXCEPTION 'unknown tenant %', format_id('ten', NEW.tenant_id)
-            USING ERRCODE = 'foreign_key_violation', HINT = 'Create it with: duro tenant create NAME.';
+            USING ERRCODE = 'foreign_key_violation',
+                  HINT = 'Create it with duro tenant create, and check the id.';
     END IF;
     IF jsonb_typeof(NEW.data) <> 'object' THEN
         RAISE EXCEPTION 'event data must be a JSON object, not %', jsonb_typeof(NEW.data)
-            USING ERRCODE = 'check_violation';
+            USING ERRCODE = 'check_violation', HINT = 'Wrap the value in an object.';
     END IF;
     -- Numbers are checked before the text, because a few bytes of jsonb can be 128 KiB of text (1e131071)
     -- or 16 KiB (1e-16383). Megabytes of such numbers would exhaust the server's memory. The walk takes 11
@@ -62,7 +63,7 @@ BEGIN
     IF octet_length(body) > most_bytes THEN
         RAISE EXCEPTION 'event data has % bytes, more than % (256 KiB)', octet_length(body), most_bytes
             USING ERRCODE = 'check_violation',
-                  HINT = 'Send ids and amounts; let the receiver fetch the rest.';
+                  HINT = 'Send ids and amounts. Let the receiver fetch the rest.';
     END IF;
     RETURN NEW;
 END $$;
@@ -114,7 +115,9 @@ BEGIN
         RETURN record_event(tenant_id, type, data);
     END IF;
     IF at > clock_timestamp() THEN
-        RAISE EXCEPTION 'an event cannot be of the future' USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'an event cannot have a time in the future'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Pass the time at which it happened, or null for now.';
     END IF;
     INSERT INTO events (id, tenant_id, type, data, created_at)
     VALUES (new_ulid(at), record_event.tenant_id, record_event.type, record_event.data, at)

@@ -1,18 +1,19 @@
 -- One delivery per (event, endpoint), and its attempts. Both are partitioned by the event's month and carry
 -- the event's created_at: with it (event, endpoint) is unique in a partitioned table.
 
---   status              pending ──► delivered │ failed │ skipped (the endpoint is disabled)      replay: ──► pending
---   lane                0: first attempts      1: retries, replays and backfills. Lanes are claimed separately, so
---                       retries and a large replay do not delay new events
---   attempts            made in all
+--   status              pending ──► delivered │ failed │ skipped (the endpoint is disabled)
+--                       A replay makes a settled delivery pending
+--   lane                0: first attempts      1: retries, replays and backfills. Lanes are claimed
+--                       separately, so retries and a large replay do not delay new events
+--   attempts            made in total
 --   schedule_attempts   made of the current retry schedule
 --   replays             requested while pending and not yet made
 --   due_at              while pending: from when the next attempt may be claimed
---   retry_at            while pending: when the schedule's next attempt is due; a replay requested before then
---                       brings due_at forward and leaves retry_at as it is
---   lease               identifies the claim on the attempt under way: settling names it, and a delivery that was
---                       taken over has another. A random number chosen by the worker, so it can release leases that
---                       it is not sure to hold
+--   retry_at            while pending: when the schedule's next attempt is due; a replay requested before
+--                       then brings due_at forward and leaves retry_at as it is
+--   lease               identifies the claim on the attempt under way: settling names it, and a delivery
+--                       that was taken over has another. A random number chosen by the worker, so it can
+--                       release leases that it is not sure to hold
 --
 -- The defaults are a new delivery's, so COPY need not send them (see schema/deliveries/deliveries.py).
 CREATE TABLE webhook_deliveries (

@@ -129,7 +129,8 @@ CREATE FUNCTION ensure_past_partitions(first timestamptz) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = :schema, pg_temp AS $$
 BEGIN
     IF first < now() - interval '10 years' THEN
-        RAISE EXCEPTION 'events can be at most ten years old' USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'events can be at most ten years old'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Begin at a later time.';
     END IF;
     RETURN make_partitions(first, now());
 END $$;

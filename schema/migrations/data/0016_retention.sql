@@ -1,5 +1,5 @@
--- Retention: what retires a month's partitions. schema/retention/retention_rules.py has the rules, retention_run.py
--- the protocol.
+-- Retention: what retires a month's partitions. schema/retention/retention_rules.py has the rules,
+-- retention_run.py the protocol.
 
 -- A month that is being retired is sealed first. Creating the trigger waits for the partition's writers and
 -- blocks only them, so once it exists every transaction that wrote to the partition has ended and none can
@@ -10,21 +10,20 @@
 CREATE FUNCTION refuse_retiring_month() RETURNS trigger
 LANGUAGE plpgsql SET search_path = :schema, pg_temp AS $$
 DECLARE
-    noted boolean;
+    listed boolean;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         IF OLD.status = 'pending' OR NEW.status <> 'pending' THEN
             RETURN NEW;
         END IF;
     END IF;
-    noted := EXISTS (SELECT FROM retired_months m
-                      WHERE m.finished_at IS NULL AND to_char(m.month, 'YYYY_MM') = right(TG_TABLE_NAME, 7));
-    RAISE EXCEPTION '% is being retired: nothing is recorded in that month or sent again any more',
-                    TG_TABLE_NAME
+    listed := EXISTS (SELECT FROM retired_months m
+                       WHERE m.finished_at IS NULL AND to_char(m.month, 'YYYY_MM') = right(TG_TABLE_NAME, 7));
+    RAISE EXCEPTION '% is being retired: its month takes no new events and no replays', TG_TABLE_NAME
         USING ERRCODE = 'object_not_in_prerequisite_state',
-              CONSTRAINT = CASE WHEN noted THEN 'retired' ELSE 'retiring' END,
-              HINT = 'duro retention run finishes what it began; '
-                     'a worker opens within a minute what it left.';
+              CONSTRAINT = CASE WHEN listed THEN 'retired' ELSE 'retiring' END,
+              HINT = CASE WHEN listed THEN 'The events of this month are being dropped.'
+                          ELSE 'Retry in a minute: a worker reopens what an interrupted run left sealed.' END;
 END $$;
 
 CREATE FUNCTION seal_partition(leaf regclass) RETURNS void
@@ -121,7 +120,7 @@ BEGIN
     LOCK TABLE retired_months IN SHARE MODE;
     SELECT to_char(month, 'YYYY-MM') INTO gone FROM retired_months WHERE finished_at IS NULL LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION '% is being retired: rebuild % when duro retention run has finished', gone, NEW.name
+        RAISE EXCEPTION '% is being retired: rebuild % after duro retention run has finished', gone, NEW.name
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     SELECT coalesce(right(leaf.relname, 7), 'past months') INTO gone

@@ -217,26 +217,27 @@ SELECT t.tenant_id, t.tenant_name, d.day, nullif(d.currency, '') AS currency,
           LEFT JOIN moved m ON m.day = d.day AND m.currency = d.currency
         WINDOW of_currency AS (PARTITION BY d.currency ORDER BY d.day)) d;
 
-COMMENT ON VIEW hourly_events IS 'How many events of each type, by hour (UTC) and by what they tell.';
+COMMENT ON VIEW hourly_events IS
+    'Events of each type, by hour (UTC), plan, rail, failure code and currency.';
 COMMENT ON VIEW daily_revenue IS
-    'Money received and given back, by day in the tenant''s time zone and currency. Currencies are never '
+    'Money received and refunded, by day in the tenant''s time zone and by currency. Currencies are never '
     'added together.';
-COMMENT ON VIEW hourly_payments IS 'Charges and how they ended, by hour (UTC), plan, rail and currency.';
+COMMENT ON VIEW hourly_payments IS
+    'Charges that succeeded or failed, by hour (UTC), plan, rail and currency.';
 COMMENT ON VIEW daily_payments IS
-    'Charges and how they ended, by day in the tenant''s time zone, plan, rail and currency.';
+    'Charges that succeeded or failed, by day in the tenant''s time zone, plan, rail and currency.';
 COMMENT ON VIEW recovery IS
-    'Subscriptions whose renewal failed and how their recovery ended, by day in the tenant''s time zone, by '
-    'the failure that it began with, and currency.';
+    'Failed renewals and the outcome of their recovery, by day in the tenant''s time zone, failure code and '
+    'currency.';
 COMMENT ON VIEW subscription_movements IS
-    'Subscriptions that came to count for MRR, ceased to, or changed, by day in the tenant''s time zone, '
-    'plan and currency.';
+    'Subscriptions that started to count for MRR, stopped counting or changed, by day in the tenant''s time '
+    'zone, plan and currency.';
 COMMENT ON VIEW mrr IS
-    'Monthly recurring revenue at the end of each day in the tenant''s time zone, by currency, and what it '
-    'came from: opening and the movements add up to closing. Every day from the first movement until as_of '
-    'has a row. A subscription counts while it is active, and while it is past due after having been active '
-    'once. It counts for its price in a month of 1/12 year: hour x 730, day x 365/12, week x 365/84, '
-    'month x 1, quarter / 3, biannual / 6, year / 12, rounded half up to whole kobo; discounts are not '
-    'in it.';
+    'Monthly recurring revenue (MRR) at the end of each day in the tenant''s time zone, by currency. Opening '
+    'plus the movements equals closing. Every day from the first movement until as_of has a row. A '
+    'subscription counts while it is active, and while it is past due after having been active. It counts '
+    'with its monthly price, where a month is 1/12 year: hour x 730, day x 365/12, week x 365/84, month x 1, '
+    'quarter / 3, biannual / 6, year / 12, rounded half up to whole minor units. Discounts are not included.';
 
 -- A column means the same in every view that has it.
 DO $$
@@ -245,67 +246,66 @@ DECLARE
     found   record;
 BEGIN
     FOR meaning IN SELECT * FROM (VALUES
-        ('tenant_id', 'ten_..., the merchant'),
-        ('tenant_name', 'the merchant''s name'),
-        ('day', 'a day in the tenant''s time zone (its store''s, or Africa/Lagos), made of hours of UTC'),
-        ('hour', 'the beginning of an hour, UTC'),
-        ('type', 'of event, as in the catalog'),
-        ('plan_id', 'plan_..., null where the events tell none'),
-        ('rail', 'how the money was moved, null where the events tell none'),
-        ('failure_code', 'why a charge failed, null where the events tell none; in recovery: the failure '
-                         'that it began with'),
-        ('currency', 'of all amounts of the row (ISO 4217), null where the events tell none'),
+        ('tenant_id', 'the tenant''s id, ten_...'),
+        ('tenant_name', 'the tenant''s name'),
+        ('day', 'day in the tenant''s time zone (its store''s, or Africa/Lagos), made of whole hours of UTC'),
+        ('hour', 'start of the hour, UTC'),
+        ('type', 'event type, as in the catalog'),
+        ('plan_id', 'the plan''s id, plan_...; null if the events have none'),
+        ('rail', 'payment rail; null if the events have none'),
+        ('failure_code', 'why the charge failed; null if the events have none. In recovery: of the failure '
+                         'that started it'),
+        ('currency', 'currency of the row''s amounts (ISO 4217); null if the events have none'),
         ('as_of', 'no committed event before this time is missing, except dead-lettered events'),
-        ('events', 'how many'),
-        ('unpriced', 'events among them that tell no amount with a currency: their money is in no sum'),
-        ('amount', 'what the events tell in all, in kobo (the currency''s smallest unit)'),
-        ('payments', 'charges that succeeded, recovered ones among them'),
-        ('gross', 'what they brought, in kobo'),
-        ('refunds', 'refunds made on that day, whenever the charge was'),
-        ('refunded', 'what they gave back, in kobo'),
+        ('events', 'number of events'),
+        ('unpriced', 'events without an amount, which are in no sum'),
+        ('amount', 'sum of the events'' amounts, in minor units (kobo for NGN)'),
+        ('payments', 'successful charges, including recovered ones'),
+        ('gross', 'sum of the successful charges, in minor units'),
+        ('refunds', 'refunds made on that day, whatever the day of the charge'),
+        ('refunded', 'sum of the refunds, in minor units'),
         ('net', 'gross - refunded'),
-        ('attempts', 'how many ended'),
-        ('succeeded', 'of the attempts'),
-        ('failed', 'of the attempts'),
+        ('attempts', 'charges that succeeded or failed'),
+        ('succeeded', 'charges that succeeded'),
+        ('failed', 'charges that failed'),
         ('success_rate', 'succeeded / attempts, from 0 to 1'),
-        ('succeeded_amount', 'in kobo'),
-        ('failed_amount', 'in kobo; a charge that is tried again is in it each time'),
-        ('at_risk', 'renewals that failed: recovery began'),
-        ('at_risk_amount', 'what a period of these costs, in kobo'),
-        ('recovered', 'recoveries that ended with the money'),
-        ('recovered_amount', 'that money, in kobo'),
-        ('exhausted', 'recoveries that ended without it: unpaid'),
-        ('exhausted_amount', 'what a period of these costs, in kobo'),
+        ('succeeded_amount', 'sum of the charges that succeeded, in minor units'),
+        ('failed_amount', 'sum of the charges that failed, in minor units; each retry counts'),
+        ('at_risk', 'renewals that failed, which starts recovery'),
+        ('at_risk_amount', 'price of one period of these subscriptions, in minor units'),
+        ('recovered', 'recoveries that ended with a payment'),
+        ('recovered_amount', 'sum of these payments, in minor units'),
+        ('exhausted', 'recoveries that ended without a payment: the subscription is unpaid'),
+        ('exhausted_amount', 'price of one period of these subscriptions, in minor units'),
         ('cancelled', 'recoveries that ended because the subscription was cancelled'),
-        ('cancelled_amount', 'what a period of these costs, in kobo'),
-        ('won_back', 'paid after recovery had been exhausted; not in the rate'),
-        ('won_back_amount', 'that money, in kobo'),
-        ('recovery_rate', 'recovered / (recovered + exhausted + cancelled): of the recoveries that ended on '
+        ('cancelled_amount', 'price of one period of these subscriptions, in minor units'),
+        ('won_back', 'subscriptions paid after their recovery was exhausted; not in recovery_rate'),
+        ('won_back_amount', 'sum of these payments, in minor units'),
+        ('recovery_rate', 'recovered / (recovered + exhausted + cancelled), of the recoveries that ended on '
                           'that day'),
         ('reactivated', 'subscriptions that count again after churn or completion'),
-        ('expanded', 'subscriptions whose price in a month rose; also those that came from another currency'),
-        ('contracted', 'subscriptions whose price in a month fell; also those that went to another currency'),
-        ('switched', 'subscriptions that went to another plan at the same price in a month'),
-        ('churned_voluntary', 'subscriptions cancelled on request, for whatever reason but fraud; '
-                              'paused ones too'),
-        ('churned_involuntary', 'subscriptions lost because dunning ran out (unpaid) or for fraud'),
-        ('counted_change', 'how many more subscriptions count than before; negative: fewer'),
-        ('mrr_change', 'how much more MRR than before, in kobo; negative: less'),
-        ('opening', 'MRR at the beginning of the day, in kobo'),
-        ('reactivation', 'MRR of subscriptions that count again after churn or completion, in kobo'),
-        ('expansion', 'MRR of prices that rose, in kobo'),
-        ('contraction', 'MRR of prices that fell, in kobo, negative'),
-        ('churn_voluntary', 'MRR of what was cancelled on request, in kobo, negative'),
-        ('churn_involuntary', 'MRR of what was lost to failed payments or fraud, in kobo, negative'),
-        ('closing', 'MRR at the end of the day, or as of as_of, in kobo'),
-        ('subscriptions', 'how many count then')
-    ) AS m (name, says) LOOP
+        ('expanded', 'subscriptions whose monthly price rose, or that changed to this currency'),
+        ('contracted', 'subscriptions whose monthly price fell, or that changed from this currency'),
+        ('switched', 'subscriptions that changed to another plan with the same monthly price'),
+        ('churned_voluntary', 'subscriptions cancelled for any reason but fraud, including paused ones'),
+        ('churned_involuntary', 'subscriptions lost to failed payments (unpaid) or fraud'),
+        ('counted_change', 'change of the number of subscriptions that count for MRR'),
+        ('mrr_change', 'change of MRR, in minor units'),
+        ('opening', 'MRR at the start of the day, in minor units'),
+        ('reactivation', 'MRR of subscriptions that count again after churn or completion, in minor units'),
+        ('expansion', 'MRR from higher prices, in minor units'),
+        ('contraction', 'MRR lost to lower prices, in minor units, negative'),
+        ('churn_voluntary', 'MRR lost to cancellations, in minor units, negative'),
+        ('churn_involuntary', 'MRR lost to failed payments or fraud, in minor units, negative'),
+        ('closing', 'MRR at the end of the day, or at as_of, in minor units'),
+        ('subscriptions', 'subscriptions that count for MRR at that time')
+    ) AS m (name, text) LOOP
         FOR found IN SELECT attrelid::regclass AS view FROM pg_attribute
                       WHERE attname = meaning.name
                         AND attrelid = ANY (ARRAY['hourly_events', 'daily_revenue', 'hourly_payments',
                                                   'daily_payments', 'recovery', 'subscription_movements',
                                                   'mrr']::regclass[]) LOOP
-            EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', found.view, meaning.name, meaning.says);
+            EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', found.view, meaning.name, meaning.text);
         END LOOP;
     END LOOP;
 END $$;
@@ -313,7 +313,8 @@ COMMENT ON COLUMN subscription_movements.new IS 'subscriptions that count for th
 COMMENT ON COLUMN subscription_movements.resumed IS 'subscriptions that count again after a pause';
 COMMENT ON COLUMN subscription_movements.paused IS 'subscriptions that were paused';
 COMMENT ON COLUMN subscription_movements.completed IS 'subscriptions that reached their last cycle';
-COMMENT ON COLUMN mrr.new IS 'MRR of subscriptions that count for the first time, in kobo';
-COMMENT ON COLUMN mrr.resumed IS 'MRR that came back after a pause, in kobo';
-COMMENT ON COLUMN mrr.paused IS 'MRR that left with a pause, in kobo, negative';
-COMMENT ON COLUMN mrr.completed IS 'MRR of subscriptions that reached their last cycle, in kobo, negative';
+COMMENT ON COLUMN mrr.new IS 'MRR of subscriptions that count for the first time, in minor units';
+COMMENT ON COLUMN mrr.resumed IS 'MRR of subscriptions that resumed after a pause, in minor units';
+COMMENT ON COLUMN mrr.paused IS 'MRR lost to pauses, in minor units, negative';
+COMMENT ON COLUMN mrr.completed IS
+    'MRR of subscriptions that reached their last cycle, in minor units, negative';

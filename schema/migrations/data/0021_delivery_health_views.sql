@@ -31,44 +31,44 @@ SELECT t.tenant_id, t.tenant_name, format_id('we', d.endpoint_id) AS endpoint_id
          GROUP BY 1, 2) d;
 
 COMMENT ON VIEW hourly_delivery_health IS
-    'Attempts to deliver to each endpoint and how they ended, by the hour (UTC) in which they began. Retries '
-    'and replays are attempts too.';
+    'Attempts to each endpoint and their outcomes, by the hour (UTC) in which they started. Retries and '
+    'replays are included.';
 COMMENT ON VIEW delivery_health IS
-    'Attempts to deliver to each endpoint and how they ended, by the day in the tenant''s time zone on which '
-    'they began. Retries and replays are attempts too.';
+    'Attempts to each endpoint and their outcomes, by the day in the tenant''s time zone on which they '
+    'started. Retries and replays are included.';
 DO $$
 DECLARE
     meaning record;
     found   record;
 BEGIN
     FOR meaning IN SELECT * FROM (VALUES
-        ('tenant_id', 'ten_..., the merchant'),
-        ('tenant_name', 'the merchant''s name'),
-        ('endpoint_id', 'we_...'),
-        ('day', 'a day in the tenant''s time zone (its store''s, or Africa/Lagos), made of hours of UTC'),
-        ('hour', 'the beginning of an hour, UTC'),
-        ('attempts', 'how many were made'),
-        ('succeeded', 'answered with 2xx'),
+        ('tenant_id', 'the tenant''s id, ten_...'),
+        ('tenant_name', 'the tenant''s name'),
+        ('endpoint_id', 'the endpoint''s id, we_...'),
+        ('day', 'day in the tenant''s time zone (its store''s, or Africa/Lagos), made of whole hours of UTC'),
+        ('hour', 'start of the hour, UTC'),
+        ('attempts', 'number of attempts'),
+        ('succeeded', 'attempts with a 2xx response'),
         ('success_rate', 'succeeded / attempts, from 0 to 1'),
-        ('http_status', 'answered with anything else'),
-        ('timeout', 'not answered in time'),
-        ('dns', 'the host''s name had no address'),
-        ('connect', 'no connection came about'),
-        ('tls', 'no TLS session came about'),
-        ('protocol', 'what came back was no HTTP answer'),
-        ('blocked', 'the address is one that is not to be called'),
-        ('p50_ms', 'half of those that were answered took no longer, in milliseconds, right within a fifth'),
-        ('p95_ms', '95 % of those that were answered took no longer, in milliseconds, right within a fifth'),
-        ('p99_ms', '99 % of those that were answered took no longer, in milliseconds, right within a fifth'),
-        ('latency', 'how many of those that were answered took how long: for several rows together '
+        ('http_status', 'attempts with any other response'),
+        ('timeout', 'attempts without a response in time'),
+        ('dns', 'attempts whose host name did not resolve'),
+        ('connect', 'attempts that could not connect'),
+        ('tls', 'attempts whose TLS handshake failed'),
+        ('protocol', 'attempts whose response was not valid HTTP'),
+        ('blocked', 'attempts whose target the egress guard blocked'),
+        ('p50_ms', 'median latency of the attempts with a response, in milliseconds; error up to a fifth'),
+        ('p95_ms', '95th percentile of that latency, in milliseconds; error up to a fifth'),
+        ('p99_ms', '99th percentile of that latency, in milliseconds; error up to a fifth'),
+        ('latency', 'histogram of that latency; for several rows: '
                     'latency_quantile(histogram_sum(latency), 0.9)'),
-        ('as_of', 'no attempt that was recorded and ended before this time is missing')
-    ) AS m (name, says) LOOP
+        ('as_of', 'no recorded attempt that ended before this time is missing')
+    ) AS m (name, text) LOOP
         FOR found IN SELECT attrelid::regclass AS view FROM pg_attribute
                       WHERE attname = meaning.name
                         AND attrelid = ANY (ARRAY['hourly_delivery_health', 'delivery_health']::regclass[])
         LOOP
-            EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', found.view, meaning.name, meaning.says);
+            EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', found.view, meaning.name, meaning.text);
         END LOOP;
     END LOOP;
 END $$;
