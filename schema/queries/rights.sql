@@ -35,7 +35,10 @@ WITH RECURSIVE schema AS (
                          AND c.relname ~ format('^%s(_g\d+)?_\d{4}_\d{2}$', p.relname)
      WHERE c.relkind = 'r' AND NOT c.relispartition AND $6
     UNION ALL
-    SELECT i.inhrelid, NULL FROM relation r JOIN pg_inherits i ON i.inhparent = r.oid AND $6
+    SELECT i.inhrelid, NULL
+      FROM relation r
+      JOIN pg_inherits i ON i.inhparent = r.oid AND $6
+      JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition  -- a product's table may inherit from one of ours
 ), found AS (
     SELECT 'SCHEMA' AS kind, format('%I', nspname) AS name, nspname::text AS declared, nspowner AS owner,
            coalesce(nspacl, acldefault('n', nspowner)) AS acl, NULL::oid AS relation

@@ -139,15 +139,18 @@ async def test_what_is_not_ours_stays_as_it_is(
         CREATE TABLE live.events_of_ours ();
         CREATE FUNCTION live.as_of(integer) RETURNS integer LANGUAGE sql RETURN 1;
         GRANT ALL ON live.orders TO PUBLIC;
+        CREATE TABLE public.regulars () INHERITS (live.customers);
+        GRANT ALL ON public.regulars TO PUBLIC;
         GRANT SELECT ON live.events TO reporting;
         GRANT USAGE ON SCHEMA live TO reporting;
         """
     )
     try:
         assert await migrate(owner, key) == Migrated(0, [])
-        for table in ("live.orders", "live.events_of_ours"):
+        for table in ("live.orders", "live.events_of_ours", "public.regulars"):
             assert (await owner.fetchrow(STANDING, table))["owner"] == SUPERUSER
-        assert "=arwdDxt/" in (await owner.fetchrow(STANDING, "live.orders"))["acl"]
+        for table in ("live.orders", "public.regulars"):
+            assert "=arwdDxt/" in (await owner.fetchrow(STANDING, table))["acl"]
         assert await owner.fetchval(
             "SELECT has_function_privilege('public', 'live.as_of(integer)', 'EXECUTE')"
         )
