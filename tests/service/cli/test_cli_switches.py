@@ -97,9 +97,9 @@ async def test_enabling_shows_what_was_skipped_and_how_to_replay_it(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database
 ) -> None:
     await skipped_while_disabled(duro, database, tenant, endpoint)
-    told = await duro("endpoint", "enable", endpoint)
-    assert "5 deliveries were skipped while it was disabled" in told.stdout
-    [command] = [line for line in told.stdout.splitlines() if "duro delivery replay" in line]
+    result = await duro("endpoint", "enable", endpoint)
+    assert "5 deliveries were skipped while it was disabled" in result.stdout
+    [command] = [line for line in result.stdout.splitlines() if "duro delivery replay" in line]
     assert await pending(duro, ten) == 0
     replayed = await duro.json(*shlex.split(command)[1:])
     assert (replayed["replayed"], replayed["statuses"], replayed["endpointId"]) == (5, ["skipped"], endpoint)
@@ -110,8 +110,8 @@ async def test_enabling_may_replay_at_once(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database
 ) -> None:
     await skipped_while_disabled(duro, database, tenant, endpoint)
-    told = await duro.json("endpoint", "enable", endpoint, "--replay")
-    assert (told["enabled"], told["skipped"], told["replay"]["replayed"]) == (True, 5, 5)
+    result = await duro.json("endpoint", "enable", endpoint, "--replay")
+    assert (result["enabled"], result["skipped"], result["replay"]["replayed"]) == (True, 5, 5)
     assert await pending(duro, ten) == 5
 
 
@@ -123,36 +123,41 @@ async def test_enabling_replays_everything_skipped(
         await duro.json("endpoint", "disable", endpoint)
         await record_many(database.data(Mode.TEST), tenant, 5)
         await fan_out(database)
-        told = await duro("endpoint", "enable", endpoint, *form)
+        result = await duro("endpoint", "enable", endpoint, *form)
         if form:
-            assert (told.json["skipped"], told.json["skippedMore"]) == (3, True)
-            assert told.json["replay"]["replayed"] == 5
+            assert (result.json["skipped"], result.json["skippedMore"]) == (3, True)
+            assert result.json["replay"]["replayed"] == 5
             await settle_all(database, "delivered")
-    assert "At least 3 deliveries were skipped" in told.stdout
-    [command] = [line for line in told.stdout.splitlines() if "duro delivery replay" in line]
+    assert "At least 3 deliveries were skipped" in result.stdout
+    [command] = [line for line in result.stdout.splitlines() if "duro delivery replay" in line]
     assert (await duro.json(*shlex.split(command)[1:]))["replayed"] == 5
 
 
 @pytest.mark.parametrize(
-    ("revoked", "form"),
+    ("refusing", "form"),
     [("webhook_deliveries", []), ("webhook_deliveries", ["--replay"]), ("webhook_replays", ["--replay"])],
 )
 async def test_a_failed_enabling_says_how_to_replay_the_rest(
-    revoked: str, form: list[str], duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database,
+    refusing: str, form: list[str], duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database,
     owner: asyncpg.Connection,
 ) -> None:  # fmt: skip
     await duro.json("endpoint", "disable", endpoint)
     await record_many(database.data(Mode.TEST), tenant, 5)
     await fan_out(database)
-    await owner.execute(f"REVOKE SELECT, INSERT ON sandbox.{revoked} FROM duro_sandbox")
-    told = await duro("endpoint", "enable", endpoint, *form)
-    assert told.status == 1
-    await owner.execute(f"GRANT SELECT, INSERT ON sandbox.{revoked} TO duro_sandbox")
+    await owner.execute(
+        "CREATE FUNCTION sandbox.refuse() RETURNS boolean LANGUAGE plpgsql AS $$"
+        " BEGIN RAISE 'refused' USING ERRCODE = 'insufficient_privilege'; END $$;"
+        f"CREATE POLICY refuse ON sandbox.{refusing} USING (sandbox.refuse());"
+        f"ALTER TABLE sandbox.{refusing} ENABLE ROW LEVEL SECURITY"
+    )
+    result = await duro("endpoint", "enable", endpoint, *form)
+    assert result.status == 1
+    await owner.execute(f"ALTER TABLE sandbox.{refusing} DISABLE ROW LEVEL SECURITY")
     assert await seen_by_workers(database, endpoint) == (False, None)
     command = re.search(
-        r"replay the skipped deliveries with: duro (delivery replay .*)$", told.stderr, re.MULTILINE
+        r"replay the skipped deliveries with: duro (delivery replay .*)$", result.stderr, re.MULTILINE
     )
-    assert command, told.stderr
+    assert command, result.stderr
     assert (await duro.json(*shlex.split(command[1])))["replayed"] == 5
     assert "this replays" not in (await duro("endpoint", "enable", endpoint)).stderr  # it is enabled already
 
