@@ -4,14 +4,14 @@ import re
 from datetime import UTC, date, datetime, timedelta
 
 from schema.errors import InvalidInput
-from service.moments import parse_moment
+from service.times import parse_time
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def parse_point(text: str, now: datetime) -> datetime:
     """A date means its start in UTC. Raises InvalidInput."""
-    return parse_moment(f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text, now)
+    return parse_time(f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text, now)
 
 
 def bounds(column: str, since: datetime | None, until: datetime | None) -> tuple[object, object]:

@@ -16,8 +16,8 @@ from schema.ids import DELIVERY, REPLAY, format_id
 from schema.modes import Mode
 from schema.pages import After, Page
 from service.admin.endpoint_admin import require_endpoint
-from service.admin.locating import Location, locate_delivery
-from service.admin.replay import Job, Selection, begin_replay, replay_one, unfinished
+from service.admin.lookup import Location, locate_delivery
+from service.admin.replay_jobs import Job, Selection, begin_replay, replay_one, unfinished
 from service.admin.replay_shape import replay_shape
 from service.admin.shapes import delivery_shape, page_shape, shown_delivery_shape
 from service.cli import options

@@ -7,7 +7,7 @@ from rich.console import Console
 from schema.deliveries.delivery_history import Delivery, ShownAttempt, ShownDelivery
 from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
 from schema.pages import Page
-from service.admin.locating import Location
+from service.admin.lookup import Location
 from service.cli.views import fields, more, table
 
 _LONGEST_BODY: Final = 120

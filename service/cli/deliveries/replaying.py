@@ -13,11 +13,11 @@ from schema.deliveries.replays import Kind, Positions, Replay, Times
 from schema.errors import DuroError
 from schema.ids import REPLAY, format_id
 from schema.pages import Page
-from service.admin.replay import Job, blockers, resume
+from service.admin.replay_jobs import Job, blockers, resume
 from service.cli.app import App
 from service.cli.views import more, table
 from service.interrupts import interrupt_on_any_signal
-from service.moments import parse_moment
+from service.times import parse_time
 
 F = TypeVar("F", bound=Callable[..., Any])
 _HIGHEST_POS: Final = 2**63 - 1
@@ -47,7 +47,7 @@ def read_span(
         raise click.UsageError("Times and positions exclude each other: use one kind.")
     if since is not None:
         now = datetime.now(UTC)
-        return Times(parse_moment(since, now), None if until is None else parse_moment(until, now))
+        return Times(parse_time(since, now), None if until is None else parse_time(until, now))
     return None if since_pos is None else Positions(since_pos, until_pos)
 
 

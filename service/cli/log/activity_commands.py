@@ -22,7 +22,7 @@ from service.admin.activity_shape import feed_shape, problem
 from service.cli import options
 from service.cli.app import App, command, group
 from service.cli.views import more, table
-from service.moments import parse_moment
+from service.times import parse_time
 
 _SUBJECTS: Final = (SUBSCRIPTION, INVOICE, PAYMENT, ENDPOINT)
 
@@ -86,7 +86,7 @@ def list_(
       duro activity list --tenant ten_… --mode live --customer cus_… --type 'subscription_payment_*'
     """
     now = datetime.now(UTC)
-    begins, ends = (None if text is None else parse_moment(text, now) for text in (since, until))
+    begins, ends = (None if text is None else parse_time(text, now) for text in (since, until))
     if begins is not None and ends is not None and begins >= ends:
         raise InvalidInput("--from must be before --until.")
 

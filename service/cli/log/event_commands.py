@@ -17,7 +17,7 @@ from schema.event_log.events import Event, ShownEvent
 from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
 from schema.modes import Mode
 from schema.pages import After, Page
-from service.admin.locating import Location, locate_event
+from service.admin.lookup import Location, locate_event
 from service.admin.shapes import event_shape, event_type_shape, page_shape, shown_event_shape
 from service.cli import options
 from service.cli.app import App, command, group

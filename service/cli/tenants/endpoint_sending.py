@@ -12,7 +12,7 @@ from schema.deliveries.delivery_history import ShownDelivery
 from schema.errors import Conflict
 from schema.ids import DELIVERY, ENDPOINT, EVENT, TENANT, format_id
 from service.admin.endpoint_probe import SentTest, first_attempt, send_test
-from service.admin.replay import begin_backfill
+from service.admin.replay_jobs import begin_backfill
 from service.admin.replay_shape import replay_shape
 from service.admin.shapes import shown_delivery_shape
 from service.cli import options

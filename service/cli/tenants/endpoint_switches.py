@@ -22,7 +22,7 @@ from schema.errors import Conflict
 from schema.ids import ENDPOINT, TENANT, format_id
 from schema.timestamps import iso_millis
 from service.admin.endpoint_admin import endpoint_admin
-from service.admin.replay import Job, replay_skipped
+from service.admin.replay_jobs import Job, replay_skipped
 from service.admin.replay_shape import replay_shape
 from service.admin.shapes import endpoint_shape
 from service.cli.app import App, command

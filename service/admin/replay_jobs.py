@@ -21,7 +21,7 @@ from schema.ids import ENDPOINT, REPLAY, format_id, new_id
 from schema.modes import Mode
 from schema.timestamps import iso_millis
 from service.admin.endpoint_admin import require_endpoint
-from service.admin.locating import locate_delivery
+from service.admin.lookup import locate_delivery
 
 _LONGEST_REST_S: Final = 1.0
 

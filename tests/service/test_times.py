@@ -3,13 +3,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from schema.errors import InvalidInput
-from service.moments import parse_moment
+from service.times import parse_time
 
 NOW = datetime(2026, 6, 28, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("text", "moment"),
+    ("text", "time"),
     [
         ("24h", NOW - timedelta(hours=24)),
         ("1d12h", NOW - timedelta(hours=36)),
@@ -21,8 +21,8 @@ NOW = datetime(2026, 6, 28, 12, tzinfo=UTC)
         ("2200-01-01T01:00:00+01:00", datetime(2200, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_durations_and_iso_times_are_parsed(text: str, moment: datetime) -> None:
-    assert parse_moment(text, NOW) == moment
+def test_durations_and_iso_times_are_parsed(text: str, time: datetime) -> None:
+    assert parse_time(text, NOW) == time
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_durations_and_iso_times_are_parsed(text: str, moment: datetime) -> None
 )
 def test_invalid_times_are_refused_with_an_example(text: str) -> None:
     with pytest.raises(InvalidInput, match="2026-06-28T09:00:00Z"):
-        parse_moment(text, NOW)
+        parse_time(text, NOW)
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_invalid_times_are_refused_with_an_example(text: str) -> None:
 )
 def test_times_outside_1970_to_2200_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"between 1970 and 2200.*2026-06-28T09:00:00Z"):
-        parse_moment(text, NOW)
+        parse_time(text, NOW)

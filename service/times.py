@@ -11,17 +11,17 @@ _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UT
 """A time outside is a typing error. Also, the driver treats the calendar's ends as infinity."""
 
 
-def parse_moment(text: str, now: datetime) -> datetime:
+def parse_time(text: str, now: datetime) -> datetime:
     """Raises InvalidInput, also for a time without a zone: it would mean a different time on each machine."""
     try:
-        moment = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         return now - _ago(text)
-    if moment.tzinfo is None:
+    if time.tzinfo is None:
         raise InvalidInput(f"{text!r} has no time zone: write 2026-06-28T09:00:00Z.")
-    if not _FIRST <= moment <= _LAST:
+    if not _FIRST <= time <= _LAST:
         raise InvalidInput(f"{text!r} is not between 1970 and 2200: write 2026-06-28T09:00:00Z.")
-    return moment.astimezone(UTC)
+    return time.astimezone(UTC)
 
 
 def _ago(text: str) -> timedelta:
