@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from schema.connections.database import Executor, Pool
+from schema.errors import Unavailable
 from schema.queries import load
 
 _SQL = load("projections")
@@ -27,11 +28,13 @@ class Generations:
 async def generations(tx: Executor, projection: str) -> Generations:
     """Read it in the transaction that locks the writer's cursor; otherwise it may be out of date.
 
-    Raises LookupError for a projection that no migration has created.
+    Raises Unavailable if the database has lost it. That is no fault of the events at hand, as LookupError would be.
     """
     row = await tx.fetchrow(_SQL["generations"], projection)
     if row is None:
-        raise LookupError(f"no migration has created the projection {projection!r}")
+        raise Unavailable(
+            f"The database lacks the row of {projection} in the table projections, which its migrations made: restore it."
+        )
     return Generations(*row)
 
 

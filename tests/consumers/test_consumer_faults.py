@@ -8,10 +8,13 @@ import asyncpg
 import pytest
 
 from consumers import consumer as loop
+from consumers.activity.activity_consumer import Activity
 from consumers.consumer import SLOW_TRIES, Applied, Consumer
+from consumers.projection_handlers import Serving
 from consumers.sequencing import Sequencer
 from schema.connections import database as databases
 from schema.connections.database import Connection, Database, Pool
+from schema.errors import Unavailable
 from schema.event_log import events, log
 from schema.event_log.log import LoggedEvent
 from schema.failures import PartFailures, enter_part
@@ -356,3 +359,20 @@ async def test_sequencers_that_fail_in_turns_all_show_it(data: Pool, connect: Co
     await stop.wait()
     await running
     assert not part.any
+
+
+async def test_a_projection_that_the_database_lost_dead_letters_nothing(
+    data: Pool, owner: asyncpg.Connection, tenant: UUID
+) -> None:
+    """As after a restore of some of the tables."""
+    await sequenced(data, tenant, 2)
+    consumer = Consumer(data, Serving(Activity()))
+    await owner.execute(
+        "CREATE TABLE public.kept AS SELECT * FROM sandbox.projections; DELETE FROM sandbox.projections"
+    )
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="row of activity"):
+            await consumer.step()
+    await owner.execute("INSERT INTO sandbox.projections SELECT * FROM public.kept")
+    assert await consumer.step() == 2
+    assert await data.fetchval("SELECT count(*) FROM dead_events") == 0
