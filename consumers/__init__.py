@@ -1,1 +1,1 @@
-"""What follows the log: the one catch-up loop and the consumers that run in it."""
+"""Consumers of the log, and the catch-up loop that runs them."""

@@ -36,7 +36,7 @@ class AttemptFolder:
             await sleep_unless(stop, pause)
 
     async def step(self) -> int | None:
-        """How many attempts were added; None while another worker is at it."""
+        """Adds one batch. Returns how many attempts were added, or None while another worker is adding them."""
         try:
             count = await delivery_hours.fold(self._pool, self._batch_size)
         except asyncpg.QueryCanceledError:

@@ -117,7 +117,7 @@ class Consumer:
         self._hinted = False  # there is work, so the check of the backlog can be skipped
         self._suspect: _Suspect | None = None
         self._conclusive = True
-        """What the last step returned shows whether events can be applied: it was not just another worker's turn."""
+        """Whether the last step shows that events can be applied. False: another worker held the cursor."""
         self._stuck_at: int | None = None
         """Where the cursor was when this worker last failed, as far as known."""
         self.behind = False
@@ -187,7 +187,7 @@ class Consumer:
                 batch = await self._read(tx, cursor, size)
                 events, self.behind = batch.events, batch.more
                 if cursor is None and current_part().any:
-                    self._conclusive = await self._others_get_on(tx)
+                    self._conclusive = await self._others_make_progress(tx)
                 if cursor is None or not events:
                     return 0
                 applied = await self._handler.apply(tx, events)
@@ -206,7 +206,7 @@ class Consumer:
             applied.effect.committed()
         return applied.events
 
-    async def _others_get_on(self, tx: Connection) -> bool:
+    async def _others_make_progress(self, tx: Connection) -> bool:
         """Whether another worker has moved the cursor since this one failed."""
         pos = await log.position(tx, self._handler.name)
         if self._stuck_at is None:

@@ -32,7 +32,7 @@ async def in_chunks(events: Sequence[LoggedEvent]) -> AsyncIterator[Sequence[Log
 
 
 class NotBeingBuilt(HandlerEnded):
-    """The rebuild was given up, or finished by another process."""
+    """The rebuild was abandoned, or finished by another process."""
 
 
 class Serving:

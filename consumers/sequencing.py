@@ -30,7 +30,7 @@ class Sequencer:
             await self._pace.wait(found=bool(found))
 
     async def step(self) -> int | None:
-        """How many events got a position; None while another worker is at it."""
+        """Sequences one batch. Returns how many events got a position, or None while another worker is sequencing."""
         try:
             count = await log.sequence(self._pool, self._batch_size)
         except asyncpg.QueryCanceledError:

@@ -16,7 +16,7 @@ from schema.connections.database import Connection, Executor, Pool, fetchval_wit
 from schema.queries import load
 
 _SQL = load("log")
-READ_BYTES: Final = 4 * 1024 * 1024  # 500 events of 256 KiB would be 128 MiB at once
+READ_BYTES: Final = 4 * 1024 * 1024  # 500 events of 256 KiB would take 128 MiB of memory
 _LONGEST_ERROR: Final = 2000
 _SEQUENCE_SECONDS: Final = 6 * 3600.0
 

@@ -85,7 +85,7 @@ async def events_after(
     Raises InvalidInput for a position that the log has not reached, since it belongs to another log.
     """
     if not 1 <= limit <= MAX_EVENTS:
-        raise InvalidInput(f"{limit} events cannot be read at once: ask for 1 to {MAX_EVENTS}.")
+        raise InvalidInput(f"A limit of {limit} events is not possible: ask for 1 to {MAX_EVENTS}.")
     try:
         rows = await connection.fetch(
             _SQL["read_tenant"], tenant_id, pos, list(types), limit, max_bytes, scan_limit

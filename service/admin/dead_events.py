@@ -19,7 +19,7 @@ from service.worker.projection_consumers import PROJECTIONS
 _STEP: Final = 100
 _UNREADABLE: Final = (
     "the event's stored data still cannot be read ({}): as the owner, correct its row in its partition of "
-    "the table events, with the trigger append_only disabled meanwhile; then retry"
+    "the table events, with the trigger append_only disabled during that; then retry"
 )
 
 

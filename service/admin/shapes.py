@@ -75,12 +75,12 @@ def _health_shape(endpoint: Endpoint) -> Shape:
     return {
         "state": endpoint_state(endpoint).value,
         "consecutiveFailures": health.consecutive_failures,
-        "failingSince": _moment(health.failing_since),
-        "lastSuccessAt": _moment(health.last_success_at),
-        "lastFailureAt": _moment(health.last_failure_at),
+        "failingSince": _time(health.failing_since),
+        "lastSuccessAt": _time(health.last_success_at),
+        "lastFailureAt": _time(health.last_failure_at),
         "lastError": health.last_error,
-        "breakerOpenUntil": _moment(health.open_until),
-        "disablesAt": _moment(health.disables_at),
+        "breakerOpenUntil": _time(health.open_until),
+        "disablesAt": _time(health.disables_at),
     }
 
 
@@ -126,8 +126,8 @@ def delivery_shape(delivery: Delivery) -> Shape:
         "status": delivery.status,
         "attempts": delivery.attempts,
         "createdAt": iso_millis(delivery.created_at),
-        "dueAt": _moment(delivery.due_at),
-        "settledAt": _moment(delivery.settled_at),
+        "dueAt": _time(delivery.due_at),
+        "settledAt": _time(delivery.settled_at),
     }
 
 
@@ -144,8 +144,8 @@ def shown_delivery_shape(delivery: ShownDelivery, tenant: str, mode: Mode) -> Sh
         "attemptsMade": delivery.attempts_made,
         "inFlight": delivery.in_flight,
         "createdAt": iso_millis(delivery.created_at),
-        "dueAt": _moment(delivery.due_at),
-        "settledAt": _moment(delivery.settled_at),
+        "dueAt": _time(delivery.due_at),
+        "settledAt": _time(delivery.settled_at),
         "attempts": [_attempt_shape(attempt) for attempt in delivery.attempts],
     }
 
@@ -160,7 +160,7 @@ def consumer_shape(mode: Mode, status: ConsumerStatus) -> Shape:
         "lagEvents": status.lag,
         "lagSeconds": round(status.lag_seconds or 0.0, 3),
         "dead": status.dead,
-        "movedAt": _moment(status.moved_at),
+        "movedAt": _time(status.moved_at),
     }
 
 
@@ -197,8 +197,8 @@ def _as_stored(data: str) -> orjson.Fragment:
     return orjson.Fragment(data)
 
 
-def _moment(moment: datetime | None) -> str | None:
-    return None if moment is None else iso_millis(moment)
+def _time(time: datetime | None) -> str | None:
+    return None if time is None else iso_millis(time)
 
 
 def _millis(value: float | None) -> float | None:

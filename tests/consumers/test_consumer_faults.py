@@ -291,10 +291,10 @@ async def test_another_workers_cursor_does_not_mean_behind(
     assert await consumer.step() == 1
 
 
-async def test_workers_that_fail_in_turns_all_show_it(
+async def test_workers_that_fail_in_turn_all_report_it(
     data: Pool, owner: asyncpg.Connection, tenant: UUID
 ) -> None:
-    """That another worker has the cursor is no success; that nothing is left to apply is one."""
+    """A step that finds the cursor locked is no success; one that finds nothing left to apply is."""
     await sequenced(data, tenant, 3)
     stop, parts = asyncio.Event(), [PartFailures("first"), PartFailures("second")]
 
@@ -309,15 +309,15 @@ async def test_workers_that_fail_in_turns_all_show_it(
         while not all(part.total >= 3 for part in parts):
             await asyncio.sleep(0.01)
             turns.append(sum(part.any for part in parts))
-    assert turns == sorted(turns), "whoever has failed goes on failing"
-    while any(part.any for part in parts):  # noqa: ASYNC110  nothing tells when
+    assert turns == sorted(turns), "a worker that has failed keeps reporting it"
+    while any(part.any for part in parts):  # noqa: ASYNC110  nothing signals it
         await asyncio.sleep(0.01)
     stop.set()
     await asyncio.gather(*running)
     assert await projected(data) == [1, 2, 3]
 
 
-async def test_a_worker_without_a_turn_is_well_again_once_others_get_on(
+async def test_a_waiting_worker_recovers_once_others_make_progress(
     data: Pool, owner: asyncpg.Connection, connect: Connect, tenant: UUID
 ) -> None:
     part = PartFailures("ours")
@@ -330,13 +330,13 @@ async def test_a_worker_without_a_turn_is_well_again_once_others_get_on(
         await through_outages(stop, "consumer", consumer.step, conclusive=lambda _: consumer._conclusive)
 
     failing = asyncio.create_task(step())
-    while not part.total:  # noqa: ASYNC110  nothing tells when
+    while not part.total:  # noqa: ASYNC110  nothing signals it
         await asyncio.sleep(0.01)
     async with other.transaction():
         cursor = await log.take_cursor(other, "projection")
         await failing
         assert cursor is not None
-        assert part.any, "nobody has applied anything"
+        assert part.any, "no event was applied"
         await log.move_cursor(other, cursor, 1)
     async with other.transaction():
         assert await log.take_cursor(other, "projection")
@@ -344,7 +344,7 @@ async def test_a_worker_without_a_turn_is_well_again_once_others_get_on(
     assert not part.any
 
 
-async def test_sequencers_that_fail_in_turns_all_show_it(data: Pool, connect: Connect, tenant: UUID) -> None:
+async def test_sequencers_that_fail_in_turn_all_report_it(data: Pool, connect: Connect, tenant: UUID) -> None:
     part = PartFailures("ours")
     enter_part(part)
     part.failed("sequence events", TimeoutError())

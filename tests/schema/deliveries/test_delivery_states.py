@@ -137,7 +137,7 @@ async def test_a_retry_waits_for_its_time_and_counts_its_tries(
     assert len((await queue.show(delivery)).attempts) == 3
 
 
-async def test_a_batch_is_settled_in_one_statement_each_by_its_own_verdict(queue: Queue) -> None:
+async def test_each_delivery_of_a_batch_gets_its_own_verdict(queue: Queue) -> None:
     await queue.add(3)
     first, second, third = await queue.claim()
     async with queue.data.acquire() as tx:

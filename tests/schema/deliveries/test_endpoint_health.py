@@ -129,12 +129,12 @@ async def test_a_recovery_does_not_close_a_later_opening(row: Row) -> None:
     await row.close(2)
     assert await row.breaker() == (0, None)
     await row.open(1)
-    assert (await row.breaker())[0] == 1, "the next trouble begins anew"
+    assert (await row.breaker())[0] == 1, "the next outage counts from one"
 
 
 async def test_a_late_failure_does_not_reopen_a_recovered_breaker(row: Row) -> None:
-    """Another worker's probe of the same half-open time, the last of a long trouble: it would close the endpoint off for
-    minutes. Nor does it lengthen what is the next trouble's first opening."""
+    """Another worker's probe of the same half-open phase, at the end of a long outage: it would block the endpoint for
+    minutes. It does not lengthen the next outage's first opening either."""
     await row.open(8)
     await row.close(8)
     await row.open(9, follows=8)

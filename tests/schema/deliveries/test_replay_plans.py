@@ -1,4 +1,4 @@
-"""A step of a replay costs what it looks at, and finding what did not arrive costs what is shown, whatever has arrived.
+"""A replay step costs the rows that it reads. A page of undelivered deliveries costs what it shows, beside any delivered ones.
 
 As in test_query_plans.py: through a pool of Database, with statistics and without.
 """

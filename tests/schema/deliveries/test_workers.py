@@ -48,7 +48,7 @@ async def test_a_session_in_a_transaction_that_waits_for_its_client_is_ended(
     assert await ended(role, session) == 1
 
 
-async def test_a_name_that_the_server_has_cut_is_known_again(named: Named, connect: Connect) -> None:
+async def test_a_name_truncated_by_the_server_is_recognized(named: Named, connect: Connect) -> None:
     long = "w" * 80
     session, role = await named(name=long), await connect(SANDBOX)
     await session.execute("BEGIN; SELECT 1")
@@ -108,7 +108,7 @@ async def taken_for_dead(observer: asyncpg.Connection, worker: int) -> bool:
     return locked is not None
 
 
-async def test_a_worker_whose_session_bears_the_mark_lives(connect: Connect) -> None:
+async def test_a_worker_with_a_marked_session_is_alive(connect: Connect) -> None:
     session, observer = await marked(connect), await connect(CORE_ROLE)
     worker, pid = await workers.register(session, NAME), session.get_server_pid()
     assert not await taken_for_dead(observer, worker)
@@ -117,7 +117,7 @@ async def test_a_worker_whose_session_bears_the_mark_lives(connect: Connect) -> 
     assert await taken_for_dead(observer, worker)
 
 
-async def test_another_session_with_the_dead_ones_process_id_is_not_the_worker(connect: Connect) -> None:
+async def test_a_reused_process_id_is_not_the_worker(connect: Connect) -> None:
     session, observer = await marked(connect), await connect(CORE_ROLE)
     worker = await workers.register(session, NAME)
     await observer.execute("UPDATE workers SET session_start = session_start - interval '1 us'")
@@ -133,7 +133,7 @@ async def test_another_session_with_the_dead_ones_process_id_is_not_the_worker(c
     ],
     ids=["none", "another number", "another kind"],
 )
-async def test_a_session_without_the_mark_is_no_workers(connect: Connect, lock: str) -> None:
+async def test_an_unmarked_session_is_not_a_workers(connect: Connect, lock: str) -> None:
     """A pooler keeps the session for the next client, which may take any advisory lock."""
     session, observer = await connect(CORE_ROLE), await connect(CORE_ROLE)
     worker = await workers.register(session, NAME)
@@ -141,7 +141,7 @@ async def test_a_session_without_the_mark_is_no_workers(connect: Connect, lock: 
     assert await taken_for_dead(observer, worker)
 
 
-async def test_nobody_takes_itself_for_dead(connect: Connect) -> None:
+async def test_a_worker_does_not_declare_itself_dead(connect: Connect) -> None:
     session = await connect(CORE_ROLE)
     worker = await workers.register(session, NAME)
     assert await workers.absent(session, worker) == []

@@ -32,7 +32,7 @@ async def move(connection: asyncpg.Connection, pos: int, consumer: str = "fanout
 async def test_a_cursor_starts_before_the_first_event_and_keeps_its_moves(connect: Connect) -> None:
     connection = await connect()
     assert await position(connection) == 0
-    for pos in (5, 12, 3):  # back as well: a rebuild begins anew
+    for pos in (5, 12, 3):  # back as well: a rebuild starts at the beginning
         await move(connection, pos)
         assert await position(connection) == pos
     assert await connection.fetchval("SELECT count(*) FROM cursors") == 1

@@ -141,7 +141,7 @@ async def test_an_event_belongs_to_the_mode_it_was_recorded_in(database: Databas
     assert await events.tenant_of(database.data(Mode.TEST), event) is None
 
 
-# At another moment
+# With another time
 
 
 async def test_an_earlier_event_keeps_its_time_and_gets_a_position(database: Database, tenant: UUID) -> None:
@@ -153,7 +153,7 @@ async def test_an_earlier_event_keeps_its_time_and_gets_a_position(database: Dat
         "SELECT record_event($1::uuid, 'invoice_created', '{}'::jsonb, $2::timestamptz)", tenant, earlier
     )
     assert await pool.fetchval("SELECT created_at FROM events WHERE id = $1", past) == earlier
-    assert past < recent, "its id is a ULID of that moment"
+    assert past < recent, "its id is a ULID of that time"
     await sequence_all(pool)
     assert await in_log(pool) == [recent, past]
 

@@ -273,7 +273,7 @@ async def test_a_batch_too_large_for_the_usual_timeout_is_sequenced(
     assert await in_log(producer) == [event]
 
 
-async def test_the_sequencers_state_is_one_row_however_many_batches(
+async def test_the_sequencers_state_stays_one_row(
     producer: asyncpg.Connection, sequencer: asyncpg.Connection, tenant: UUID
 ) -> None:
     for _ in range(20):

@@ -148,7 +148,7 @@ def ours(reader: asyncpg.Connection) -> Log:
     return Log(reader)
 
 
-async def test_a_late_commit_is_lost_behind_an_id_cursor_and_not_by_the_log(
+async def test_an_id_cursor_loses_a_late_commit_and_the_log_does_not(
     producer: asyncpg.Connection,
     other_producer: asyncpg.Connection,
     reader: asyncpg.Connection,
@@ -235,7 +235,7 @@ async def test_skipping_a_gap_by_timeout_loses_a_slow_writer(
     assert ours.received == [quick, slow]
 
 
-async def test_an_open_writer_in_another_database_stalls_an_xmin_gate_and_not_the_log(
+async def test_a_writer_in_another_database_stalls_only_the_xmin_gate(
     cluster: Cluster,
     template: str,
     producer: asyncpg.Connection,
@@ -258,7 +258,7 @@ async def test_an_open_writer_in_another_database_stalls_an_xmin_gate_and_not_th
     assert naive.received == [event]
 
 
-async def test_an_open_writer_in_this_database_stalls_an_xmin_gate_and_not_the_log(
+async def test_a_writer_in_this_database_stalls_only_the_xmin_gate(
     producer: asyncpg.Connection,
     other_producer: asyncpg.Connection,
     reader: asyncpg.Connection,

@@ -53,7 +53,7 @@ SCHEDULES = st.lists(
 
 @dataclass
 class World:
-    """What is committed, by the time that `as_of` speaks of, and what of it is in."""
+    """The committed rows by the time that `as_of` refers to, and those of them that are applied."""
 
     clients: Sequence[asyncpg.Connection]
     reader: asyncpg.Connection

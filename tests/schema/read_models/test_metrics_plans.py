@@ -18,7 +18,7 @@ PARTITIONS = 13
 WAITING = 100_000
 MOST_UNHEALTHY = 20_000
 
-# Every tenth of the endpoints below has most of what waits; all of them are in some kind of trouble.
+# Every tenth endpoint below has most of the waiting deliveries; all of them are failing, open or inactive.
 _TROUBLE = f"""
 INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, event_id, event_type, created_at, status, due_at, retry_at, lane)
 SELECT gen_random_uuid(), gen_random_uuid(), lpad(to_hex(n % 2000 * 10), 32, '0')::uuid, gen_random_uuid(), 'invoice_created',

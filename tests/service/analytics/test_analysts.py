@@ -74,14 +74,14 @@ async def test_a_session_that_lifts_its_limit_is_ended(
     watch = AnalystWatch(database, every_s=0.1)
     stop = asyncio.Event()
     watching = asyncio.create_task(watch.run(stop))
-    analyst, calm = await log_in(), await log_in()
+    analyst, idle = await log_in(), await log_in()
     await analyst.execute("SET statement_timeout = 0")
     with pytest.raises((asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError)):
         await analyst.fetch("SELECT pg_sleep(60)")
     stop.set()
     await watching
     assert watch.ended == 1
-    assert await calm.fetchval("SELECT 1") == 1, "who runs nothing is left alone"
+    assert await idle.fetchval("SELECT 1") == 1, "an idle session is not ended"
 
 
 @pytest.mark.parametrize("limit", ["0x64", "1e2", "100.5 ms", "100us"])
