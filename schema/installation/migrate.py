@@ -66,11 +66,23 @@ async def migrate(
     await check_server(owner)
     await _lock(owner, progress)
     try:
+        await _refuse_other_history(owner)
         await refuse_others_objects(owner, _texts(), beside=beside)
         return await _migrate(owner, key, progress)
     finally:
         if not owner.is_closed():
             await owner.fetchval(_SQL["unlock"], _LOCK_KEY)
+
+
+async def _refuse_other_history(owner: asyncpg.Connection) -> None:
+    """Comes before names are compared: what another version has made would seem to be the product's. Raises Unavailable."""
+    (book,) = await owner.fetch(load("preconditions")["has_book"])
+    if book["found"] and book["readable"]:
+        missing(await _applied(owner))
+
+
+async def _applied(owner: asyncpg.Connection) -> dict[tuple[str, str], str]:
+    return {(row["schema"], row["name"]): row["sha256"] for row in await owner.fetch(_SQL["applied"])}
 
 
 async def _lock(owner: asyncpg.Connection, progress: Progress) -> None:
@@ -95,7 +107,7 @@ async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Progress) ->
         owner, "Taking over the database", partial(_claim, owner, key, intended), progress
     )
     roles = await ensure_roles(owner, key)
-    applied = {(row["schema"], row["name"]): row["sha256"] for row in await owner.fetch(_SQL["applied"])}
+    applied = await _applied(owner)
     pending = missing(applied)
     for migration in pending:
         progress(f"{migration.schema}: {migration.name}")

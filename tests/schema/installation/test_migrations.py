@@ -144,6 +144,7 @@ async def test_a_process_killed_in_the_middle_of_a_file_leaves_whole_files(
     [
         ("UPDATE core.schema_migrations SET sha256 = 'x' WHERE name = '0004_events.sql'", "another text"),
         ("INSERT INTO core.schema_migrations VALUES ('live', '9999_later.sql', 'x')", "newer duro-webhooks"),
+        ("UPDATE core.schema_migrations SET name = 'x' || name", "newer duro-webhooks"),
     ],
 )
 async def test_a_database_with_another_history_is_refused(
