@@ -123,9 +123,10 @@ class Database:
                 opener = SessionOpener(
                     target, _login(key, schema), name, settings, command_timeout=COMMAND_TIMEOUT_S
                 )
-                with connection_errors(target, own_role=True):
-                    created = await _pool(opener, most)
+                created = await _pool(opener, most)
                 opened.callback(created.terminate)
+                with connection_errors(target, own_role=True):
+                    await created.release(await created.acquire())
                 return created
 
             core = await pool("core", budget.core)
@@ -216,7 +217,8 @@ async def _pool(opener: SessionOpener, max_size: int) -> Pool:
     # The stubs give `connect` a type that only the driver's own function has.
     pool: Pool = await asyncpg.create_pool(
         connect=connect,  # type: ignore[call-overload]
-        min_size=1,
+        # With 1 the pool would reopen a lost connection by itself, and log a traceback each time that it cannot.
+        min_size=0,
         max_size=max_size,
         max_inactive_connection_lifetime=60,
         reset=_no_reset,

@@ -276,3 +276,21 @@ async def test_lock_timeout_is_shorter_than_statement_timeout(database: Database
         )
         limits = {row["name"]: row["ms"] for row in rows}
         assert 10_000 < limits["lock_timeout"] <= limits["statement_timeout"] / 2
+
+
+async def test_an_outage_is_logged_by_no_pool(
+    cluster: Cluster, superuser: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every part reports its own failures, once a minute; the driver's pools would add a traceback for each try."""
+    async with cluster.fresh_database() as name, Database.open(cluster.url(name), cluster.key) as database:
+        await superuser.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await superuser.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", name
+        )
+        pools = [pool for pools in database.pools().values() for pool in pools]
+        for pool in pools * 4:
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+                await pool.fetchval("SELECT 1")
+        assert caplog.records == []
+        await superuser.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        assert [await pool.fetchval("SELECT 1") for pool in pools] == [1] * len(pools)
