@@ -16,7 +16,7 @@ from tests.support.engine import add_endpoint, engine, in_flight_limits, running
 from tests.support.events import event_names, record, record_many
 from tests.support.servers.receiver import OK, Answer, Receiver
 
-ALL_TO_LANE_AGAIN = (
+MOVE_TO_RETRY_LANE = (
     "UPDATE sandbox.webhook_deliveries SET lane = 1, schedule_attempts = 1 WHERE status = 'pending'"
 )
 
@@ -37,7 +37,7 @@ async def test_a_flood_of_retries_does_not_delay_a_first_attempt(
     async with engine(database, limits=limits) as ours:
         storm |= set(event_names(await record_many(ours.pool, tenant, 100)))
         await ours.leave_pending()
-        await owner.execute(ALL_TO_LANE_AGAIN)
+        await owner.execute(MOVE_TO_RETRY_LANE)
         async with running(*ours.everything()):
             await receiver.requests.count(10)
             fresh = format_id(EVENT, await record(ours.pool, tenant, "subscription_created"))
@@ -60,7 +60,7 @@ async def test_the_lanes_take_turns_at_a_single_slot(
     async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=1))) as ours:
         retries = event_names(await record_many(ours.pool, tenant, 6))
         await ours.leave_pending()
-        await owner.execute(ALL_TO_LANE_AGAIN)
+        await owner.execute(MOVE_TO_RETRY_LANE)
         fresh = event_names(await record_many(ours.pool, tenant, 6))
         await ours.leave_pending()
         async with running(ours.settler):
@@ -83,7 +83,7 @@ async def test_waiting_retries_are_sent_as_slots_become_free(
     async with engine(database, limits=DispatchLimits(in_flight_limits(per_endpoint=4))) as ours:
         sent = await record_many(ours.pool, tenant, 30)
         await ours.leave_pending()
-        await owner.execute(ALL_TO_LANE_AGAIN)
+        await owner.execute(MOVE_TO_RETRY_LANE)
         async with running(ours.settler, ours.dispatcher):
             await ours.settled.count(30)
     assert receiver.most_active[""] <= 2
@@ -160,3 +160,17 @@ async def test_fan_out_waits_briefly_for_slots(
             assert not done
             silence.set()
             assert await asyncio.wait_for(waiting, 10) >= 1
+
+
+async def test_fan_out_waits_only_below_an_eighth_of_the_slots(
+    database: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "_WAIT_FOR_SLOTS_S", 0.01)
+    async with engine(database, limits=DispatchLimits(in_flight_limits(16, per_endpoint=1))) as ours:
+        for number in range(14):
+            assert ours.dispatcher.reserve(tenant, UUID(int=number), 0)
+        assert await ours.dispatcher.wait_for_slots() == 2
+        assert ours.dispatcher.reserve(tenant, UUID(int=14), 0)
+        assert await ours.dispatcher.wait_for_slots() == 0, "a single free slot does not limit a batch"
+        ours.dispatcher.release(tenant, UUID(int=14), 0)
+        assert await ours.dispatcher.wait_for_slots() == 2
