@@ -6,8 +6,8 @@
           waits in the table ◄── retry, dead worker       │
                  └──────── claiming, lane by lane ────────┘
 
-The in-flight limits (capacity.py) bound memory: deliveries without a slot stay in the table. While an endpoint has older
-deliveries waiting there, its new ones get no slot (claiming.py).
+The in-flight limits (capacity.py) bound memory: deliveries without a slot stay in the table. Once an endpoint was refused
+a slot, its new deliveries get none until the waiting ones, which are older, are claimed (overflow.py).
 
 A crash can only repeat an attempt, never lose one: a lease is in the database before the request is sent, and a delivery
 without a settled result is sent again. If the response to a commit is lost, deliveries may be leased to this worker
@@ -123,7 +123,7 @@ class Dispatcher:
         self._pace.hint()
         try:
             async with asyncio.timeout(_CATCH_UP_S):
-                while self._overflow:
+                if self._overflow:
                     await self._caught_up.wait()
         except TimeoutError:
             pass
