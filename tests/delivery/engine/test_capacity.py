@@ -175,7 +175,7 @@ def test_an_endpoint_that_recovers_reaches_its_limit_again() -> None:
     assert count.allowed(A.endpoint_id) == 50
 
 
-def test_no_slot_is_free_while_more_than_the_lowered_limit_are_held() -> None:
+def test_no_slot_is_free_above_a_lowered_limit() -> None:
     count = capacity()
     count.take(A, 4)
     count.adjust(A.endpoint_id, ResponseTime.HUNG)
@@ -251,7 +251,7 @@ def test_first_attempts_may_take_every_slot() -> None:
     assert (count.free, count.free_for(retry(C))) == (0, 0)
 
 
-def test_a_slot_is_free_at_the_response_and_memory_at_the_write() -> None:
+def test_the_response_frees_the_slot_and_the_write_the_memory() -> None:
     """A slow database holds up no endpoint, and memory stays bounded."""
     count = capacity(total=4, per_tenant=2, per_endpoint=2, size=100)
     for _ in range(2):

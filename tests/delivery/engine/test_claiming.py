@@ -318,7 +318,7 @@ async def write_hung(data: Pool, health: HealthTracker, queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_an_open_breaker_is_half_open_after_the_clock_was_set_back(
+async def test_a_clock_set_back_makes_an_open_breaker_half_open(
     new_queue: NewQueue, data: Pool, rounds: Rounds, lane: Lane
 ) -> None:
     queue = await new_queue(9, retries=lane is Lane.RETRY)
@@ -469,7 +469,7 @@ async def test_only_claimed_deliveries_count_for_the_rate(
     assert await rounds.claimed() == {queue.endpoint: 2}
 
 
-async def test_a_claim_that_is_rolled_back_does_not_count_for_the_rate(
+async def test_a_rolled_back_claim_does_not_count_for_the_rate(
     new_queue: NewQueue,
     rounds: Rounds,
     limit: Callable[[Queue, int], Awaitable[None]],

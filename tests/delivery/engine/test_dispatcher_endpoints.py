@@ -76,8 +76,8 @@ async def test_a_secret_that_does_not_decrypt_fails_the_attempt(
         (row,) = await wrong.rows()
         assert (row["status"], row["schedule_attempts"], row["lease"]) == ("pending", 1, None)
         assert row["due_at"] > datetime.now(UTC) + timedelta(minutes=50)
-        (told,) = await wrong.attempts()
-        assert (told["outcome"], told["error"]) == ("protocol", "cannot build the request")
+        (attempt,) = await wrong.attempts()
+        assert (attempt["outcome"], attempt["error"]) == ("protocol", "cannot build the request")
         assert wrong.dispatcher.in_flight == 0
         assert wrong.dispatcher._part.any, "the failure is reported"
         assert wrong.dispatcher._part.reasons(0) == [], "the worker stays ready"

@@ -1,4 +1,4 @@
-"""An endpoint's rate limit, enforced by several workers at once against a real receiver."""
+"""An endpoint's rate limit, enforced by several workers together against a real receiver."""
 
 import asyncio
 from uuid import UUID

@@ -117,7 +117,7 @@ def test_a_delivery_is_granted_exactly_when_the_rate_allows() -> None:
     before=st.lists(st.tuples(PAUSES, st.integers(1, 5000)), min_size=1, max_size=10),
     back=st.timedeltas(timedelta(0), timedelta(days=400)),
 )
-def test_a_clock_set_back_delays_one_burst_and_one_delivery_at_most(
+def test_a_clock_set_back_delays_only_briefly(
     rate: int, before: list[tuple[timedelta, int]], back: timedelta
 ) -> None:
     endpoint = Endpoint(rate)

@@ -75,7 +75,7 @@ async def test_batches_grow_again_after_they_were_halved(
     assert ours.settler.settled == 40
 
 
-async def test_a_defect_that_ends_the_settler_leaves_its_results_to_the_next_run(
+async def test_results_survive_a_defect_that_ends_the_settler(
     ours: Engine, tenant: UUID, endpoint: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_args: object, **_options: object) -> set[UUID]:

@@ -266,9 +266,7 @@ def test_a_change_during_a_write_is_in_the_next_one(tracker: HealthTracker, cloc
     assert change(tracker.notes([again])) == BreakerChange(3, timedelta(seconds=8), follows=2)
 
 
-def test_a_recovery_during_the_write_of_its_opening_is_in_the_next(
-    tracker: HealthTracker, clock: Clock
-) -> None:
+def test_a_recovery_during_the_write_of_its_opening_follows(tracker: HealthTracker, clock: Clock) -> None:
     """The database is slow: until the write, deliveries are claimed as before."""
     batch = failures(10)
     for settlement in batch:
