@@ -100,7 +100,7 @@ class Supervisor:
 async def _run(part: Part, stop: asyncio.Event) -> None:
     await part.runs.run(stop)
     if not stop.is_set():
-        raise RuntimeError(f"{part.name} ended before it was told to")
+        raise RuntimeError(f"{part.name} ended without being stopped")
 
 
 async def _cancel(stages: Sequence[Stage]) -> None:

@@ -73,7 +73,7 @@ class ChargeProcessor:
         self._places = places
         self._answer_within_s = answer_within_s
         self._try_after_s = try_after_s
-        self._part = PartFailures("")  # attempts are asked for by tasks of whoever submits them
+        self._part = PartFailures("")  # attempts are made in the tasks of their submitters
         self._silent: set[UUID] = set()
         """Attempts without an answer since the last answer."""
         self._try_at = 0.0

@@ -62,14 +62,14 @@ class Unit:
 
     async def write(self, changes: Changes) -> list[PaymentAttempt]:
         """The attempts that are in flight once this is committed."""
-        begun, told = await billing_cases.write(self.tx, changes)
-        await self.record(told)
+        begun, facts = await billing_cases.write(self.tx, changes)
+        await self.record(facts)
         return begun
 
-    async def record(self, told: Sequence[Fact]) -> None:
-        if told:
-            ids = await billing_cases.record(self.tx, told, [self.moment() for _ in told])
-            self.recorded += zip(ids, told, strict=True)
+    async def record(self, facts: Sequence[Fact]) -> None:
+        if facts:
+            ids = await billing_cases.record(self.tx, facts, [self.moment() for _ in facts])
+            self.recorded += zip(ids, facts, strict=True)
 
 
 Work: TypeAlias = Callable[[Unit], Awaitable[T]]

@@ -202,8 +202,8 @@ def _replace_payment_method(case: Case, payment_method_id: UUID, now: datetime) 
 
 def _updated(case: Case, change: str, now: datetime, **columns: object) -> Changes:
     after = replace(case.subscription, updated_at=now, **columns)  # type: ignore[arg-type]  # columns of the row
-    told = billing_events.of_subscription("subscription_updated", after, case.plan, change=change)
-    return Changes(subscriptions=[after], facts=[told])
+    fact = billing_events.of_subscription("subscription_updated", after, case.plan, change=change)
+    return Changes(subscriptions=[after], facts=[fact])
 
 
 def _change_plan(case: Case, plan: Plan, now: datetime) -> Changes:

@@ -134,11 +134,11 @@ def _failed(
 ) -> Changes:
     before, schedule = case.subscription, case.schedule
     if before.status not in {Status.TRIALING, Status.ACTIVE, Status.PAST_DUE}:
-        told = billing_events.payment_failed(ended, before, failure, None)
+        fact = billing_events.payment_failed(ended, before, failure, None)
         if schedule is None:
-            return Changes(facts=[told])
+            return Changes(facts=[fact])
         known = replace(schedule, failure_code=failure, in_flight=False, updated_at=now)
-        return Changes(schedules=[known], facts=[told])
+        return Changes(schedules=[known], facts=[fact])
     charges = 0 if schedule is None else schedule.attempts
     payday_aware = case.payday_aware if schedule is None else schedule.payday_aware
     decision = decide(Memory(charges, failure, ended.rail, payday_aware, case.rails), now)
@@ -167,7 +167,7 @@ def _exhausted(
 ) -> Changes:
     event = transition(subscription.status, Action.EXHAUST_DUNNING).event
     after = moved(subscription, Action.EXHAUST_DUNNING, now)
-    told = {
+    details = {
         "invoiceId": billing_events.invoice_id(invoice),
         "failureCode": failure,
         "reason": decision.reason,
@@ -175,7 +175,7 @@ def _exhausted(
     return Changes(
         subscriptions=[after],
         invoices=[replace(invoice, status=InvoiceStatus.UNCOLLECTIBLE)],
-        facts=[billing_events.of_subscription(event, after, plan, **told)],
+        facts=[billing_events.of_subscription(event, after, plan, **details)],
     )
 
 

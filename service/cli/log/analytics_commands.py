@@ -150,7 +150,7 @@ async def _export(
 
 @command(analytics, "password")
 @options.mode
-@click.option("--remove", is_flag=True, help="Remove the password, so that nobody can log in.")
+@click.option("--remove", is_flag=True, help="Remove the password, so that no login is possible.")
 def password(app: App, mode: Mode, remove: bool) -> None:
     """Set a new password for the analyst role of a mode, and print its login URL once.
 
@@ -181,7 +181,7 @@ def password(app: App, mode: Mode, remove: bool) -> None:
 
 def _show_login(out: Console, shown: dict[str, Any]) -> None:
     if shown["url"] is None:
-        out.print(f"Nobody can log in as {shown['role']} any more. Open sessions stay open.")
+        out.print(f"No new login as {shown['role']} is possible. Open sessions stay open.")
         return
     fields(out, {"Role": shown["role"], "URL": shown["url"]})
     out.print("Save the URL: its password cannot be shown again.")

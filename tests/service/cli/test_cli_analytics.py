@@ -228,6 +228,6 @@ async def test_a_password_lets_the_analyst_in_until_it_is_removed(duro: Duro, da
     assert await analyst.fetch("SELECT * FROM mrr") == []
     await analyst.close()
     shown = await duro("analytics", "password", "--mode", "live", "--remove")
-    assert "Nobody can log in" in shown.stdout
+    assert "No new login as" in shown.stdout
     with pytest.raises(asyncpg.InvalidPasswordError):
         await asyncpg.connect(second["url"])
