@@ -1,12 +1,12 @@
-"""Owns every long-lived thing. Each is `async def run(stop)`: it works until `stop` is set, drains, and returns.
+"""Owns every long-lived part. Each is `async def run(stop)`: it works until `stop` is set, drains, and returns.
 
       stages:   presence │ settlers │ dispatchers │ consumers, sequencers │ …
       start     ───────────────────────────────────────────────────────►
       stop      ◄───────────────────────────────────────────────────────   a stage stops when the one after it has
 
-So what takes work in stops first and what writes results last. A part that fails is started again with backoff,
-alone: the others do not notice. Readiness, metrics and the log learn of it through `failures`. When the whole stop takes longer than `patience`, the rest is cancelled; what does
-not end even then (a driver that waits for a database that is silent) is left behind.
+So parts that take work in stop first, and parts that write results stop last. A part that fails is restarted with backoff, and the
+others are not affected. Readiness, metrics and the log read its failures from `failures`. When the whole stop takes longer than
+`patience`, the rest is cancelled. What does not end even then (a driver that waits for a silent database) is left behind.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from schema.failures import FAILING_AFTER_S, RUN, Failures, enter_part
 from schema.polling import sleep_unless
 
 _logger = logging.getLogger(__name__)
-PATIENCE_S = 22.0  # with what cutting off and exiting take, less than the 25 s that a stop may take
+PATIENCE_S = 22.0  # leaves time to cancel and exit within the 25 s of a stop
 CANCEL_WITHIN_S = 1.0
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
@@ -53,7 +53,7 @@ class Supervisor:
         *,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """`failures`: the process's, if others read them too."""
+        """`failures` is the process's record if others read it too."""
         self._stages = stages
         self._patience_s = patience_s
         self.failures = failures or Failures()
@@ -73,7 +73,7 @@ class Supervisor:
                     stage.stop.set()
                     await _ended(stage.tasks)
         except TimeoutError:
-            _logger.error("stopping took longer than %.0f s; the rest is cut off", self._patience_s)  # noqa: TRY400
+            _logger.error("stopping took longer than %.0f s; the rest is cancelled", self._patience_s)  # noqa: TRY400
         finally:
             await _cancel(stages)
 
@@ -87,7 +87,7 @@ class Supervisor:
             well = loop.call_later(WELL_AFTER_S, failures.succeeded, RUN)
             try:
                 await _run(part, stop)
-            except Exception as error:  # noqa: BLE001  whatever it is, it is reported, and the part is started again
+            except Exception as error:  # noqa: BLE001  every error is reported and the part restarted
                 failures.ended_by(error)
                 if loop.time() - started > _LONGEST_BACKOFF_S:
                     backoff = _FIRST_BACKOFF_S
@@ -105,7 +105,7 @@ async def _run(part: Part, stop: asyncio.Event) -> None:
 
 async def _cancel(stages: Sequence[Stage]) -> None:
     for stage in stages:
-        stage.stop.set()  # an error in place of the cancellation must not start the part again
+        stage.stop.set()  # an error instead of the cancellation must not restart the part
     tasks = [task for stage in stages for task in stage.tasks if not task.done()]
     for task in tasks:
         task.cancel()
@@ -115,6 +115,6 @@ async def _cancel(stages: Sequence[Stage]) -> None:
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Unlike gather, this can be cut off while a task still refuses to end."""
+    """Unlike gather, this can be cancelled while a task does not end."""
     if tasks:
         await asyncio.wait(tasks)

@@ -1,5 +1,5 @@
-"""One more worker as a process of its own, kept running until stopped. It ends with this process, however that ends:
-its standard input is a pipe from here, and it stops when the pipe closes. Its HTTP side listens on a socket of ours.
+"""Runs one more worker as a child process and restarts it until stopped. The child ends with this process, however that ends: its
+standard input is a pipe from here, and it stops when the pipe closes. It serves HTTP on a socket that this process bound.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ _STOP_WITHIN_S = 24.0
 
 class ChildWorker:
     def __init__(self, environment: Mapping[str, str], listener: socket.socket | None = None) -> None:
-        """`environment` is added to this process's own. `listener` is a bound socket; None: it serves no HTTP."""
+        """`environment` is added to this process's own. `listener` is a bound socket, or None to serve no HTTP."""
         self._environment = {**os.environ, **environment}
         self._listener = listener
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Raises when the process ends by itself, so that the supervisor starts another."""
+        """Raises when the process ends on its own, so that the supervisor starts another."""
         handed = () if self._listener is None else (self._listener.fileno(),)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-P",  # a folder named service where the user stands must not shadow ours
+            "-P",  # a folder named service in the working directory must not shadow ours
             "-m",
             "service.cli",
             "work",

@@ -1,4 +1,4 @@
-"""The composition root: puts the parts of a worker together, and starts nothing by itself."""
+"""The composition root: puts the parts of a worker together. It starts nothing."""
 
 import gc
 import os
@@ -40,14 +40,12 @@ from service.worker.descriptors import in_flight, kept_open, raise_limit
 from service.worker.housekeeping import Housekeeping
 from service.worker.projection_consumers import projecting
 
-_IN_HAND: Final = (
-    4  # times as many as are under way: what has been answered waits for its batch to be written
-)
+_IN_HAND: Final = 4  # times the attempts in flight: answered ones wait for their batch to be written
 
 
 @dataclass(frozen=True)
 class ModeParts:
-    """One mode's share of a worker. Modes share the process and the sender, and no place, queue or connection."""
+    """The parts of one mode. Modes share the process and the sender, but no slot, queue or database connection."""
 
     mode: Mode
     sequencer: Sequencer
@@ -60,7 +58,7 @@ class ModeParts:
 
     @property
     def consumers(self) -> Mapping[str, Consumer]:
-        """All by name."""
+        """Returns all consumers by name."""
         return {FANOUT: self.fanout, **self.projections}
 
 
@@ -73,19 +71,19 @@ class Worker:
     analyst_watch: AnalystWatch
     sender: HttpSender
     failures: Failures
-    """What fails in this process: its supervisors write it, readiness and metrics read it."""
+    """Failures in this process: its supervisors write them, readiness and metrics read them."""
 
     def __post_init__(self) -> None:
         for part in (part for stage in self.stages() for part in stage):
             self.failures.part(part.name)
 
     async def register(self) -> None:
-        """Comes before the stages run. Raises what the database raises."""
+        """Registers the worker; call it before the stages run. Raises database errors."""
         await self.presence.register()
         await self.housekeeping.ensure_partitions()
 
     def stages(self) -> list[list[Part]]:
-        """For a Supervisor, in the order of starting."""
+        """Returns the parts for a Supervisor, in starting order."""
         return [
             [
                 Part("presence", self.presence),
@@ -111,7 +109,7 @@ class Worker:
 async def worker(
     settings: Settings, url: str, key: bytes, clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[Worker]:
-    """Raises Unavailable when the database cannot be used. `clock`: by which its failures are timed."""
+    """Raises Unavailable when the database cannot be used. `clock` times its failures."""
     name = f"duro worker {socket.gethostname()}/{os.getpid()}"
     budget = ConnectionBudget.of_worker(settings.database_connections)
     async with Database.open(url, key, name=name, budget=budget) as database:
@@ -138,8 +136,8 @@ async def worker(
 
 
 def _collect_seldom() -> None:
-    """What is here by now stays, and what a delivery makes is freed by its last reference: looking for cycles after
-    each 700 new objects took 7 % of a worker's time."""
+    """Collects garbage rarely. A delivery's objects are freed by their last reference, and a search for cycles after each
+    700 new objects took 7 % of a worker's time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

@@ -1,10 +1,10 @@
-"""The HTTP side of a worker: is it alive, is it ready, what does it count.
+"""The HTTP server of a worker: liveness, readiness and metrics.
 
-/healthz   200 while the process runs its loop; a loop that stands still cannot answer, and that is the answer
-/readyz    200 while it takes work; 503 with the reasons why not: from the first signal to stop, while the database does
-           not answer, while the session is not there that shows other workers that this one lives, and while a part
-           of either mode has been failing for FAILING_AFTER_S: part, since when, and the last error
-/metrics   Prometheus text; always 200, without the database's facts (duro_database_up 0) when that does not answer
+/healthz   200 while the event loop runs; a blocked loop cannot answer
+/readyz    200 while the worker does its work; otherwise 503 with the reasons: stopping (from the first signal on), database
+           unavailable, not registered (the session that shows other workers that this one is alive is missing), or a part
+           that has been failing for FAILING_AFTER_S, with since when and the last error
+/metrics   Prometheus text; always 200, without the database's metrics (duro_database_up 0) when the database does not answer
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class HttpServer:
         self._runner = web.AppRunner(app, access_log=None)
 
     async def bind(self, host: str, port: int) -> str:
-        """Listens, and returns the URL. Raises Unavailable when the port cannot be had."""
+        """Listens and returns the URL. Raises Unavailable when the port cannot be used."""
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
@@ -47,7 +47,7 @@ class HttpServer:
         return url_at(host, self._runner.addresses[0][1])
 
     async def adopt(self, sock: socket.socket) -> None:
-        """Listens on a socket that somebody else has bound."""
+        """Listens on a socket that the parent process has bound."""
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
 
@@ -82,11 +82,11 @@ class HttpServer:
 
 
 async def _in_time(answer: Coroutine[Any, Any, T]) -> T:
-    """Raises TimeoutError, and at once: the driver, cancelled, may wait long for a server that is silent."""
+    """Raises TimeoutError without waiting for the driver, whose cancellation may take long with a silent server."""
     asking = asyncio.create_task(answer)
     asking.add_done_callback(
         lambda task: task.cancelled() or task.exception()
-    )  # nobody else may be there to ask
+    )  # retrieves the exception, or asyncio logs it
     await asyncio.wait((asking,), timeout=_ANSWER_WITHIN_S)
     if not asking.done():
         asking.cancel()

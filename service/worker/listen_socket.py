@@ -1,7 +1,6 @@
-"""A port to listen on, taken before anything else is done, so that a taken one is told in one sentence.
+"""Binds the port before anything else is done, so that a port in use is reported in one sentence.
 
-A socket that is bound here can be handed to a process that is started later, and to the one that replaces it when it dies:
-between the two the port stays ours.
+A socket bound here can be handed to a child process and to its replacement: the port stays taken in between.
 """
 
 import errno
@@ -11,7 +10,7 @@ from schema.errors import Unavailable
 
 
 def listener(host: str, port: int) -> socket.socket:
-    """Bound, at the first of the host's addresses. Raises Unavailable."""
+    """Returns a socket bound to the first address of the host. Raises Unavailable."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -1,4 +1,4 @@
-"""How a long-running command ends: the first SIGINT or SIGTERM asks it to drain, a second one cuts it off."""
+"""Ends a long-running command: the first SIGINT or SIGTERM drains it, a second one ends it immediately."""
 
 import asyncio
 import os
@@ -9,15 +9,15 @@ INTERRUPTED: Final = 130
 
 
 def stop_on_signals() -> asyncio.Event:
-    """Set by the first signal. Call it in the running loop."""
+    """Returns an event that the first signal sets. Call it in the running loop."""
     stop = asyncio.Event()
 
-    signalled = False  # `stop` may be set already: a child's input closes while its own signal is on the way
+    signalled = False  # `stop` may already be set: a child's input may close before its signal arrives
 
     def received() -> None:
         nonlocal signalled
         if signalled:
-            os._exit(INTERRUPTED)  # leases and sends are as after a kill: others take over
+            os._exit(INTERRUPTED)  # as after a kill: other workers take over leases and attempts
         signalled = True
         stop.set()
 

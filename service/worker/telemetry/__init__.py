@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus: its own counts, and what only the database knows.
+"""The metrics of a worker: its own counters, and facts that only the database knows.
 
-No label is ever a tenant, an endpoint, a URL or a host, so the number of series is that of the code.
+No label is ever a tenant, an endpoint, a URL or a host, so the number of series is fixed by the code.
 """

@@ -1,17 +1,16 @@
-"""What only the database knows, read when somebody asks and kept for a while.
+"""Reads facts from the database on request and caches them.
 
-      scrape ──► young enough? ──yes──► the last facts
+      scrape ──► cached and recent? ──yes──► the cached facts
                     │ no
                     ▼
-                 a reading is under way? ──yes──► wait for that one
+                 being read? ──yes──► wait for that reading
                     │ no
                     ▼
-                 core, sandbox, live: each on one connection, all at once, for ANSWER_WITHIN_S
+                 core, sandbox, live: each on one connection, concurrently, for at most ANSWER_WITHIN_S
 
-However many scrape, the database is read once in KEPT_FOR_S at most, and less often when reading is slow: it may take a
-hundredth of the time, so after a reading that took 0.2 s the next comes 20 s later. A schema that could not be read is
-left out and the others are told, for KEPT_FOR_S only: one slow moment must not look like a minute of outage. When none
-could be read, nothing is kept and the next scrape tries again.
+However many scrapes there are, the database is read at most once per KEPT_FOR_S, and less often when reading is slow: it may take
+1 % of the time, so after a reading of 0.2 s the next one comes 20 s later. A schema that could not be read is left out, for
+KEPT_FOR_S only: one slow reading must not look like a minute of outage. If none could be read, nothing is cached.
 """
 
 import asyncio
@@ -73,7 +72,7 @@ class ModeFacts:
 @dataclass(frozen=True, slots=True)
 class CoreFacts:
     inactive_endpoints: Mapping[str, InactiveEndpoints]
-    """By mode; one without any is missing."""
+    """By mode; a mode without any is absent."""
     oldest_transaction: OldestTransaction
     workers: int
 
@@ -90,10 +89,10 @@ class CoreFacts:
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
     core: CoreFacts | None
-    """None here, and a mode that is missing below: could not be read."""
+    """None if core could not be read; a mode that could not be read is absent below."""
     modes: Mapping[Mode, ModeFacts]
     read_at: float
-    """On the monotonic clock."""
+    """Time on the monotonic clock."""
     took_s: float
 
     @property
@@ -107,7 +106,7 @@ class DatabaseFacts:
 
 class FactsReader:
     def __init__(self, database: Database, part: PartFailures) -> None:
-        """`part`: what it reports its failures to. A worker works without them."""
+        """`part` receives its failures, which do not affect the worker's work."""
         self._database = database
         self._part = part
         self._last: DatabaseFacts | None = None
@@ -115,12 +114,12 @@ class FactsReader:
         self._reading: asyncio.Task[DatabaseFacts] | None = None
 
     async def facts(self) -> DatabaseFacts:
-        """Raises nothing but CancelledError, and returns within ANSWER_WITHIN_S."""
+        """Returns within ANSWER_WITHIN_S. Raises only CancelledError."""
         if self._last is not None and monotonic() < self._read_again_at:
             return self._last
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
-        return await asyncio.shield(self._reading)  # others may wait for it, too
+        return await asyncio.shield(self._reading)  # other scrapes may wait for it
 
     async def _read(self) -> DatabaseFacts:
         started = monotonic()
@@ -130,7 +129,9 @@ class FactsReader:
         }
         tasks: list[asyncio.Task[Any]] = [reading_core, *reading.values()]
         for task in tasks:
-            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else may ask
+            task.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # retrieves the exception, or asyncio logs it
         try:
             await asyncio.wait(tasks, timeout=ANSWER_WITHIN_S)
             modes = {mode: _result(task) for mode, task in reading.items()}
@@ -143,7 +144,7 @@ class FactsReader:
             )
         finally:
             for task in tasks:
-                task.cancel()  # and no waiting for it: a driver whose server is silent takes its time
+                task.cancel()  # not awaited: with a silent server the driver takes long
             self._reading = None
         errors = [error for task in tasks if (error := _why_not(task))]
         if errors:
@@ -165,7 +166,7 @@ def _result(task: asyncio.Task[T]) -> T | None:
 
 
 def _why_not(task: asyncio.Task[Any]) -> BaseException | None:
-    """Why it has no result, if it has none."""
+    """Returns why there is no result, or nothing."""
     if not task.done() or task.cancelled():
         return TimeoutError()
     return task.exception()

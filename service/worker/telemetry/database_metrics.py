@@ -1,4 +1,4 @@
-"""The metrics that the database's facts make. Every worker tells the same: take their maximum, not their sum."""
+"""Metrics from the database's facts. Every worker reports the same values: take their maximum, not their sum."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -18,7 +18,7 @@ _NONE = InactiveEndpoints("", 0, 0)
 
 
 def database_metrics(facts: DatabaseFacts, now: float) -> Iterator[Metric]:
-    """`now` is on the monotonic clock. A schema that could not be read has duro_database_up 0, and nothing else."""
+    """`now` is on the monotonic clock. A schema that could not be read has only duro_database_up 0."""
     read = {"core": facts.core is not None, **{mode.schema: mode in facts.modes for mode in Mode}}
     yield gauge(
         "duro_database_up",

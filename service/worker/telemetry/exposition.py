@@ -1,4 +1,4 @@
-"""One scrape: a worker's counts, and the database's facts if it can be had."""
+"""One scrape: the worker's metrics, and the database's facts if they can be read."""
 
 from collections.abc import Iterator
 from time import monotonic
@@ -19,7 +19,7 @@ class Telemetry:
         self._reader = FactsReader(worker.database, worker.failures.part("metrics"))
 
     async def exposition(self) -> bytes:
-        """The text of one scrape. Without a database it lacks what only that knows; it never fails for it."""
+        """Returns the text of one scrape. Without a database, its metrics are absent; the scrape does not fail."""
         registry = CollectorRegistry()
         registry.register(_Scrape(self._worker, await self._reader.facts()))
         return generate_latest(registry)

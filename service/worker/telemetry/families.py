@@ -1,4 +1,4 @@
-"""One family of metrics from its rows: (label values, number)."""
+"""Builds a metric family from rows of (label values, number)."""
 
 from collections.abc import Iterable, Sequence
 
@@ -26,7 +26,7 @@ def gauge(name: str, help_: str, labels: Sequence[str], rows: Rows) -> GaugeMetr
 def histogram(
     name: str, help_: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Histogram]]
 ) -> HistogramMetricFamily:
-    """In seconds, as Prometheus wants it."""
+    """Returns a bucket bound in seconds, the unit of Prometheus."""
     family = HistogramMetricFamily(name, help_, labels=labels)
     for values, counted in rows:
         family.add_metric(values, _cumulated(counted), counted.sum_ms / 1000)

@@ -1,4 +1,4 @@
-"""The metrics of one worker process. They need no database, so they are told while it is away."""
+"""The metrics of one worker process. They need no database, so they are available during an outage."""
 
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -24,7 +24,7 @@ _COUNTS: Final[dict[str, tuple[str, Callable[[ModeParts], int]]]] = {
 
 @runtime_checkable
 class CountsConnections(Protocol):
-    """A sender that can tell."""
+    """A sender that counts its connections."""
 
     @property
     def in_use(self) -> int: ...
