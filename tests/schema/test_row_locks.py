@@ -74,14 +74,14 @@ class World:
 
     async def in_flight(self) -> list[UUID]:
         """Two charges that nobody has answered for."""
-        shop = await self.shop()
-        plan_ = await shop.plan()
+        billing = await self.billing()
+        plan_ = await billing.plan()
         for _ in range(2):
-            await shop.checkout.subscribe(shop.contact(), plan_.id, await shop.card())
+            await billing.checkout.subscribe(billing.contact(), plan_.id, await billing.card())
         found = await self.data.fetch("SELECT id FROM payment_attempts ORDER BY id")
         return [row["id"] for row in found]
 
-    async def shop(self) -> TenantBilling:
+    async def billing(self) -> TenantBilling:
         return await idle_tenant_billing(self.database)
 
 
@@ -160,9 +160,9 @@ async def expire(world: World) -> Statement:
 
 
 async def sessions(world: World) -> list[UUID]:
-    shop = await world.shop()
-    await shop.catalog.create_link((await shop.plan()).id, "gold")
-    return [(await shop.checkout.open("gold")).id for _ in range(2)]
+    billing = await world.billing()
+    await billing.catalog.create_link((await billing.plan()).id, "gold")
+    return [(await billing.checkout.open("gold")).id for _ in range(2)]
 
 
 async def take_cursor(_world: World) -> Statement:

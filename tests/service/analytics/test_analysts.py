@@ -10,8 +10,11 @@ from schema.connections.database import Database
 from schema.installation import migrate
 from schema.installation.roles import ANALYST_ROLES, analyst_of, ensure_roles, set_analyst_password
 from schema.modes import Mode
+from schema.queries import load
 from service.worker.analyst_watch import AnalystWatch
-from tests.support.servers.databases import Cluster
+from tests.support.database_waits import until, wait_until_blocked
+from tests.support.servers.connections import Connect
+from tests.support.servers.databases import OWNER, Cluster
 
 LogIn = Callable[..., Awaitable[asyncpg.Connection]]
 
@@ -158,3 +161,90 @@ async def test_an_analyst_cannot_log_in_without_a_password(
 async def test_the_owner_may_end_analysts_sessions_but_not_become_one(owner: asyncpg.Connection) -> None:
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await owner.execute("SET ROLE duro_live_analyst")
+
+
+# Whom the watch leaves alone
+
+
+async def shorten(owner: asyncpg.Connection, limit: str) -> None:
+    """From now on this limit of the watch is over at once."""
+    definition = await owner.fetchval(
+        "SELECT pg_get_functiondef('core.stop_runaway_queries()'::regprocedure)"
+    )
+    assert definition.count(f"'{limit}'") == 1
+    await owner.execute(definition.replace(f"'{limit}'", "'0 s'"))
+
+
+async def test_sessions_within_their_limits_are_left_alone(
+    log_in: LogIn, owner: asyncpg.Connection, database: Database, cluster: Cluster, template: str
+) -> None:
+    idle, reading = await log_in(), await log_in()
+    await idle.execute("SELECT 1")
+    await reading.execute("BEGIN; SELECT * FROM daily_revenue")
+    await owner.execute("SELECT pg_advisory_lock(1)")
+    async with cluster.fresh_database(template) as name:
+        elsewhere = await asyncpg.connect(
+            cluster.url(name), user=analyst_of(Mode.LIVE), password="open sesame"
+        )
+        await elsewhere.execute("SELECT pg_advisory_lock(1)")
+        assert await AnalystWatch(database).step() == 0
+        for session in (idle, reading, owner, elsewhere):
+            assert await session.fetchval("SELECT 1") == 1
+        await elsewhere.close()
+
+
+@pytest.mark.parametrize("limit", ["70 s", "10 min"])
+async def test_a_transaction_left_open_is_ended_and_an_idle_session_is_not(
+    log_in: LogIn, owner: asyncpg.Connection, database: Database, limit: str
+) -> None:
+    await shorten(owner, limit)
+    idle, forgotten = await log_in(), await log_in()
+    await idle.execute("SELECT 1")
+    await forgotten.execute("BEGIN; SELECT 1")
+    gone = pid(forgotten)
+    assert await AnalystWatch(database).step() == 1
+    assert await idle.fetchval("SELECT 1") == 1
+    await until(owner, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", gone)
+
+
+async def test_neither_a_past_statement_nor_one_without_a_limit_is_ended(
+    log_in: LogIn, brief: None, owner: asyncpg.Connection, database: Database
+) -> None:
+    await shorten(owner, "2 s")
+    await owner.execute("ALTER ROLE duro_sandbox_analyst SET statement_timeout = 0")
+    try:
+        past, unlimited = await log_in(), await log_in(Mode.TEST)
+        await past.execute("SELECT 1")
+        running = asyncio.create_task(unlimited.execute("SELECT pg_sleep(60)"))
+        await until(
+            owner, "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1", pid(unlimited)
+        )
+        await until(
+            owner, "SELECT now() - query_start > '110 ms' FROM pg_stat_activity WHERE pid = $1", pid(past)
+        )
+        assert await AnalystWatch(database).step() == 0
+        await owner.execute("SELECT pg_cancel_backend($1)", pid(unlimited))
+        with pytest.raises(asyncpg.QueryCanceledError):
+            await running
+        assert await past.fetchval("SELECT 1") == 1
+    finally:
+        await owner.execute("ALTER ROLE duro_sandbox_analyst SET statement_timeout = '30s'")
+
+
+def pid(session: asyncpg.Connection) -> int:
+    return session.get_server_pid()
+
+
+async def test_a_migration_ends_only_analysts_that_hold_an_advisory_lock(
+    log_in: LogIn, owner: asyncpg.Connection, connect: Connect
+) -> None:
+    holding, reading, waiting, another = await log_in(), await log_in(), await log_in(), await connect(OWNER)
+    await holding.execute("SELECT pg_advisory_lock(1)")
+    await reading.execute("BEGIN; SELECT * FROM daily_revenue")
+    await another.execute("SELECT pg_advisory_lock(2)")
+    asking = asyncio.create_task(waiting.execute("SELECT pg_advisory_lock(2)"))
+    await wait_until_blocked(owner, waiting)
+    assert await owner.fetch(load("migrations")["free_lock"], list(ANALYST_ROLES)) == [(True,)]
+    await another.execute("SELECT pg_advisory_unlock(2)")
+    await asking
+    assert await reading.fetchval("SELECT 1") == 1
