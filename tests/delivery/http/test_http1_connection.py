@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from delivery.http.attempt_contract import SendLimits
 from delivery.http.attempt_failed import AttemptFailed, explain
-from delivery.http.exchange import Exchange
+from delivery.http.exchange import MAX_BEFORE_BODY, Exchange
 from delivery.http.http1_connection import Connection
 from delivery.http.response_status import arrived_status
 from tests.delivery.http import test_malformed_responses as answers
@@ -191,3 +191,41 @@ async def test_an_expired_attempt_sends_nothing() -> None:
     exchange.expire()
     assert isinstance(connection.send_request(b"x", b"", exchange).exception(), TimeoutError)
     assert (wire.aborted, wire.written) == (True, b"")
+
+
+def responding(raw: bytes) -> tuple[Connection, Wire, asyncio.Future[None]]:
+    connection, _, wire = connected()
+    answer = connection.send_request(b"", b"", Exchange())
+    connection.data_received(raw)
+    return connection, wire, answer
+
+
+async def test_a_body_is_read_up_to_its_limit_and_no_further() -> None:
+    limit = SendLimits().body_read
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n"
+    connection, wire, answer = responding(head)
+    connection.data_received(b"x" * (limit - len(head) - 1))
+    assert (wire.aborted, answer.done()) == (False, False)
+    connection.data_received(b"x")
+    assert (wire.aborted, answer.done()) == (True, True)
+
+
+async def test_a_header_may_be_as_long_as_its_limit() -> None:
+    connection, wire, _ = responding(b"HTTP/1.1 200 OK\r\nX: ")
+    connection.data_received(b"a" * SendLimits().header_line)
+    assert not wire.aborted
+    connection.data_received(b"a")
+    assert wire.aborted
+
+
+async def test_headers_may_be_as_long_as_their_limit() -> None:
+    line = b"X: " + b"a" * 59 + b"\r\n"
+    start = b"HTTP/1.1 200 OK\r\n"
+    lines, rest = divmod(MAX_BEFORE_BODY - len(start), len(line))
+    connection, wire, _ = responding(start)
+    for _ in range(lines):
+        connection.data_received(line)
+    connection.data_received(b"Y" * rest)
+    assert not wire.aborted
+    connection.data_received(b"Y")
+    assert wire.aborted
