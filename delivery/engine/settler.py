@@ -109,10 +109,12 @@ class Settler:
                     self._arrived.clear()
                     arriving = asyncio.ensure_future(self._arrived.wait())
                     again_s = DISABLE_RETRY_S if self._gone else None
-                    await asyncio.wait(
-                        (arriving, stopping), timeout=again_s, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    arriving.cancel()
+                    try:
+                        await asyncio.wait(
+                            (arriving, stopping), timeout=again_s, return_when=asyncio.FIRST_COMPLETED
+                        )
+                    finally:
+                        arriving.cancel()
                 if self._gone:
                     await self._disable_gone()
         finally:

@@ -1,12 +1,12 @@
 """The one contract of every long-lived thing, as a stress test that each of them passes.
 
 `run(stop)` works until `stop` is set and returns, whenever that is: at once, during the start, after some work. It can be
-run again, and cancelled at any moment. Nothing hangs, and nothing is raised but the cancellation.
+run again, and cancelled at any moment. Nothing hangs, nothing is raised but the cancellation, and no task is left behind.
 """
 
 import asyncio
-from collections.abc import Awaitable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 _ENDS_WITHIN_S = 10.0
@@ -20,9 +20,21 @@ async def stress_lifecycle(part: Runs, *, turns: int = 12, work_s: float = 0.05)
     await _stopped_before_it_ran(part)
     for turn in range(turns):
         await _stopped_after_some_turns_of_the_loop(part, turn)
-        await _cancelled_after_some_turns_of_the_loop(part, turn)
-    await _stopped_while_at_work(part, work_s)
+        async with _leaving_no_task():
+            await _cancelled_after_some_turns_of_the_loop(part, turn)
+    async with _leaving_no_task():
+        await _stopped_while_at_work(part, work_s)
     await _stopped_before_it_ran(part)
+
+
+@asynccontextmanager
+async def _leaving_no_task() -> AsyncIterator[None]:
+    """Every task that is started within ends soon afterwards."""
+    before = asyncio.all_tasks()
+    yield
+    if left := asyncio.all_tasks() - before:
+        _done, pending = await asyncio.wait(left, timeout=_ENDS_WITHIN_S)
+        assert not pending, "it left tasks behind"
 
 
 async def _ends(work: Awaitable[None]) -> None:
