@@ -62,15 +62,22 @@ class ConnectionPool:
         """Connects to the first reachable address. Raises AttemptFailed, Blocked or TimeoutError."""
         if self._closed:
             raise _closed()
-        connection = await self._dialler.open(
-            lambda address: Connection(self, self._limits, (address.text, port, server_name)),
-            addresses,
-            port,
-            server_name,
-            exchange,
-            deadline,
-            self._close_idle,
-        )
+        connections: list[Connection] = []
+
+        def new_connection(address: CheckedAddress) -> Connection:
+            connections.append(Connection(self, self._limits, (address.text, port, server_name)))
+            return connections[-1]
+
+        try:
+            connection = await self._dialler.open(
+                new_connection, addresses, port, server_name, exchange, deadline, self._close_idle
+            )
+        except BaseException:
+            for (
+                connection
+            ) in connections:  # uvloop does not report the loss of one whose opening was cancelled
+                connection.connection_lost(None)
+            raise
         if self._closed:
             connection.expire()
             raise _closed()

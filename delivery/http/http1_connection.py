@@ -178,6 +178,9 @@ class Connection(CountingProtocol):
         self.expire()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """May be called twice."""
+        if self._closed_by is not None:
+            return
         self._owner.closed(self)
         self._closed_by = _close_reason(exc)
         if self._exchange is not None:

@@ -8,10 +8,12 @@ import pytest
 
 from delivery.egress.endpoint_url import EndpointUrl
 from delivery.egress.guard import Blocked, CheckedAddress, EgressGuard, EgressPolicy
-from delivery.http.attempt_contract import Outcome
+from delivery.http.attempt_contract import AttemptResult, Outcome
 from delivery.http.attempt_failed import AttemptFailed
+from delivery.http.connection_pool import ConnectionPool
 from delivery.http.dialling import check_peer
 from delivery.http.exchange import STALE_SECONDS, Stage
+from delivery.http.http1_connection import Connection
 from delivery.http.sockets import reset_on_close
 from tests.delivery.http.raw_receiver import (
     OK,
@@ -353,3 +355,25 @@ async def test_a_peer_that_reset_the_connection_at_once_could_not_be_reached() -
             with pytest.raises(AttemptFailed, match="closed by the receiver") as failed:
                 check_peer(sock, ip_address("127.0.0.1"), port)
     assert failed.value.outcome is Outcome.CONNECT
+
+
+async def test_an_attempt_cancelled_while_its_connection_opens_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts: list[asyncio.Task[AttemptResult]] = []
+    opened = ConnectionPool.opened
+
+    def opened_and_cancelled(self: ConnectionPool, connection: Connection) -> None:
+        opened(self, connection)
+        assert self.in_use == 1
+        attempts[-1].cancel()
+
+    monkeypatch.setattr(ConnectionPool, "opened", opened_and_cancelled)
+    async with receiving() as receiver, sending() as sender:
+        for _ in range(3):
+            attempts.append(asyncio.create_task(sender.send(to(f"http://127.0.0.1:{receiver.port}/"))))
+            with pytest.raises(asyncio.CancelledError):
+                await attempts[-1]
+            await receiver.all_closed()
+            await until(lambda: sender.in_use == 0)
+        assert sender.idle == 0
