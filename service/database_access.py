@@ -7,7 +7,7 @@ from typing import Final
 
 from schema.connections.database import connect_as_owner
 from schema.embedded import attach, ensure_secret_key, wait_stopped
-from schema.installation.migrate import Migrated, migrate
+from schema.installation.migrate import MigrationResult, migrate
 from service.settings import Settings
 
 Progress = Callable[[str], None]
@@ -21,7 +21,7 @@ class DatabaseAccess:
     key: bytes = field(repr=False)
     embedded: bool
 
-    async def migrate(self, progress: Progress, *, beside: bool = False) -> Migrated:
+    async def migrate(self, progress: Progress, *, beside: bool = False) -> MigrationResult:
         """`beside`: also where the product already has objects in our schemas. Raises Unavailable."""
         owner = await connect_as_owner(self.url)
         try:

@@ -238,7 +238,7 @@ async def _check(database: Database) -> None:
         await check_server(connection)
         rows = await connection.fetch(load("migrations")["applied"])
         lost = await roles_lacking_rights(connection)
-    if missing := migrate.missing({(row["schema"], row["name"]): row["sha256"] for row in rows}):
+    if missing := migrate.pending_migrations({(row["schema"], row["name"]): row["sha256"] for row in rows}):
         raise Unavailable(
             f"The database lacks {len(missing)} migration(s) of this version: run duro migrate."
         )

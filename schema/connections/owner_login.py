@@ -14,7 +14,7 @@ _SQL = load("rights")
 
 async def refuse_other_logins(connection: asyncpg.Connection, command: str) -> None:
     """Raises Unavailable unless this login has the rights of the owner of duro's objects."""
-    for row in await connection.fetch(_SQL["owner_of_ours"]):
+    for row in await connection.fetch(_SQL["owner_of_objects"]):
         if not row["may"]:
             raise Unavailable(
                 f"{command} needs the login of the database's owner, {row['owner']}: "

@@ -1,11 +1,13 @@
-"""Whether the product has objects in the schemas core, live or sandbox, and whether duro's can live beside them.
+"""Checks whether the schemas core, live or sandbox contain other objects, and whether duro can be installed
+beside them.
 
-    empty, or no such schema          duro makes it, or uses it
-    objects, no name that duro needs  refused, unless the operator says --beside
-    a name that duro needs            refused
-    our migrations are in it          only the names of those that are still to come are looked at
+    no such schema, or an empty one         duro creates or uses it
+    other objects, no name that duro needs  refused, unless the operator uses --beside
+    an object with a name that duro needs   refused
+    duro's migrations                       only the names that pending migrations need are checked
 
-Only reads, and comes before anything is written. What is beside is never changed: everything of ours is named in statements.
+The check only reads and runs before any write. Other objects are never changed: all statements name duro's
+own objects.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,32 +20,32 @@ from schema.installation.created_names import CreatedNames, created_names
 from schema.queries import load
 
 _SQL: Final = load("preconditions")
-_BOOK: Final = load("migrations")["prepare"]
+_MIGRATIONS_TABLE: Final = load("migrations")["prepare"]
 
 
-async def refuse_others_objects(
+async def refuse_foreign_objects(
     owner: asyncpg.Connection, texts: Mapping[str, Mapping[str, str]], *, beside: bool
 ) -> None:
-    """`texts`: by schema, the text of each migration by its name. Raises Unavailable."""
-    (book,) = await owner.fetch(_SQL["has_book"])
-    if book["found"] and not book["readable"]:
-        return  # a database of ours that has been restored by another role
-    applied = await owner.fetch(load("migrations")["applied"]) if book["found"] else []
+    """Raises Unavailable. `texts` has the text of each migration, by schema and name."""
+    (table,) = await owner.fetch(_SQL["migrations_table"])
+    if table["found"] and not table["readable"]:
+        return  # a database of duro that another role has restored
+    applied = await owner.fetch(load("migrations")["applied"]) if table["found"] else []
     done = {(row["schema"], row["name"]) for row in applied}
     others: list[str] = []
     for schema, by_name in texts.items():
-        own = [_BOOK] if schema == "core" and book["found"] else []
+        own = [_MIGRATIONS_TABLE] if schema == "core" and table["found"] else []
         own += [text for name, text in by_name.items() if (schema, name) in done]
-        coming = [_BOOK] if schema == "core" and not book["found"] else []
-        coming += [text for name, text in by_name.items() if (schema, name) not in done]
-        ours = created_names(own)
-        await _refuse_collisions(owner, schema, created_names(coming).without(ours))
+        pending = [_MIGRATIONS_TABLE] if schema == "core" and not table["found"] else []
+        pending += [text for name, text in by_name.items() if (schema, name) not in done]
+        existing = created_names(own)
+        await _refuse_collisions(owner, schema, created_names(pending).without(existing))
         if not any((schema, name) in done for name in by_name):
-            others += await _others(owner, schema, ours)
+            others += await _others(owner, schema, existing)
     if others and not beside:
         raise Unavailable(
             f"The database has objects that are not duro's in schemas that duro uses ({_some(others)}): use another "
-            "database, or run duro migrate --beside, which adds duro's objects beside them and does not change them."
+            "database, or run duro migrate --beside, which adds duro's objects and does not change the others."
         )
 
 
@@ -65,10 +67,12 @@ async def _refuse_collisions(owner: asyncpg.Connection, schema: str, names: Crea
         )
 
 
-async def _others(owner: asyncpg.Connection, schema: str, ours: CreatedNames) -> list[str]:
-    """Objects that are not ours. Raises Unavailable when there are some and this login may not add to them."""
+async def _others(owner: asyncpg.Connection, schema: str, existing: CreatedNames) -> list[str]:
+    """Returns objects of others. Raises Unavailable if there are any and this login may not create objects
+    there.
+    """
     rows = await owner.fetch(_SQL["objects_in"], schema)
-    others = [f"{row['type']} {row['identity']}" for row in rows if row["name"] not in ours.relations]
+    others = [f"{row['type']} {row['identity']}" for row in rows if row["name"] not in existing.relations]
     if others:
         (rights,) = await owner.fetch(_SQL["may_create_in"], schema)
         if not rights["may"]:

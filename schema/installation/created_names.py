@@ -1,4 +1,4 @@
-"""The names that migrations take in their schema, by their text. Pure."""
+"""Finds the names that migrations use in their schema, from their text. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -15,24 +15,25 @@ _CONSTRAINT: Final = re.compile(r"\bCONSTRAINT (\w+) (?:PRIMARY|UNIQUE|EXCLUDE)"
 
 @dataclass(frozen=True)
 class CreatedNames:
-    """Tables, views and indexes share one set of names, and tables and views have a type of their name, too."""
+    """Tables, views and indexes share one namespace, and each table and view also has a type of its name."""
 
     tables: frozenset[str] = frozenset()
     relations: frozenset[str] = frozenset()
-    """Tables, views, and what has been given a name of the indexes."""
+    """Tables, views, and indexes with an explicit name."""
     functions: frozenset[str] = frozenset()
-    """Whatever their arguments: another function of the same name could be taken for one of ours."""
+    """By name only: a call could resolve to another function of the same name."""
     types: frozenset[str] = frozenset()
     _derived: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Names that PostgreSQL makes for constraints and sequences, and that we make for partitions and generations.
+        # Names that PostgreSQL derives for constraints and sequences, and duro for partitions and
+        # generations.
         suffix = r"(_pkey|_\w+_(key|excl|seq)|(_g\d+)?(_\d{4}_\d{2})?)"
         tables = "|".join(sorted(map(re.escape, self.tables))) or r"(?!)"
         object.__setattr__(self, "_derived", re.compile(f"({tables}){suffix}"))
 
     def has_relation_or_type(self, name: str) -> bool:
-        """They collide with each other, because a table has a type of its name."""
+        """They share a namespace, because a table has a type of its name."""
         return name in self.relations or name in self.types or self._derived.fullmatch(name) is not None
 
     def without(self, others: "CreatedNames") -> "CreatedNames":
@@ -55,7 +56,7 @@ def created_names(texts: Iterable[str]) -> CreatedNames:
     types = names.get("TYPE", set()) | names.get("DOMAIN", set())
     types |= {
         re.sub("range$", "multirange", name) for name in types
-    }  # PostgreSQL makes it, and functions of its name
+    }  # PostgreSQL creates it, and functions of its name
     return CreatedNames(
         frozenset(tables),
         frozenset(tables | names.get("VIEW", set()) | names.get("INDEX", set())),

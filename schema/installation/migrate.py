@@ -1,6 +1,9 @@
-"""Forward-only migrations: core's once, data's once for each mode's schema. An advisory lock lets two processes start at
-once. A file runs in one transaction with its entry in the book, unless it says otherwise (see schema/installation/migration.py); a
-killed process leaves whole files, or steps that the next run recognizes. Workers and producers go on meanwhile.
+"""Applies forward-only migrations: core's once, data's once per mode's schema.
+
+An advisory lock serializes processes that start at the same time. A file and its entry in
+core.schema_migrations are one transaction, unless the file says otherwise (see migration.py). So a killed
+process leaves complete files, or steps that the next run detects. Workers and producers continue while
+migrations run.
 """
 
 import asyncio
@@ -13,9 +16,9 @@ from typing import Final
 import asyncpg
 
 from schema.errors import Unavailable
-from schema.installation.beside import refuse_others_objects
+from schema.installation.beside import refuse_foreign_objects
 from schema.installation.index_building import build_index
-from schema.installation.lock_patience import Progress, with_lock_retries
+from schema.installation.lock_retries import Progress, with_lock_retries
 from schema.installation.migration import Kind, Migration
 from schema.installation.preconditions import check_server
 from schema.installation.roles import ANALYST_ROLES, ensure_roles, refuse_foreign_roles, refuse_missing_rights
@@ -32,15 +35,15 @@ _SQL = load("migrations")
 
 
 @dataclass(frozen=True)
-class Migrated:
+class MigrationResult:
     files: int
-    """How many were applied."""
+    """The number of files applied."""
     repaired: Sequence[str]
-    """What was put right of roles, owners, grants and triggers, in words."""
+    """One line per repair of roles, owners, grants and triggers."""
 
 
 def migrations() -> Iterator[Migration]:
-    """In the order of application: data's views look into core, so core comes first."""
+    """Yields migrations in order. Core comes first, because data's views read it."""
     yield from _folder("core", "core")
     for mode in Mode:
         yield from _folder("data", mode.schema)
@@ -58,16 +61,17 @@ async def migrate(
     progress: Progress = lambda _line: None,
     *,
     beside: bool = False,
-) -> Migrated:
-    """Brings the database up to this version, and repairs its roles, owners and rights. Safe to run again, and at once.
+) -> MigrationResult:
+    """Migrates the database to this version and repairs roles, owners and rights. Idempotent and safe to run
+    concurrently.
 
-    `beside`: also where the schemas have objects of the product's, which stay as they are.
+    `beside`: accepts schemas that have objects of others, which are not changed.
     """
     await check_server(owner)
     await _lock(owner, progress)
     try:
         await _refuse_other_history(owner)
-        await refuse_others_objects(owner, _texts(), beside=beside)
+        await refuse_foreign_objects(owner, _texts(), beside=beside)
         return await _migrate(owner, key, progress)
     finally:
         if not owner.is_closed():
@@ -75,10 +79,13 @@ async def migrate(
 
 
 async def _refuse_other_history(owner: asyncpg.Connection) -> None:
-    """Comes before names are compared: what another version has made would seem to be the product's. Raises Unavailable."""
-    (book,) = await owner.fetch(load("preconditions")["has_book"])
-    if book["found"] and book["readable"]:
-        missing(await _applied(owner))
+    """Raises Unavailable for the migrations of another version.
+
+    Runs before names are compared, because objects of another version would look like a product's.
+    """
+    (table,) = await owner.fetch(load("preconditions")["migrations_table"])
+    if table["found"] and table["readable"]:
+        pending_migrations(await _applied(owner))
 
 
 async def _applied(owner: asyncpg.Connection) -> dict[tuple[str, str], str]:
@@ -87,38 +94,38 @@ async def _applied(owner: asyncpg.Connection) -> dict[tuple[str, str], str]:
 
 async def _lock(owner: asyncpg.Connection, progress: Progress) -> None:
     deadline = asyncio.get_running_loop().time() + LOCK_WITHIN_S
-    told = False
+    reported = False
     while not await owner.fetchval(_SQL["lock"], _LOCK_KEY):
-        if not told:
-            progress("Waiting for another process that migrates this database")
-            told = True
+        if not reported:
+            progress("Waiting for another process that is migrating this database")
+            reported = True
         if asyncio.get_running_loop().time() > deadline:
             raise Unavailable(
-                f"Another session has held the lock of migrations for {LOCK_WITHIN_S:.0f} s: "
-                "see in pg_locks (locktype advisory) which it is, and end it if it hangs."
+                f"Another session has held the migration lock for {LOCK_WITHIN_S:.0f} s: "
+                "find it in pg_locks (locktype advisory), and end it if it hangs."
             )
         await owner.execute(_SQL["free_lock"], list(ANALYST_ROLES))
         await asyncio.sleep(0.1)
 
 
-async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Progress) -> Migrated:
+async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Progress) -> MigrationResult:
     intended = await intended_owner(owner)
     taken_over = await with_lock_retries(
         owner, "Taking over the database", partial(_claim, owner, key, intended), progress
     )
     roles = await ensure_roles(owner, key)
     applied = await _applied(owner)
-    pending = missing(applied)
+    pending = pending_migrations(applied)
     for migration in pending:
         progress(f"{migration.schema}: {migration.name}")
         await _apply(owner, migration, intended, progress)
     rights = await with_lock_retries(owner, "Repairing rights", partial(repair, owner, intended), progress)
-    return Migrated(len(pending), [*taken_over, *(roles if applied else []), *rights])
+    return MigrationResult(len(pending), [*taken_over, *(roles if applied else []), *rights])
 
 
 async def _claim(owner: asyncpg.Connection, key: bytes, intended: IntendedOwner) -> list[str]:
-    """In one transaction, so that what is refused leaves nothing behind. Returns what changed its owner, in words."""
-    taken_over = await take_over(owner, intended) if await owner.fetchval(_SQL["is_ours"]) else []
+    """Runs in one transaction, so that a refusal changes nothing. Returns one line per change of owner."""
+    taken_over = await take_over(owner, intended) if await owner.fetchval(_SQL["is_installed"]) else []
     await refuse_without_create(owner, intended)
     async with without_default_privileges(owner, "core"):
         await owner.execute(_SQL["prepare"])
@@ -135,11 +142,12 @@ async def _claim(owner: asyncpg.Connection, key: bytes, intended: IntendedOwner)
 async def _apply(
     owner: asyncpg.Connection, migration: Migration, intended: IntendedOwner, progress: Progress
 ) -> None:
-    """One file and its entry in the book. Killed anywhere, the next run continues with the same file."""
+    """Applies one file and records it. After a kill, the next run continues with the same file."""
     what = f"{migration.schema}: {migration.name}"
 
     async def execute() -> str:
-        # pg_temp last, in the path that functions keep too: else a caller's temporary table stands in for ours.
+        # pg_temp comes last, also in the path that functions store: otherwise a caller's temporary table
+        # would be used.
         await owner.execute(f"SET LOCAL search_path = {migration.schema}, pg_temp")
         async with without_default_privileges(owner, migration.schema):
             return await owner.execute(migration.statements)
@@ -167,7 +175,9 @@ async def _apply(
 
 
 def _texts() -> dict[str, dict[str, str]]:
-    """By schema and name, but for those that build an index, whose parts may be there from a run that was interrupted."""
+    """Returns the texts by schema and name, without index files: an interrupted run may have left their
+    parts.
+    """
     texts: dict[str, dict[str, str]] = {}
     for migration in migrations():
         if migration.kind is not Kind.INDEX:
@@ -175,21 +185,21 @@ def _texts() -> dict[str, dict[str, str]]:
     return texts
 
 
-def missing(applied: Mapping[tuple[str, str], str]) -> list[Migration]:
-    """What a database with this book, {(schema, name): sha256}, still lacks, in order.
+def pending_migrations(applied: Mapping[tuple[str, str], str]) -> list[Migration]:
+    """Returns the migrations still to apply, in order. `applied` is {(schema, name): sha256}.
 
-    Raises Unavailable when the book has entries that this version cannot have written.
+    Raises Unavailable when `applied` has entries that this version cannot have written.
     """
     known = {(m.schema, m.name): m for m in migrations()}
     for entry, sha256 in applied.items():
         if entry not in known:
             raise Unavailable(
-                f"The database has migration {'/'.join(entry)}, which this version does not know: "
-                "it belongs to a newer duro-webhooks; use that version."
+                f"The database has migration {'/'.join(entry)}, which this version does not have: "
+                "use the newer version of duro-webhooks that applied it."
             )
         if known[entry].sha256 != sha256:
             raise Unavailable(
-                f"Migration {'/'.join(entry)} was applied with another text than this version has: "
-                "use the version that made this database, and never edit an applied migration."
+                f"Migration {'/'.join(entry)} was applied with a different text: "
+                "use the version that created this database, and never edit an applied migration."
             )
     return [migration for entry, migration in known.items() if entry not in applied]

@@ -1,8 +1,8 @@
-"""One migration file. Its first line may say how it runs; see CONTRIBUTING.md for what may be in each kind.
+"""One migration file. Its first line may say how it runs; CONTRIBUTING.md lists what each kind may contain.
 
-(nothing)             all of it in one transaction, together with its entry in the book
--- runs: index        one CREATE INDEX on a table that others write to meanwhile
--- runs: in batches   one statement, each time in a transaction of its own, until it changes no row
+(nothing)             the file and its entry in schema_migrations in one transaction
+-- runs: index        one CREATE INDEX on a table that is written to at the same time
+-- runs: in batches   one statement, repeated in separate transactions until it changes no row
 """
 
 import hashlib
@@ -29,10 +29,10 @@ class Index:
     table: str
     unique: bool
     rest: str
-    """What follows the table's name: columns, INCLUDE, WHERE."""
+    """The text after the table's name: columns, INCLUDE, WHERE."""
 
-    def on(self, table: str) -> str:
-        """The name of its part on a partition, 63 bytes at most."""
+    def name_on(self, table: str) -> str:
+        """Returns the index's name on a partition, at most 63 bytes."""
         if table == self.table:
             return self.name
         name = f"{table}_{self.name.removeprefix(f'{self.table}_')}"
@@ -47,7 +47,7 @@ class Migration:
 
     @property
     def statements(self) -> str:
-        """The text for its schema: a function's settings cannot be parameters, so the name is put in."""
+        """Returns the text with its schema's name: the SET of a function takes no parameters."""
         return self.text.replace(" :schema, ", f" {self.schema}, ")
 
     @property
@@ -56,15 +56,15 @@ class Migration:
 
     @property
     def kind(self) -> Kind:
-        """Raises ValueError for a kind that there is not."""
+        """Returns how the file runs. Raises ValueError for an unknown kind."""
         found = _RUNS.match(self.text)
         return Kind(found["kind"]) if found else Kind.TRANSACTION
 
     @property
     def index(self) -> Index:
-        """Of a file that builds one. Raises ValueError when that is not all there is in it."""
+        """Returns the index that the file builds. Raises ValueError when the file contains anything else."""
         text = re.sub(r"--[^\n]*", "", self.text).strip()
         found = _INDEX.fullmatch(text)
         if found is None or ";" in found["rest"]:
-            raise ValueError(f"{self.name} is to be one statement: CREATE [UNIQUE] INDEX name ON table …;")
+            raise ValueError(f"{self.name} must be one statement: CREATE [UNIQUE] INDEX name ON table …;")
         return Index(found["name"], found["table"], bool(found["unique"]), found["rest"])

@@ -1,7 +1,8 @@
-"""What must be true of a database before duro uses or changes it.
+"""Checks a database before duro uses or changes it.
 
-Everything here only reads. What fails is raised as Unavailable, with what to do. What a session can set for itself is not checked but
-pinned: see schema/connections/session_settings.py. Collation is not checked either: pages go by times and ids, and text is compared for equality alone.
+The checks only read. A failed check raises Unavailable with what to do. Settings that a session can change
+are pinned instead (schema/connections/session_settings.py). Collation is not checked: pages are ordered by
+times and ids, and text is only compared for equality.
 """
 
 from typing import Final, TypeAlias
@@ -18,12 +19,12 @@ _SQL: Final = load("preconditions")
 
 
 async def check_server(connection: Connection) -> None:
-    """For every login: the version, that it accepts writes, its encoding, and what cannot be pinned."""
+    """Checks the version, that writes are accepted, the encoding, and the setting that cannot be pinned."""
     check_version(connection)
     (found,) = await connection.fetch(_SQL["server"])
     if found["standby"]:
         raise Unavailable(
-            "The database is read-only (a standby): name the primary in DURO_DATABASE_URL, or promote this one."
+            "The database is a read-only standby: name the primary in DURO_DATABASE_URL, or promote this one."
         )
     if found["encoding"] != "UTF8":
         raise Unavailable(
@@ -32,14 +33,14 @@ async def check_server(connection: Connection) -> None:
         )
     if found["template"]:
         raise Unavailable(
-            "The database is a template, so that every new database would be a copy of it: "
+            "The database is a template, and every new database would be a copy of it: "
             "create one for duro, and name it in DURO_DATABASE_URL."
         )
     if found["replication_role"] != "origin":
         raise Unavailable(
-            f"session_replication_role is {found['replication_role']} for {found['login']}, so that foreign keys are not "
+            f"session_replication_role is {found['replication_role']} for {found['login']}, so foreign keys are not "
             f"checked. As a superuser, run ALTER ROLE {found['login']} RESET session_replication_role; and "
-            f"ALTER DATABASE {found['database']} RESET session_replication_role; until it is origin again."
+            f"ALTER DATABASE {found['database']} RESET session_replication_role; until it is origin."
         )
 
 
@@ -48,5 +49,5 @@ def check_version(connection: Connection) -> None:
     if version.major < MINIMUM_MAJOR:
         raise Unavailable(
             f"The database is PostgreSQL {version.major}; "
-            f"duro needs PostgreSQL {MINIMUM_MAJOR} or newer: upgrade it or point DURO_DATABASE_URL elsewhere."
+            f"duro needs PostgreSQL {MINIMUM_MAJOR} or newer: upgrade it, or use another database."
         )

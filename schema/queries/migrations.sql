@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS core.installation (
     key_check text NOT NULL
 );
 
--- name: is_ours
+-- name: is_installed
 -- Whether duro has been here: a schema core of somebody else's has no such tables. By the catalog, which needs no right.
 SELECT count(*) = 2
   FROM pg_class c

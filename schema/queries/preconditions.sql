@@ -10,7 +10,7 @@ SELECT pg_is_in_recovery() AS standby, pg_encoding_to_char(encoding)::text AS en
   FROM pg_database
  WHERE datname = current_database();
 
--- name: has_book
+-- name: migrations_table
 -- Whether core.schema_migrations is the book of our migrations, and not another table of that name; and whether this login may read it.
 -- By catalogs: in a restored database the login may not even look into the schema.
 SELECT count(*) = 4 AS found,

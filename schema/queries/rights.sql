@@ -7,7 +7,7 @@ SELECT CASE WHEN pg_has_role(datdba, 'USAGE') THEN pg_get_userbyid(datdba) ELSE 
   FROM pg_database
  WHERE datname = current_database();
 
--- name: owner_of_ours
+-- name: owner_of_objects
 -- Who owns our schemas, and whether this login has that role's rights. No row: nothing is migrated.
 SELECT pg_get_userbyid(nspowner)::text AS owner, current_user::text AS login, pg_has_role(nspowner, 'USAGE') AS may
   FROM pg_namespace
@@ -85,7 +85,7 @@ SELECT pg_has_role($1, 'USAGE') AND pg_has_role($2, 'SET') AS may,
 -- Whether there are any for objects that this login makes.
 SELECT EXISTS (SELECT FROM pg_default_acl WHERE defaclrole = current_user::regrole);
 
--- name: there
+-- name: existing_objects
 -- $1 schema. Its relations and its functions.
 SELECT ARRAY(SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace($1)) AS relations,
        ARRAY(SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace($1)) AS functions;
@@ -104,7 +104,7 @@ SELECT format('REVOKE ALL ON %s FROM %s CASCADE', made.object,
  WHERE a.grantee <> made.owner
  GROUP BY 1;
 
--- name: has_others
+-- name: has_foreign_objects
 -- $1 schema, $2 names of relations, $3 of functions, $4 of types. Whether it has a table, view, function or type that is neither one
 -- of these nor a partition of one.
 SELECT EXISTS (SELECT FROM pg_class c

@@ -1,1 +1,1 @@
-"""What each role may do in this database: declared in one place, compared with the catalog, repaired by `duro migrate`."""
+"""The rights of each role: declared in one place, compared with the catalog, repaired by `duro migrate`."""

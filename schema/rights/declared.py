@@ -1,8 +1,8 @@
-"""Every object of ours and which role may do what with it. All belong to the database's owner; PUBLIC may do nothing.
+"""Declares all of duro's objects and the rights of each role on them.
 
-This is the only place that grants: migrations create objects and grant nothing. Only objects named here, and the
-partitions of tables named here, are ever touched: other tables may live in the same schemas. Partitions have no
-grants of their own, because access goes through their parent.
+The database's owner owns all objects, and PUBLIC has no rights. Grants come only from here: migrations create
+objects and grant nothing. Only objects named here, and partitions of tables named here, are changed, because
+the schemas may contain other tables. Partitions have no grants, because access goes through their parent.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ Grants: TypeAlias = Mapping[str, str]
 
 READ: Final = "SELECT"
 APPEND: Final = "SELECT, INSERT"
-LOCK: Final = "SELECT, UPDATE"  # to lock a row takes UPDATE
+LOCK: Final = "SELECT, UPDATE"  # locking a row requires UPDATE
 WRITE: Final = "SELECT, INSERT, UPDATE"
-KEEP: Final = "SELECT, INSERT, DELETE"  # rows are added and deleted, never changed
+ADD_AND_DELETE: Final = "SELECT, INSERT, DELETE"  # rows are added and deleted, never changed
 EVERYTHING: Final = "SELECT, INSERT, UPDATE, DELETE"
 CALL: Final = "EXECUTE"
-NOBODY: Final[Grants] = {}
+NO_ACCESS: Final[Grants] = {}
 
 TRIGGERS: Final = {
     "append_only": "A",
@@ -30,23 +30,24 @@ TRIGGERS: Final = {
     "set_disabled_at": "O",
     "refuse_lossy_rebuild": "O",
 }
-"""How each trigger of ours fires, as pg_trigger.tgenabled says it: a restore of data alone (--disable-triggers) turns
-"A", which session_replication_role cannot switch off, into "O"."""
+"""The pg_trigger.tgenabled of each trigger. "A" fires even if session_replication_role is set. A data-only
+restore with --disable-triggers changes "A" to "O".
+"""
 
 
 @dataclass(frozen=True)
-class Declared:
-    """One schema's objects. Functions are named with the types of their arguments, as in "parse_id(text, text)"."""
+class DeclaredSchema:
+    """One schema's objects. Function names include the argument types, as in "parse_id(text, text)"."""
 
     schema: str
     usage: tuple[str, ...]
     tables: Mapping[str, Grants]
-    """Views too."""
+    """Tables and views."""
     functions: Mapping[str, Grants]
     types: tuple[str, ...] = ()
 
 
-CORE: Final = Declared(
+CORE: Final = DeclaredSchema(
     schema="core",
     usage=(CORE_ROLE,),
     tables={
@@ -55,7 +56,7 @@ CORE: Final = Declared(
         "customer_identities": {CORE_ROLE: WRITE},
         "email_templates": {CORE_ROLE: WRITE},
         "event_types": {CORE_ROLE: READ},
-        "installation": NOBODY,
+        "installation": NO_ACCESS,
         "kyc_documents": {CORE_ROLE: WRITE},
         "members": {CORE_ROLE: WRITE},
         "notifications": {CORE_ROLE: WRITE},
@@ -71,33 +72,33 @@ CORE: Final = Declared(
     },
     functions={
         "oldest_transaction()": {CORE_ROLE: CALL},
-        "refuse_change()": NOBODY,
-        "set_disabled_at()": NOBODY,
+        "refuse_change()": NO_ACCESS,
+        "set_disabled_at()": NO_ACCESS,
         "stop_runaway_queries()": {CORE_ROLE: CALL},
     },
 )
 
 
-def data_schema(mode: Mode) -> Declared:
-    """What is declared for one mode's schema."""
+def data_schema(mode: Mode) -> DeclaredSchema:
+    """Returns the declaration of one mode's schema."""
     data, analyst, producer = mode.role, analyst_of(mode), producer_of(mode)
-    return Declared(
+    return DeclaredSchema(
         schema=mode.schema,
         usage=(data, analyst, producer),
         tables={
             "activity": {data: APPEND},
             "activity_feed": {data: READ},
-            "attempt_folds": NOBODY,
-            "attempt_folds_lock": NOBODY,
+            "attempt_folds": NO_ACCESS,
+            "attempt_folds_lock": NO_ACCESS,
             "checkout_sessions": {data: WRITE},
             "consumers": {data: LOCK},
-            "cursors": {data: KEEP},
+            "cursors": {data: ADD_AND_DELETE},
             "customers": {data: WRITE},
             "daily_payments": {data: READ, analyst: READ},
             "daily_revenue": {data: READ, analyst: READ},
-            "dead_events": {data: KEEP},
+            "dead_events": {data: ADD_AND_DELETE},
             "delivery_health": {data: READ, analyst: READ},
-            "delivery_hours": NOBODY,
+            "delivery_hours": NO_ACCESS,
             "delivery_switches": {data: LOCK},
             "dunning_schedules": {data: WRITE},
             "endpoint_health": {data: WRITE},
@@ -113,19 +114,19 @@ def data_schema(mode: Mode) -> Declared:
             "invoices": {data: WRITE},
             "movement_hours": {data: WRITE},
             "mrr": {data: READ, analyst: READ},
-            "partitions_lock": NOBODY,
+            "partitions_lock": NO_ACCESS,
             "payment_attempts": {data: WRITE},
             "payment_links": {data: EVERYTHING},
             "plans": {data: EVERYTHING},
             "projections": {data: READ},
             "promo_codes": {data: WRITE},
-            "published_tenants": NOBODY,
+            "published_tenants": NO_ACCESS,
             "recovery": {data: READ, analyst: READ},
             "recovery_hours": {data: WRITE},
-            "retention_lock": NOBODY,
+            "retention_lock": NO_ACCESS,
             "retired_months": {data: READ},
             "sequencer": {data: READ},
-            "sequencer_lock": NOBODY,
+            "sequencer_lock": NO_ACCESS,
             "store_settings": {data: WRITE},
             "subscription_movements": {data: READ, analyst: READ},
             "subscription_states": {data: WRITE},
@@ -136,38 +137,38 @@ def data_schema(mode: Mode) -> Declared:
             "webhook_endpoints": {data: READ},
             "webhook_replays": {data: WRITE},
         },
-        # The data role appends events through record_event() and positions through sequence_events() alone. A
-        # product's own role becomes a member of the producer role. Views run with their owner's rights on
-        # tables, but with the reader's on functions.
+        # The data role appends events only through record_event(), and positions only through
+        # sequence_events(). A product's own role becomes a member of the producer role. A view uses its
+        # owner's rights on tables, but the reader's rights on functions.
         functions={
             "abandon_rebuild(text)": {data: CALL},
             "activity_type_key(uuid, text)": {data: CALL},
-            "add_histogram(bigint[], integer[])": NOBODY,
-            "add_projection(text, text[])": NOBODY,
-            "add_to_histogram(integer[], integer[], bigint[])": NOBODY,
+            "add_histogram(bigint[], integer[])": NO_ACCESS,
+            "add_projection(text, text[])": NO_ACCESS,
+            "add_to_histogram(integer[], integer[], bigint[])": NO_ACCESS,
             "as_of(text)": {data: CALL, analyst: CALL},
             "attempts_as_of()": {data: CALL, analyst: CALL},
             "begin_rebuild(text)": {data: CALL},
-            "check_event()": NOBODY,
+            "check_event()": NO_ACCESS,
             "disable_endpoint(uuid, text, text)": {data: CALL},
             "drop_generations(text)": {data: CALL},
             "enable_endpoint(uuid)": {data: CALL},
             "ensure_partitions(integer)": {data: CALL},
             "ensure_past_partitions(timestamp with time zone)": {data: CALL},
             "finish_rebuild(text)": {data: CALL},
-            "first_month()": NOBODY,
+            "first_month()": NO_ACCESS,
             "fold_attempts(integer)": {data: CALL},
-            "fold_attempts(integer, boolean)": NOBODY,
+            "fold_attempts(integer, boolean)": NO_ACCESS,
             "format_id(text, uuid)": {data: CALL, analyst: CALL, producer: CALL},
             "histogram_sum(integer[])": {data: CALL, analyst: CALL},
-            "latency_bucket(real)": NOBODY,
+            "latency_bucket(real)": NO_ACCESS,
             "latency_quantile(bigint[], double precision)": {data: CALL, analyst: CALL},
-            "make_append_only(regclass)": NOBODY,
-            "make_generation(text, integer)": NOBODY,
-            "make_partitions(timestamp with time zone, timestamp with time zone)": NOBODY,
+            "make_append_only(regclass)": NO_ACCESS,
+            "make_generation(text, integer)": NO_ACCESS,
+            "make_partitions(timestamp with time zone, timestamp with time zone)": NO_ACCESS,
             "monthly_tables()": {data: CALL},
             "new_ulid()": {data: CALL},
-            "new_ulid(timestamp with time zone)": NOBODY,
+            "new_ulid(timestamp with time zone)": NO_ACCESS,
             "parse_id(text, text)": {data: CALL, producer: CALL},
             "partitions_ahead()": {data: CALL},
             "record_event(text, text, json)": {data: CALL, producer: CALL},
@@ -177,24 +178,24 @@ def data_schema(mode: Mode) -> Declared:
             "record_event(uuid, text, jsonb)": {data: CALL, producer: CALL},
             "record_event(uuid, text, jsonb, timestamp with time zone)": {data: CALL},
             "record_event(uuid, text, text)": {data: CALL, producer: CALL},
-            "refuse_change()": NOBODY,
-            "refuse_lossy_rebuild()": NOBODY,
-            "refuse_retiring_month()": NOBODY,
-            "retention_consumers()": NOBODY,
-            "revoke_default_privileges(regclass)": NOBODY,
-            "seal_partition(regclass)": NOBODY,
-            "sealed_leftovers()": NOBODY,
+            "refuse_change()": NO_ACCESS,
+            "refuse_lossy_rebuild()": NO_ACCESS,
+            "refuse_retiring_month()": NO_ACCESS,
+            "retention_consumers()": NO_ACCESS,
+            "revoke_default_privileges(regclass)": NO_ACCESS,
+            "seal_partition(regclass)": NO_ACCESS,
+            "sealed_leftovers()": NO_ACCESS,
             "sequence_events(integer)": {data: CALL},
-            "sequence_restored_events()": NOBODY,
-            "snapshot_after(pg_snapshot, pg_snapshot, xid8, xid8)": NOBODY,
-            "storage_parameters(text)": NOBODY,
+            "sequence_restored_events()": NO_ACCESS,
+            "snapshot_after(pg_snapshot, pg_snapshot, xid8, xid8)": NO_ACCESS,
+            "storage_parameters(text)": NO_ACCESS,
             "take_cursor(text)": {data: CALL},
             "this_mode()": {data: CALL},
             "time_zone_or_lagos(text)": {data: CALL, analyst: CALL},
             "to_bigint(numeric)": {data: CALL, analyst: CALL},
-            "truncate_partition(regclass)": NOBODY,
+            "truncate_partition(regclass)": NO_ACCESS,
             "unseal_leftovers()": {data: CALL},
-            "unseal_partition(regclass)": NOBODY,
+            "unseal_partition(regclass)": NO_ACCESS,
         },
         types=("currency", "id_range", "kobo"),
     )

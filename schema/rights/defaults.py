@@ -1,7 +1,7 @@
-"""What ALTER DEFAULT PRIVILEGES gives away of objects that are made by us is taken back.
+"""Revokes what ALTER DEFAULT PRIVILEGES grants on objects that duro creates.
 
-An operator may have set such defaults for the owner's other tables, in a schema or everywhere. Rights on ours are declared (see
-declared.py), and what is granted on them afterwards stays.
+An operator may have set such defaults for the owner's other tables, in a schema or everywhere. The rights on
+duro's objects are declared in declared.py. Grants that an operator adds later stay.
 """
 
 from collections.abc import AsyncIterator
@@ -17,12 +17,12 @@ _SQL: Final = load("rights")
 
 @asynccontextmanager
 async def without_default_privileges(owner: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
-    """For what is made in this schema meanwhile, inside the caller's transaction."""
+    """Applies to objects created in this schema within the context, in the caller's transaction."""
     if not await owner.fetchval(_SQL["has_default_privileges"]):
         yield
         return
-    (there,) = await owner.fetch(_SQL["there"], schema)
+    (existing,) = await owner.fetch(_SQL["existing_objects"], schema)
     yield
-    rows = await owner.fetch(_SQL["given_by_default"], schema, there["relations"], there["functions"])
+    rows = await owner.fetch(_SQL["given_by_default"], schema, existing["relations"], existing["functions"])
     if rows:
         await owner.execute(";\n".join(row["statement"] for row in rows))

@@ -1,4 +1,4 @@
-"""What is declared against what the catalog has, as the statements that make them equal. Pure."""
+"""Compares the declared rights with the catalog and returns the statements that repair it. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from schema.rights.declared import NOBODY, TRIGGERS, Declared
+from schema.rights.declared import NO_ACCESS, TRIGGERS, DeclaredSchema
 
 PUBLIC: Final = "PUBLIC"
 _OWNERS: Final = {
@@ -18,20 +18,20 @@ _OWNERS: Final = {
 
 
 @dataclass(frozen=True)
-class Found:
-    """An object as the catalog has it: see `objects` in queries/rights.sql."""
+class FoundObject:
+    """An object in the catalog: see `objects` in queries/rights.sql."""
 
     kind: str
     name: str
-    """As a statement may name it."""
+    """The name for use in statements."""
     declared: str | None
-    """Its name in `Declared`; None for a partition."""
+    """Its name in `DeclaredSchema`; None for a partition."""
     owner: str
     privileges: frozenset[tuple[str, str]]
     """(grantee, privilege)."""
     triggers: Mapping[str, str]
     shared: bool = False
-    """A schema in which others have objects: whose it is, and whom else it is open to, stays as it is."""
+    """A schema that also has objects of others: its owner and its grants to others are not changed."""
 
 
 class Kind(StrEnum):
@@ -47,17 +47,17 @@ class Repair:
     schema: str
     object: str
     role: str
-    """The present owner, or whose right it is; of a trigger its name."""
+    """The current owner, or the grantee; for a trigger, its name."""
     statement: str
 
 
-def differences(declared: Declared, found: Iterable[Found], owner: str) -> list[Repair]:
-    """In the order in which the statements can run: owners, then what is revoked, then what is granted."""
+def differences(declared: DeclaredSchema, found: Iterable[FoundObject], owner: str) -> list[Repair]:
+    """Returns repairs in the order in which they must run: owners, revokes, grants, triggers."""
     repairs = [repair for each in found for repair in _of_object(declared, each, owner)]
     return sorted(repairs, key=lambda repair: list(Kind).index(repair.kind))
 
 
-def _of_object(declared: Declared, found: Found, owner: str) -> Iterator[Repair]:
+def _of_object(declared: DeclaredSchema, found: FoundObject, owner: str) -> Iterator[Repair]:
     if found.owner != owner and not found.shared:
         noun = "FUNCTION" if found.kind == "FUNCTION" else found.kind
         statement = f"ALTER {noun} {found.name} OWNER TO {quoted(owner)}"
@@ -79,14 +79,14 @@ def _of_object(declared: Declared, found: Found, owner: str) -> Iterator[Repair]
                 grantee,
                 f"REVOKE {_list(extra)} ON {found.kind} {found.name} FROM {_grantee(grantee)} CASCADE",
             )
-        if lacking := needs - has:
+        if missing_privileges := needs - has:
             now = owner if grantee == found.owner else grantee
             yield Repair(
                 Kind.GRANT,
                 declared.schema,
                 found.name,
                 now,
-                f"GRANT {_list(lacking)} ON {found.kind} {found.name} TO {_grantee(now)}",
+                f"GRANT {_list(missing_privileges)} ON {found.kind} {found.name} TO {_grantee(now)}",
             )
     for name, enabled in found.triggers.items():
         if name in TRIGGERS and enabled != TRIGGERS[name]:
@@ -95,27 +95,27 @@ def _of_object(declared: Declared, found: Found, owner: str) -> Iterator[Repair]
             yield Repair(Kind.TRIGGER, declared.schema, found.name, name, statement)
 
 
-def _grants(declared: Declared, found: Found) -> Mapping[str, str]:
+def _grants(declared: DeclaredSchema, found: FoundObject) -> Mapping[str, str]:
     if found.kind == "SCHEMA":
         return dict.fromkeys(declared.usage, "USAGE")
     if found.declared is None:
-        return NOBODY
+        return NO_ACCESS
     return (declared.functions if found.kind == "FUNCTION" else declared.tables)[found.declared]
 
 
-def missing(declared: Declared, found: Iterable[Found]) -> list[str]:
-    """Declared objects that the catalog does not have."""
-    there = {(each.kind, each.declared) for each in found}
+def missing(declared: DeclaredSchema, found: Iterable[FoundObject]) -> list[str]:
+    """Returns the declared objects that the catalog does not have."""
+    existing = {(each.kind, each.declared) for each in found}
     wanted = [
         *(("TABLE", name) for name in declared.tables),
         *(("FUNCTION", name) for name in declared.functions),
         *(("TYPE", name) for name in declared.types),
     ]
-    return [f"{declared.schema}.{name}" for kind, name in wanted if (kind, name) not in there]
+    return [f"{declared.schema}.{name}" for kind, name in wanted if (kind, name) not in existing]
 
 
 def summary(repairs: Iterable[Repair], owner: str = "") -> list[str]:
-    """One line per kind of repair, for people."""
+    """Returns one readable line per kind of repair."""
     counted: dict[tuple[Kind, str, str], set[str]] = {}
     for repair in repairs:
         counted.setdefault((repair.kind, repair.schema, repair.role), set()).add(repair.object)

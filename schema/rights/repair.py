@@ -1,7 +1,8 @@
-"""Compares the catalog with what is declared, and repairs the difference.
+"""Repairs owners, rights and triggers that differ from their declaration.
 
-A dump that is restored into a new cluster, or without owners and privileges, has lost some or all of it; and has
-given every function back to PUBLIC. What a migration creates gets its rights here, in the migration's transaction.
+A restore into a new cluster, or without owners and privileges, loses some or all of them, and PUBLIC may then
+execute every function. Objects that a migration creates get their rights here, in the migration's
+transaction.
 """
 
 import re
@@ -14,15 +15,15 @@ import asyncpg
 from schema.errors import Unavailable
 from schema.installation.roles import ALL_ROLES
 from schema.queries import load
-from schema.rights.declared import DECLARED, Declared
-from schema.rights.differences import Found, Kind, Repair, differences, missing, quoted, summary
+from schema.rights.declared import DECLARED, DeclaredSchema
+from schema.rights.differences import FoundObject, Kind, Repair, differences, missing, quoted, summary
 
 _SQL: Final = load("rights")
 
 
 @dataclass(frozen=True)
 class IntendedOwner:
-    """Whom our objects shall belong to, and who is asking."""
+    """The role that is to own duro's objects, and the current login."""
 
     owner: str
     login: str
@@ -36,9 +37,9 @@ async def intended_owner(owner: asyncpg.Connection) -> IntendedOwner:
 
 
 async def take_over(owner: asyncpg.Connection, intended: IntendedOwner) -> list[str]:
-    """Makes the intended owner the owner of every object of ours that there is. Returns what it did, in words.
+    """Changes the owner of all existing duro objects to the intended one. Returns one line per change.
 
-    Raises Unavailable with the command that helps when this login may not.
+    Raises Unavailable, with the command to run, when this login may not.
     """
     repairs = [
         repair
@@ -46,26 +47,26 @@ async def take_over(owner: asyncpg.Connection, intended: IntendedOwner) -> list[
         for repair in differences(declared, await _found(owner, declared), intended.owner)
         if repair.kind is Kind.OWNER
     ]
-    for present in sorted({repair.role for repair in repairs}):
-        (held,) = await owner.fetch(_SQL["held_by"], present, intended.owner)
+    for current in sorted({repair.role for repair in repairs}):
+        (held,) = await owner.fetch(_SQL["held_by"], current, intended.owner)
         if not held["may"]:
-            raise Unavailable(_refusal(intended, present, present_is_superuser=held["superuser"]))
+            raise Unavailable(_refusal(intended, current, current_is_superuser=held["superuser"]))
     await _run(owner, repairs)
     return summary(repairs, intended.owner)
 
 
-def _refusal(intended: IntendedOwner, present: str, *, present_is_superuser: bool) -> str:
-    if present == intended.database_owner:
+def _refusal(intended: IntendedOwner, current: str, *, current_is_superuser: bool) -> str:
+    if current == intended.database_owner:
         return (
-            f"duro migrate needs the login of the database's owner, {present}: DURO_DATABASE_URL logs in as "
-            f"{intended.login}; to make that the owner, run as a superuser "
+            f"duro migrate needs the login of the database's owner, {current}: DURO_DATABASE_URL logs in as "
+            f"{intended.login}. To make that role the owner, run as a superuser "
             f"ALTER DATABASE {quoted(intended.database)} OWNER TO {quoted(intended.login)}; "
-            "and then once duro migrate with a superuser's URL."
+            "then run duro migrate once with a superuser's URL."
         )
-    belongs = f"Objects of duro's belong to {present}, and {intended.login} may not take them over"
-    if present_is_superuser:
-        return f"{belongs}: run once duro migrate with a superuser's URL, which hands them to the database's owner."
-    return f"{belongs}: run as a superuser GRANT {quoted(present)} TO {quoted(intended.login)}; then duro migrate again."
+    belongs = f"Objects of duro belong to {current}, and {intended.login} may not take them over"
+    if current_is_superuser:
+        return f"{belongs}: run duro migrate once with a superuser's URL, which makes the database's owner their owner."
+    return f"{belongs}: run as a superuser GRANT {quoted(current)} TO {quoted(intended.login)}; then run duro migrate again."
 
 
 async def refuse_without_create(owner: asyncpg.Connection, intended: IntendedOwner) -> None:
@@ -78,7 +79,7 @@ async def refuse_without_create(owner: asyncpg.Connection, intended: IntendedOwn
 
 
 async def apply(owner: asyncpg.Connection, schemas: Iterable[str], intended: IntendedOwner) -> list[Repair]:
-    """Gives what exists in these schemas its owner, rights and triggers. Returns what it did."""
+    """Repairs owners, rights and triggers in these schemas. Returns the repairs."""
     repairs = [
         repair
         for declared in DECLARED
@@ -90,15 +91,15 @@ async def apply(owner: asyncpg.Connection, schemas: Iterable[str], intended: Int
 
 
 async def repair(owner: asyncpg.Connection, intended: IntendedOwner) -> list[str]:
-    """All of the above in a migrated database. Returns what it did, in words.
+    """Repairs all schemas of a migrated database. Returns one line per kind of repair.
 
-    Raises Unavailable when an object is missing, or when a difference stays.
+    Raises Unavailable when an object is missing, or when a difference remains.
     """
     for declared in DECLARED:
         if lost := missing(declared, await _found(owner, declared)):
             raise Unavailable(
-                f"The database lacks {_some(lost)}, which its migrations made: "
-                "restore the dump again into an empty database, and look at the errors of the restore."
+                f"The database lacks {_some(lost)}, which its migrations created: "
+                "restore the dump again into an empty database, and check the errors of the restore."
             )
     schemas = [declared.schema for declared in DECLARED]
     repairs = await apply(owner, schemas, intended)
@@ -116,7 +117,7 @@ async def repair(owner: asyncpg.Connection, intended: IntendedOwner) -> list[str
 async def roles_lacking_rights(
     connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy,
 ) -> list[str]:
-    """Which of our roles lack rights, and where. Any login may ask."""
+    """Returns which duro roles lack rights in which schema. Any login may call it."""
     repairs = [
         repair
         for declared in DECLARED
@@ -128,10 +129,10 @@ async def roles_lacking_rights(
 
 async def _found(
     connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy,
-    declared: Declared,
+    declared: DeclaredSchema,
     *,
     partitions: bool = True,
-) -> list[Found]:
+) -> list[FoundObject]:
     rows = await connection.fetch(
         _SQL["objects"],
         declared.schema,
@@ -142,14 +143,14 @@ async def _found(
         partitions,
     )
     shared = await connection.fetchval(
-        _SQL["has_others"],
+        _SQL["has_foreign_objects"],
         declared.schema,
         list(declared.tables),
         [*(name.partition("(")[0] for name in declared.functions), *declared.types, *_multiranges(declared)],
         list(declared.types),
     )
     return [
-        Found(
+        FoundObject(
             row["kind"],
             row["name"],
             row["declared"],
@@ -162,8 +163,8 @@ async def _found(
     ]
 
 
-def _multiranges(declared: Declared) -> list[str]:
-    """PostgreSQL makes one for each range type, and functions of both names."""
+def _multiranges(declared: DeclaredSchema) -> list[str]:
+    """Returns the multirange types: PostgreSQL creates one per range type, and functions of both names."""
     return [re.sub("range$", "multirange", name) for name in declared.types]
 
 

@@ -3,7 +3,7 @@
 import uvloop
 from rich.console import Console
 
-from schema.installation.migrate import Migrated
+from schema.installation.migrate import MigrationResult
 from service.cli.app import App, command, database_errors, main
 from service.cli.options import beside
 from service.database_access import open_database
@@ -31,7 +31,7 @@ def migrate(app: App, *, beside: bool) -> None:
     app.result({"applied": done.files, "repaired": done.repaired}, lambda out: _show(out, done))
 
 
-def _show(out: Console, done: Migrated) -> None:
+def _show(out: Console, done: MigrationResult) -> None:
     if done.files:
         out.print(f"{done.files} migration{'s' if done.files > 1 else ''} applied.")
     for line in done.repaired:

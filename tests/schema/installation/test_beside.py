@@ -77,7 +77,7 @@ async def refusal(cluster: Cluster, name: str, *, beside: bool = False) -> str:
     return str(refused.value)
 
 
-async def test_others_objects_are_refused_and_nothing_is_changed(
+async def test_foreign_objects_are_refused_without_changes(
     cluster: Cluster, product: tuple[str, Connect]
 ) -> None:
     name, _connect = product
@@ -87,7 +87,7 @@ async def test_others_objects_are_refused_and_nothing_is_changed(
     assert "--beside" in sentence
 
 
-async def test_beside_them_duro_works_and_they_stay_as_they_are(
+async def test_beside_works_and_leaves_foreign_objects_unchanged(
     cluster: Cluster, product: tuple[str, Connect], owner: asyncpg.Connection
 ) -> None:
     name, connect = product
@@ -152,14 +152,14 @@ async def test_a_name_that_duro_needs_is_refused(
         assert named in await refusal(cluster, name, beside=True)
 
 
-async def test_an_empty_schema_is_used(cluster: Cluster, template: str) -> None:
+async def test_an_existing_empty_schema_is_used(cluster: Cluster, template: str) -> None:
     async with cluster.empty_database() as name, connections(cluster, name) as connect:
         owner = await connect(OWNER)
         await owner.execute("CREATE SCHEMA live")
         await run(cluster, name)
 
 
-async def test_without_rights_in_their_schema_the_grant_is_named(
+async def test_missing_rights_in_a_foreign_schema_name_the_grant(
     cluster: Cluster, product: tuple[str, Connect]
 ) -> None:
     name, connect = product
@@ -169,7 +169,7 @@ async def test_without_rights_in_their_schema_the_grant_is_named(
     assert f"GRANT USAGE, CREATE ON SCHEMA live TO {OWNER} WITH GRANT OPTION" in sentence
 
 
-async def test_every_name_that_migrations_make_is_known_beforehand(owner: asyncpg.Connection) -> None:
+async def test_every_name_that_migrations_create_is_known_first(owner: asyncpg.Connection) -> None:
     for schema in SCHEMAS:
         texts = [migration.text for migration in migrations() if migration.schema == schema]
         names = created_names([*texts, load("migrations")["prepare"]] if schema == "core" else texts)
@@ -189,7 +189,7 @@ async def test_every_name_that_migrations_make_is_known_beforehand(owner: asyncp
         assert [row["typname"] for row in rows if not names.has_relation_or_type(row["typname"])] == []
 
 
-async def test_the_commands_refuse_and_take_beside(cluster: Cluster, product: tuple[str, Connect]) -> None:
+async def test_commands_refuse_or_accept_beside(cluster: Cluster, product: tuple[str, Connect]) -> None:
     name, _connect = product
     env = settings(cluster.url(name), cluster.key)
     async with duro("up", "--port", "0", env=env) as refused:

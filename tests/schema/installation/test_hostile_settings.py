@@ -129,7 +129,7 @@ async def hostile_database(cluster: Cluster, where: str) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("where", ["database", "roles"])
-async def test_nothing_depends_on_the_settings_of_a_database_or_its_roles(
+async def test_database_and_role_settings_have_no_effect(
     cluster: Cluster, template: str, friendly: set[tuple[Any, ...]], where: str
 ) -> None:
     async with hostile_database(cluster, where) as name:
@@ -158,7 +158,7 @@ async def test_nothing_depends_on_the_settings_of_a_database_or_its_roles(
             assert await made.statuses() == ["delivered"]
 
 
-async def test_every_way_into_the_database_pins_them(cluster: Cluster, template: str) -> None:
+async def test_every_kind_of_session_pins_settings(cluster: Cluster, template: str) -> None:
     limits = {
         "statement_timeout",
         "lock_timeout",

@@ -48,7 +48,7 @@ async def assert_refused(connection: asyncpg.Connection, statement: str) -> None
 
 
 @pytest.mark.parametrize("role", LOGIN_ROLES)
-async def test_a_role_can_neither_read_nor_write_a_table_outside_its_schema(
+async def test_a_role_has_no_access_to_tables_of_other_schemas(
     connect: Connect, owner: asyncpg.Connection, role: str
 ) -> None:
     outside = [s for s in SCHEMAS if s != role.removeprefix("duro_")]
@@ -61,7 +61,7 @@ async def test_a_role_can_neither_read_nor_write_a_table_outside_its_schema(
 
 
 @pytest.mark.parametrize("role", LOGIN_ROLES)
-async def test_a_role_can_call_no_function_outside_its_schema(
+async def test_a_role_cannot_call_functions_of_other_schemas(
     connect: Connect, owner: asyncpg.Connection, role: str
 ) -> None:
     outside = [s for s in SCHEMAS if s != role.removeprefix("duro_")]
@@ -83,7 +83,7 @@ async def test_a_role_cannot_become_another(connect: Connect, role: str) -> None
         await assert_refused(connection, f"GRANT {other} TO {role}")
 
 
-async def test_a_search_path_opens_no_schema(connect: Connect) -> None:
+async def test_a_search_path_gives_no_access(connect: Connect) -> None:
     connection = await connect(SANDBOX)
     await connection.execute("SET search_path = live, core")
     for table in ("events", "tenants", "webhook_deliveries", "api_keys"):
@@ -93,7 +93,7 @@ async def test_a_search_path_opens_no_schema(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("role", LOGIN_ROLES)
-async def test_a_role_can_create_nothing(connect: Connect, role: str) -> None:
+async def test_a_role_cannot_create_objects(connect: Connect, role: str) -> None:
     connection = await connect(role)
     schema = role.removeprefix("duro_")
     for statement in (
@@ -107,7 +107,7 @@ async def test_a_role_can_create_nothing(connect: Connect, role: str) -> None:
         await assert_refused(connection, statement)
 
 
-async def test_a_temporary_table_does_not_stand_in_for_one_of_ours(connect: Connect, tenant: UUID) -> None:
+async def test_a_temporary_table_does_not_replace_a_duro_table(connect: Connect, tenant: UUID) -> None:
     """Whoever may connect may make one, and by default it comes first wherever a function names a table."""
     connection = await connect(SANDBOX)
     for table in ("tenants", "event_types", "events", "event_log", "sequencer", "sequencer_lock"):
@@ -120,7 +120,7 @@ async def test_a_temporary_table_does_not_stand_in_for_one_of_ours(connect: Conn
         await connection.fetchval("SELECT record_event($1::uuid, 'made_up', '{}')", tenant)
 
 
-async def test_a_products_own_role_can_record_events_and_nothing_else(
+async def test_a_product_role_can_only_record_events(
     owner: asyncpg.Connection, superuser: asyncpg.Connection, tenant: UUID
 ) -> None:
     everything = await relations(owner)
@@ -139,7 +139,7 @@ async def test_a_products_own_role_can_record_events_and_nothing_else(
         await superuser.execute("RESET SESSION AUTHORIZATION; DROP ROLE shop")
 
 
-async def test_roles_have_no_powers_of_their_own(owner: asyncpg.Connection) -> None:
+async def test_roles_have_no_cluster_wide_rights(owner: asyncpg.Connection) -> None:
     roles = await owner.fetch(
         "SELECT rolname, rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls AS powers,"
         "       EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid) AS belongs"
@@ -161,7 +161,7 @@ CALLED_BY_VIEWS = {
 
 
 @pytest.mark.parametrize("mode", Mode)
-async def test_an_analyst_reads_the_published_views_of_one_mode_and_nothing_else(
+async def test_an_analyst_reads_only_the_views_of_one_mode(
     owner: asyncpg.Connection, superuser: asyncpg.Connection, mode: Mode
 ) -> None:
     everything = await relations(owner)
@@ -188,7 +188,7 @@ async def test_an_analyst_reads_the_published_views_of_one_mode_and_nothing_else
     await superuser.execute("RESET SESSION AUTHORIZATION")
 
 
-async def test_what_is_published_is_documented_to_the_last_column(owner: asyncpg.Connection) -> None:
+async def test_every_published_column_is_documented(owner: asyncpg.Connection) -> None:
     for mode in Mode:
         rows = await owner.fetch(
             "SELECT relname, attname, obj_description(c.oid, 'pg_class') AS about, col_description(c.oid, attnum) AS says"
@@ -201,11 +201,11 @@ async def test_what_is_published_is_documented_to_the_last_column(owner: asyncpg
         assert [row for row in rows if not row["about"] or not row["says"]] == []
 
 
-async def test_everybody_has_nothing(owner: asyncpg.Connection) -> None:
+async def test_public_has_no_rights(owner: asyncpg.Connection) -> None:
     assert await granted_to_public(owner) == []
 
 
-async def test_what_a_data_role_may_change_in_its_own_schema(owner: asyncpg.Connection) -> None:
+async def test_a_data_role_has_only_its_declared_write_rights(owner: asyncpg.Connection) -> None:
     rows = await owner.fetch(
         "SELECT table_name, string_agg(privilege_type, ' ' ORDER BY privilege_type) AS may"
         "  FROM information_schema.table_privileges"
@@ -246,9 +246,7 @@ async def endpoint_of(database: Database, tenant: UUID, mode: Mode) -> UUID:
     return new.id
 
 
-async def test_the_endpoints_of_the_other_mode_are_out_of_sight_and_reach(
-    database: Database, tenant: UUID
-) -> None:
+async def test_endpoints_of_the_other_mode_are_not_accessible(database: Database, tenant: UUID) -> None:
     ours, theirs = [await endpoint_of(database, tenant, mode) for mode in Mode]
     sandbox = database.data(Mode.TEST)
 
@@ -258,9 +256,7 @@ async def test_the_endpoints_of_the_other_mode_are_out_of_sight_and_reach(
     assert (await endpoints.show(database.core, theirs)).enabled
 
 
-async def test_a_condition_that_leaks_what_it_sees_sees_no_other_mode(
-    database: Database, tenant: UUID
-) -> None:
+async def test_a_leaking_condition_sees_no_rows_of_the_other_mode(database: Database, tenant: UUID) -> None:
     """A failing cast quotes its argument; the view's own condition comes first."""
     await endpoint_of(database, tenant, Mode.LIVE)
     leak = "SELECT id FROM webhook_endpoints WHERE url::integer > 0"
@@ -269,7 +265,7 @@ async def test_a_condition_that_leaks_what_it_sees_sees_no_other_mode(
         await database.data(Mode.LIVE).fetch(leak)
 
 
-async def test_core_holds_no_data_role_and_data_no_core_role(connect: Connect) -> None:
+async def test_core_and_data_roles_have_no_rights_on_each_other(connect: Connect) -> None:
     for role, statement in (
         (CORE_ROLE, "SELECT live.record_event(NULL::uuid, NULL, NULL)"),
         (LIVE, "SELECT key_hash FROM core.api_keys"),
@@ -305,14 +301,14 @@ async def test_the_catalogs_of_sandbox_and_live_are_equal(owner: asyncpg.Connect
         ),
     ],
 )
-async def test_the_comparison_of_catalogs_sees(
+async def test_the_catalog_comparison_detects_differences(
     owner: asyncpg.Connection, change: str, seen: tuple[str, str]
 ) -> None:
     await owner.execute(change)
     assert seen in await differences(owner)
 
 
-async def test_functions_that_run_as_their_owner_write_their_search_path_out(
+async def test_security_definer_functions_set_their_search_path(
     owner: asyncpg.Connection,
 ) -> None:
     """pg_temp comes last, or else a caller's temporary table stands in for ours."""
@@ -336,12 +332,12 @@ async def test_functions_that_run_as_their_owner_write_their_search_path_out(
     ), "A backslash in a body means another thing to a caller with standard_conforming_strings off."
 
 
-async def test_all_that_is_ours_is_in_three_schemas(owner: asyncpg.Connection) -> None:
+async def test_all_objects_are_in_three_schemas(owner: asyncpg.Connection) -> None:
     everything = await relations(owner, *SCHEMAS, "public")
     assert {relation["schema"] for relation in everything} == {"core", "sandbox", "live"}
 
 
-async def test_rows_of_a_mode_carry_their_tenant_and_no_mode(owner: asyncpg.Connection) -> None:
+async def test_rows_have_a_tenant_and_no_mode(owner: asyncpg.Connection) -> None:
     """The schema says the mode, so that no query can forget to. For the billing tables see test_billing_tenancy.py."""
     rows = await columns(owner, "sandbox", "live")
     assert [row["table"] for row in rows if row["name"] == "mode"] == []

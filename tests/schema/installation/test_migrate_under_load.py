@@ -12,7 +12,7 @@ import pytest
 
 from schema.connections.database import Database
 from schema.errors import Unavailable
-from schema.installation import lock_patience, migrate
+from schema.installation import lock_retries, migrate
 from schema.modes import Mode
 from tests.support.arrivals import Arrivals
 from tests.support.database_waits import until
@@ -60,7 +60,7 @@ async def check_migrated(owner: asyncpg.Connection) -> None:
             assert not await owner.fetch(LEAVES_WITHOUT, index[: index.index("_by_")], index)
 
 
-async def test_producers_and_workers_go_on_while_migrations_are_applied(
+async def test_producers_and_workers_continue_during_migrations(
     database: Database,
     connect: Connect,
     tenant: UUID,
@@ -69,7 +69,7 @@ async def test_producers_and_workers_go_on_while_migrations_are_applied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Somebody's long transaction is in the way of the first files; behind a lock that waited, everybody would wait."""
-    monkeypatch.setattr(lock_patience, "LOCK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(lock_retries, "LOCK_TIMEOUT_S", 0.3)
     owner, reader = await connect(OWNER), await connect(OWNER)
     sent: Arrivals[UUID] = Arrivals()
     lines: Arrivals[str] = Arrivals()
@@ -101,7 +101,7 @@ async def test_producers_and_workers_go_on_while_migrations_are_applied(
         await receiver.requests.count(len(sent))
         assert receiver.event_ids() == dict.fromkeys(event_names(list(sent)), 1)
         assert await database.data(Mode.TEST).fetchval("SELECT count(*) FROM dead_events") == 0
-    assert max(waits) < lock_patience.LOCK_TIMEOUT_S + 1
+    assert max(waits) < lock_retries.LOCK_TIMEOUT_S + 1
     assert await owner.fetchval("SELECT count(*) FROM sandbox.webhook_deliveries WHERE note = 'settled'") > 0
     await check_migrated(owner)
 
@@ -110,7 +110,7 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-async def test_a_run_that_ends_between_any_two_steps_is_finished_by_the_next(
+async def test_an_interrupted_migration_is_completed_by_the_next_run(
     owner: asyncpg.Connection, key: bytes, later: int
 ) -> None:
     runs, done = 0, None
@@ -126,13 +126,11 @@ async def test_a_run_that_ends_between_any_two_steps_is_finished_by_the_next(
             done = await migrate.migrate(owner, key, progress)
         runs += 1
     assert runs > later / 2
-    assert await migrate.migrate(owner, key) == migrate.Migrated(0, [])
+    assert await migrate.migrate(owner, key) == migrate.MigrationResult(0, [])
     await check_migrated(owner)
 
 
-async def test_an_index_that_was_left_unfinished_is_built_again(
-    connect: Connect, tenant: UUID, key: bytes, later: int
-) -> None:
+async def test_an_incomplete_index_is_rebuilt(connect: Connect, tenant: UUID, key: bytes, later: int) -> None:
     owner, killed, writer = await connect(OWNER), await connect(OWNER), await connect()
     await writer.execute("BEGIN; LOCK TABLE customers IN ROW EXCLUSIVE MODE")
     migrating = asyncio.create_task(migrate.migrate(killed, key))
@@ -144,21 +142,19 @@ async def test_an_index_that_was_left_unfinished_is_built_again(
     await writer.execute("ROLLBACK")
     lines: list[str] = []
     await migrate.migrate(owner, key, lines.append)
-    assert "sandbox: dropping index customers_by_day, which was left unfinished" in lines
+    assert "sandbox: dropping index customers_by_day, which was not completed" in lines
     await check_migrated(owner)
 
 
-async def test_who_never_lets_go_is_named_and_nothing_is_left_behind(
+async def test_a_blocking_transaction_is_named_and_nothing_changes(
     connect: Connect, key: bytes, later: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock_patience, "LOCK_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(lock_patience, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(lock_retries, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(lock_retries, "LOCK_WAIT_LIMIT_S", 1.5)
     owner, reader = await connect(OWNER), await connect(OWNER)
     await reader.execute("BEGIN; SELECT FROM webhook_deliveries LIMIT 0")
     pid = reader.get_server_pid()
-    with pytest.raises(
-        Unavailable, match=rf"9001_add_a_column.sql did not get a lock .*process {pid} has had"
-    ):
+    with pytest.raises(Unavailable, match=rf"9001_add_a_column.sql got no lock .*process {pid} has had"):
         await migrate.migrate(owner, key)
     assert await owner.fetchval("SELECT count(*) FROM core.schema_migrations WHERE name LIKE '9%'") == 0
     await reader.execute("ROLLBACK")

@@ -71,7 +71,7 @@ async def test_an_example_of_each_kind_keeps_the_rule(owner: asyncpg.Connection)
         ),
     ],
 )
-async def test_what_would_hold_up_others_is_found(
+async def test_statements_that_block_others_are_found(
     owner: asyncpg.Connection, text: str, forbidden: str
 ) -> None:
     found = await violations(owner, Migration("live", "9999_forbidden.sql", text))
@@ -88,7 +88,7 @@ async def test_what_would_hold_up_others_is_found(
         "INSERT INTO store_settings SELECT * FROM store_settings",
     ],
 )
-async def test_what_takes_a_moment_is_allowed(owner: asyncpg.Connection, text: str) -> None:
+async def test_fast_statements_are_allowed(owner: asyncpg.Connection, text: str) -> None:
     assert await violations(owner, Migration("live", "9999_allowed.sql", text)) == []
 
 
@@ -103,21 +103,21 @@ async def test_the_hot_tables_exist(owner: asyncpg.Connection) -> None:
 @pytest.mark.parametrize(
     "text", ["-- runs: index\nSELECT 1;", "-- runs: index\nCREATE INDEX a ON b (c); SELECT 1;"]
 )
-def test_a_file_that_builds_an_index_holds_nothing_else(text: str) -> None:
+def test_an_index_file_contains_nothing_else(text: str) -> None:
     with pytest.raises(ValueError, match="one statement: CREATE"):
         Migration("live", "9999_index.sql", text).index  # noqa: B018  the property raises
 
 
-def test_a_kind_that_there_is_not_is_refused() -> None:
+def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="concurrently"):
         Migration("live", "9999.sql", "-- runs: concurrently\nSELECT 1;").kind  # noqa: B018  the property raises
 
 
-def test_the_name_of_a_part_is_short_and_its_own() -> None:
+def test_a_partition_index_name_is_short_and_unique() -> None:
     index = Index(
         "webhook_deliveries_by_a_rather_long_name_of_many_columns", "webhook_deliveries", False, "(id)"
     )
-    parts = [index.on(f"webhook_deliveries_2026_{month:02}") for month in range(1, 13)]
+    parts = [index.name_on(f"webhook_deliveries_2026_{month:02}") for month in range(1, 13)]
     assert len(set(parts)) == 12
     assert max(map(len, parts)) <= 63
-    assert index.on("webhook_deliveries") == index.name
+    assert index.name_on("webhook_deliveries") == index.name

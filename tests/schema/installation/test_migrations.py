@@ -75,7 +75,7 @@ async def book(owner: asyncpg.Connection) -> list[tuple[str, str]]:
     return [(row["schema"], row["name"]) for row in rows]
 
 
-async def test_an_owner_without_superuser_applies_all_in_order_and_then_nothing(
+async def test_an_ordinary_owner_applies_all_migrations_once(
     owner_of_empty: asyncpg.Connection, key: bytes
 ) -> None:
     assert not await owner_of_empty.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
@@ -83,11 +83,11 @@ async def test_an_owner_without_superuser_applies_all_in_order_and_then_nothing(
     assert (await migrate.migrate(owner_of_empty, key, lines.append)).files == len(ALL)
     assert lines == [f"{schema}: {name}" for schema, name in ALL]
     assert await book(owner_of_empty) == ALL
-    assert await migrate.migrate(owner_of_empty, key, lines.append) == migrate.Migrated(0, [])
+    assert await migrate.migrate(owner_of_empty, key, lines.append) == migrate.MigrationResult(0, [])
     assert len(lines) == len(ALL)
 
 
-async def test_processes_that_start_at_once_apply_each_file_once(
+async def test_concurrent_processes_apply_each_file_once(
     cluster: Cluster, empty: str, owner_of_empty: asyncpg.Connection
 ) -> None:
     url = cluster.url(empty)
@@ -98,7 +98,7 @@ async def test_processes_that_start_at_once_apply_each_file_once(
     assert await book(owner_of_empty) == ALL
 
 
-async def test_two_databases_of_one_cluster_can_be_migrated_at_once(cluster: Cluster) -> None:
+async def test_two_databases_of_a_cluster_migrate_concurrently(cluster: Cluster) -> None:
     """They share the roles, which both create and set passwords for."""
     async with cluster.empty_database() as first, cluster.empty_database() as second:
         async with (
@@ -109,7 +109,7 @@ async def test_two_databases_of_one_cluster_can_be_migrated_at_once(cluster: Clu
         assert [int(output) for output, _ in results] == [len(ALL), len(ALL)]
 
 
-async def test_a_process_killed_in_the_middle_of_a_file_leaves_whole_files(
+async def test_a_killed_process_leaves_complete_files(
     cluster: Cluster, empty: str, owner_of_empty: asyncpg.Connection
 ) -> None:
     """It is stopped after the file's last statement, before the commit, and the next one goes on from there."""
@@ -142,9 +142,9 @@ async def test_a_process_killed_in_the_middle_of_a_file_leaves_whole_files(
 @pytest.mark.parametrize(
     ("history", "sentence"),
     [
-        ("UPDATE core.schema_migrations SET sha256 = 'x' WHERE name = '0004_events.sql'", "another text"),
-        ("INSERT INTO core.schema_migrations VALUES ('live', '9999_later.sql', 'x')", "newer duro-webhooks"),
-        ("UPDATE core.schema_migrations SET name = 'x' || name", "newer duro-webhooks"),
+        ("UPDATE core.schema_migrations SET sha256 = 'x' WHERE name = '0004_events.sql'", "different text"),
+        ("INSERT INTO core.schema_migrations VALUES ('live', '9999_later.sql', 'x')", "newer version"),
+        ("UPDATE core.schema_migrations SET name = 'x' || name", "newer version"),
     ],
 )
 async def test_a_database_with_another_history_is_refused(
@@ -167,7 +167,7 @@ async def test_a_database_that_lacks_a_migration_is_not_opened(
             pass
 
 
-async def test_another_secret_key_is_refused_and_changes_no_password(
+async def test_another_secret_key_changes_no_password(
     owner: asyncpg.Connection, db_url: str, key: bytes
 ) -> None:
     with pytest.raises(Unavailable, match="another secret key"):
@@ -176,7 +176,7 @@ async def test_another_secret_key_is_refused_and_changes_no_password(
         assert await database.core.fetchval("SELECT true")
 
 
-async def test_the_roles_of_another_installation_are_refused_and_nothing_is_left_behind(
+async def test_roles_of_another_installation_are_refused_without_changes(
     owner_of_empty: asyncpg.Connection, owner: asyncpg.Connection, key: bytes
 ) -> None:
     """Roles are the cluster's: with this key they would no longer open the other database."""
@@ -185,7 +185,7 @@ async def test_the_roles_of_another_installation_are_refused_and_nothing_is_left
     assert (await migrate.migrate(owner_of_empty, key)).files == len(ALL)
 
 
-async def test_an_owner_that_may_not_make_roles_is_told_so(
+async def test_an_owner_without_createrole_is_refused(
     cluster: Cluster, empty: str, owner_of_empty: asyncpg.Connection
 ) -> None:
     async with connections(cluster, empty) as connect:
@@ -204,7 +204,7 @@ async def test_this_postgres_is_new_enough(owner: asyncpg.Connection) -> None:
 
 
 @pytest.mark.parametrize("major", [15, 9])
-def test_an_older_postgres_is_refused_by_its_number(major: int) -> None:
+def test_an_older_postgres_is_refused(major: int) -> None:
     old = SimpleNamespace(get_server_version=lambda: SimpleNamespace(major=major))
     with pytest.raises(Unavailable, match=f"PostgreSQL {major}; duro needs PostgreSQL 16 or newer"):
         check_version(cast(Any, old))

@@ -43,7 +43,7 @@ async def refusal(cluster: Cluster, name: str) -> str:
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-async def test_another_encoding_is_refused_with_a_command_that_works(
+async def test_another_encoding_is_refused_with_a_working_command(
     cluster: Cluster, template: str, encoding: str
 ) -> None:
     def command(name: str) -> str:
@@ -69,7 +69,7 @@ async def test_a_template_is_refused(cluster: Cluster, template: str) -> None:
 
 
 @pytest.mark.parametrize("role", [OWNER, "duro_core", "duro_live"])
-async def test_a_login_that_checks_no_foreign_keys_is_refused(
+async def test_a_login_without_foreign_key_checks_is_refused(
     cluster: Cluster, template: str, db_name: str, superuser: asyncpg.Connection, role: str
 ) -> None:
     """Only a superuser can set it, so no session can pin it."""

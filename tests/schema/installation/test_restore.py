@@ -130,7 +130,7 @@ async def xid_of_new_cluster(empty: tuple[Cluster, str, Connect]) -> int:
     return await next_xid(await empty[2](OWNER))
 
 
-async def test_a_cluster_whose_xids_are_behind_loses_nothing_while_they_pass_through_the_old_range(
+async def test_lower_xids_after_a_restore_lose_no_events(
     drill: Drill, empty: tuple[Cluster, str, Connect], tenant: UUID
 ) -> None:
     await drill.run_the_old_one(until_xid=await xid_of_new_cluster(empty) + A_RESTORE_TAKES)
@@ -150,7 +150,7 @@ async def test_a_cluster_whose_xids_are_behind_loses_nothing_while_they_pass_thr
     await restored.check_log()
 
 
-async def test_a_cluster_whose_xids_are_far_ahead_loses_nothing(
+async def test_higher_xids_after_a_restore_lose_no_events(
     drill: Drill, empty: tuple[Cluster, str, Connect], tenant: UUID
 ) -> None:
     await drill.run_the_old_one()
@@ -165,7 +165,7 @@ async def test_a_cluster_whose_xids_are_far_ahead_loses_nothing(
     await restored.check_log()
 
 
-async def test_a_cluster_whose_xids_are_in_between_waits_for_none_of_them(
+async def test_xids_within_the_old_range_cause_no_wait(
     drill: Drill, empty: tuple[Cluster, str, Connect]
 ) -> None:
     """The stored snapshot could be of this cluster, the events that it has not seen could not."""
@@ -180,7 +180,7 @@ async def test_a_cluster_whose_xids_are_in_between_waits_for_none_of_them(
     await restored.check_log()
 
 
-async def test_events_recorded_before_the_first_sequencing_come_after_the_old_ones(
+async def test_events_recorded_after_a_restore_follow_the_old_ones(
     drill: Drill, empty: tuple[Cluster, str, Connect], tenant: UUID
 ) -> None:
     await drill.run_the_old_one(until_xid=await xid_of_new_cluster(empty) + A_RESTORE_TAKES)
@@ -199,7 +199,7 @@ async def test_events_recorded_before_the_first_sequencing_come_after_the_old_on
     assert (await in_log(restored.sequencer))[-4:] == restored.new
 
 
-async def test_a_transaction_that_draws_an_old_events_xid_does_not_hide_that_event(
+async def test_a_reused_xid_does_not_hide_an_old_event(
     drill: Drill, empty: tuple[Cluster, str, Connect], tenant: UUID
 ) -> None:
     """The first to sequence in the new cluster has, by chance, the xid of an event that has no position yet."""
@@ -215,7 +215,7 @@ async def test_a_transaction_that_draws_an_old_events_xid_does_not_hide_that_eve
     await restored.check_log()
 
 
-async def test_a_restore_into_the_same_cluster_goes_on_where_the_dump_was(
+async def test_a_restore_into_the_same_cluster_continues_from_the_dump(
     drill: Drill, cluster: Cluster, tenant: UUID
 ) -> None:
     await drill.run_the_old_one()
@@ -226,7 +226,7 @@ async def test_a_restore_into_the_same_cluster_goes_on_where_the_dump_was(
         await restored.check_log()
 
 
-async def test_a_snapshot_of_the_future_is_taken_for_a_restore(
+async def test_a_future_snapshot_is_detected_as_a_restore(
     connect: Connect, owner: asyncpg.Connection, tenant: UUID
 ) -> None:
     """The same cluster by name, with xids that have gone back."""
@@ -243,7 +243,7 @@ async def test_a_snapshot_of_the_future_is_taken_for_a_restore(
     assert await in_log(producer) == sent
 
 
-async def test_attempts_are_counted_once_whether_they_had_been_before_or_not(
+async def test_attempts_are_counted_once_after_a_restore(
     drill: Drill, empty: tuple[Cluster, str, Connect], connect: Connect, tenant: UUID
 ) -> None:
     """Also while the new cluster hands out the xids that the restored rows carry."""
@@ -265,7 +265,7 @@ async def test_attempts_are_counted_once_whether_they_had_been_before_or_not(
     assert await differences(owner) == []
 
 
-async def test_attempts_recorded_long_after_the_last_fold_are_counted_once(
+async def test_late_attempts_are_counted_once(
     drill: Drill, empty: tuple[Cluster, str, Connect], connect: Connect, tenant: UUID
 ) -> None:
     """The stored snapshot could be of the new cluster, what it has not seen could not."""

@@ -12,7 +12,7 @@ import pytest
 
 from schema.connections.database import Database
 from schema.errors import Unavailable
-from schema.installation.migrate import Migrated, migrate
+from schema.installation.migrate import MigrationResult, migrate
 from schema.installation.roles import ALL_ROLES
 from schema.modes import Mode
 from tests.support.engine import add_endpoint
@@ -105,7 +105,7 @@ async def test_a_restored_database_gets_back_roles_owners_and_rights(
         assert await target.superuser.fetchval(OPEN_TO_ALL) > 0
     if flags and login == SUPERUSER:
         with pytest.raises(
-            Unavailable, match=r"belong to postgres, .* once duro migrate with a superuser's URL"
+            Unavailable, match=r"belong to postgres, .* run duro migrate once with a superuser's URL"
         ):
             await migrate(target.owner, target.cluster.key)
         assert not await target.superuser.fetch("SELECT FROM pg_roles WHERE rolname = ANY($1)", ALL_ROLES)
@@ -118,7 +118,7 @@ async def test_a_restored_database_gets_back_roles_owners_and_rights(
     assert [line for line in done.repaired if line.startswith("granted duro_live the rights it lacked on ")]
     assert await target.owner.fetchval(OPEN_TO_ALL) == 0
     assert await rights(target.owner) == await rights(old)
-    assert await migrate(target.owner, target.cluster.key) == Migrated(0, [])
+    assert await migrate(target.owner, target.cluster.key) == MigrationResult(0, [])
 
 
 async def test_after_the_documented_steps_a_worker_delivers(
@@ -147,7 +147,7 @@ async def test_after_the_documented_steps_a_worker_delivers(
             assert await up.ended() == 0
 
 
-async def test_data_restored_alone_leaves_the_log_append_only(
+async def test_a_data_only_restore_keeps_the_log_append_only(
     cluster: Cluster, db_name: str, old: asyncpg.Connection, target: Target
 ) -> None:
     """--disable-triggers enables them again as ordinary ones, which session_replication_role turns off."""
@@ -162,9 +162,9 @@ async def test_data_restored_alone_leaves_the_log_append_only(
     assert set(triggers.values()) == {"A"}
 
 
-async def test_a_superuser_may_migrate_in_the_owner_s_place(target: Target) -> None:
+async def test_a_superuser_may_migrate_for_the_owner(target: Target) -> None:
     """Everything belongs to the database's owner then, who can do it the next time."""
     assert (await migrate(target.superuser, target.cluster.key)).files > 0
     assert {owner for owner, _ in (await rights(target.owner)).values()} - {"A"} == {OWNER}
-    assert await migrate(target.owner, target.cluster.key) == Migrated(0, [])
-    assert await migrate(target.superuser, target.cluster.key) == Migrated(0, [])
+    assert await migrate(target.owner, target.cluster.key) == MigrationResult(0, [])
+    assert await migrate(target.superuser, target.cluster.key) == MigrationResult(0, [])

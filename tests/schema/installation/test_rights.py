@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from schema.errors import Unavailable
-from schema.installation.migrate import Migrated, migrate
+from schema.installation.migrate import MigrationResult, migrate
 from schema.installation.roles import ALL_ROLES
 from schema.modes import Mode
 from schema.read_models.projections import begin_rebuild
@@ -36,7 +36,7 @@ SELECT pg_get_userbyid(relowner) AS owner, relacl::text AS acl FROM pg_class WHE
 
 
 @pytest.mark.parametrize("declared", DECLARED, ids=lambda declared: declared.schema)
-async def test_every_object_of_ours_is_declared(owner: asyncpg.Connection, declared: object) -> None:
+async def test_every_object_is_declared(owner: asyncpg.Connection, declared: object) -> None:
     (here,) = (each for each in DECLARED if each is declared)
     rows = await owner.fetch(
         UNDECLARED, here.schema, list(here.tables), list(here.functions), list(here.types)
@@ -45,7 +45,7 @@ async def test_every_object_of_ours_is_declared(owner: asyncpg.Connection, decla
 
 
 async def test_a_migrated_database_needs_no_repair(owner: asyncpg.Connection, key: bytes) -> None:
-    assert await migrate(owner, key) == Migrated(0, [])
+    assert await migrate(owner, key) == MigrationResult(0, [])
     assert await roles_lacking_rights(owner) == []
 
 
@@ -92,10 +92,10 @@ async def test_a_difference_is_repaired_once_and_reported(
     await owner.execute(damage)
     (line,) = (await migrate(owner, key)).repaired
     assert line.startswith(repaired)
-    assert await migrate(owner, key) == Migrated(0, [])
+    assert await migrate(owner, key) == MigrationResult(0, [])
 
 
-async def test_a_right_that_may_be_passed_on_is_one_too_many(owner: asyncpg.Connection, key: bytes) -> None:
+async def test_a_grant_option_is_revoked(owner: asyncpg.Connection, key: bytes) -> None:
     await owner.execute("GRANT SELECT ON live.events TO duro_live WITH GRANT OPTION")
     assert len((await migrate(owner, key)).repaired) == 2
     assert await owner.fetchval("SELECT has_table_privilege('duro_live', 'live.events', 'SELECT')")
@@ -128,7 +128,7 @@ async def test_new_partitions_and_generations_are_repaired_too(
         assert "=" not in standing["acl"].replace("duro_owner=", "")
 
 
-async def test_what_is_not_ours_stays_as_it_is(
+async def test_foreign_objects_are_not_changed(
     owner: asyncpg.Connection, superuser: asyncpg.Connection, key: bytes
 ) -> None:
     """The product's own tables and functions beside ours, and what the operator granted to roles of the product's."""
@@ -146,7 +146,7 @@ async def test_what_is_not_ours_stays_as_it_is(
         """
     )
     try:
-        assert await migrate(owner, key) == Migrated(0, [])
+        assert await migrate(owner, key) == MigrationResult(0, [])
         for table in ("live.orders", "live.events_of_ours", "public.regulars"):
             assert (await owner.fetchrow(STANDING, table))["owner"] == SUPERUSER
         for table in ("live.orders", "public.regulars"):
@@ -159,7 +159,7 @@ async def test_what_is_not_ours_stays_as_it_is(
         await superuser.execute("DROP OWNED BY reporting; DROP ROLE reporting")
 
 
-async def test_an_object_that_is_gone_is_named(owner: asyncpg.Connection, key: bytes) -> None:
+async def test_a_missing_object_is_named(owner: asyncpg.Connection, key: bytes) -> None:
     """As after a restore whose errors nobody looked at."""
     await owner.execute("DROP FUNCTION live.parse_id(text, text) CASCADE; DROP TABLE live.plans CASCADE")
     with pytest.raises(
@@ -179,7 +179,7 @@ async def second_owner(superuser: asyncpg.Connection, owner: asyncpg.Connection)
         await superuser.execute("DROP OWNED BY second_owner; DROP ROLE second_owner")
 
 
-async def test_a_second_owner_in_the_cluster_is_given_the_statement_that_helps(
+async def test_a_second_owner_is_told_which_statement_to_run(
     superuser: asyncpg.Connection, owner: asyncpg.Connection, second_owner: str, db_url: str, key: bytes
 ) -> None:
     await superuser.execute(f"CREATE DATABASE second_database OWNER {second_owner} TEMPLATE template1")
@@ -193,8 +193,8 @@ async def test_a_second_owner_in_the_cluster_is_given_the_statement_that_helps(
         statement = str(refused.value).rpartition("superuser: ")[2]
         await owner.execute(statement)  # the first one's owner is the role that made them
         assert (await migrate(second, key)).files > 0
-        assert await migrate(second, key) == Migrated(0, [])
-        assert await migrate(owner, key) == Migrated(0, [])
+        assert await migrate(second, key) == MigrationResult(0, [])
+        assert await migrate(owner, key) == MigrationResult(0, [])
         for role in ALL_ROLES:
             assert not await second.fetchval("SELECT pg_has_role($1, 'SET')", role)
     finally:
@@ -214,7 +214,7 @@ async def test_a_role_with_wrong_attributes_is_corrected(
     assert await (await connect(LIVE)).fetchval("SELECT true")
 
 
-def test_both_modes_declare_the_same() -> None:
+def test_both_modes_declare_the_same_rights() -> None:
     test, live = data_schema(Mode.TEST), data_schema(Mode.LIVE)
     assert [*test.tables] == [*live.tables]
     assert [*test.functions] == [*live.functions]

@@ -11,7 +11,7 @@ from schema.secret_box import derive_role_password
 from tests.support.servers.connections import Connect
 
 
-def test_a_verifier_is_what_postgres_makes_of_the_password() -> None:
+def test_a_verifier_equals_that_of_postgres() -> None:
     """From the example of RFC 7677."""
     assert scram_verifier("pencil", bytes.fromhex("5b6d99689d12358eeca04b141236fa81")) == (
         "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ=="
@@ -24,33 +24,33 @@ def test_two_verifiers_of_one_password_differ() -> None:
 
 
 @pytest.mark.parametrize("role", LOGIN_ROLES)
-async def test_the_key_opens_each_login_role_and_its_own_schema(connect: Connect, role: str) -> None:
+async def test_the_key_opens_each_login_role(connect: Connect, role: str) -> None:
     connection = await connect(role)
     assert await connection.fetchval("SELECT current_user") == role
     assert await connection.fetchval("SELECT current_schema") == role.removeprefix("duro_")
 
 
 @pytest.mark.parametrize("role", LOGIN_ROLES)
-async def test_another_key_opens_none(db_url: str, role: str) -> None:
+async def test_another_key_opens_no_role(db_url: str, role: str) -> None:
     with pytest.raises(asyncpg.InvalidPasswordError):
         await asyncpg.connect(db_url, user=role, password=derive_role_password(bytes(32), role))
 
 
 @pytest.mark.parametrize("role", ANALYST_ROLES)
-async def test_an_analyst_has_no_password_yet_and_cannot_log_in(db_url: str, key: bytes, role: str) -> None:
+async def test_an_analyst_without_password_cannot_log_in(db_url: str, key: bytes, role: str) -> None:
     for password in ("", role, derive_role_password(key, role)):
         with pytest.raises((asyncpg.InvalidPasswordError, asyncpg.PostgresConnectionError)):
             await asyncpg.connect(db_url, user=role, password=password)
 
 
-async def test_ensuring_roles_again_keeps_them_open(
+async def test_ensuring_roles_twice_keeps_their_passwords(
     owner: asyncpg.Connection, connect: Connect, key: bytes
 ) -> None:
     await ensure_roles(owner, key)
     assert await (await connect(LOGIN_ROLES[0])).fetchval("SELECT true")
 
 
-async def test_the_server_keeps_verifiers_and_no_passwords(superuser: asyncpg.Connection, key: bytes) -> None:
+async def test_the_server_stores_no_passwords(superuser: asyncpg.Connection, key: bytes) -> None:
     rows = await superuser.fetch(
         "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = ANY($1)", LOGIN_ROLES
     )
@@ -60,7 +60,7 @@ async def test_the_server_keeps_verifiers_and_no_passwords(superuser: asyncpg.Co
         assert derive_role_password(key, row["rolname"]) not in row["rolpassword"]
 
 
-async def test_a_product_s_own_role_appends_events_as_a_member_and_can_do_nothing_else(
+async def test_a_member_of_the_producer_role_can_only_append_events(
     db_url: str, key: bytes, owner: asyncpg.Connection, superuser: asyncpg.Connection, tenant: UUID
 ) -> None:
     """From the login on: it may connect although the database is closed to everybody else."""
