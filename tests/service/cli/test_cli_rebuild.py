@@ -74,7 +74,7 @@ async def test_one_that_is_given_up_elsewhere_says_so(
         _, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
     assert process.returncode == 1
     assert err.splitlines()[-1].startswith("duro: The rebuild was discarded")
-    assert "goes on from there" not in err
+    assert "resumes there" not in err
 
 
 async def test_one_that_is_given_up_leaves_what_serves(duro: Duro, data: Pool) -> None:

@@ -159,7 +159,7 @@ async def test_a_failed_enabling_says_how_to_replay_the_rest(
     )
     assert command, result.stderr
     assert (await duro.json(*shlex.split(command[1])))["replayed"] == 5
-    assert "this replays" not in (await duro("endpoint", "enable", endpoint)).stderr  # it is enabled already
+    assert "replay the skipped deliveries" not in (await duro("endpoint", "enable", endpoint)).stderr  # it is enabled already
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
