@@ -28,7 +28,7 @@ async def project(database: Database, mode: Mode = Mode.TEST) -> None:
 
 
 @pytest.fixture
-async def told(database: Database, tenant: UUID) -> None:
+async def recorded_events(database: Database, tenant: UUID) -> None:
     """One event of each type."""
     for name, found in catalog().items():
         await events.record(database.data(Mode.TEST), tenant, name, found.example)
@@ -39,7 +39,7 @@ def listing(ten: str, *options: str) -> tuple[str, ...]:
     return ("activity", "list", "--tenant", ten, "--mode", "test", *options)
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("recorded_events")
 async def test_json_has_every_field(duro: Duro, ten: str) -> None:
     feed = await duro.json(*listing(ten, "--type", "subscription_payment_failed"))
     assert set(feed) == {"items", "nextCursor", "hasMore", "asOf"}
@@ -74,7 +74,7 @@ async def test_json_has_every_field(duro: Duro, ten: str) -> None:
     }
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("recorded_events")
 @pytest.mark.parametrize(
     ("options", "types"),
     [
@@ -96,7 +96,7 @@ async def test_options_filter_the_feed(
     assert {entry["type"] for entry in found} == types
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("recorded_events")
 async def test_a_subject_finds_every_related_entry(duro: Duro, ten: str) -> None:
     for kind, key in (("sub", "subscriptionId"), ("inv", "invoiceId")):
         found = (await duro.json(*listing(ten, "--limit", "100", "--subject", f"{kind}_{ULID}")))["items"]
@@ -105,7 +105,7 @@ async def test_a_subject_finds_every_related_entry(duro: Duro, ten: str) -> None
         }
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("recorded_events")
 async def test_pages_follow_one_another(duro: Duro, ten: str) -> None:
     first = await duro.json(*listing(ten, "--limit", "15"))
     second = await duro.json(*listing(ten, "--limit", "15", "--cursor", first["nextCursor"]))

@@ -1,4 +1,4 @@
-"""`duro analytics`: what is published, files that are complete or not there, and the analyst's login."""
+"""`duro analytics`: the published views, export files that are complete or absent, and the analyst's login."""
 
 import asyncio
 import csv
@@ -86,13 +86,13 @@ async def test_a_view_goes_to_standard_output_as_csv(duro: Duro, revenue: None, 
         (("--from", "1h"), ()),
     ],
 )
-async def test_a_span_takes_its_first_day_and_not_its_last(
+async def test_a_range_includes_its_first_day_and_excludes_its_last(
     duro: Duro, revenue: None, tmp_path: Path, span: Sequence[str], days: Sequence[tuple[str, int]]
 ) -> None:
     file = tmp_path / "revenue.csv"
-    told = await duro.json("analytics", "export", *VIEW, *span, "--output", str(file))
+    outcome = await duro.json("analytics", "export", *VIEW, *span, "--output", str(file))
     assert exported(file.read_text()) == [*days]
-    assert (told["rows"], told["bytes"]) == (len(days), file.stat().st_size)
+    assert (outcome["rows"], outcome["bytes"]) == (len(days), file.stat().st_size)
 
 
 async def test_a_parquet_file_keeps_its_types_and_whole_kobo(
@@ -127,7 +127,7 @@ async def test_every_view_can_be_read_from_either_format(duro: Duro, revenue: No
         counts = []
         for kind in ("csv", "parquet"):
             file = tmp_path / f"{view['name']}.{kind}"
-            told = await duro.json(
+            outcome = await duro.json(
                 "analytics",
                 "export",
                 "--view",
@@ -143,7 +143,7 @@ async def test_every_view_can_be_read_from_either_format(duro: Duro, revenue: No
                 counts.append(
                     reader.execute(f"SELECT count(*) FROM read_{kind}($1)", [str(file)]).fetchone()[0]
                 )
-            assert counts[-1] == told["rows"]
+            assert counts[-1] == outcome["rows"]
         assert counts[0] == counts[1]
 
 
@@ -159,7 +159,7 @@ async def test_an_existing_file_is_kept_unless_replacing_is_allowed(
     assert exported(file.read_text()) == [*DAYS]
 
 
-async def test_an_export_that_is_stopped_leaves_no_file(
+async def test_a_stopped_export_leaves_no_file(
     duro: Duro, revenue: None, tmp_path: Path, owner: asyncpg.Connection, superuser: asyncpg.Connection
 ) -> None:
     """It waits for a lock on a table below the view."""
@@ -180,7 +180,7 @@ async def test_an_export_that_is_stopped_leaves_no_file(
     assert suffixes(tmp_path) == []
 
 
-async def test_a_reader_that_has_enough_is_no_outage(duro: Duro, revenue: None) -> None:
+async def test_a_reader_that_closes_early_is_no_error(duro: Duro, revenue: None) -> None:
     process = duro.popen("analytics", "export", *VIEW, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     with process.stderr:

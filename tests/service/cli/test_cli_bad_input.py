@@ -173,15 +173,13 @@ async def test_a_bad_secret_is_refused_without_being_repeated(
         ({"DURO_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, "cannot be reached"),
     ],
 )
-async def test_a_setting_that_cannot_be_used_is_named(
-    settings: dict[str, str], sentence: str, duro: Duro
-) -> None:
+async def test_an_invalid_setting_is_named(settings: dict[str, str], sentence: str, duro: Duro) -> None:
     refusal = (await duro.set(**settings)("tenant", "list")).refusal
     assert sentence in refusal
     assert "hunter2" not in refusal
 
 
-async def test_a_database_that_is_not_there_is_named(duro: Duro, cluster: Cluster) -> None:
+async def test_an_unreachable_database_is_named(duro: Duro, cluster: Cluster) -> None:
     outcome = await duro.set(DURO_DATABASE_URL=cluster.url("gone"))("tenant", "list")
     assert "/gone does not exist: create it" in outcome.refusal
 
@@ -192,7 +190,7 @@ async def test_a_database_that_is_not_migrated_says_so(duro: Duro, cluster: Clus
         assert "run duro migrate" in outcome.refusal
 
 
-async def test_a_login_that_may_not_migrate_is_told_so(
+async def test_a_login_that_may_not_migrate_gets_one_sentence(
     duro: Duro, cluster: Cluster, superuser: asyncpg.Connection
 ) -> None:
     await superuser.execute("CREATE ROLE weak LOGIN PASSWORD 'weak'")
@@ -206,7 +204,7 @@ async def test_a_login_that_may_not_migrate_is_told_so(
         await superuser.execute("DROP OWNED BY weak; DROP ROLE weak")
 
 
-async def test_a_cursor_from_no_list_is_refused_whatever_it_holds(duro: Duro, ten: str) -> None:
+async def test_an_invalid_cursor_is_refused_whatever_it_holds(duro: Duro, ten: str) -> None:
     for cursor in (
         b"2026-01-01T00:00:00 00000000-0000-0000-0000-000000000000",
         b"2026-01-01 x",

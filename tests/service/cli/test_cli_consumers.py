@@ -39,7 +39,7 @@ async def deliveries(database: Database) -> int:
     return int(await database.data(Mode.TEST).fetchval("SELECT count(*) FROM webhook_deliveries"))
 
 
-async def test_status_tells_position_and_lag_of_each_mode(
+async def test_status_shows_position_and_lag_of_each_mode(
     duro: Duro, database: Database, tenant: UUID
 ) -> None:
     await sequenced(database.data(Mode.TEST), tenant, 3)
@@ -101,7 +101,7 @@ async def test_one_position_can_be_retried_alone(duro: Duro, database: Database,
     assert await deliveries(database) == 1
 
 
-async def test_what_fails_again_stays_dead_lettered_and_fails_the_command(
+async def test_events_that_fail_again_stay_dead_lettered(
     duro: Duro, dead: list[int], owner: asyncpg.Connection
 ) -> None:
     await owner.execute("ALTER TABLE webhook_deliveries ADD CHECK (false) NOT VALID")

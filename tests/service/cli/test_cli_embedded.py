@@ -1,4 +1,4 @@
-"""`duro` with nothing but a directory: the database is embedded, started by whoever comes first."""
+"""`duro` with only a directory: the first command starts the embedded database."""
 
 import asyncio
 import json

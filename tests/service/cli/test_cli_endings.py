@@ -25,7 +25,7 @@ from tests.support.servers.duro_process import SIGINT_IGNORED
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
-async def test_a_reader_that_has_gone_is_no_error_message(
+async def test_a_closed_pipe_prints_no_error(
     form: list[str], duro: Duro, ten: str, tenant: UUID, database: Database
 ) -> None:
     """`duro event list | head -1`"""
@@ -80,9 +80,7 @@ async def test_ctrl_c_while_waiting_for_the_database_is_status_130(
     assert "Traceback" not in stderr
 
 
-async def test_a_connection_that_is_cut_is_one_sentence(
-    connect: Connect, superuser: asyncpg.Connection
-) -> None:
+async def test_a_lost_connection_is_one_sentence(connect: Connect, superuser: asyncpg.Connection) -> None:
     connection = await connect()
     pid = await connection.fetchval("SELECT pg_backend_pid()")
     await superuser.fetchval("SELECT pg_terminate_backend($1, 5000)", pid)
@@ -93,7 +91,7 @@ async def test_a_connection_that_is_cut_is_one_sentence(
 async def _until_read(pipe: IO[str]) -> None:
     """Until the other end has taken all that was written."""
     async with asyncio.timeout(PATIENCE):
-        while _unread(pipe):  # noqa: ASYNC110  nothing tells when
+        while _unread(pipe):  # noqa: ASYNC110  nothing signals it
             await asyncio.sleep(0.01)
 
 

@@ -1,4 +1,4 @@
-"""`duro endpoint show` and `list` tell how an endpoint fares."""
+"""`duro endpoint show` and `list` report an endpoint's health."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -40,7 +40,7 @@ async def trip(database: Database, tenant: UUID, endpoint: str) -> None:
         await endpoint_health.note_health(tx, [note])
 
 
-async def test_what_was_never_sent_to_is_healthy(duro: Duro, endpoint: str) -> None:
+async def test_an_endpoint_without_attempts_is_healthy(duro: Duro, endpoint: str) -> None:
     assert (await duro.json("endpoint", "show", endpoint))["health"] == NOTHING
 
 
@@ -60,7 +60,7 @@ async def test_show_and_list_report_health_and_the_disabling_time(
     assert [item["health"] for item in listed["items"]] == [health]
 
 
-async def test_it_starts_afresh_when_it_is_enabled_again(
+async def test_enabling_resets_the_health(
     duro: Duro, database: Database, tenant: UUID, endpoint: str, owner: asyncpg.Connection
 ) -> None:
     await trip(database, tenant, endpoint)

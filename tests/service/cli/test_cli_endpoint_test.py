@@ -53,9 +53,9 @@ async def test_a_test_event_reaches_its_endpoint_and_shows_the_response(
 ) -> None:
     await add_endpoint(database, tenant, f"{receiver.url}/other")
     receiver.answer = lambda _request: Answer(200, b"thanks \x1b[31m")
-    told = await duro("endpoint", "test", endpoint)
-    assert told.status == 0, told
-    assert "thanks \\x1b[31m" in told.stdout
+    outcome = await duro("endpoint", "test", endpoint)
+    assert outcome.status == 0, outcome
+    assert "thanks \\x1b[31m" in outcome.stdout
     [received] = receiver.requests
     assert received.path == "/hooks"
     body = orjson.loads(received.body)
@@ -71,15 +71,15 @@ async def test_a_failed_test_event_shows_the_response_and_exits_1(
     duro: Duro, endpoint: str, receiver: Receiver, worker: Engine
 ) -> None:
     receiver.answer = lambda _request: Answer(500, b"no")
-    told = await duro("endpoint", "test", endpoint)
-    assert told.status == 1
-    assert "http_status" in told.stdout
-    assert "It will be retried." in told.stderr
-    assert "Traceback" not in told.stderr
+    outcome = await duro("endpoint", "test", endpoint)
+    assert outcome.status == 1
+    assert "http_status" in outcome.stdout
+    assert "It will be retried." in outcome.stderr
+    assert "Traceback" not in outcome.stderr
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-async def test_a_test_that_nobody_sends_says_how_far_it_got(
+async def test_a_test_event_without_a_worker_says_how_far_it_got(
     form: list[str], duro: Duro, ten: str, endpoint: str, database: Database
 ) -> None:
     asked = ("endpoint", "test", endpoint, "--timeout", "1s", *form)
@@ -95,14 +95,14 @@ async def test_a_test_event_in_flight_says_how_long_it_may_take(
 ) -> None:
     enough = asyncio.Event()
     receiver.answer = lambda _request: Answer(held_by=enough)
-    told = await duro("endpoint", "test", endpoint, "--timeout", "1s")
+    outcome = await duro("endpoint", "test", endpoint, "--timeout", "1s")
     assert receiver.requests
     enough.set()
     assert (
         "is in flight and has no answer yet: an attempt may take up to 15s (DURO_ATTEMPT_TIMEOUT)"
-        in told.stderr
+        in outcome.stderr
     )
-    assert told.status == 1
+    assert outcome.status == 1
 
 
 @pytest.mark.parametrize(("attempt", "waits"), [(15, 30), (25, 30), (60, 65)])
@@ -110,16 +110,16 @@ def test_by_default_it_waits_longer_than_an_attempt_takes(attempt: int, waits: i
     assert longer_than(timedelta(seconds=attempt)) == timedelta(seconds=waits)
 
 
-async def test_not_waiting_records_it_and_is_done(
+async def test_no_wait_only_records_the_event(
     duro: Duro, ten: str, endpoint: str, database: Database
 ) -> None:
-    told = await duro.json("endpoint", "test", endpoint, "--no-wait")
-    assert [event["id"] for event in await recorded(duro, ten)] == [told["eventId"]]
-    assert told["delivery"] is None
+    outcome = await duro.json("endpoint", "test", endpoint, "--no-wait")
+    assert [event["id"] for event in await recorded(duro, ten)] == [outcome["eventId"]]
+    assert outcome["delivery"] is None
     await fan_out(database)
 
 
-async def test_a_test_is_recorded_as_the_catalog_says(duro: Duro, ten: str, endpoint: str) -> None:
+async def test_a_test_event_matches_the_catalog(duro: Duro, ten: str, endpoint: str) -> None:
     await duro.json("endpoint", "test", endpoint, "--no-wait")
     [event] = await recorded(duro, ten)
     assert_conforms(event["type"], event["data"])
@@ -128,7 +128,7 @@ async def test_a_test_is_recorded_as_the_catalog_says(duro: Duro, ten: str, endp
 @pytest.mark.parametrize(
     ("switch", "way_back"), [("disable", "duro endpoint enable"), ("pause", "duro endpoint resume")]
 )
-async def test_an_endpoint_that_gets_nothing_is_not_tested(
+async def test_a_disabled_or_paused_endpoint_is_not_tested(
     switch: str, way_back: str, duro: Duro, ten: str, endpoint: str
 ) -> None:
     await duro.json("endpoint", switch, endpoint)

@@ -33,9 +33,7 @@ async def endpoint(duro: Duro, ten: str) -> str:
     return str(created["id"])
 
 
-async def test_create_gives_the_id_and_the_secret_that_signs(
-    duro: Duro, ten: str, database: Database
-) -> None:
+async def test_create_prints_the_id_and_the_signing_secret(duro: Duro, ten: str, database: Database) -> None:
     created = await duro.process(
         "endpoint", "create", "--tenant", ten, "--mode", "test", "--url", URL, "--json",
         "--event", "subscription_*", "--event", "invoice_created", "--header", "X-Shop=a=b",
@@ -49,7 +47,7 @@ async def test_create_gives_the_id_and_the_secret_that_signs(
     assert headers == [["X-Shop", "a=b"]]
 
 
-async def test_show_tells_everything_but_secrets(duro: Duro, ten: str) -> None:
+async def test_show_prints_everything_but_secrets(duro: Duro, ten: str) -> None:
     created = await duro.json(
         "endpoint", "create", "--tenant", ten, "--mode", "live", "--url", URL,
         "--event", "invoice_created", "--header", "X-Token=hunter2", "--description", "the shop",
@@ -75,7 +73,7 @@ async def test_show_tells_everything_but_secrets(duro: Duro, ten: str) -> None:
         assert "hunter2" not in words
 
 
-async def test_a_secret_of_ones_own_comes_by_standard_input(duro: Duro, ten: str, database: Database) -> None:
+async def test_an_own_secret_is_read_from_standard_input(duro: Duro, ten: str, database: Database) -> None:
     secret = generate_secret()
     arguments = ("endpoint", "create", "--tenant", ten, "--mode", "test", "--url", URL, "--secret-stdin")
     created = await duro.json(*arguments, stdin=f"{secret}\n")
@@ -89,17 +87,15 @@ async def test_headers_may_come_from_a_file(duro: Duro, ten: str, database: Data
     assert (await sent_with(database, created["id"]))[1] == [["X-A", "one"], ["X-B", "two"], ["X-C", "three"]]
 
 
-async def test_update_changes_what_is_named_and_nothing_else(
-    duro: Duro, ten: str, database: Database
-) -> None:
+async def test_update_changes_only_the_given_fields(duro: Duro, ten: str, database: Database) -> None:
     arguments = ("--tenant", ten, "--mode", "test", "--url", URL, "--header", "X-A=1", "--description", "old")
     created = (await duro.json("endpoint", "create", *arguments, "--event", "invoice_created"))["id"]
     before = await duro.json("endpoint", "show", created)
 
     moved = await duro.json("endpoint", "update", created, "--url", "https://shop.example/v2")
     assert moved == {**before, "url": "https://shop.example/v2", "updatedAt": moved["updatedAt"]}
-    told = await duro.json("endpoint", "update", created, "--event", "subscription_*", "--description", "")
-    assert (told["eventTypes"], told["description"]) == (["subscription_*"], "")
+    updated = await duro.json("endpoint", "update", created, "--event", "subscription_*", "--description", "")
+    assert (updated["eventTypes"], updated["description"]) == (["subscription_*"], "")
     assert (await duro.json("endpoint", "update", created, "--all-events"))["eventTypes"] == []
     assert (await duro.json("endpoint", "update", created, "--header", "X-B=2"))["hasCustomHeaders"]
     assert (await sent_with(database, created))[1] == [["X-B", "2"]]
@@ -117,16 +113,14 @@ async def test_update_changes_what_is_named_and_nothing_else(
         ["--description", "x" * 501],
     ],
 )
-async def test_an_update_that_is_refused_changes_nothing(
-    change: list[str], duro: Duro, endpoint: str
-) -> None:
+async def test_a_refused_update_changes_nothing(change: list[str], duro: Duro, endpoint: str) -> None:
     before = await duro.json("endpoint", "show", endpoint)
     refused = await duro("endpoint", "update", endpoint, "--description", "new", *change)
     assert refused.refusal
     assert await duro.json("endpoint", "show", endpoint) == before
 
 
-async def test_disable_and_enable_are_told_as_events(
+async def test_disable_and_enable_record_events(
     duro: Duro, ten: str, endpoint: str, database: Database
 ) -> None:
     off = await duro.json("endpoint", "disable", endpoint, "--reason", "moving")
@@ -141,18 +135,18 @@ async def test_disable_and_enable_are_told_as_events(
 
 
 @pytest.mark.parametrize("reason", [[], ["--reason", "é" * 200], ["--reason", "💥" * 200]])
-async def test_disable_and_enable_are_told_as_the_catalog_says(
+async def test_disable_and_enable_events_match_the_catalog(
     reason: list[str], duro: Duro, ten: str, endpoint: str
 ) -> None:
     await duro.json("endpoint", "disable", endpoint, *reason)
     await duro.json("endpoint", "enable", endpoint)
-    told = (await duro.json("event", "list", "--tenant", ten, "--mode", "test"))["items"]
-    assert len(told) == 2
-    for event in told:
+    recorded_events = (await duro.json("event", "list", "--tenant", ten, "--mode", "test"))["items"]
+    assert len(recorded_events) == 2
+    for event in recorded_events:
         assert_conforms(event["type"], event["data"])
 
 
-async def test_rotation_lets_both_secrets_sign_for_the_grace_period(
+async def test_both_secrets_sign_during_the_grace_period(
     duro: Duro, endpoint: str, database: Database
 ) -> None:
     [old], _ = await sent_with(database, endpoint)
@@ -162,7 +156,7 @@ async def test_rotation_lets_both_secrets_sign_for_the_grace_period(
     assert (await duro.json("endpoint", "show", endpoint))["validSecrets"] == 2
 
 
-async def test_rotation_without_grace_ends_the_old_secret_at_once(
+async def test_rotation_without_grace_ends_the_old_secret_immediately(
     duro: Duro, endpoint: str, database: Database
 ) -> None:
     rotated = await duro.json("endpoint", "rotate-secret", endpoint, "--grace", "0s")
@@ -183,7 +177,7 @@ async def test_lists_are_of_one_tenant_and_one_mode(duro: Duro, ten: str, endpoi
     assert (await duro.json("endpoint", "list", "--tenant", other, "--mode", "test"))["items"] == []
 
 
-async def test_an_allowed_network_may_be_delivered_to_by_http(duro: Duro, ten: str) -> None:
+async def test_an_allowed_network_may_use_http(duro: Duro, ten: str) -> None:
     arguments = ("endpoint", "create", "--tenant", ten, "--mode", "test", "--url", "http://127.0.0.1:3000/x")
     assert (await duro(*arguments)).refusal
     assert await duro.set(DURO_EGRESS_ALLOW="127.0.0.0/8").json(*arguments)

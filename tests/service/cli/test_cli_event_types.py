@@ -62,7 +62,7 @@ async def test_one_type_is_shown_with_its_schema_and_an_example(name: str) -> No
     ],
 )
 @pytest.mark.parametrize("form", [[], ["--json"]])
-async def test_an_unknown_type_is_refused_with_what_comes_close(
+async def test_an_unknown_type_is_refused_with_close_names(
     named: str, sentence: str, form: list[str]
 ) -> None:
     outcome = await NOWHERE("event", "types", named, *form)

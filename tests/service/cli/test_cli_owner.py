@@ -95,7 +95,7 @@ async def test_a_command_for_the_owner_says_so_to_another_login(
 async def test_every_other_command_works_without_the_owner(
     duro: Duro, db_url: str, command: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """The login in the URL does not exist, so that whoever tried it would fail."""
+    """The login in the URL does not exist, so that any use of it would fail."""
     arguments = [str(tmp_path / "mrr.csv") if word == "FILE" else word for word in command]
     for login in ("", "nobody:wrong@"):
         outcome = await duro.set(DURO_DATABASE_URL=at(db_url, login))(*arguments)

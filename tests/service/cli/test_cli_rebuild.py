@@ -1,4 +1,4 @@
-"""`duro consumers rebuild`: told as it goes, killed it goes on, and what served serves until the end."""
+"""`duro consumers rebuild` reports progress, resumes after a kill, and keeps the serving generation until the end."""
 
 import asyncio
 import signal
@@ -41,16 +41,16 @@ async def lines(data: Pool) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("projection", [each.name for each in PROJECTIONS])
-async def test_each_projection_is_built_anew_and_serves(duro: Duro, data: Pool, projection: str) -> None:
-    told = await duro.json("consumers", "rebuild", projection, "--mode", "test", "--share", "100")
-    assert (told["events"], told["dead"], told["resumed"]) == (EVENTS, 0, False)
-    assert told["perSecond"] > 0
+async def test_each_projection_is_rebuilt_and_then_serves(duro: Duro, data: Pool, projection: str) -> None:
+    outcome = await duro.json("consumers", "rebuild", projection, "--mode", "test", "--share", "100")
+    assert (outcome["events"], outcome["dead"], outcome["resumed"]) == (EVENTS, 0, False)
+    assert outcome["perSecond"] > 0
     assert await projections.generations(data, projection) == Generations(2, None)
     live = await duro.json("consumers", "rebuild", projection, "--mode", "live")
     assert live["events"] == 0
 
 
-async def test_it_tells_how_far_it_is_and_how_fast(duro: Duro, data: Pool) -> None:
+async def test_a_rebuild_shows_progress_and_rate(duro: Duro, data: Pool) -> None:
     outcome = await duro("consumers", "rebuild", "activity", "--mode", "test", "--share", "100")
     assert f"Rebuilding activity in test: {EVENTS:,} events, from the beginning" in outcome.stderr
     assert f"100%: {EVENTS:,} of {EVENTS:,} events, " in outcome.stderr
@@ -59,7 +59,7 @@ async def test_it_tells_how_far_it_is_and_how_fast(duro: Duro, data: Pool) -> No
     assert await lines(data) == {2: EVENTS}
 
 
-async def test_one_that_is_given_up_elsewhere_says_so(
+async def test_a_rebuild_discarded_elsewhere_says_so(
     duro: Duro, data: Pool, tenant: UUID, superuser: asyncpg.Connection
 ) -> None:
     await record_many(data, tenant, 6_000)
@@ -77,7 +77,7 @@ async def test_one_that_is_given_up_elsewhere_says_so(
     assert "resumes there" not in err
 
 
-async def test_one_that_is_given_up_leaves_what_serves(duro: Duro, data: Pool) -> None:
+async def test_discarding_a_rebuild_keeps_the_serving_generation(duro: Duro, data: Pool) -> None:
     await projections.begin_rebuild(data, "activity")
     given_up = await duro.json("consumers", "rebuild", "activity", "--mode", "test", "--give-up")
     assert given_up["gaveUp"]
@@ -89,7 +89,7 @@ async def test_one_that_is_given_up_leaves_what_serves(duro: Duro, data: Pool) -
 
 @pytest.mark.drill
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-async def test_ended_in_the_middle_it_goes_on_where_it_was(
+async def test_an_interrupted_rebuild_resumes(
     duro: Duro, data: Pool, tenant: UUID, superuser: asyncpg.Connection, number: signal.Signals
 ) -> None:
     """At a share of 1 % it rests for seconds after its first batch of 1,000, with more than a few thousand left."""
@@ -110,7 +110,7 @@ async def test_ended_in_the_middle_it_goes_on_where_it_was(
         assert "The same command resumes there" in err
     built = (await lines(data))[2]
     assert await projections.generations(data, "activity") == Generations(1, 2)
-    told = await duro.json("consumers", "rebuild", "activity", "--mode", "test", "--share", "100")
-    assert told["resumed"]
-    assert told["events"] == await data.fetchval("SELECT count(*) FROM event_log") - built
-    assert await lines(data) == {2: built + told["events"]}
+    outcome = await duro.json("consumers", "rebuild", "activity", "--mode", "test", "--share", "100")
+    assert outcome["resumed"]
+    assert outcome["events"] == await data.fetchval("SELECT count(*) FROM event_log") - built
+    assert await lines(data) == {2: built + outcome["events"]}

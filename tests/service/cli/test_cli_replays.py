@@ -53,7 +53,7 @@ async def jobs(duro: Duro, ten: str) -> list[dict[str, Any]]:
     return list(listed["items"])
 
 
-async def test_many_are_replayed_by_status_endpoint_and_time(
+async def test_deliveries_are_replayed_by_status_endpoint_and_time(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database
 ) -> None:
     """More than one step's worth; those delivered are left alone unless asked for."""
@@ -73,15 +73,15 @@ async def test_many_are_replayed_by_status_endpoint_and_time(
     assert (await duro.json(*many, "1h", "--status", "delivered"))["replayed"] == 1400
 
 
-async def test_many_are_replayed_since_a_position(
+async def test_deliveries_are_replayed_since_a_position(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database
 ) -> None:
     await record_many(database.data(Mode.TEST), tenant, 10)
     await fan_out(database)
     await settle_all(database, "failed")
     many = ("delivery", "replay", "--tenant", ten, "--mode", "test", "--since-pos")
-    told = await duro.json(*many, "4", "--until-pos", "6")
-    assert (told["replayed"], told["afterPosition"], told["untilPosition"]) == (2, 4, 6)
+    outcome = await duro.json(*many, "4", "--until-pos", "6")
+    assert (outcome["replayed"], outcome["afterPosition"], outcome["untilPosition"]) == (2, 4, 6)
     assert (await duro.json(*many, "0"))["replayed"] == 8
 
 
@@ -96,8 +96,8 @@ async def test_a_backfill_sends_past_events_of_its_types(
     assert (await duro.json("endpoint", "backfill", endpoint, "--since", "1h"))["replayed"] == 3
     assert (await duro.json("endpoint", "backfill", endpoint, "--since", "1h"))["replayed"] == 0
     await fan_out(database)
-    told = await duro("endpoint", "backfill", format_id(ENDPOINT, everything), "--since-pos", "0")
-    assert "0 deliveries created for 5 events" in told.stdout
+    outcome = await duro("endpoint", "backfill", format_id(ENDPOINT, everything), "--since-pos", "0")
+    assert "0 deliveries created for 5 events" in outcome.stdout
     late = format_id(ENDPOINT, await add_endpoint(database, tenant, URL))
     backfilled = await duro.json("endpoint", "backfill", late, "--since-pos", "0")
     assert (backfilled["kind"], backfilled["replayed"], backfilled["examined"]) == ("backfill", 4, 5)
@@ -153,7 +153,7 @@ async def test_a_killed_replay_resumes_without_repeating(
         listed = await duro("delivery", "replays", "--tenant", ten, "--mode", "test")
         assert "UNFINISHED" in listed.stdout
         assert "duro delivery replay --resume" in listed.stdout
-    await settle_all(database, "failed")  # what it had replayed has failed again meanwhile
+    await settle_all(database, "failed")  # the replayed deliveries have failed again
     resumed = await duro.json("delivery", "replay", "--resume", job["id"])
     assert (resumed["id"], resumed["replayed"], resumed["examined"]) == (job["id"], MANY, MANY)
     assert await statuses(database) == {"failed": STEP, "pending": MANY - STEP}
@@ -161,7 +161,7 @@ async def test_a_killed_replay_resumes_without_repeating(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_says_how_to_go_on(
+async def test_a_signal_prints_how_to_resume(
     number: signal.Signals,
     duro: Duro,
     ten: str,
@@ -175,13 +175,15 @@ async def test_a_signal_says_how_to_go_on(
         stdout, stderr = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
     assert (process.returncode, stdout) == (130, "")
     assert "Traceback" not in stderr
-    told = re.search(r"duro: Stopped. Resume with: duro (delivery replay --resume rpl_\w+)$", stderr.strip())
-    assert told, stderr
-    assert (await duro.json(*told[1].split()))["replayed"] == MANY
+    outcome = re.search(
+        r"duro: Stopped. Resume with: duro (delivery replay --resume rpl_\w+)$", stderr.strip()
+    )
+    assert outcome, stderr
+    assert (await duro.json(*outcome[1].split()))["replayed"] == MANY
     assert await statuses(database) == {"pending": MANY}
 
 
-async def test_a_job_that_cannot_go_on_says_how_it_will(
+async def test_a_lost_connection_says_how_to_resume(
     duro: Duro, ten: str, failed: None, owner: asyncpg.Connection, superuser: asyncpg.Connection
 ) -> None:
     async with in_the_second_step(duro, ten, owner, superuser) as process:
@@ -203,15 +205,15 @@ async def test_a_failing_job_says_how_to_resume(
     await owner.execute(
         "ALTER TABLE sandbox.webhook_replays ADD CONSTRAINT not_today CHECK (replayed = 0) NOT VALID"
     )
-    told = await duro.process("delivery", "replay", "--tenant", ten, "--mode", "test", "--since", "1h")
-    assert told.status == 1
+    outcome = await duro.process("delivery", "replay", "--tenant", ten, "--mode", "test", "--since", "1h")
+    assert outcome.status == 1
     assert re.search(
-        r"^duro: Stopped. Resume with: duro delivery replay --resume rpl_\w+$", told.stderr, re.MULTILINE
+        r"^duro: Stopped. Resume with: duro delivery replay --resume rpl_\w+$", outcome.stderr, re.MULTILINE
     )
-    assert "not_today" in told.stderr
+    assert "not_today" in outcome.stderr
 
 
-async def test_a_clock_that_is_behind_the_databases_leaves_nothing_out(
+async def test_a_clock_behind_the_databases_omits_nothing(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Behind(datetime):
@@ -227,7 +229,7 @@ async def test_a_clock_that_is_behind_the_databases_leaves_nothing_out(
     assert (await duro.json(*many, "1m"))["replayed"] == 3
 
 
-async def test_a_replay_says_what_it_waits_for(
+async def test_a_replay_says_what_blocks_it(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database
 ) -> None:
     await record(database.data(Mode.TEST), tenant)
@@ -236,9 +238,9 @@ async def test_a_replay_says_what_it_waits_for(
     await duro.json("retries", "pause", "--mode", "test")
     await duro.json("endpoint", "pause", endpoint)
     many = ("delivery", "replay", "--tenant", ten, "--mode", "test", "--since", "1h")
-    told = await duro(*many, "--endpoint", endpoint)
+    outcome = await duro(*many, "--endpoint", endpoint)
     [listed] = (await duro.json("delivery", "list", "--tenant", ten, "--mode", "test"))["items"]
-    for words in (told.stderr, (await duro("delivery", "replay", listed["id"])).stdout):
+    for words in (outcome.stderr, (await duro("delivery", "replay", listed["id"])).stdout):
         assert "duro retries resume --mode test" in words
         assert f"duro endpoint resume {endpoint}" in words
 
@@ -266,7 +268,7 @@ async def test_an_invalid_span_is_refused_before_a_job_exists(
     assert await jobs(duro, ten) == []
 
 
-async def test_a_replay_that_is_not_there_is_named(duro: Duro) -> None:
+async def test_an_unknown_replay_is_named(duro: Duro) -> None:
     outcome = await duro("delivery", "replay", "--resume", "rpl_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6")
     assert "There is no replay rpl_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6 in either mode" in outcome.refusal
     assert "--since-pos 0" in (await duro("endpoint", "backfill", "we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6")).refusal

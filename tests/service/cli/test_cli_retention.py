@@ -34,7 +34,7 @@ async def old(data: Pool, tenant: UUID) -> list[UUID]:
     return events
 
 
-async def test_a_plan_first_and_then_the_run(duro: Duro, owner: asyncpg.Connection, old: list[UUID]) -> None:
+async def test_the_plan_matches_the_run(duro: Duro, owner: asyncpg.Connection, old: list[UUID]) -> None:
     for asked in (("plan",), ("run", "--dry-run")):
         plan = await duro.json("retention", *asked, *AGES, "--mode", "test")
         assert (plan["dryRun"], plan["bytesFreed"]) == (True, 0)
@@ -51,7 +51,7 @@ async def test_a_plan_first_and_then_the_run(duro: Duro, owner: asyncpg.Connecti
     assert (await duro.json("retention", "run", *AGES))["months"] == []
 
 
-async def test_people_are_told_what_went_and_what_stays_and_why(
+async def test_the_output_lists_what_was_deleted_and_kept_and_why(
     duro: Duro, data: Pool, tenant: UUID, old: list[UUID]
 ) -> None:
     plan = await duro("retention", "plan", *AGES)
@@ -100,7 +100,7 @@ async def test_a_stopped_run_reports_what_it_has_done(
         (("--attempts", "soon"), "'soon' is not a duration"),
     ],
 )
-async def test_what_makes_no_sense_is_refused_before_anything_happens(
+async def test_invalid_options_are_refused_before_any_change(
     duro: Duro, arguments: tuple[str, ...], sentence: str
 ) -> None:
     outcome = await duro("retention", "run", *arguments)
@@ -108,7 +108,7 @@ async def test_what_makes_no_sense_is_refused_before_anything_happens(
     assert outcome.status == 2
 
 
-async def test_a_second_run_says_that_there_is_one(duro: Duro, owner: asyncpg.Connection) -> None:
+async def test_a_second_run_says_that_one_is_in_progress(duro: Duro, owner: asyncpg.Connection) -> None:
     from schema.retention.retention_run import exclusive_run
 
     async with exclusive_run(owner):
@@ -136,7 +136,7 @@ async def test_a_run_killed_while_detaching_is_finished_by_the_next(
     old: list[UUID],
     tmp_path: Path,
 ) -> None:
-    """A producer's open transaction holds it there, and goes on afterwards as if nothing had been."""
+    """A producer's open transaction blocks it there, and continues afterwards without an error."""
     left_open, watcher = await connect(), await connect(OWNER)
     async with left_open.transaction():
         first = await record(left_open, tenant)

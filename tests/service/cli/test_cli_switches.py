@@ -106,7 +106,7 @@ async def test_enabling_shows_what_was_skipped_and_how_to_replay_it(
     assert await pending(duro, ten) == 5
 
 
-async def test_enabling_may_replay_at_once(
+async def test_enabling_can_replay_immediately(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database
 ) -> None:
     await skipped_while_disabled(duro, database, tenant, endpoint)
@@ -159,11 +159,13 @@ async def test_a_failed_enabling_says_how_to_replay_the_rest(
     )
     assert command, result.stderr
     assert (await duro.json(*shlex.split(command[1])))["replayed"] == 5
-    assert "replay the skipped deliveries" not in (await duro("endpoint", "enable", endpoint)).stderr  # it is enabled already
+    assert (
+        "replay the skipped deliveries" not in (await duro("endpoint", "enable", endpoint)).stderr
+    )  # it is enabled already
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_enabling_that_is_interrupted_says_how_to_replay_the_rest(
+async def test_interrupted_enabling_says_how_to_replay_the_rest(
     number: signal.Signals, duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database,
     owner: asyncpg.Connection, superuser: asyncpg.Connection,
 ) -> None:  # fmt: skip
@@ -225,7 +227,7 @@ async def test_retries_of_a_mode_are_paused_and_resumed(
     assert "paused" not in (await duro("consumers", "status")).stdout
 
 
-async def test_an_update_of_nothing_names_all_that_can_be_changed(duro: Duro, endpoint: str) -> None:
+async def test_an_empty_update_names_every_option(duro: Duro, endpoint: str) -> None:
     words = (await duro("endpoint", "update", endpoint)).refusal
     options = {option.opts[0] for option in update.params if option.opts[0].startswith("--")}
     assert options - {"--json", "--data-dir"} == set(re.findall(r"--[a-z-]+", words)) - {"--help"}

@@ -21,7 +21,7 @@ async def test_a_tenant_gets_a_key_per_mode_stored_as_a_hash(duro: Duro, databas
     assert all(key.startswith(f"sk_{mode}_") for mode, key in created.json["keys"].items())
 
 
-async def test_people_are_shown_the_keys_and_told_to_keep_them(duro: Duro) -> None:
+async def test_create_prints_both_keys_and_warns_to_keep_them(duro: Duro) -> None:
     outcome = await duro("tenant", "create", "Lagos Gym")
     assert outcome.status == 0
     assert "sk_test_" in outcome.stdout
@@ -42,7 +42,7 @@ async def test_lists_are_pages_newest_first(duro: Duro, database: Database) -> N
 
 
 async def test_names_cannot_act_on_the_terminal(duro: Duro, database: Database) -> None:
-    """Markup is shown as it is; what is not printable never got in, and is escaped if it did."""
+    """Markup is shown literally. Unprintable characters are refused on input, and escaped on output."""
     await create(database.core, "[bold red]Gym[/]")
     await database.core.execute("UPDATE tenants SET name = name || $1", "\x1b[2J")
     outcome = await duro("tenant", "list")

@@ -87,7 +87,7 @@ async def test_the_header_prefix_is_a_setting(case: Case) -> None:
         ({"age": -400}, "in the future"),
     ],
 )
-async def test_what_is_not_genuine_fails_with_the_reason(
+async def test_an_invalid_webhook_fails_with_the_reason(
     change: dict[str, object], why: str, case: Case
 ) -> None:
     outcome = await duro(*case.keep(**change).arguments)  # type: ignore[arg-type]
@@ -128,7 +128,7 @@ async def test_headers_without_a_signature_are_not_valid(case: Case) -> None:
         (None, b"A: \xff", "not UTF-8"),
     ],
 )
-async def test_files_that_cannot_be_read_are_named(
+async def test_unreadable_files_are_named(
     secret: str | None, headers: str | bytes | None, sentence: str, case: Case
 ) -> None:
     case.keep()

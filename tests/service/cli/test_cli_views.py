@@ -24,7 +24,7 @@ def written(out: Console) -> str:
 
 
 @given(st.text())
-def test_nothing_a_stranger_wrote_reaches_the_terminal_as_a_control(text: str) -> None:
+def test_untrusted_text_reaches_the_terminal_without_controls(text: str) -> None:
     shown = visible(text)
     assert all(character.isprintable() or character == "\n" for character in shown)
     assert shown == text or not (text.isprintable() and text)
@@ -38,7 +38,7 @@ def test_a_received_body_cannot_act_on_the_terminal(body: bytes, header: str) ->
 
 
 @pytest.mark.parametrize("body", [b'{\n "a":\r\n 1.10}', b"not\njson", b"\xff\n", b"[" * 5000])
-def test_a_received_body_stays_on_its_line_of_json(body: bytes) -> None:
+def test_a_received_body_is_one_json_line(body: bytes) -> None:
     line = orjson.dumps({"body": _body_shape(body)})
     assert b"\n" not in line
     assert b"\r" not in line
