@@ -118,7 +118,7 @@ async def test_enabling_can_replay_immediately(
 async def test_enabling_replays_everything_skipped(
     duro: Duro, ten: str, tenant: UUID, endpoint: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replays, "skipped_since", partial(replays.skipped_since, most=2))
+    monkeypatch.setattr(replays, "skipped_since", partial(replays.skipped_since, limit=2))
     for form in (["--replay", "--json"], []):
         await duro.json("endpoint", "disable", endpoint)
         await record_many(database.data(Mode.TEST), tenant, 5)
