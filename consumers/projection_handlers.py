@@ -35,7 +35,7 @@ class NotBeingBuilt(HandlerEnded):
     """The rebuild was abandoned, or finished by another process."""
 
 
-class Serving:
+class ProjectionHandler:
     """A consumer's handler that keeps the serving generation up to date.
 
     `gather_s`: how long it lets events gather before a batch, unless it has a backlog. A batch costs half a dozen round
@@ -74,7 +74,7 @@ class Serving:
         return Applied(len(events))
 
 
-class Building:
+class RebuildHandler:
     """A consumer's handler that fills the generation being built. `apply` raises NotBeingBuilt when there is none."""
 
     def __init__(self, projection: Projection, batch_size: int = 1000) -> None:

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 import asyncpg
 
 from consumers.consumer import Consumer
-from consumers.projection_handlers import Building, NotBeingBuilt, Projection
+from consumers.projection_handlers import NotBeingBuilt, Projection, RebuildHandler
 from schema.connections.database import Pool
 from schema.connections.error_kinds import needs_operator
 from schema.event_log import log
@@ -68,7 +68,7 @@ class Rebuild:
         """`share` is in (0, 1]."""
         self._pool = pool
         self._name = projection.name
-        self._consumer = Consumer(pool, Building(projection))
+        self._consumer = Consumer(pool, RebuildHandler(projection))
         self._share = share
         self._began = time.monotonic()
         self._resumed = False

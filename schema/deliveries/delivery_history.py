@@ -33,14 +33,14 @@ class Delivery:
 
 
 @dataclass(slots=True)
-class ShownAttempt(Attempt):
+class AttemptDetail(Attempt):
     replay: bool
     settled: bool
     """False when its worker had been declared dead: another attempt set the delivery's state."""
 
 
 @dataclass(frozen=True, slots=True)
-class ShownDelivery:
+class DeliveryDetail:
     id: UUID
     endpoint_id: UUID
     event_id: UUID
@@ -54,7 +54,7 @@ class ShownDelivery:
     retry_at: datetime | None
     settled_at: datetime | None
     in_flight: bool
-    attempts: Sequence[ShownAttempt]
+    attempts: Sequence[AttemptDetail]
 
 
 async def tenant_of(connection: Executor, delivery_id: UUID) -> UUID | None:
@@ -79,7 +79,7 @@ async def list_deliveries(
     return page([Delivery(**row) for row in rows], limit)
 
 
-async def show(connection: Executor, tenant_id: UUID, delivery_id: UUID) -> ShownDelivery:
+async def show(connection: Executor, tenant_id: UUID, delivery_id: UUID) -> DeliveryDetail:
     row = await connection.fetchrow(_SQL["show"], tenant_id, delivery_id)
     if row is None:
         raise NotFound(
@@ -90,4 +90,4 @@ async def show(connection: Executor, tenant_id: UUID, delivery_id: UUID) -> Show
         attempts and row["settled_at"] is None
     ):  # the last attempt may have been settled between the two queries
         row = await connection.fetchrow(_SQL["show"], tenant_id, delivery_id) or row
-    return ShownDelivery(**row, attempts=[ShownAttempt(**attempt) for attempt in attempts])
+    return DeliveryDetail(**row, attempts=[AttemptDetail(**attempt) for attempt in attempts])

@@ -24,7 +24,7 @@ from uuid import UUID
 import asyncpg
 
 from schema.connections.database import Connection, Pool
-from schema.deliveries.replays import UNDELIVERED, Kind, Replay, read_replay
+from schema.deliveries.replays import UNDELIVERED, Replay, ReplayKind, read_replay
 from schema.errors import Conflict
 from schema.ids import ENDPOINT, REPLAY, format_id
 from schema.queries import load
@@ -57,7 +57,7 @@ async def step(data: Pool, replay_id: UUID, event_types: Sequence[str], size: in
         job = await _lock(tx, replay_id)
         if job.finished_at is not None:
             return job
-        if job.kind is Kind.BACKFILL:
+        if job.kind is ReplayKind.BACKFILL:
             await _require_enabled(tx, job)
             rows = await _events(tx, job, size)
             replayed, skipped = await _backfill(tx, job, rows, event_types), 0

@@ -23,7 +23,7 @@ _UNDER_WAY: Final = timedelta(minutes=1)
 """After this time, a batch that began before a change, and did not see it, has committed."""
 
 
-class Kind(StrEnum):
+class ReplayKind(StrEnum):
     REPLAY = "replay"
     """Settled deliveries restart their schedule."""
     BACKFILL = "backfill"
@@ -31,7 +31,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class TimeRange:
     """Events recorded in [since, until)."""
 
     since: datetime
@@ -40,7 +40,7 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class Positions:
+class PositionRange:
     """Events at positions in (after, until]."""
 
     after: int
@@ -54,7 +54,7 @@ class Replay:
 
     id: UUID
     tenant_id: UUID
-    kind: Kind
+    kind: ReplayKind
     endpoint_id: UUID | None
     statuses: Sequence[str]
     since: datetime | None
@@ -86,23 +86,23 @@ class Replay:
 
 
 def read_replay(row: Record) -> Replay:
-    return Replay(**{**row, "kind": Kind(row["kind"])})
+    return Replay(**{**row, "kind": ReplayKind(row["kind"])})
 
 
 async def begin(
     data: Executor,
     replay_id: UUID,
     tenant_id: UUID,
-    kind: Kind,
+    kind: ReplayKind,
     endpoint_id: UUID | None,
     statuses: Sequence[str],
-    events: Times | Positions,
+    events: TimeRange | PositionRange,
 ) -> Replay:
     """Creates the job; its steps replay later. The caller has checked the range; a backfill has no `statuses`."""
     match events:
-        case Times(since, until):
+        case TimeRange(since, until):
             bounds: tuple[object, ...] = (since, until, None, None)
-        case Positions(after, until_pos):
+        case PositionRange(after, until_pos):
             bounds = (None, None, after, until_pos)
     row = await data.fetchrow(_SQL["begin"], replay_id, tenant_id, kind.value, endpoint_id, statuses, *bounds)
     assert row is not None
@@ -136,7 +136,7 @@ async def replay_one(data: Executor, tenant_id: UUID, delivery_id: UUID) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedCount:
     """Deliveries that were skipped since some time."""
 
     count: int
@@ -148,7 +148,7 @@ class Skipped:
 
 async def skipped_since(
     data: Executor, tenant_id: UUID, endpoint_id: UUID, time: datetime, limit: int = COUNT_LIMIT
-) -> Skipped:
+) -> SkippedCount:
     row = await data.fetchrow(_SQL["skipped_since"], tenant_id, endpoint_id, time - _UNDER_WAY, limit)
     assert row is not None
-    return Skipped(**row)
+    return SkippedCount(**row)

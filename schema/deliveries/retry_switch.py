@@ -12,17 +12,17 @@ COUNT_LIMIT: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Retries:
+class RetryStatus:
     paused_at: datetime | None
     """None: they are sent."""
     waiting: int
     """Deliveries in the lane, due or not. COUNT_LIMIT means that many or more."""
 
 
-async def retries(data: Executor) -> Retries:
+async def retries(data: Executor) -> RetryStatus:
     row = await data.fetchrow(_SQL["retries"], COUNT_LIMIT)
     assert row is not None
-    return Retries(**row)
+    return RetryStatus(**row)
 
 
 async def retries_paused(data: Executor) -> bool:

@@ -37,7 +37,7 @@ class EventDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownEvent:
+class EventDetail:
     id: UUID
     type: str
     data: str
@@ -106,13 +106,13 @@ async def tenant_of(connection: Executor, event_id: UUID) -> UUID | None:
     return tenant_id
 
 
-async def show(connection: Executor, tenant_id: UUID, event_id: UUID) -> ShownEvent:
+async def show(connection: Executor, tenant_id: UUID, event_id: UUID) -> EventDetail:
     with _damage_explained(f"Event {format_id(EVENT, event_id)}"):
         row = await connection.fetchrow(_SQL["show"], tenant_id, event_id)
     if row is None:
         raise NotFound(f"There is no event {format_id(EVENT, event_id)} of this tenant in this mode.")
     fanned_out = await connection.fetch(_SQL["deliveries_of"], tenant_id, event_id, row["created_at"])
-    return ShownEvent(**row, deliveries=[EventDelivery(**delivery) for delivery in fanned_out])
+    return EventDetail(**row, deliveries=[EventDelivery(**delivery) for delivery in fanned_out])
 
 
 async def type_names(connection: Executor) -> list[str]:

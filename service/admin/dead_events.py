@@ -9,7 +9,7 @@ from uuid import UUID
 
 from consumers.consumer import Consumer, Handler
 from consumers.fanout import FANOUT, FanOut, NoSlots
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from schema.connections.database import Pool
 from schema.connections.error_kinds import describe, is_query_canceled, is_transient, is_unreadable
 from schema.event_log import log
@@ -26,11 +26,11 @@ _UNREADABLE: Final = (
 # Deliveries from here wait in the table, because this process has no worker id to claim them with.
 _HANDLERS: Final[Mapping[str, Callable[[], Handler]]] = {
     FANOUT: lambda: FanOut(NoSlots(), lambda: 0),
-    **{projection.name: partial(Serving, projection) for projection in PROJECTIONS},
+    **{projection.name: partial(ProjectionHandler, projection) for projection in PROJECTIONS},
 }
 
 
-class Retried(StrEnum):
+class RetryOutcome(StrEnum):
     APPLIED = "applied"
     FAILED = "failed"
     """It stays dead-lettered."""
@@ -43,7 +43,7 @@ class RetryResult:
     consumer: str
     pos: int
     event_id: UUID
-    result: Retried
+    result: RetryOutcome
     error: str | None = None
 
 
@@ -74,13 +74,13 @@ async def _retry(pool: Pool, name: str, consumer: Consumer, dead: DeadEvent) -> 
     except Exception as error:
         if not is_unreadable(error):
             raise
-        return result(Retried.FAILED, _UNREADABLE.format(describe(error)))
+        return result(RetryOutcome.FAILED, _UNREADABLE.format(describe(error)))
     if event is None:
-        return result(Retried.FAILED, "the event is no longer in the log")
+        return result(RetryOutcome.FAILED, "the event is no longer in the log")
     try:
         applied = await consumer.retry_dead_event(event)
     except Exception as error:
         if is_transient(error) and not is_query_canceled(error):
             raise
-        return result(Retried.FAILED, describe(error))
-    return result(Retried.APPLIED if applied else Retried.GONE)
+        return result(RetryOutcome.FAILED, describe(error))
+    return result(RetryOutcome.APPLIED if applied else RetryOutcome.GONE)

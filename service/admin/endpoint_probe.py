@@ -11,11 +11,11 @@ from schema.connections.database import Database, Pool
 from schema.core import endpoints
 from schema.core.endpoints import Endpoint
 from schema.deliveries import delivery_history
-from schema.deliveries.delivery_history import ShownDelivery
+from schema.deliveries.delivery_history import DeliveryDetail
 from schema.durations import format_duration
 from schema.errors import Conflict, Unavailable
 from schema.event_log import events
-from schema.event_log.events import ShownEvent
+from schema.event_log.events import EventDetail
 from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
 from schema.polling import Pace
 
@@ -44,7 +44,7 @@ async def send_test(database: Database, endpoint_id: UUID) -> SentTest:
 
 async def first_attempt(
     data: Pool, sent: SentTest, within_s: float, attempt_timeout: timedelta
-) -> ShownDelivery:
+) -> DeliveryDetail:
     """Waits for the first attempt and returns the delivery. After `within_s`, raises Unavailable and says how far it got.
 
     `attempt_timeout` is only for that message: how long the attempt in flight may take.
@@ -66,7 +66,7 @@ async def first_attempt(
         await pace.wait(found=False)
 
 
-def _being_sent(event: ShownEvent, attempt_timeout: timedelta) -> str:
+def _being_sent(event: EventDetail, attempt_timeout: timedelta) -> str:
     delivery = format_id(DELIVERY, event.deliveries[0].id)
     return (
         f"Delivery {delivery} is in flight and has no answer yet: an attempt may take up to "
@@ -74,7 +74,7 @@ def _being_sent(event: ShownEvent, attempt_timeout: timedelta) -> str:
     )
 
 
-def _how_far(event: ShownEvent, within_s: float) -> str:
+def _how_far(event: EventDetail, within_s: float) -> str:
     shown = format_id(EVENT, event.id)
     if event.pos is None:
         return (

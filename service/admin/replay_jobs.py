@@ -14,7 +14,7 @@ from schema.core import endpoints, tenants
 from schema.core.endpoints import Endpoint
 from schema.deliveries import delivery_history, replays, retry_switch
 from schema.deliveries.replay_steps import step
-from schema.deliveries.replays import Kind, Positions, Replay, Times
+from schema.deliveries.replays import PositionRange, Replay, ReplayKind, TimeRange
 from schema.errors import Conflict, InvalidInput, NotFound
 from schema.event_log import events
 from schema.ids import ENDPOINT, REPLAY, format_id, new_id
@@ -27,7 +27,7 @@ _LONGEST_REST_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ReplayJob:
     """A replay and its mode."""
 
     mode: Mode
@@ -40,7 +40,7 @@ class Selection:
 
     tenant_id: UUID
     mode: Mode
-    events: Times | Positions
+    events: TimeRange | PositionRange
     endpoint_id: UUID | None
     statuses: Sequence[str]
 
@@ -54,7 +54,7 @@ async def replay_one(database: Database, delivery_id: UUID) -> tuple[str, Sequen
     return was, await blockers(database, location.mode, delivery.endpoint_id)
 
 
-async def begin_replay(database: Database, selection: Selection) -> Job:
+async def begin_replay(database: Database, selection: Selection) -> ReplayJob:
     """Creates the job, or raises InvalidInput, NotFound or Conflict."""
     await _check(database.data(selection.mode), selection.events)
     await tenants.require(database.core, selection.tenant_id)
@@ -66,26 +66,26 @@ async def begin_replay(database: Database, selection: Selection) -> Job:
         database.data(selection.mode),
         new_id(),
         selection.tenant_id,
-        Kind.REPLAY,
+        ReplayKind.REPLAY,
         selection.endpoint_id,
         selection.statuses,
         selection.events,
     )
-    return Job(selection.mode, replay)
+    return ReplayJob(selection.mode, replay)
 
 
-async def begin_backfill(database: Database, endpoint_id: UUID, span: Times | Positions) -> Job:
+async def begin_backfill(database: Database, endpoint_id: UUID, span: TimeRange | PositionRange) -> ReplayJob:
     """Creates the job, or raises InvalidInput, NotFound or Conflict."""
     endpoint = await endpoints.show(database.core, endpoint_id)
     _require_enabled(endpoint)
     await _check(database.data(endpoint.mode), span)
     replay = await replays.begin(
-        database.data(endpoint.mode), new_id(), endpoint.tenant_id, Kind.BACKFILL, endpoint_id, (), span
+        database.data(endpoint.mode), new_id(), endpoint.tenant_id, ReplayKind.BACKFILL, endpoint_id, (), span
     )
-    return Job(endpoint.mode, replay)
+    return ReplayJob(endpoint.mode, replay)
 
 
-async def unfinished(database: Database, replay_id: UUID) -> Job:
+async def unfinished(database: Database, replay_id: UUID) -> ReplayJob:
     """Finds an unfinished job in either mode. Raises NotFound, and Conflict when it is finished."""
     shown = format_id(REPLAY, replay_id)
     for mode in Mode:
@@ -94,11 +94,11 @@ async def unfinished(database: Database, replay_id: UUID) -> Job:
             continue
         if replay.finished_at is not None:
             raise Conflict(f"Replay {shown} finished at {iso_millis(replay.finished_at)}: start a new one.")
-        return Job(mode, replay)
+        return ReplayJob(mode, replay)
     raise NotFound(f"There is no replay {shown} in either mode: duro delivery replays lists them.")
 
 
-async def resume(database: Database, job: Job) -> AsyncIterator[Replay]:
+async def resume(database: Database, job: ReplayJob) -> AsyncIterator[Replay]:
     """Runs the job's steps and yields the job after each. If it is interrupted, call it again to continue.
 
     It rests for as long as it works: workers must send the replayed deliveries, and new events go first.
@@ -112,9 +112,9 @@ async def resume(database: Database, job: Job) -> AsyncIterator[Replay]:
         await asyncio.sleep(min(time.monotonic() - began, _LONGEST_REST_S))
 
 
-async def _event_types(database: Database, job: Job) -> Sequence[str]:
+async def _event_types(database: Database, job: ReplayJob) -> Sequence[str]:
     """The event types that a backfill's endpoint now subscribes to. Test events are left out: each has one endpoint only."""
-    if job.replay.endpoint_id is None or job.replay.kind is not Kind.BACKFILL:
+    if job.replay.endpoint_id is None or job.replay.kind is not ReplayKind.BACKFILL:
         return ()
     endpoint = await endpoints.show(database.core, job.replay.endpoint_id)
     names = await events.type_names(database.data(job.mode))
@@ -134,11 +134,11 @@ async def blockers(database: Database, mode: Mode, endpoint_id: UUID | None) -> 
     return found
 
 
-async def _check(data: Pool, span: Times | Positions) -> None:
+async def _check(data: Pool, span: TimeRange | PositionRange) -> None:
     match span:
-        case Times(since, until) if since >= (until or await replays.now(data)):
+        case TimeRange(since, until) if since >= (until or await replays.now(data)):
             raise InvalidInput("The time range is empty: --since must be before --until (default: now).")
-        case Positions(after, int(until)) if after >= until:
+        case PositionRange(after, int(until)) if after >= until:
             raise InvalidInput("The range is empty: --since-pos must be less than --until-pos.")
 
 
@@ -148,9 +148,9 @@ def _require_enabled(endpoint: Endpoint) -> None:
         raise Conflict(f"Endpoint {shown} is disabled: run duro endpoint enable {shown}, then replay.")
 
 
-async def replay_skipped(database: Database, endpoint: Endpoint, since: datetime) -> Job:
+async def replay_skipped(database: Database, endpoint: Endpoint, since: datetime) -> ReplayJob:
     """Replays an endpoint's skipped deliveries of events recorded since then."""
-    times = Times(since, None)
+    times = TimeRange(since, None)
     return await begin_replay(
         database, Selection(endpoint.tenant_id, endpoint.mode, times, endpoint.id, ("skipped",))
     )

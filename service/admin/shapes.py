@@ -10,9 +10,9 @@ from delivery.health.breaker import State, state_of
 from schema import ids
 from schema.core.endpoints import Endpoint
 from schema.core.tenants import Tenant
-from schema.deliveries.delivery_history import Delivery, ShownAttempt, ShownDelivery
+from schema.deliveries.delivery_history import AttemptDetail, Delivery, DeliveryDetail
 from schema.event_catalog import EventType
-from schema.event_log.events import Event, EventDelivery, ShownEvent
+from schema.event_log.events import Event, EventDelivery, EventDetail
 from schema.event_log.log import ConsumerStatus
 from schema.ids import format_id
 from schema.modes import Mode
@@ -102,7 +102,7 @@ def event_type_shape(event_type: EventType) -> Shape:
     }
 
 
-def shown_event_shape(event: ShownEvent, tenant: str, mode: Mode) -> Shape:
+def shown_event_shape(event: EventDetail, tenant: str, mode: Mode) -> Shape:
     """`tenant` is `ten_…`. The position is null until the event is sequenced."""
     return {
         "id": format_id(ids.EVENT, event.id),
@@ -131,7 +131,7 @@ def delivery_shape(delivery: Delivery) -> Shape:
     }
 
 
-def shown_delivery_shape(delivery: ShownDelivery, tenant: str, mode: Mode) -> Shape:
+def shown_delivery_shape(delivery: DeliveryDetail, tenant: str, mode: Mode) -> Shape:
     """`attempts` is a list, oldest first; `tenant` is `ten_…`."""
     return {
         "id": format_id(ids.DELIVERY, delivery.id),
@@ -173,7 +173,7 @@ def _summary_shape(delivery: EventDelivery) -> Shape:
     }
 
 
-def _attempt_shape(attempt: ShownAttempt) -> Shape:
+def _attempt_shape(attempt: AttemptDetail) -> Shape:
     return {
         "id": format_id(ids.ATTEMPT, attempt.id),
         "startedAt": iso_millis(attempt.started_at),

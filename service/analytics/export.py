@@ -27,7 +27,7 @@ _SLOWEST_STATEMENT: Final = "10min"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ExportRequest:
     view: View
     since: Any
     """Of the type of the view's time column, or None, like `until`. The range includes `since` and excludes `until`."""
@@ -65,7 +65,7 @@ async def reading(database: Database, mode: Mode) -> AsyncIterator[asyncpg.Conne
         connection.terminate()
 
 
-async def rows(connection: asyncpg.Connection, request: Request) -> AsyncIterator[Rows]:
+async def rows(connection: asyncpg.Connection, request: ExportRequest) -> AsyncIterator[Rows]:
     """Yields batches of up to _ROWS rows."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         cursor = await connection.cursor(request.sql(), request.since, request.until)

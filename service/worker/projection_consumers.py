@@ -10,7 +10,7 @@ from typing import Final
 from consumers.activity.activity_consumer import Activity
 from consumers.consumer import Consumer
 from consumers.fanout import FANOUT
-from consumers.projection_handlers import Projection, Serving
+from consumers.projection_handlers import Projection, ProjectionHandler
 from consumers.rollups.rollups_consumer import Rollups
 from schema.connections.database import Pool
 from schema.read_models.activity_feed import ACTIVITY
@@ -33,7 +33,8 @@ def projecting(pool: Pool, others_first: Callable[[], bool]) -> dict[str, Consum
     """A mode's consumers by name."""
     return {
         projection.name: Consumer(
-            pool, Serving(projection, gather_s=_GATHER_S[projection.name], others_first=others_first)
+            pool,
+            ProjectionHandler(projection, gather_s=_GATHER_S[projection.name], others_first=others_first),
         )
         for projection in PROJECTIONS
     }

@@ -10,7 +10,7 @@ import pytest
 from consumers import consumer as loop
 from consumers.activity.activity_consumer import Activity
 from consumers.consumer import SLOW_TRIES, Applied, Consumer
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from consumers.sequencing import Sequencer
 from schema.connections import database as databases
 from schema.connections.database import Connection, Database, Pool
@@ -366,7 +366,7 @@ async def test_a_projection_that_the_database_lost_dead_letters_nothing(
 ) -> None:
     """As after a restore of some of the tables."""
     await sequenced(data, tenant, 2)
-    consumer = Consumer(data, Serving(Activity()))
+    consumer = Consumer(data, ProjectionHandler(Activity()))
     await owner.execute(
         "CREATE TABLE public.kept AS SELECT * FROM sandbox.projections; DELETE FROM sandbox.projections"
     )

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from consumers import projection_handlers
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from schema.connections.database import Connection
 from schema.event_log.log import LoggedEvent
 
@@ -44,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 async def test_projections_yield_to_a_delivery_backlog(
     slept: list[float], clock: list[float], others: bool, worked: float, rest: float | None
 ) -> None:
-    serving = Serving(Nothing(), gather_s=0.2, others_first=lambda: others)
+    serving = ProjectionHandler(Nothing(), gather_s=0.2, others_first=lambda: others)
     await serving.ready(behind=False)
     assert slept == [0.2], "no backlog is known yet"
     clock[0] += worked

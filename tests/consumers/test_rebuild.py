@@ -11,7 +11,7 @@ import pytest
 from consumers import consumer as loop
 from consumers import rebuild as rebuilding
 from consumers.consumer import Consumer
-from consumers.projection_handlers import Building, NotBeingBuilt, Serving
+from consumers.projection_handlers import NotBeingBuilt, ProjectionHandler, RebuildHandler
 from consumers.rebuild import Progress, Rebuild
 from consumers.sequencing import Sequencer
 from schema.connections.database import Connection, Database, Pool
@@ -63,13 +63,16 @@ def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small_batches(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(
-        rebuilding, "Building", lambda projection: Building(projection, batch_size=size), raising=True
+        rebuilding,
+        "RebuildHandler",
+        lambda projection: RebuildHandler(projection, batch_size=size),
+        raising=True,
     )
 
 
 async def serve(data: Pool, notes: Notes | None = None) -> None:
     """Brings the serving generation up to date."""
-    consumer = Consumer(data, Serving(notes or Notes()))
+    consumer = Consumer(data, ProjectionHandler(notes or Notes()))
     while await consumer.step():
         pass
 
@@ -133,7 +136,7 @@ async def test_the_serving_generation_keeps_up_during_a_rebuild(
 ) -> None:
     small_batches(monkeypatch, 3)
     await sequenced(data, tenant, 60)
-    serving = Consumer(data, Serving(Notes(), batch_size=2))
+    serving = Consumer(data, ProjectionHandler(Notes(), batch_size=2))
     async with running(serving, Sequencer(data, serving.pace.hint)):
         for _ in range(3):
             rebuild = Rebuild(data, Notes(), share=1)
@@ -202,7 +205,7 @@ async def test_a_rebuild_dead_letters_events_for_the_projection(data: Pool, tena
         "the old generation's are gone"
     )
     assert await log.dead_events(data, "notes_rebuild", 0, 10) == []
-    assert await Consumer(data, Serving(Notes())).retry_dead_event(events[2])
+    assert await Consumer(data, ProjectionHandler(Notes())).retry_dead_event(events[2])
     assert sorted((await noted(data))[2]) == [1, 2, 3, 4]
 
 
@@ -276,7 +279,7 @@ async def test_a_dead_event_retry_and_the_replacement_take_turns(
     broken.poison = {1}
     await serve(data, broken)
     await projections.begin_rebuild(data, "notes")
-    builder = Consumer(data, Building(Notes()))
+    builder = Consumer(data, RebuildHandler(Notes()))
     while await builder.step():
         pass
     reached, go_on = asyncio.Event(), asyncio.Event()
@@ -287,7 +290,7 @@ async def test_a_dead_event_retry_and_the_replacement_take_turns(
             await go_on.wait()
             await super().project(tx, generation, events)
 
-    retrying = asyncio.create_task(Consumer(data, Serving(Slow())).retry_dead_event(event))
+    retrying = asyncio.create_task(Consumer(data, ProjectionHandler(Slow())).retry_dead_event(event))
     await reached.wait()
     exchanging = asyncio.create_task(projections.finish_rebuild(data, "notes"))
     await until(owner, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')")

@@ -10,7 +10,7 @@ from base64 import b64decode
 from collections.abc import Sequence
 
 from consumers.consumer import Consumer
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from consumers.rollups.rollups_consumer import Rollups
 from schema.connections.database import Connection, Database
 from schema.event_log.log import LoggedEvent
@@ -34,7 +34,7 @@ class Announcing(Rollups):
 
 async def work(url: str, key: bytes, batch_size: int, projection: Rollups) -> None:
     async with Database.open(url, key, name="rollups") as database:
-        consumer = Consumer(database.data(Mode.TEST), Serving(projection), batch_size)
+        consumer = Consumer(database.data(Mode.TEST), ProjectionHandler(projection), batch_size)
         await consumer.run(asyncio.Event())
 
 

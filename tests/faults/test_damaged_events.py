@@ -11,7 +11,7 @@ from consumers import consumer as loop
 from consumers.activity.activity_consumer import Activity
 from consumers.consumer import Consumer
 from consumers.fanout import FanOut, NoSlots
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from consumers.rebuild import Rebuild
 from consumers.rollups.rollups_consumer import Rollups
 from consumers.tail import Tail
@@ -20,7 +20,7 @@ from schema.errors import Unavailable
 from schema.event_log import events, log
 from schema.event_log.positions import events_after, events_of_tenants
 from schema.pages import After
-from service.admin.dead_events import Retried, retry_dead_events
+from service.admin.dead_events import RetryOutcome, retry_dead_events
 from tests.support.engine import Engine, add_endpoint, engine, running
 from tests.support.events import record, sequence_all
 from tests.support.servers.connections import Connect
@@ -70,7 +70,11 @@ async def test_every_consumer_passes_it_and_applies_it_once_it_is_repaired(
     database: Database, ours: Engine, ascii_session: asyncpg.Connection, tenant: UUID, bad: dict[int, UUID]
 ) -> None:
     await add_endpoint(database, tenant, "https://example.com/")
-    for handler in (FanOut(NoSlots(), lambda: 0), Serving(Activity()), Serving(Rollups())):
+    for handler in (
+        FanOut(NoSlots(), lambda: 0),
+        ProjectionHandler(Activity()),
+        ProjectionHandler(Rollups()),
+    ):
         consumer = Consumer(ours.pool, handler)
         async with asyncio.timeout(20):
             while await consumer.step():
@@ -81,14 +85,14 @@ async def test_every_consumer_passes_it_and_applies_it_once_it_is_repaired(
         assert (status.pos, status.lag, status.dead) == (COUNT, 0, len(BAD))
 
         retried = [result async for result in retry_dead_events(ours.pool, handler.name)]
-        assert [result.result for result in retried] == [Retried.FAILED] * len(BAD)
+        assert [result.result for result in retried] == [RetryOutcome.FAILED] * len(BAD)
         assert "cannot be read" in str(retried[0].error)
         assert "correct its row in its partition" in str(retried[0].error)
     for event in bad.values():
         await repair(ascii_session, event)
     for consumer_name in ("fanout", "activity", "rollups"):
         retried = [result async for result in retry_dead_events(ours.pool, consumer_name)]
-        assert [result.result for result in retried] == [Retried.APPLIED] * len(BAD)
+        assert [result.result for result in retried] == [RetryOutcome.APPLIED] * len(BAD)
     assert len(await ours.rows()) == COUNT
 
 

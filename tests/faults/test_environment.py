@@ -22,7 +22,7 @@ from consumers import consumer
 from consumers.activity.activity_consumer import Activity
 from consumers.attempt_folding import AttemptFolder
 from consumers.consumer import Consumer
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from consumers.rollups.rollups_consumer import Rollups
 from delivery.engine.presence import Presence
 from schema.connections import database as databases
@@ -136,7 +136,7 @@ async def world(
     ):
         receiver.answer = answer
         await add_endpoint(database, tenant, receiver.url)
-        projections = [Consumer(ours.pool, Serving(each)) for each in (Activity(), Rollups())]
+        projections = [Consumer(ours.pool, ProjectionHandler(each)) for each in (Activity(), Rollups())]
         stop = asyncio.Event()
         stages = [
             [Part("presence", presence)],

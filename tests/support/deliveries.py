@@ -111,7 +111,7 @@ class Queue:
         assert settled <= {claimed.id}
         return bool(settled)
 
-    async def show(self, delivery: UUID) -> delivery_history.ShownDelivery:
+    async def show(self, delivery: UUID) -> delivery_history.DeliveryDetail:
         return await delivery_history.show(self.data, self.tenant, delivery)
 
     async def replay(self, delivery: UUID) -> str:

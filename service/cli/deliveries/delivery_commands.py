@@ -10,14 +10,14 @@ from rich.console import Console
 from schema.connections.database import Database
 from schema.core import tenants
 from schema.deliveries import delivery_history, replays
-from schema.deliveries.delivery_history import STATUSES, Delivery, ShownDelivery
+from schema.deliveries.delivery_history import STATUSES, Delivery, DeliveryDetail
 from schema.deliveries.replays import SETTLED, UNDELIVERED, Replay
 from schema.ids import DELIVERY, REPLAY, format_id
 from schema.modes import Mode
 from schema.pages import After, Page
 from service.admin.endpoint_admin import require_endpoint
 from service.admin.lookup import Location, locate_delivery
-from service.admin.replay_jobs import Job, Selection, begin_replay, replay_one, unfinished
+from service.admin.replay_jobs import ReplayJob, Selection, begin_replay, replay_one, unfinished
 from service.admin.replay_shape import replay_shape
 from service.admin.shapes import delivery_shape, page_shape, shown_delivery_shape
 from service.cli import options
@@ -72,7 +72,7 @@ def show(app: App, delivery_id: UUID) -> None:
       duro delivery show dlv_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
     """
 
-    async def find(database: Database) -> tuple[Location, ShownDelivery]:
+    async def find(database: Database) -> tuple[Location, DeliveryDetail]:
         location = await locate_delivery(database, delivery_id)
         return location, await delivery_history.show(location.pool, location.tenant_id, delivery_id)
 
@@ -156,7 +156,7 @@ def _replay_one(app: App, delivery_id: UUID) -> None:
     app.result({"id": shown, "was": was, "status": "pending"}, show)
 
 
-def _run(app: App, find: Callable[[Database], Awaitable[Job]]) -> None:
+def _run(app: App, find: Callable[[Database], Awaitable[ReplayJob]]) -> None:
     job = run_job(app, find)
     app.result(replay_shape(job.mode, job.replay), lambda out: show_job(out, job))
 

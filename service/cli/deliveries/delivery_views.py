@@ -4,7 +4,7 @@ from typing import Final
 
 from rich.console import Console
 
-from schema.deliveries.delivery_history import Delivery, ShownAttempt, ShownDelivery
+from schema.deliveries.delivery_history import AttemptDetail, Delivery, DeliveryDetail
 from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
 from schema.pages import Page
 from service.admin.lookup import Location
@@ -30,7 +30,7 @@ def show_page(out: Console, page: Page[Delivery]) -> None:
     more(out, page)
 
 
-def show_delivery(out: Console, location: Location, delivery: ShownDelivery) -> None:
+def show_delivery(out: Console, location: Location, delivery: DeliveryDetail) -> None:
     fields(
         out,
         {
@@ -49,7 +49,7 @@ def show_delivery(out: Console, location: Location, delivery: ShownDelivery) -> 
     table(out, headings, map(_attempt, delivery.attempts), none="No attempts yet.")
 
 
-def _status(delivery: ShownDelivery) -> str:
+def _status(delivery: DeliveryDetail) -> str:
     if delivery.in_flight:
         return "pending, an attempt is in flight"
     if delivery.due_at is not None:
@@ -57,7 +57,7 @@ def _status(delivery: ShownDelivery) -> str:
     return delivery.status
 
 
-def _attempt(attempt: ShownAttempt) -> tuple[object, ...]:
+def _attempt(attempt: AttemptDetail) -> tuple[object, ...]:
     notes = [
         note for note, applies in (("replay", attempt.replay), ("too late", not attempt.settled)) if applies
     ]
@@ -66,7 +66,7 @@ def _attempt(attempt: ShownAttempt) -> tuple[object, ...]:
     return attempt.started_at, outcome, attempt.status_code, took, attempt.error, answer_of(attempt)
 
 
-def answer_of(attempt: ShownAttempt) -> str:
+def answer_of(attempt: AttemptDetail) -> str:
     """The beginning of the body, on one line."""
     body = " ".join(attempt.response_body.decode(errors="replace").split())
     return body if len(body) <= _LONGEST_BODY else f"{body[:_LONGEST_BODY]}…"

@@ -9,11 +9,11 @@ import click
 from rich.console import Console
 
 from schema.connections.database import Database
-from schema.deliveries.replays import Kind, Positions, Replay, Times
+from schema.deliveries.replays import PositionRange, Replay, ReplayKind, TimeRange
 from schema.errors import DuroError
 from schema.ids import REPLAY, format_id
 from schema.pages import Page
-from service.admin.replay_jobs import Job, blockers, resume
+from service.admin.replay_jobs import ReplayJob, blockers, resume
 from service.cli.app import App
 from service.cli.views import more, table
 from service.interrupts import interrupt_on_any_signal
@@ -40,23 +40,23 @@ def span(function: F) -> F:
 
 def read_span(
     since: str | None, until: str | None, since_pos: int | None, until_pos: int | None
-) -> Times | Positions | None:
+) -> TimeRange | PositionRange | None:
     """None when neither --since nor --since-pos is given. Raises UsageError, and InvalidInput for an invalid time."""
     by_time, by_position = (since, until) != (None, None), (since_pos, until_pos) != (None, None)
     if by_time and by_position:
         raise click.UsageError("Times and positions exclude each other: use one kind.")
     if since is not None:
         now = datetime.now(UTC)
-        return Times(parse_time(since, now), None if until is None else parse_time(until, now))
-    return None if since_pos is None else Positions(since_pos, until_pos)
+        return TimeRange(parse_time(since, now), None if until is None else parse_time(until, now))
+    return None if since_pos is None else PositionRange(since_pos, until_pos)
 
 
-def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
+def run_job(app: App, find: Callable[[Database], Awaitable[ReplayJob]]) -> ReplayJob:
     """Runs the job to its end. If it stops earlier, prints the command that resumes it."""
     interrupt_on_any_signal()
-    begun: Job | None = None
+    begun: ReplayJob | None = None
 
-    async def run(database: Database) -> Job:
+    async def run(database: Database) -> ReplayJob:
         nonlocal begun
         begun = await find(database)
         app.progress(f"Replay {format_id(REPLAY, begun.replay.id)} in mode {begun.mode}")
@@ -66,7 +66,7 @@ def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
         progress = _Progress(begun.replay)
         with app.counting("Replaying") as count:
             async for replay in resume(database, begun):
-                begun = Job(begun.mode, replay)
+                begun = ReplayJob(begun.mode, replay)
                 count(progress.line(replay))
         return begun
 
@@ -82,7 +82,7 @@ def run_job(app: App, find: Callable[[Database], Awaitable[Job]]) -> Job:
         raise
 
 
-def _resume_command(job: Job) -> str:
+def _resume_command(job: ReplayJob) -> str:
     return f"duro delivery replay --resume {format_id(REPLAY, job.replay.id)}"
 
 
@@ -98,9 +98,9 @@ class _Progress:
         return f"Replaying: {replay.replayed:,} of {replay.examined:,} examined, {rate:,.0f} per second, {replay.progress:.0%} done"
 
 
-def show_job(out: Console, job: Job) -> None:
+def show_job(out: Console, job: ReplayJob) -> None:
     replay = job.replay
-    if replay.kind is Kind.BACKFILL:
+    if replay.kind is ReplayKind.BACKFILL:
         out.print(f"{replay.replayed:,} deliveries created for {replay.examined:,} events.")
     else:
         out.print(f"{replay.replayed:,} of {replay.examined:,} deliveries replayed.")

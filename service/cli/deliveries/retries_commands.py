@@ -4,7 +4,7 @@ from rich.console import Console
 
 from schema.connections.database import Database
 from schema.deliveries import retry_switch
-from schema.deliveries.retry_switch import COUNT_LIMIT, Retries
+from schema.deliveries.retry_switch import COUNT_LIMIT, RetryStatus
 from schema.errors import Conflict
 from schema.modes import Mode
 from schema.timestamps import iso_millis
@@ -28,7 +28,7 @@ def pause(app: App, mode: Mode) -> None:
       duro retries pause --mode live
     """
 
-    async def run(database: Database) -> Retries:
+    async def run(database: Database) -> RetryStatus:
         if not await retry_switch.pause_retries(database.data(mode)):
             raise Conflict(f"Retries are already paused in mode {mode}.")
         return await retry_switch.retries(database.data(mode))
@@ -46,7 +46,7 @@ def resume(app: App, mode: Mode) -> None:
       duro retries resume --mode live
     """
 
-    async def run(database: Database) -> Retries:
+    async def run(database: Database) -> RetryStatus:
         if not await retry_switch.resume_retries(database.data(mode)):
             raise Conflict(f"Retries are not paused in mode {mode}.")
         return await retry_switch.retries(database.data(mode))
@@ -66,7 +66,7 @@ def status(app: App, mode: Mode) -> None:
     _show_status(app, mode, app.with_database(lambda database: retry_switch.retries(database.data(mode))))
 
 
-def _show_status(app: App, mode: Mode, found: Retries) -> None:
+def _show_status(app: App, mode: Mode, found: RetryStatus) -> None:
     app.result(
         {
             "mode": mode.value,
@@ -77,7 +77,7 @@ def _show_status(app: App, mode: Mode, found: Retries) -> None:
     )
 
 
-def _show(out: Console, mode: Mode, found: Retries) -> None:
+def _show(out: Console, mode: Mode, found: RetryStatus) -> None:
     more = " or more" if found.waiting == COUNT_LIMIT else ""
     state = f"paused since {iso_millis(found.paused_at)}" if found.paused_at else "running"
     fields(out, {"Mode": mode, "Retries": state, "Deliveries waiting": f"{found.waiting:,}{more}"})

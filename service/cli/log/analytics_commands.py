@@ -20,7 +20,7 @@ from schema.installation.roles import analyst_of, set_analyst_password
 from schema.modes import Mode
 from schema.read_models import analytics as published
 from schema.read_models.analytics import View
-from service.analytics.export import STDOUT, Request, reading, rows, target
+from service.analytics.export import STDOUT, ExportRequest, reading, rows, target
 from service.analytics.file_writers import Format, writing
 from service.analytics.span import bounds, parse_point
 from service.cli import options
@@ -133,7 +133,7 @@ async def _export(
     done = Exported()
     async with reading(database, mode) as connection:
         view = _chosen(await published.views(connection, mode), name)
-        request = Request(view, *bounds(view.time.name if view.time else "", *span))
+        request = ExportRequest(view, *bounds(view.time.name if view.time else "", *span))
         told_at = time.monotonic()
         with target(where[0], overwrite=where[1]) as file, writing(kind, file, view.columns) as write:
             async for lot in rows(connection, request):

@@ -14,7 +14,7 @@ from schema.event_log import log
 from schema.event_log.log import ConsumerStatus
 from schema.ids import EVENT, format_id
 from schema.modes import Mode
-from service.admin.dead_events import Retried, RetryResult, retry_dead_events
+from service.admin.dead_events import RetryOutcome, RetryResult, retry_dead_events
 from service.admin.shapes import consumer_shape
 from service.cli import options
 from service.cli.app import App, command
@@ -88,7 +88,7 @@ def retry_dead(app: App, consumer: str | None, mode: Mode | None, pos: int | Non
 
     results = app.with_database(run)
     app.result({"items": [_shape(*row) for row in results]}, lambda out: _show_results(out, results))
-    failed = sum(result.result is Retried.FAILED for _, result in results)
+    failed = sum(result.result is RetryOutcome.FAILED for _, result in results)
     if failed:
         raise Conflict(
             f"{failed} of {len(results)} dead-lettered events failed again and stay dead-lettered: see their errors above."

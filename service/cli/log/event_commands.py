@@ -13,7 +13,7 @@ from schema.core import tenants
 from schema.errors import InvalidInput
 from schema.event_catalog import EventType, catalog
 from schema.event_log import events
-from schema.event_log.events import Event, ShownEvent
+from schema.event_log.events import Event, EventDetail
 from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
 from schema.modes import Mode
 from schema.pages import After, Page
@@ -103,7 +103,7 @@ def show(app: App, event_id: UUID) -> None:
       duro event show evt_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
     """
 
-    async def find(database: Database) -> tuple[Location, ShownEvent]:
+    async def find(database: Database) -> tuple[Location, EventDetail]:
         location = await locate_event(database, event_id)
         return location, await events.show(location.pool, location.tenant_id, event_id)
 
@@ -160,7 +160,7 @@ def _show_page(out: Console, page: Page[Event]) -> None:
     more(out, page)
 
 
-def _show_event(out: Console, location: Location, event: ShownEvent) -> None:
+def _show_event(out: Console, location: Location, event: EventDetail) -> None:
     fields(
         out,
         {

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from schema.connections.database import Database
-from schema.deliveries.delivery_history import ShownDelivery
+from schema.deliveries.delivery_history import DeliveryDetail
 from schema.errors import Conflict
 from schema.ids import DELIVERY, ENDPOINT, EVENT, TENANT, format_id
 from service.admin.endpoint_probe import SentTest, first_attempt, send_test
@@ -45,7 +45,7 @@ def test(app: App, endpoint_id: UUID, timeout: timedelta | None, *, no_wait: boo
       duro endpoint test we_01HKBZ4PQ9Z3K7T8V9X2Y1B5C6
     """
 
-    async def run(database: Database) -> tuple[SentTest, ShownDelivery | None]:
+    async def run(database: Database) -> tuple[SentTest, DeliveryDetail | None]:
         sent = await send_test(database, endpoint_id)
         if no_wait:
             return sent, None
@@ -72,11 +72,11 @@ def longer_than(attempt: timedelta) -> timedelta:
     return max(_MIN_WAIT, attempt + _BEYOND_ATTEMPT)
 
 
-def _succeeded(delivery: ShownDelivery) -> bool:
+def _succeeded(delivery: DeliveryDetail) -> bool:
     return any(attempt.outcome == "ok" for attempt in delivery.attempts)
 
 
-def _failure(delivery: ShownDelivery) -> str:
+def _failure(delivery: DeliveryDetail) -> str:
     shown = format_id(DELIVERY, delivery.id)
     if not delivery.attempts:
         return (
@@ -86,7 +86,7 @@ def _failure(delivery: ShownDelivery) -> str:
     return f"The test was not delivered: see the error above, or duro delivery show {shown}.{next_one}"
 
 
-def _show_tested(out: Console, sent: SentTest, delivery: ShownDelivery | None) -> None:
+def _show_tested(out: Console, sent: SentTest, delivery: DeliveryDetail | None) -> None:
     rows: dict[str, object] = {
         "Endpoint": format_id(ENDPOINT, sent.endpoint.id),
         "URL": sent.endpoint.url,

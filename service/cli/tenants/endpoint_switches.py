@@ -17,12 +17,12 @@ from rich.console import Console
 from schema.connections.database import Database
 from schema.core.endpoints import Endpoint
 from schema.deliveries import replays
-from schema.deliveries.replays import Skipped
+from schema.deliveries.replays import SkippedCount
 from schema.errors import Conflict
 from schema.ids import ENDPOINT, TENANT, format_id
 from schema.timestamps import iso_millis
 from service.admin.endpoint_admin import endpoint_admin
-from service.admin.replay_jobs import Job, replay_skipped
+from service.admin.replay_jobs import ReplayJob, replay_skipped
 from service.admin.replay_shape import replay_shape
 from service.admin.shapes import endpoint_shape
 from service.cli.app import App, command
@@ -49,7 +49,7 @@ def enable(app: App, endpoint_id: UUID, *, at_once: bool) -> None:
     interrupt_on_any_signal()
     pending = _PendingReplay()
 
-    async def run(database: Database) -> tuple[Endpoint, Skipped]:
+    async def run(database: Database) -> tuple[Endpoint, SkippedCount]:
         async with endpoint_admin(app.settings, database) as admin:
             pending.endpoint = await admin.show(endpoint_id)
             try:
@@ -101,12 +101,12 @@ def _reporting_unfinished(pending: _PendingReplay) -> Iterator[None]:
         raise
 
 
-def _replay(app: App, enabled: Endpoint, skipped: Skipped, pending: _PendingReplay) -> Job | None:
+def _replay(app: App, enabled: Endpoint, skipped: SkippedCount, pending: _PendingReplay) -> ReplayJob | None:
     since = skipped.since
     if since is None:
         return None
 
-    async def begin(database: Database) -> Job:
+    async def begin(database: Database) -> ReplayJob:
         job = await replay_skipped(database, enabled, since)
         pending.endpoint = None  # from here on the job reports how to resume it
         return job
@@ -114,7 +114,7 @@ def _replay(app: App, enabled: Endpoint, skipped: Skipped, pending: _PendingRepl
     return run_job(app, begin)
 
 
-def _show_enabled(out: Console, enabled: Endpoint, skipped: Skipped, job: Job | None) -> None:
+def _show_enabled(out: Console, enabled: Endpoint, skipped: SkippedCount, job: ReplayJob | None) -> None:
     show_endpoint(out, enabled)
     out.print()
     if job is not None:

@@ -14,7 +14,7 @@ from consumers.activity import activity_consumer
 from consumers.activity.activity_consumer import Activity
 from consumers.consumer import Consumer
 from consumers.fanout import FANOUT, FanOut, NoSlots
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from schema.connections.database import Database, Pool
 from schema.event_catalog import catalog
 from schema.event_log import events, log
@@ -40,7 +40,7 @@ def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of(data: Pool) -> Consumer:
-    return Consumer(data, Serving(Activity()))
+    return Consumer(data, ProjectionHandler(Activity()))
 
 
 async def step_to_the_end(*consumers: Consumer) -> None:
@@ -91,7 +91,7 @@ async def test_several_workers_write_one_entry_per_event(
 ) -> None:
     await record_many(data, tenant, 300)
     await sequence_all(data)
-    crew = [Consumer(data, Serving(Activity()), batch_size=7) for _ in range(4)]
+    crew = [Consumer(data, ProjectionHandler(Activity()), batch_size=7) for _ in range(4)]
 
     async def work(each: Consumer) -> None:
         while await log.backlog(data, ACTIVITY):
@@ -190,7 +190,7 @@ async def test_a_worker_gathers_events_unless_there_is_a_backlog(
 
     await sequenced(data, tenant, 25)
     monkeypatch.setattr(asyncio, "sleep", counted)
-    feed = Consumer(data, Serving(Activity(), batch_size=10, gather_s=0.05))
+    feed = Consumer(data, ProjectionHandler(Activity(), batch_size=10, gather_s=0.05))
     await step_to_the_end(feed)
     assert feed.applied == 25
     assert pauses == [0.05], "before the first batch, of which it could not know; the others were backlog"
@@ -208,7 +208,7 @@ class Rebuilt(Activity):
 
 
 async def test_a_rebuilt_generation_has_the_same_entries_and_then_serves(data: Pool, tenant: UUID) -> None:
-    from consumers.projection_handlers import Building
+    from consumers.projection_handlers import RebuildHandler
     from schema.read_models.projections import begin_rebuild
 
     for name, found in catalog().items():
@@ -216,7 +216,7 @@ async def test_a_rebuilt_generation_has_the_same_entries_and_then_serves(data: P
     await sequence_all(data)
     await step_to_the_end(of(data))
     assert (await begin_rebuild(data, ACTIVITY)).generation == 2
-    await step_to_the_end(Consumer(data, Building(Activity())))
+    await step_to_the_end(Consumer(data, RebuildHandler(Activity())))
     columns = "id, created_at, pos, type, summary, subject_id, subscription_id, customer_id, amount, currency, links"
     first, second = [
         await data.fetch(f"SELECT {columns} FROM activity WHERE generation = $1 ORDER BY pos", generation)
@@ -227,6 +227,6 @@ async def test_a_rebuilt_generation_has_the_same_entries_and_then_serves(data: P
     await record_many(data, tenant, 1)
     await sequence_all(data)
     rebuilt = Rebuilt()
-    await step_to_the_end(Consumer(data, Serving(rebuilt)))
+    await step_to_the_end(Consumer(data, ProjectionHandler(rebuilt)))
     assert rebuilt.given == [(2, len(catalog()) + 1)]
     assert await data.fetchval("SELECT count(*) FROM activity_feed") == len(catalog()) + 1

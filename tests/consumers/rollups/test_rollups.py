@@ -10,7 +10,7 @@ import pytest
 
 from consumers import consumer as loop
 from consumers.consumer import Consumer
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from consumers.rollups.rollups_consumer import Rollups
 from schema.connections.database import Connection, Database, Pool
 from schema.event_log import log
@@ -517,7 +517,7 @@ async def test_a_retried_dead_event_counts_in_its_own_hour(
     await record_event(data, tenant, event(ACTIVATED, other, **MONTH))
     await sequence_all(data)
     poisoned = Poisoned({1, 4})
-    consumer = Consumer(data, Serving(poisoned))
+    consumer = Consumer(data, ProjectionHandler(poisoned))
     while await consumer.step():
         pass
     assert [dead.pos for dead in await log.dead_events(data, ROLLUPS, 0, 10)] == [1, 4]
@@ -564,7 +564,7 @@ async def test_a_retry_waits_for_the_batch_that_writes(
         min_size=1,
         max_size=1,
     ) as impatient:
-        retrying = Consumer(impatient, Serving(Rollups()))
+        retrying = Consumer(impatient, ProjectionHandler(Rollups()))
         with pytest.raises(asyncpg.LockNotAvailableError):
             await retrying.retry_dead_event(other)
         await batch.commit()

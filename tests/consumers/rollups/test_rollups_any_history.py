@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumers.consumer import Consumer
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from consumers.rollups.event_facts import MAX_AMOUNT, STATUSES
 from consumers.rollups.monthly_price import PER_MONTH as INTERVALS
 from consumers.rollups.monthly_price import monthly
@@ -114,7 +114,7 @@ async def test_every_view_is_what_sql_reckons(
         await record_event(pool, tenant, (type_, data), max(month, now - timedelta(hours=hours_ago)))
     await sequence_all(pool)
     for size in [*sizes, 1000]:
-        await Consumer(pool, Serving(Rollups()), size).step()
+        await Consumer(pool, ProjectionHandler(Rollups()), size).step()
     assert await differences(superuser) == {}
 
 

@@ -14,7 +14,7 @@ from schema.core import endpoints
 from schema.deliveries import replay_steps, replays
 from schema.deliveries.deliveries import Lane, Verdict
 from schema.deliveries.replay_steps import step
-from schema.deliveries.replays import UNDELIVERED, Kind, Positions, Replay, Times
+from schema.deliveries.replays import UNDELIVERED, PositionRange, Replay, ReplayKind, TimeRange
 from schema.errors import Conflict
 from schema.event_log import log
 from schema.ids import new_id
@@ -25,9 +25,9 @@ from tests.support.events import record, record_many, sequence_all
 from tests.support.servers.connections import Connect
 
 HOUR = timedelta(hours=1)
-EVERYTHING = Times(datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+EVERYTHING = TimeRange(datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 ENDS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-WHOLE_LOG = Positions(0, None)
+WHOLE_LOG = PositionRange(0, None)
 TYPES = ("invoice_created",)
 
 
@@ -47,10 +47,10 @@ async def begin(
     queue: Queue,
     *statuses: str,
     endpoint: UUID | None = None,
-    events: Times | Positions = EVERYTHING,
-    kind: Kind = Kind.REPLAY,
+    events: TimeRange | PositionRange = EVERYTHING,
+    kind: ReplayKind = ReplayKind.REPLAY,
 ) -> Replay:
-    chosen = () if kind is Kind.BACKFILL else statuses or UNDELIVERED
+    chosen = () if kind is ReplayKind.BACKFILL else statuses or UNDELIVERED
     return await replays.begin(queue.data, new_id(), queue.tenant, kind, endpoint, chosen, events)
 
 
@@ -73,7 +73,7 @@ SPANS = pytest.mark.parametrize("events", [EVERYTHING, WHOLE_LOG], ids=["by time
 
 @SPANS
 async def test_only_deliveries_with_the_given_statuses_are_replayed(
-    queue: Queue, events: Times | Positions
+    queue: Queue, events: TimeRange | PositionRange
 ) -> None:
     by_verdict = {
         verdict: await settled(queue, verdict)
@@ -86,7 +86,7 @@ async def test_only_deliveries_with_the_given_statuses_are_replayed(
 
 
 @SPANS
-async def test_a_pending_delivery_keeps_its_schedule(queue: Queue, events: Times | Positions) -> None:
+async def test_a_pending_delivery_keeps_its_schedule(queue: Queue, events: TimeRange | PositionRange) -> None:
     (delivery,) = await queue.add()
     await queue.settle(await queue.claim_one(), Verdict.RETRY, retry_in=HOUR)
     before = await queue.show(delivery)
@@ -99,7 +99,7 @@ async def test_a_pending_delivery_keeps_its_schedule(queue: Queue, events: Times
 
 @SPANS
 async def test_replayed_deliveries_get_a_full_schedule_in_the_retry_lane(
-    queue: Queue, events: Times | Positions
+    queue: Queue, events: TimeRange | PositionRange
 ) -> None:
     (failed,) = await settled(queue, Verdict.FAILED)
     (never_tried,) = await queue.add(enabled=False)
@@ -122,7 +122,7 @@ async def test_a_single_replay_waits_in_the_retry_lane_too(queue: Queue) -> None
 
 
 @SPANS
-async def test_a_second_replay_works_like_the_first(queue: Queue, events: Times | Positions) -> None:
+async def test_a_second_replay_works_like_the_first(queue: Queue, events: TimeRange | PositionRange) -> None:
     ids = await settled(queue, Verdict.FAILED, 3)
     for _ in range(3):
         assert (await replay(queue, events=events)).replayed == 3
@@ -134,7 +134,7 @@ async def test_a_second_replay_works_like_the_first(queue: Queue, events: Times 
 
 @SPANS
 async def test_a_replay_is_limited_to_its_endpoint_and_tenant(
-    database: Database, queue: Queue, events: Times | Positions
+    database: Database, queue: Queue, events: TimeRange | PositionRange
 ) -> None:
     other = Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant))
     ours, theirs = await settled(queue, Verdict.FAILED), await settled(other, Verdict.FAILED)
@@ -151,16 +151,16 @@ async def test_a_replay_is_limited_to_its_endpoint_and_tenant(
 async def test_times_select_events_from_since_to_before_until(queue: Queue, statuses: Sequence[str]) -> None:
     ids = await settled(queue, Verdict.FAILED, 4)
     moments = [(await queue.show(id_)).created_at for id_ in ids]
-    job = await replay(queue, *statuses, events=Times(moments[1], moments[3]))
+    job = await replay(queue, *statuses, events=TimeRange(moments[1], moments[3]))
     assert (job.replayed, job.examined) == (2, 2)
     assert await claimable(queue) == set(ids[1:3])
 
 
 async def test_positions_select_events_after_the_first_to_the_last(queue: Queue) -> None:
     ids = await settled(queue, Verdict.FAILED, 5)
-    assert (await replay(queue, events=Positions(1, 3))).replayed == 2
+    assert (await replay(queue, events=PositionRange(1, 3))).replayed == 2
     assert await claimable(queue) == set(ids[1:3])
-    job = await replay(queue, events=Positions(3, None))
+    job = await replay(queue, events=PositionRange(3, None))
     assert (job.until_pos, job.replayed) == (5, 2)
     assert await claimable(queue) == set(ids[3:])
 
@@ -176,14 +176,16 @@ async def test_an_event_that_was_committed_late_counts_by_its_position(
         await sequence_all(queue.data)
         position = await queue.data.fetchval("SELECT max(pos) FROM event_log")
     await sequence_all(queue.data)
-    job = await begin(queue, kind=Kind.BACKFILL, endpoint=queue.endpoint, events=Positions(position, None))
+    job = await begin(
+        queue, kind=ReplayKind.BACKFILL, endpoint=queue.endpoint, events=PositionRange(position, None)
+    )
     assert (await finish(queue, job)).replayed == 1
     assert [claim.event_id for claim in await queue.claim()] == [early]
 
 
 @SPANS
 async def test_deliveries_of_disabled_endpoints_are_skipped_and_counted(
-    database: Database, queue: Queue, events: Times | Positions
+    database: Database, queue: Queue, events: TimeRange | PositionRange
 ) -> None:
     off = Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant))
     left = await settled(off, Verdict.FAILED, 2)
@@ -205,7 +207,10 @@ async def test_replayed_deliveries_of_a_paused_endpoint_wait(database: Database,
 
 @SPANS
 async def test_steps_are_bounded_and_come_to_an_end(
-    database: Database, queue: Queue, new_tenant: Callable[[], Awaitable[UUID]], events: Times | Positions
+    database: Database,
+    queue: Queue,
+    new_tenant: Callable[[], Awaitable[UUID]],
+    events: TimeRange | PositionRange,
 ) -> None:
     """Each event of this tenant has three deliveries, and most of the log is another's."""
     others = [Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant)) for _ in range(2)]
@@ -234,17 +239,17 @@ CREATE CONSTRAINT TRIGGER fail AFTER UPDATE ON sandbox.webhook_replays
 """
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", ReplayKind)
 @SPANS
 async def test_each_delivery_is_replayed_once_even_if_steps_die(
     database: Database,
     queue: Queue,
     owner: asyncpg.Connection,
-    kind: Kind,
-    events: Times | Positions,
+    kind: ReplayKind,
+    events: TimeRange | PositionRange,
 ) -> None:
     ids = await settled(queue, Verdict.FAILED, 40)
-    endpoint = queue.endpoint if kind is Kind.REPLAY else await new_endpoint(database, queue.tenant)
+    endpoint = queue.endpoint if kind is ReplayKind.REPLAY else await new_endpoint(database, queue.tenant)
     rng = Random(f"{kind} {events}")
     job = await begin(queue, kind=kind, endpoint=endpoint, events=events)
     await owner.execute(FAIL_AT_COMMIT)
@@ -260,17 +265,17 @@ async def test_each_delivery_is_replayed_once_even_if_steps_die(
     assert job.replayed == len(ids)
     claimed = await Queue(queue.data, queue.tenant, endpoint).claim()
     assert len(claimed) == len(ids)
-    if kind is Kind.REPLAY:
+    if kind is ReplayKind.REPLAY:
         assert {claim.id for claim in claimed} == set(ids)
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", ReplayKind)
 @SPANS
 async def test_two_processes_at_one_job_take_turns(
-    database: Database, queue: Queue, kind: Kind, events: Times | Positions
+    database: Database, queue: Queue, kind: ReplayKind, events: TimeRange | PositionRange
 ) -> None:
     ids = await settled(queue, Verdict.FAILED, 30)
-    endpoint = queue.endpoint if kind is Kind.REPLAY else await new_endpoint(database, queue.tenant)
+    endpoint = queue.endpoint if kind is ReplayKind.REPLAY else await new_endpoint(database, queue.tenant)
     job = await begin(queue, kind=kind, endpoint=endpoint, events=events)
     finished = await asyncio.gather(*(finish(queue, job, size=3) for _ in range(3)))
     assert {(job.replayed, job.examined) for job in finished} == {(len(ids), len(ids))}
@@ -299,14 +304,14 @@ async def test_a_finished_job_does_not_change(queue: Queue) -> None:
     assert await queue.claim() == []
 
 
-async def backfill(queue: Queue, events: Times | Positions = WHOLE_LOG) -> Replay:
-    job = await begin(queue, kind=Kind.BACKFILL, endpoint=queue.endpoint, events=events)
+async def backfill(queue: Queue, events: TimeRange | PositionRange = WHOLE_LOG) -> Replay:
+    job = await begin(queue, kind=ReplayKind.BACKFILL, endpoint=queue.endpoint, events=events)
     return await finish(queue, job)
 
 
 @SPANS
 async def test_a_backfill_adds_only_missing_deliveries(
-    database: Database, queue: Queue, events: Times | Positions
+    database: Database, queue: Queue, events: TimeRange | PositionRange
 ) -> None:
     first, second = await settled(queue, Verdict.DELIVERED), await queue.add()
     new = Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant))
@@ -329,7 +334,7 @@ async def test_a_backfill_adds_only_missing_deliveries(
 
 @SPANS
 async def test_a_backfill_adds_only_the_tenants_events_of_its_types(
-    queue: Queue, new_tenant: Callable[[], Awaitable[UUID]], events: Times | Positions
+    queue: Queue, new_tenant: Callable[[], Awaitable[UUID]], events: TimeRange | PositionRange
 ) -> None:
     wanted = await record(queue.data, queue.tenant, "invoice_created")
     await record(queue.data, queue.tenant, "subscription_created")
@@ -342,11 +347,11 @@ async def test_a_backfill_adds_only_the_tenants_events_of_its_types(
 
 @SPANS
 async def test_a_backfill_stops_for_a_disabled_endpoint_and_resumes_later(
-    database: Database, queue: Queue, events: Times | Positions
+    database: Database, queue: Queue, events: TimeRange | PositionRange
 ) -> None:
     await record_many(queue.data, queue.tenant, 4)
     await sequence_all(queue.data)
-    job = await begin(queue, kind=Kind.BACKFILL, endpoint=queue.endpoint, events=events)
+    job = await begin(queue, kind=ReplayKind.BACKFILL, endpoint=queue.endpoint, events=events)
     job = await step(queue.data, job.id, TYPES, 3)
     endpoint = await endpoints.show(database.core, queue.endpoint)
     await endpoints.disable(queue.data, endpoint, "asked for")
@@ -372,7 +377,7 @@ async def test_skipped_deliveries_are_counted_with_their_earliest_time(queue: Qu
     await settled(queue, Verdict.FAILED, 2)
     moment = datetime.now(UTC) - timedelta(minutes=10)
     skipped = await replays.skipped_since(queue.data, queue.tenant, queue.endpoint, moment)
-    assert skipped == replays.Skipped(3, (await queue.show(ids[0])).created_at, more=False)
+    assert skipped == replays.SkippedCount(3, (await queue.show(ids[0])).created_at, more=False)
     assert not (await replays.skipped_since(queue.data, queue.tenant, queue.endpoint, moment, 6)).more
     assert (await replays.skipped_since(queue.data, queue.tenant, UUID(int=1), moment)).count == 0
     assert (await replays.skipped_since(queue.data, UUID(int=1), queue.endpoint, moment)).count == 0
@@ -385,15 +390,15 @@ async def test_a_count_at_its_limit_starts_the_replay_at_the_oldest(queue: Queue
     since = (await queue.show(oldest)).created_at
     for most, counted in ((3, 2), (1, 0)):
         skipped = await replays.skipped_since(queue.data, queue.tenant, queue.endpoint, moment, most)
-        assert skipped == replays.Skipped(counted, since, more=True)
-    job = await replay(queue, "skipped", endpoint=queue.endpoint, events=Times(since, None))
+        assert skipped == replays.SkippedCount(counted, since, more=True)
+    job = await replay(queue, "skipped", endpoint=queue.endpoint, events=TimeRange(since, None))
     assert job.replayed == 4
 
 
 @pytest.mark.parametrize(
-    "times", [Times(ENDS[0], None), Times(EVERYTHING.since, ENDS[1])], ids=["since", "until"]
+    "times", [TimeRange(ENDS[0], None), TimeRange(EVERYTHING.since, ENDS[1])], ids=["since", "until"]
 )
-async def test_no_job_has_a_time_that_is_infinity_to_the_database(queue: Queue, times: Times) -> None:
+async def test_no_job_has_a_time_that_is_infinity_to_the_database(queue: Queue, times: TimeRange) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         await begin(queue, events=times)
     assert not (await replays.list_replays(queue.data, queue.tenant, After(), 2)).items
@@ -401,14 +406,14 @@ async def test_no_job_has_a_time_that_is_infinity_to_the_database(queue: Queue, 
 
 async def test_now_is_by_the_databases_clock(queue: Queue) -> None:
     before = await replays.now(queue.data)
-    job = await begin(queue, events=Times(EVERYTHING.since, None))
+    job = await begin(queue, events=TimeRange(EVERYTHING.since, None))
     assert job.until is not None
     assert before < job.until < await replays.now(queue.data)
 
 
 @SPANS
 async def test_a_replay_for_one_endpoint_reads_only_its_deliveries(
-    database: Database, queue: Queue, events: Times | Positions
+    database: Database, queue: Queue, events: TimeRange | PositionRange
 ) -> None:
     other = Queue(queue.data, queue.tenant, await new_endpoint(database, queue.tenant))
     await settled(queue, Verdict.DELIVERED, 3)

@@ -9,7 +9,7 @@ import pytest
 
 from consumers.activity.activity_consumer import Activity
 from consumers.consumer import Consumer
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from schema.connections.database import Database, Pool
 from schema.event_log import log
 from schema.ids import CUSTOMER, INVOICE, PAYMENT, SUBSCRIPTION, format_id, new_id
@@ -61,7 +61,7 @@ async def record_at(data: Pool, tenant: UUID, type_: str, recorded: dict[str, st
 
 async def project(data: Pool) -> None:
     await sequence_all(data)
-    consumer = Consumer(data, Serving(Activity()))
+    consumer = Consumer(data, ProjectionHandler(Activity()))
     while await consumer.step():
         pass
 

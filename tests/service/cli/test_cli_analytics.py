@@ -14,7 +14,7 @@ import duckdb
 import pytest
 
 from consumers.consumer import Consumer
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from consumers.rollups.rollups_consumer import Rollups
 from schema.connections.database import Database
 from schema.event_log.partitions import ensure_past_partitions
@@ -41,7 +41,7 @@ async def revenue(database: Database, owner: asyncpg.Connection, tenant: UUID) -
         paid = event("subscription_payment_success", amount=amount)
         await record_event(data, tenant, paid, datetime.fromisoformat(f"{day}T12:00:00Z"))
     await sequence_all(data)
-    consumer = Consumer(data, Serving(Rollups()))
+    consumer = Consumer(data, ProjectionHandler(Rollups()))
     while await consumer.step():
         pass
 

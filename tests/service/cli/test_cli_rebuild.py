@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from consumers.consumer import Consumer
-from consumers.projection_handlers import Serving
+from consumers.projection_handlers import ProjectionHandler
 from schema.connections.database import Database, Pool
 from schema.modes import Mode
 from schema.read_models import projections
@@ -29,7 +29,7 @@ async def data(database: Database, tenant: UUID) -> Pool:
     await record_many(data, tenant, EVENTS)
     await sequence_all(data)
     for projection in PROJECTIONS:
-        consumer = Consumer(data, Serving(projection))
+        consumer = Consumer(data, ProjectionHandler(projection))
         while await consumer.step():
             pass
     return data

@@ -7,7 +7,7 @@ from typing import Any, Final
 import asyncpg
 
 from consumers.consumer import Consumer
-from consumers.projection_handlers import Building, Serving
+from consumers.projection_handlers import ProjectionHandler, RebuildHandler
 from consumers.rollups.rollups_consumer import Rollups
 from schema.billing import billing_cases
 from schema.billing.rows import Interval
@@ -72,7 +72,7 @@ class RollupsFollower:
 
     def __init__(self, database: Database, mode: Mode = Mode.TEST, batch_size: int = 1000) -> None:
         self.pool: Pool = database.data(mode)
-        self.consumer = Consumer(self.pool, Serving(Rollups()), batch_size)
+        self.consumer = Consumer(self.pool, ProjectionHandler(Rollups()), batch_size)
 
     async def run_to_end(self) -> None:
         await sequence_all(self.pool)
@@ -89,4 +89,4 @@ class RollupsFollower:
 
 
 def rebuilding(pool: Pool, batch_size: int = 1000) -> Consumer:
-    return Consumer(pool, Building(Rollups()), batch_size)
+    return Consumer(pool, RebuildHandler(Rollups()), batch_size)
