@@ -34,7 +34,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from delivery.http.attempt_contract import Outcome, SendLimits
 from delivery.http.attempt_failed import AttemptFailed, not_http, os_reason, tls_reason
 from delivery.http.exchange import MAX_BEFORE_BODY, MAX_RETRY_AFTER, Exchange, Stage
-from delivery.http.response_status import SWITCHING_PROTOCOLS, arrived_status
+from delivery.http.response_status import MAX_INTERIM, SWITCHING_PROTOCOLS, arrived_status
 from delivery.http.sockets import LARGE_BODY, SendProgress
 from delivery.http.tls_watch import FLOODED, CountingProtocol
 
@@ -63,6 +63,7 @@ class Connection(CountingProtocol):
     # State of the current exchange:
     _complete: bool
     _interim: bool
+    _interim_count: int
     _reusable: bool
     _send_progress: SendProgress | None
     """Set for a large request, which may take a while to leave."""
@@ -162,7 +163,8 @@ class Connection(CountingProtocol):
         except (HttpParserError, HttpParserUpgrade) as error:
             if not self._complete:
                 self._head += data
-                self.fail(not_http(str(error)))
+                too_many = self._interim_count > MAX_INTERIM
+                self.fail(not_http("too many interim responses" if too_many else str(error)))
                 return
             self._reusable = False
         if not self._complete:
@@ -216,6 +218,9 @@ class Connection(CountingProtocol):
             self._reusable = self._reusable and self._parser.should_keep_alive()
         elif 100 <= status != SWITCHING_PROTOCOLS:
             self._interim = True
+            self._interim_count += 1
+            if self._interim_count > MAX_INTERIM:
+                raise ValueError("too many interim responses")
             exchange.retry_after = None
         else:
             exchange.status = status
@@ -236,6 +241,7 @@ class Connection(CountingProtocol):
 
     def _reset_exchange(self) -> None:
         self._complete = self._interim = False
+        self._interim_count = 0
         self._reusable = True
         self._send_progress = None
         self._header_bytes = 0

@@ -10,7 +10,7 @@ import pytest
 
 from delivery.http.attempt_contract import AttemptResult, Outcome, SendLimits
 from delivery.http.exchange import MAX_BEFORE_BODY
-from delivery.http.response_status import arrived_status, classify
+from delivery.http.response_status import MAX_INTERIM, arrived_status, classify
 from tests.delivery.http.hostility import MINE, provoke, reset
 from tests.delivery.http.raw_receiver import Behaviour, Peer, receiving, sending, to
 from tests.delivery.http.test_sender_tls import serving, trusting
@@ -297,20 +297,37 @@ async def test_a_response_that_does_not_end_cleanly_closes_the_connection(raw: b
 
 @pytest.mark.parametrize(("more", "status"), [(0, 200), (1, None)])
 async def test_interim_responses_are_limited_to_the_exact_byte(more: int, status: int | None) -> None:
-    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
-    flood = (interim * (MAX_BEFORE_BODY // len(interim)))[: -len(interim)]
-    rest = MAX_BEFORE_BODY - len(flood) - len(b"HTTP/1.1 100 \r\n\r\n") + more
-    flood += b"HTTP/1.1 100 " + b"c" * rest + b"\r\n\r\n"
+    """Each has 16 KiB, and `more` is in the last."""
+    sizes = [16 * 1024] * (MAX_BEFORE_BODY // (16 * 1024))
+    sizes[-1] += more
+    flood = b"".join(
+        b"HTTP/1.1 100 " + b"c" * (size - len(b"HTTP/1.1 100 \r\n\r\n")) + b"\r\n\r\n" for size in sizes
+    )
     assert len(flood) == MAX_BEFORE_BODY + more
+    assert (await after_interim(flood)).status == status
 
+
+async def test_interim_responses_are_counted() -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert (await after_interim(interim * MAX_INTERIM)).status == 200
+    result = await after_interim(interim * (MAX_INTERIM + 1))
+    assert (result.outcome, result.status) == (PROTOCOL, None)
+    assert result.error == "invalid HTTP response: too many interim responses"
+
+
+@pytest.mark.parametrize(("count", "status"), [(MAX_INTERIM, 503), (MAX_INTERIM + 1, None)])
+def test_a_final_status_is_looked_for_behind_so_many(count: int, status: int | None) -> None:
+    assert arrived_status(b"HTTP/1.1 100 C\r\n\r\n" * count + b"HTTP/1.1 503 No\r\n") == status
+
+
+async def after_interim(flood: bytes) -> AttemptResult:
     async def behave(peer: Peer) -> None:
         await peer.request()
         await peer.answer(flood)
         await asyncio.sleep(0.1)  # for it to be read before the response
         await peer.answer(HEAD + EMPTY)
 
-    result = await provoke(behave)
-    assert result.status == status
+    return await provoke(behave)
 
 
 @pytest.mark.parametrize("status", [None, 0, 99, 100, 101, 199, 200, 299, 300, 999])
