@@ -91,7 +91,7 @@ class Claiming:
         skipped = await self._skip([w for w in waiting if w.claimable and not w.enabled])
         claimable = self._not_open([w for w in waiting if w.claimable and w.enabled], looked_at)
         wanted = _at_most(self._max, self._capacity.shares([self._slot(w) for w in claimable]))
-        all_seen = self._from == _FIRST and len(waiting) < STEPS
+        began, all_seen = self._from, self._from == _FIRST and len(waiting) < STEPS
         self._from = self._continue_after(waiting, claimable, wanted)
         if not wanted:
             if not claimable:
@@ -100,6 +100,7 @@ class Claiming:
         rates = {w.endpoint_id: w.rate_limit for w in claimable if w.rate_limit is not None}
         claims = await self._lease_readable(wanted, rates)
         if claims is None:
+            self._from = began
             return Round(skipped=skipped, more_soon=True)
         limited = any(slot.endpoint_id in rates for slot, _ in wanted)
         return Round(claims, skipped, more_soon=limited or not all_seen)

@@ -227,6 +227,30 @@ async def test_a_failed_claim_releases_its_slots_and_reports_its_lease(
     assert await rounds.claimed() == {queue.endpoint: 3}
 
 
+async def test_a_damaged_delivery_is_claimed_while_others_always_wait(
+    new_queue: NewQueue, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds with fewer deliveries begin where the one that failed began, not with the endpoints that can be read."""
+    await new_queue(60)
+    queue = await new_queue(4)
+    damaged = await queue.data.fetchval(
+        "SELECT id FROM webhook_deliveries WHERE endpoint_id = $1 LIMIT 1", queue.endpoint
+    )
+    claim = deliveries.claim
+
+    async def claim_or_fail(*arguments: Any, with_data: bool = True) -> Any:
+        claims = await claim(*arguments, with_data=with_data)
+        if with_data and any(claimed.id == damaged for claimed in claims):
+            raise asyncpg.DataCorruptedError("damaged")
+        return claims
+
+    monkeypatch.setattr(deliveries, "claim", claim_or_fail)
+    served: Counter[UUID] = Counter()
+    for _ in range(12):
+        served += await rounds.served()
+    assert served[queue.endpoint] == 4
+
+
 # Endpoints that must not be sent to
 
 
