@@ -1,3 +1,3 @@
 -- name: stop_runaway_queries
--- How many of the analysts' sessions were ended.
+-- How many sessions of analysts were ended.
 SELECT stop_runaway_queries();

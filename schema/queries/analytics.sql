@@ -1,4 +1,4 @@
--- The views that a mode publishes. Their columns and meanings are the database's own, so that no list of them can be out of date.
+-- The views that a mode publishes. Names and meanings come from the catalog, so they are never out of date.
 
 -- name: views
 -- $1 the role that they are published to.
@@ -10,7 +10,8 @@ SELECT c.relname AS name, coalesce(obj_description(c.oid, 'pg_class'), '') AS me
 
 -- name: columns
 -- $1 view.
-SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, coalesce(col_description(a.attrelid, a.attnum), '') AS meaning
+SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type,
+       coalesce(col_description(a.attrelid, a.attnum), '') AS meaning
   FROM pg_attribute a
  WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum;

@@ -1,17 +1,17 @@
--- What the log's promises can be held against, for drills and the demo. All of it reads one mode.
+-- Checks of the log's promises, for drills and the demo. All statements read one mode.
 
 -- name: last_position
--- The log's end.
+-- The last position of the log.
 SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1;
 
 -- name: positions_missing
--- $1 position. How many of the positions after it, up to the log's end, no event has; one snapshot sees both. What
--- retention has dropped is missing, too.
+-- $1 position. How many of the positions after it, up to the end of the log, have no event; both sides come
+-- from one snapshot. Events that retention has dropped count as missing.
 SELECT (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1) - $1::bigint
        - (SELECT count(*) FROM event_log WHERE pos > $1::bigint);
 
 -- name: without_position
--- $1 events. Those that are not in the log.
+-- $1 events. Those without a position.
 SELECT e.id
   FROM unnest($1::uuid[]) AS e (id)
  WHERE NOT EXISTS (SELECT FROM event_log l WHERE l.event_id = e.id);

@@ -22,10 +22,12 @@ SELECT * FROM checkout_sessions WHERE tenant_id = $1 AND id = $2 FOR UPDATE;
 
 -- name: complete
 -- $1 tenant, $2 session, $3 subscription, $4 now.
-UPDATE checkout_sessions SET status = 'completed', subscription_id = $3, completed_at = $4 WHERE tenant_id = $1 AND id = $2;
+UPDATE checkout_sessions SET status = 'completed', subscription_id = $3, completed_at = $4
+ WHERE tenant_id = $1 AND id = $2;
 
 -- name: expire
--- $1 now, $2 limit. Open ones whose time is over, each of which gives back what it took of a promo code; how many.
+-- $1 now, $2 limit. Open ones whose time is over, each of which gives back what it took of a promo code;
+-- how many.
 WITH ended AS (
     UPDATE checkout_sessions s SET status = 'expired'
       FROM (SELECT tenant_id, id FROM checkout_sessions WHERE status = 'open' AND expires_at <= $1

@@ -1,12 +1,12 @@
--- A delivery's life. See migrations/data/0008_deliveries.sql for the columns' meaning.
+-- The life of a delivery. See migrations/data/0008_deliveries.sql for the columns.
 --
--- A row is named by (tenant, id, created_at) although the id would do: of a partition that is known to be empty all
--- indexes look alike to the planner, and a plan made then, with the index that begins with the tenant, is kept while the
--- partition fills.
+-- Conditions name a row by (tenant, id, created_at) although the id is unique. While a partition is empty,
+-- all its indexes cost the planner the same. A plan made then must use the index that begins with the
+-- tenant, because it is kept while the partition fills.
 
 -- name: endpoints_of_tenants
--- $1 tenants. Where their events may go, as of now. What is held is not sent at once: it waits in the table, where a
--- claim finds out how much of it may go.
+-- $1 tenants. The endpoints that their events may go to, as of now. Deliveries of a held endpoint are not
+-- sent directly: they wait in the table, where claims apply its limits.
 SELECT e.id, e.tenant_id, e.url, e.event_types, e.sealed_headers, e.enabled, e.sealed_secrets,
        e.paused OR e.rate_limit IS NOT NULL OR h.open_until IS NOT NULL AS held,
        h.failing_since IS NOT NULL AS failing, now() AS now
@@ -16,9 +16,10 @@ SELECT e.id, e.tenant_id, e.url, e.event_types, e.sealed_headers, e.enabled, e.s
  WHERE e.tenant_id = ANY($1::uuid[]);
 
 -- name: fan_out
--- Column arrays: $1 id, $2 tenant, $3 endpoint, $4 event, $5 event type, $6 the event's created_at,
--- $7 enabled, $8 claimed; $9 lease, $10 worker, $11 lease duration. One delivery per (event, endpoint); returns the
--- ids that are new. What the worker has room for is leased at birth and needs no second look.
+-- Column arrays: $1 id, $2 tenant, $3 endpoint, $4 event, $5 event type, $6 the event's created_at, $7
+-- enabled, $8 claimed; $9 lease, $10 worker, $11 lease duration. One delivery per (event, endpoint);
+-- returns the ids of the new ones. Deliveries that the worker has slots for are leased on insert and need
+-- no claim.
 INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, event_id, event_type, created_at,
                                 status, due_at, retry_at, settled_at, lease, leased_by, leased_until)
 SELECT n.id, n.tenant_id, n.endpoint_id, n.event_id, n.event_type, n.created_at,
@@ -29,15 +30,17 @@ SELECT n.id, n.tenant_id, n.endpoint_id, n.event_id, n.event_type, n.created_at,
        CASE WHEN n.claimed THEN $9::bigint END,
        CASE WHEN n.claimed THEN $10::integer END,
        CASE WHEN n.claimed THEN now() + $11::interval END
-  FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::boolean[], $8::boolean[])
+  FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::boolean[],
+              $8::boolean[])
        AS n (id, tenant_id, endpoint_id, event_id, event_type, created_at, enabled, claimed)
 ON CONFLICT (event_id, endpoint_id, created_at) DO NOTHING
 RETURNING id;
 
 -- name: endpoints_waiting
--- $1 lane, $2 start after this endpoint, $3 steps at most. Endpoints with deliveries that wait in the lane, each found
--- by one step along the index, and whether one of them may be claimed now. OFFSET 0 keeps the joins a look-up per row.
--- No breaker opens for more than five minutes: one that seems to was open when the clock was set back.
+-- $1 lane, $2 start after this endpoint, $3 steps at most. Endpoints with waiting deliveries in the lane,
+-- one step along the index each, and whether one of these may be claimed now. OFFSET 0 keeps the joins a
+-- look-up per row. No breaker opens for more than five minutes, so a longer time means that the clock was
+-- set back after it opened.
 WITH RECURSIVE step (number, endpoint_id, tenant_id, due_at) AS (
     (SELECT 1, endpoint_id, tenant_id, due_at FROM webhook_deliveries
       WHERE status = 'pending' AND lease IS NULL AND lane = $1 AND endpoint_id > $2
@@ -72,22 +75,23 @@ SELECT endpoint_id, '-infinity' FROM unnest($1::uuid[]) AS endpoint_id
 ON CONFLICT DO NOTHING;
 
 -- name: lock_rate_limits
--- $1 endpoints. Those that no other worker is claiming for at present, with the clock by which they are paced.
+-- $1 endpoints. Those that no other worker is claiming for, with the clock that their rate limits go by.
 SELECT endpoint_id, nullif(next_at, '-infinity') AS next_at, clock_timestamp() AS now
   FROM endpoint_rate_limits
  WHERE endpoint_id = ANY($1::uuid[])
    FOR UPDATE SKIP LOCKED;
 
 -- name: advance_rate_limits
--- $1 endpoints, $2 when the next delivery of each is due by its rate.
+-- $1 endpoints, $2 when the rate limit allows the next delivery of each.
 UPDATE endpoint_rate_limits p
    SET next_at = n.next_at
   FROM unnest($1::uuid[], $2::timestamptz[]) AS n (endpoint_id, next_at)
  WHERE p.endpoint_id = n.endpoint_id;
 
 -- name: claim
--- $1 lane, $2 endpoints, $3 how many of each, $4 lease, $5 worker, $6 lease duration, $7 whether to read the events' data,
--- which may be damaged. Oldest due first; what another worker is claiming is passed by. Returns all that sending needs.
+-- $1 lane, $2 endpoints, $3 how many of each, $4 lease, $5 worker, $6 lease duration, $7 whether to read
+-- the events' data, which may be damaged. Oldest due first. Skips deliveries that another worker is
+-- claiming. Returns everything that sending needs.
 WITH picked AS MATERIALIZED (
     SELECT d.tenant_id, d.id, d.created_at
       FROM unnest($2::uuid[], $3::integer[]) AS want (endpoint_id, room)
@@ -112,7 +116,8 @@ SELECT c.id, c.tenant_id, c.endpoint_id, c.event_id, c.event_type, c.created_at,
   JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.created_at = c.created_at;
 
 -- name: skip_waiting
--- $1 lane, $2 an endpoint that was seen disabled, $3 limit. What waits for it is skipped, without an attempt, if it still is.
+-- $1 lane, $2 an endpoint that was found disabled, $3 limit. Skips its due deliveries without an attempt,
+-- if it is still disabled.
 UPDATE webhook_deliveries d
    SET status = 'skipped', settled_at = now(), due_at = NULL, retry_at = NULL, replays = 0
   FROM (SELECT tenant_id, id, created_at FROM webhook_deliveries
@@ -128,16 +133,17 @@ UPDATE webhook_deliveries d
 SELECT e.id, e.tenant_id, e.url, e.event_types, e.sealed_headers, e.enabled, e.sealed_secrets, true AS held,
        h.failing_since IS NOT NULL AS failing
   FROM webhook_endpoints e
-  LEFT JOIN LATERAL (SELECT h.failing_since FROM endpoint_health h WHERE h.endpoint_id = e.id OFFSET 0) h ON true
+  LEFT JOIN LATERAL (SELECT h.failing_since FROM endpoint_health h WHERE h.endpoint_id = e.id OFFSET 0) h
+      ON true
  WHERE e.id = ANY($1::uuid[]);
 
 -- name: settle
 -- Column arrays, one entry per delivery: $1 delivery, $2 the event's created_at, $3 lease, $4 verdict
--- (delivered, failed, skipped, retry, kept), $5 how long until the retry, $6 replay, $7 whether an attempt was made,
--- $8 tenant.
--- The lease fences: a delivery that was taken over keeps its newer state. (As it is written, no index on leases is
--- taken for it: the plan outlives the moment at which a new partition was empty.)
--- A replay that was asked for meanwhile starts the schedule anew instead of ending it. Returns what was settled.
+-- (delivered, failed, skipped, retry, kept), $5 how long until the retry, $6 replay, $7 whether an attempt
+-- was made, $8 tenant. A delivery with another lease was taken over and keeps its newer state. (The
+-- condition on the lease is written so that no index on leases serves it: such a plan, made while a new
+-- partition was empty, would be kept.) A replay requested during the attempt starts a new schedule instead
+-- of ending it. Returns the settled deliveries.
 WITH result AS (
     SELECT r.*, r.verdict IN ('delivered', 'failed', 'skipped') AS ends, r.replay::integer AS replayed,
            r.attempted::integer AS attempt
@@ -171,11 +177,12 @@ WITH result AS (
 SELECT id, lease FROM settled;
 
 -- name: record_attempts
--- Column arrays, one entry per attempt: $1 id, $2 tenant, $3 delivery, $4 endpoint, $5 the event's created_at,
--- $6 replay, $7 started_at, $8 outcome, $9 status code, $10 error, $11 response body, $12 address, $13 … $17
--- milliseconds of dns, connect, tls, first byte, total, $18 settled. What is there already stays as it is.
-INSERT INTO webhook_attempts (id, tenant_id, delivery_id, endpoint_id, created_at, replay, started_at, outcome,
-                              status_code, error, response_body, address,
+-- Column arrays, one entry per attempt: $1 id, $2 tenant, $3 delivery, $4 endpoint, $5 the event's
+-- created_at, $6 replay, $7 started_at, $8 outcome, $9 status code, $10 error, $11 response body, $12
+-- address, $13 … $17 milliseconds of dns, connect, tls, first byte, total, $18 settled. An existing row
+-- stays as it is.
+INSERT INTO webhook_attempts (id, tenant_id, delivery_id, endpoint_id, created_at, replay, started_at,
+                              outcome, status_code, error, response_body, address,
                               dns_ms, connect_ms, tls_ms, first_byte_ms, total_ms, settled)
 SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::boolean[],
                      $7::timestamptz[], $8::text[], $9::smallint[], $10::text[], $11::bytea[], $12::text[],
@@ -183,10 +190,10 @@ SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timesta
 ON CONFLICT DO NOTHING;
 
 -- name: record_attempts_again
--- $1 … $18 as above. For attempts that may have been recorded before, or whose delivery may be gone: retention drops a
--- month that only a late result still names, and no partition would take that attempt.
-INSERT INTO webhook_attempts (id, tenant_id, delivery_id, endpoint_id, created_at, replay, started_at, outcome,
-                              status_code, error, response_body, address,
+-- $1 … $18 as above. For attempts that may have been recorded before, or whose delivery may be gone:
+-- retention drops a month that only a late result still names, and no partition would take that attempt.
+INSERT INTO webhook_attempts (id, tenant_id, delivery_id, endpoint_id, created_at, replay, started_at,
+                              outcome, status_code, error, response_body, address,
                               dns_ms, connect_ms, tls_ms, first_byte_ms, total_ms, settled)
 SELECT n.*
   FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::boolean[],
@@ -198,22 +205,23 @@ SELECT n.*
 ON CONFLICT DO NOTHING;
 
 -- name: release_unknown_leases
--- $1 worker, $2 the leases it knows of, $3 lease duration, $4 how old a lease must be. Gives back what the worker
--- holds without knowing it: a claim whose commit looked as if it had failed.
+-- $1 worker, $2 the leases it knows, $3 lease duration, $4 minimum age of a lease. Releases leases that the
+-- worker holds without knowing: of a claim whose commit seemed to have failed.
 UPDATE webhook_deliveries
    SET lease = NULL, leased_by = NULL, leased_until = NULL
  WHERE lease IS NOT NULL AND leased_by = $1 AND lease <> ALL($2::bigint[])
    AND leased_until < now() + $3::interval - $4::interval;
 
 -- name: release_leases
--- $1 workers, the ids that one has had, $2 leases that it knows not to hold.
+-- $1 the ids that this worker has had, $2 leases that it does not hold any more.
 UPDATE webhook_deliveries
    SET lease = NULL, leased_by = NULL, leased_until = NULL
  WHERE lease IS NOT NULL AND leased_by = ANY($1::integer[]) AND lease = ANY($2::bigint[]);
 
 -- name: take_over
--- $1 workers known to be dead. Their deliveries are due at once. What somebody has locked is passed by, so that it does
--- not keep the others waiting: it becomes an orphan when its worker is forgotten.
+-- $1 workers known to be dead. Makes their deliveries due immediately. Rows that another session has locked
+-- are skipped, so that they do not delay the others; release_orphans gets them after the worker's row is
+-- deleted.
 UPDATE webhook_deliveries d
    SET lease = NULL, leased_by = NULL, leased_until = NULL
   FROM (SELECT tenant_id, id, created_at FROM webhook_deliveries
@@ -222,9 +230,10 @@ UPDATE webhook_deliveries d
  WHERE d.tenant_id = held.tenant_id AND d.id = held.id AND d.created_at = held.created_at;
 
 -- name: release_orphans
--- $1 workers that are registered, $2 lease duration, $3 how old a lease must be. What is leased to nobody is due again,
--- and so is what a registered worker has held for twice the lease: it lives and knows what it holds, and after an
--- outage, when its leases have run out, it may be about to settle them. What somebody has locked is left to the next sweep.
+-- $1 registered workers, $2 lease duration, $3 minimum age of a lease. Releases leases of workers that are
+-- not registered, and leases that a registered worker has held for twice the lease duration. Before that a
+-- registered worker may still settle its delivery after an outage. Rows that another session has locked are
+-- left to the next sweep.
 UPDATE webhook_deliveries d
    SET lease = NULL, leased_by = NULL, leased_until = NULL
   FROM (SELECT tenant_id, id, created_at FROM webhook_deliveries

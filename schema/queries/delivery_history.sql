@@ -1,7 +1,8 @@
--- Deliveries as people ask about them. See migrations/data/0008_deliveries.sql for the columns' meaning.
+-- Deliveries for people to read. See migrations/data/0008_deliveries.sql for the columns.
 
 -- name: list
--- $1 tenant, $2 status or null, $3 endpoint or null, $4 and $5 the last row's created_at and id or null, $6 limit.
+-- $1 tenant, $2 status or null, $3 endpoint or null, $4 and $5 the last row's created_at and id or null, $6
+-- limit.
 SELECT id, endpoint_id, event_id, event_type, created_at, status, attempts, due_at, settled_at
   FROM webhook_deliveries
  WHERE tenant_id = $1
@@ -12,8 +13,8 @@ SELECT id, endpoint_id, event_id, event_type, created_at, status, attempts, due_
  LIMIT $6;
 
 -- name: list_undelivered
--- $1 … $6 as in list, where $2 is failed or skipped: those few have an index of their own. Those that are pending have
--- none, for every delivery is born pending and would have to enter it.
+-- $1 … $6 as in list, where $2 is failed or skipped: those have an index of their own. Pending deliveries
+-- have none, because every delivery starts as pending and would have to enter it.
 SELECT id, endpoint_id, event_id, event_type, created_at, status, attempts, due_at, settled_at
   FROM webhook_deliveries
  WHERE tenant_id = $1
@@ -24,8 +25,8 @@ SELECT id, endpoint_id, event_id, event_type, created_at, status, attempts, due_
  LIMIT $6;
 
 -- name: locate
--- $1 delivery. Whose it is. The order is that of the one index that begins with the id: while a partition is empty any
--- other that has it would look as good.
+-- $1 delivery. Its tenant. ORDER BY selects the one index that begins with the id: while a partition is
+-- empty any other index that has the id costs the same.
 SELECT tenant_id FROM webhook_deliveries WHERE id = $1 ORDER BY created_at LIMIT 1;
 
 -- name: show

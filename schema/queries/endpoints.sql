@@ -1,13 +1,14 @@
--- Endpoints, in core; an operator's or the dashboard's side of them.
+-- Endpoints in core, for operators and the dashboard.
 
 -- name: create
--- $1 id, $2 tenant, $3 mode, $4 url, $5 description, $6 event types, $7 sealed headers or null, $8 rate limit or null.
+-- $1 id, $2 tenant, $3 mode, $4 url, $5 description, $6 event types, $7 sealed headers or null, $8 rate
+-- limit or null.
 INSERT INTO webhook_endpoints (id, tenant_id, mode, url, description, event_types, sealed_headers, rate_limit)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: update
--- $1 endpoint, $2 url, $3 description, $4 event types, $5 sealed headers, where no bytes remove them, $6 rate limit,
--- where 0 removes it; a null leaves a column as it is. Returns the endpoint's id.
+-- $1 endpoint, $2 url, $3 description, $4 event types, $5 sealed headers (empty bytes remove them), $6 rate
+-- limit (0 removes it). A null leaves a column as it is. Returns the endpoint's id.
 UPDATE webhook_endpoints
    SET url            = coalesce($2, url),
        description    = coalesce($3, description),
@@ -19,7 +20,7 @@ UPDATE webhook_endpoints
 RETURNING id;
 
 -- name: set_paused
--- $1 endpoint, $2 whether it is to stand still. Returns its id if it did not do so already.
+-- $1 endpoint, $2 whether to pause it. Returns its id if that changed it.
 UPDATE webhook_endpoints SET paused = $2, updated_at = now() WHERE id = $1 AND paused <> $2 RETURNING id;
 
 -- name: count
@@ -31,12 +32,12 @@ SELECT count(*) FROM webhook_endpoints WHERE tenant_id = $1 AND mode = $2;
 INSERT INTO webhook_endpoint_secrets (id, endpoint_id, sealed) VALUES ($1, $2, $3);
 
 -- name: lock
--- $1 endpoint. Two rotations at once take turns.
+-- $1 endpoint. Two rotations of its secrets run one after the other.
 SELECT id FROM webhook_endpoints WHERE id = $1 FOR UPDATE;
 
 -- name: retire_secrets
--- $1 endpoint, $2 grace. None of the present ones signs for longer than that; what had less left keeps it. Returns
--- when the last of them ends, and how many there are.
+-- $1 endpoint, $2 grace. Limits the present secrets to this time; a shorter remaining time stays. Returns
+-- when the last of them expires, and how many there are.
 WITH retired AS (
     UPDATE webhook_endpoint_secrets
        SET expires_at = least(coalesce(expires_at, 'infinity'), now() + $2::interval)

@@ -1,12 +1,12 @@
--- Events as producers write them and people look at them.
+-- Events, as producers record them and people read them.
 
 -- name: record
 -- $1 tenant, $2 type, $3 data. Returns the event's id.
 SELECT record_event($1::uuid, $2::text, $3::jsonb);
 
 -- name: list
--- $1 tenant, $2 type or null, $3 and $4 the last row's created_at and id or null, $5 limit. Newest first. In
--- this and the other lists, coalesce and not OR: in the one plan for all pages a page then begins by index.
+-- $1 tenant, $2 type or null, $3 and $4 the last row's created_at and id or null, $5 limit. Newest first.
+-- Lists use coalesce instead of OR, so that the one generic plan starts each page by index.
 SELECT id, type, data::text AS data, created_at
   FROM events
  WHERE tenant_id = $1
@@ -16,12 +16,12 @@ SELECT id, type, data::text AS data, created_at
  LIMIT $5;
 
 -- name: locate
--- $1 event. Whose it is. The order is that of the one index that begins with the id: while a partition is empty any
--- other that has it would look as good.
+-- $1 event. Its tenant. ORDER BY selects the one index that begins with the id: while a partition is empty
+-- any other index that has the id costs the same.
 SELECT tenant_id FROM events WHERE id = $1 ORDER BY created_at LIMIT 1;
 
 -- name: show
--- $1 tenant, $2 event. With its position, null while it has none, and its deliveries.
+-- $1 tenant, $2 event. With its position, or null before it has one.
 SELECT e.id, e.type, e.data::text AS data, e.created_at, l.pos
   FROM events e
   LEFT JOIN event_log l ON l.event_id = e.id AND l.created_at = e.created_at

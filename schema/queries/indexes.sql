@@ -1,7 +1,8 @@
--- What building an index asks of the catalog: see schema/installation/index_building.py.
+-- Catalog queries for building indexes. See schema/installation/index_building.py.
 
 -- name: parents
--- $1 schema, $2 table. The partitioned tables of its tree, from the top; none for a table that is not partitioned.
+-- $1 schema, $2 table. The partitioned tables of its tree, from the top; none for a table without
+-- partitions.
 SELECT c.relname::text AS name, p.relname::text AS parent
   FROM pg_partition_tree(format('%I.%I', $1::text, $2::text)::regclass) t
   JOIN pg_class c ON c.oid = t.relid
@@ -10,8 +11,8 @@ SELECT c.relname::text AS name, p.relname::text AS parent
  ORDER BY t.level, c.relname;
 
 -- name: lacking
--- $1 schema, $2 table, $3 index. The tables with rows that do not have their part of the index: of a partitioned table its
--- leaves that no attached index covers, of another table itself unless the index is valid.
+-- $1 schema, $2 table, $3 index. The tables with rows that lack their part of the index: the leaves of a
+-- partitioned table that no attached index covers, or the table itself unless its index is valid.
 SELECT c.relname::text AS name, p.relname::text AS parent
   FROM pg_class root
  CROSS JOIN LATERAL (SELECT t.relid, t.parentrelid FROM pg_partition_tree(root.oid) t WHERE t.isleaf
@@ -23,19 +24,22 @@ SELECT c.relname::text AS name, p.relname::text AS parent
    AND NOT EXISTS (SELECT FROM pg_index i
                     WHERE i.indrelid = leaf.relid AND i.indisvalid
                       AND (i.indexrelid = to_regclass(format('%I.%I', $1::text, $3::text))
-                           OR i.indexrelid IN (SELECT relid FROM pg_partition_tree(to_regclass(format('%I.%I', $1::text, $3::text))))))
+                           OR i.indexrelid IN (
+                               SELECT relid
+                                 FROM pg_partition_tree(to_regclass(format('%I.%I', $1::text, $3::text))))))
  ORDER BY c.relname;
 
 -- name: state
--- $1 schema, $2 index, $3 its table. Null: it is not there; one of that name on another table is not it.
+-- $1 schema, $2 index, $3 its table. Null: there is no such index on this table.
 SELECT CASE WHEN indisvalid THEN 'valid' ELSE 'invalid' END
   FROM pg_index
  WHERE indexrelid = to_regclass(format('%I.%I', $1::text, $2::text))
    AND indrelid = to_regclass(format('%I.%I', $1::text, $3::text));
 
 -- name: oldest_transaction
--- Of another session in this database, as far as this login may see.
+-- The oldest transaction of another session in this database, as far as this login may see.
 SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS seconds
   FROM pg_stat_activity
- WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - interval '1 s'
+ WHERE datname = current_database() AND pid <> pg_backend_pid()
+   AND xact_start < clock_timestamp() - interval '1 s'
  ORDER BY xact_start LIMIT 1;

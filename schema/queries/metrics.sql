@@ -1,8 +1,9 @@
--- What /metrics tells of one mode, beside a worker's own counts. Every statement looks at a bounded number of rows.
+-- The state of one mode for /metrics, beside the worker's own counters. Every statement reads a bounded
+-- number of rows.
 
 -- name: waiting
--- $1 lane, $2 a delivery is overdue when it has been due for longer than this, $3 how many rows are counted at most.
--- Deliveries that wait in the table, from one end of the index; the counts are "at least" once they reach the limit.
+-- $1 lane, $2 how long a delivery may be due before it is overdue, $3 rows to count at most. Deliveries
+-- waiting in the table, from one end of the index. At the limit the counts are lower bounds.
 SELECT count(*) AS waiting,
        count(*) FILTER (WHERE due_at <= now()) AS due,
        count(*) FILTER (WHERE due_at <= now() - $2::interval) AS overdue
@@ -13,10 +14,10 @@ SELECT count(*) AS waiting,
          LIMIT $3) AS counted;
 
 -- name: endpoints_due
--- $1 lane, $2 how many endpoints are visited at most. Of each endpoint that has deliveries waiting, the oldest alone, by
--- one step along the index: so a backlog of millions does not hide who else waits. `held` says why they are not sent
--- although they are due, where that is as it should be. One row per reason. Here and below, OFFSET 0 keeps a join with the
--- endpoints a look-up per row; left to itself the planner reads all of them.
+-- $1 lane, $2 endpoints to visit at most. Reads only the oldest waiting delivery of each endpoint, by one
+-- step along the index, so a backlog of millions does not hide other endpoints. `held` is the reason why
+-- due deliveries are rightly not sent. One row per reason. Here and below OFFSET 0 keeps the join with the
+-- endpoints a look-up per row; otherwise the planner reads all of them.
 WITH RECURSIVE step (endpoint_id, due_at, number) AS (
     (SELECT endpoint_id, due_at, 1 FROM webhook_deliveries
       WHERE status = 'pending' AND lease IS NULL AND lane = $1
@@ -41,14 +42,16 @@ SELECT CASE WHEN $1 = 1 AND (SELECT retries_paused_at IS NOT NULL FROM delivery_
   FROM step s
   LEFT JOIN LATERAL (SELECT e.paused, e.rate_limit FROM webhook_endpoints e
                       WHERE e.id = s.endpoint_id OFFSET 0) w ON true
-  LEFT JOIN LATERAL (SELECT open_until FROM endpoint_health WHERE endpoint_id = s.endpoint_id OFFSET 0) h ON true
+  LEFT JOIN LATERAL (SELECT open_until FROM endpoint_health WHERE endpoint_id = s.endpoint_id OFFSET 0) h
+      ON true
  WHERE s.due_at <= now()
  GROUP BY 1;
 
 -- name: unhealthy_endpoints
--- $1 how many are counted at most. Endpoints in service that are failing, and those whose breaker is open or half-open (a
--- probe may be sent). One success ends the failing; a breaker may want more. No breaker opens for more than five minutes:
--- one that seems to was open when the clock was set back, and is half-open.
+-- $1 endpoints to count at most. Enabled endpoints that are failing, and those whose breaker is open or
+-- half-open (a probe may be sent). One success ends the failing; a breaker may need more. No breaker opens
+-- for more than five minutes, so a longer time means that the clock was set back after it opened: it counts
+-- as half-open.
 SELECT count(*) FILTER (WHERE failing) AS failing,
        count(*) FILTER (WHERE open_until > now() AND open_until <= now() + interval '330 s') AS open,
        count(*) FILTER (WHERE open_until <= now() OR open_until > now() + interval '330 s') AS half_open
@@ -57,7 +60,8 @@ SELECT count(*) FILTER (WHERE failing) AS failing,
         UNION ALL
         (SELECT endpoint_id, false, open_until
            FROM endpoint_health WHERE open_until IS NOT NULL ORDER BY open_until LIMIT $1)) AS h
- CROSS JOIN LATERAL (SELECT FROM webhook_endpoints e WHERE e.id = h.endpoint_id AND e.enabled OFFSET 0) in_service;
+ CROSS JOIN LATERAL (SELECT FROM webhook_endpoints e
+                     WHERE e.id = h.endpoint_id AND e.enabled OFFSET 0) in_service;
 
 -- name: retries_paused
 SELECT retries_paused_at IS NOT NULL FROM delivery_switches WHERE only_row;

@@ -1,7 +1,7 @@
--- The book of what has been applied. Run as the owner.
+-- The record of applied migrations (core.schema_migrations). Run as the owner.
 
 -- name: prepare
--- Schemas and the book itself.
+-- The schemas and the record itself.
 CREATE SCHEMA IF NOT EXISTS core;
 CREATE SCHEMA IF NOT EXISTS sandbox;
 CREATE SCHEMA IF NOT EXISTS live;
@@ -18,15 +18,16 @@ CREATE TABLE IF NOT EXISTS core.installation (
 );
 
 -- name: is_installed
--- Whether duro has been here: a schema core of somebody else's has no such tables. By the catalog, which needs no right.
+-- Whether duro has been installed here: a product's own schema core has no such tables. The catalog needs
+-- no right.
 SELECT count(*) = 2
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = 'core' AND c.relname IN ('schema_migrations', 'installation');
 
 -- name: claim_key
--- $1 what the secret key in use yields. Returns what the first one did: another key would lock every role out and
--- leave sealed secrets unreadable.
+-- $1 check value of the secret key in use. Returns the check value of the first key: another key would lock
+-- every role out and leave sealed secrets unreadable.
 WITH first AS (
     INSERT INTO core.installation (key_check) VALUES ($1) ON CONFLICT DO NOTHING RETURNING key_check
 )
@@ -44,10 +45,12 @@ INSERT INTO core.schema_migrations (schema, name, sha256) VALUES ($1, $2, $3);
 SELECT pg_try_advisory_lock($1);
 
 -- name: free_lock
--- $1 roles. Ends their sessions that hold an advisory lock: anybody may take one, and these have no business with any.
+-- $1 roles. Ends their sessions that hold an advisory lock: any role may take one, and these roles need
+-- none.
 SELECT pg_terminate_backend(l.pid)
   FROM pg_locks l
-  JOIN pg_stat_activity a ON a.pid = l.pid AND a.usename = ANY($1::text[]) AND pg_has_role(a.usesysid, 'USAGE')
+  JOIN pg_stat_activity a ON a.pid = l.pid AND a.usename = ANY($1::text[])
+      AND pg_has_role(a.usesysid, 'USAGE')
  WHERE l.locktype = 'advisory' AND l.granted;
 
 -- name: unlock

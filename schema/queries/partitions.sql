@@ -1,11 +1,11 @@
 -- name: ensure
--- Makes the missing months; returns how many partitions it made.
+-- Makes the missing partitions; returns how many.
 SELECT ensure_partitions();
 
 -- name: ahead
--- Whole months ahead that every partitioned table is ready for.
+-- How many whole months ahead have their partition in every monthly table.
 SELECT partitions_ahead();
 
 -- name: ensure_past
--- $1 the first moment. Makes the missing months from then on; returns how many partitions it made.
+-- $1 the first time. Makes the missing partitions from then on; returns how many.
 SELECT ensure_past_partitions($1);

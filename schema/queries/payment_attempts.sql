@@ -22,9 +22,11 @@ SELECT *
  LIMIT $5;
 
 -- name: reserve_refund
--- $1 tenant, $2 charge, $3 amount. The charge with so much more of it refunded; no row when it did not succeed, or less than
--- that is left of it. CASE, so that it is found by its key: in the index of what is paid the planner sees no more rows.
+-- $1 tenant, $2 charge, $3 amount. Adds it to the charge's refunds; no row if the charge did not succeed or
+-- has less left. CASE, so that the plan uses the primary key: to the planner the index of paid charges
+-- looks as cheap.
 UPDATE payment_attempts
    SET refunded = refunded + $3::bigint
- WHERE tenant_id = $1 AND id = $2 AND CASE WHEN kind = 'charge' AND state = 'succeeded' THEN refunded + $3::bigint <= amount END
+ WHERE tenant_id = $1 AND id = $2
+   AND CASE WHEN kind = 'charge' AND state = 'succeeded' THEN refunded + $3::bigint <= amount END
 RETURNING *;

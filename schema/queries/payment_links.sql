@@ -1,4 +1,4 @@
--- Links that lead to a checkout of one plan.
+-- Links to the checkout of one plan.
 
 -- name: get
 -- $1 tenant, $2 payment link.

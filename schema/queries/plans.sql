@@ -1,4 +1,4 @@
--- A merchant's plans.
+-- A tenant's plans.
 
 -- name: get
 -- $1 tenant, $2 plan.
@@ -17,7 +17,7 @@ SELECT *
 INSERT INTO plans SELECT * FROM unnest($1::plans[]);
 
 -- name: delete
--- $1 tenant, $2 plan. Whether it was there; a plan in use is refused by its references.
+-- $1 tenant, $2 plan. Returns its id if it existed. References refuse the deletion of a plan in use.
 DELETE FROM plans WHERE tenant_id = $1 AND id = $2 RETURNING id;
 
 -- name: archive

@@ -1,17 +1,19 @@
--- One tenant's events by position. See migrations/data/0005_event_log.sql for the index, and schema/event_log/positions.py.
+-- One tenant's events by position. See migrations/data/0005_event_log.sql for the index, and
+-- schema/event_log/positions.py.
 
 -- name: log_end
--- The log's last position, and the highest one whose event may have been dropped.
+-- The last position of the log, and the highest position whose event may have been dropped.
 SELECT last_pos,
     coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS dropped_up_to
   FROM sequencer ORDER BY tick DESC LIMIT 1;
 
 -- name: read_tenant
--- $1 tenant, $2 after which position, $3 types or none for all, $4 events at most, $5 bytes of data at most, though never
--- less than one event, $6 of the tenant's positions to look at. One row in any case: the log's end, up to where events
--- may have been dropped, how many positions were looked at and the last of them, how many events were found within $4,
--- and the first of those, within $5. One statement: none of it is younger than the rest. The tenant leads each
--- comparison, or an empty partition's plan would walk everybody's positions for ever; OFFSET 0 as in log.sql.
+-- $1 tenant, $2 after which position, $3 types or none for all, $4 events at most, $5 bytes of data at
+-- most, but at least one event, $6 of the tenant's positions to examine. There is always a row: the end of
+-- the log, up to which position events may have been dropped, how many positions were examined and the last
+-- of them, how many events were found within $4, and the first of those, within $5. One statement, so that
+-- all of it has one snapshot. The tenant leads each comparison; otherwise a plan made for an empty
+-- partition would walk all tenants' positions from then on. OFFSET 0 as in log.sql.
 WITH log AS MATERIALIZED (
     SELECT last_pos,
         coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS dropped_up_to
@@ -27,7 +29,8 @@ WITH log AS MATERIALIZED (
       FROM looked_at l
      CROSS JOIN LATERAL (SELECT e.id, e.type, e.created_at, e.data::text AS data
                            FROM events e
-                          WHERE e.id = l.event_id AND e.created_at = l.created_at AND e.tenant_id = $1 OFFSET 0) e
+                          WHERE e.id = l.event_id AND e.created_at = l.created_at
+                            AND e.tenant_id = $1 OFFSET 0) e
      WHERE $3::text[] = '{}' OR e.type = ANY($3::text[])
      ORDER BY l.pos
      LIMIT $4
@@ -42,16 +45,16 @@ SELECT log.last_pos, log.dropped_up_to,
  ORDER BY f.pos;
 
 -- name: next_of_tenant
--- $1 tenant, $2 after which position. The tenant's next position, of the log's own row alone.
+-- $1 tenant, $2 after which position. The tenant's next position, from the log's own row alone.
 SELECT pos FROM event_log
  WHERE tenant_id = $1 AND (tenant_id, pos) > ($1, $2::bigint)
  ORDER BY tenant_id, pos
  LIMIT 1;
 
 -- name: read_tenants
--- $1 after which position, $2 tenants, $3 positions to look at, $4 bytes of data at most, though never less than one
--- event. Everybody's log is walked, and those tenants' events are read: a row in any case, as above. IS TRUE keeps the
--- list of tenants a table that is probed, and not compared with one by one.
+-- $1 after which position, $2 tenants, $3 positions to examine, $4 bytes of data at most, but at least one
+-- event. Walks the whole log and reads the events of these tenants. There is always a row, as above. With
+-- IS TRUE the list of tenants is hashed instead of compared one by one.
 WITH log AS MATERIALIZED (
     SELECT last_pos,
         coalesce((SELECT last_pos FROM retired_months ORDER BY last_pos DESC LIMIT 1), 0) AS dropped_up_to

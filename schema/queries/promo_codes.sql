@@ -1,4 +1,4 @@
--- A merchant's promo codes.
+-- A tenant's promo codes.
 
 -- name: get
 -- $1 tenant, $2 promo code.
@@ -21,7 +21,8 @@ INSERT INTO promo_codes SELECT * FROM unnest($1::promo_codes[]);
 SELECT * FROM promo_codes WHERE tenant_id = $1 AND code = $2;
 
 -- name: redeem
--- $1 tenant, $2 code, $3 now. The code, once more redeemed; no row when it has expired or is used up.
+-- $1 tenant, $2 code, $3 now. Counts one redemption and returns the code; no row if it has expired or is
+-- used up.
 UPDATE promo_codes
    SET redemptions = redemptions + 1
  WHERE tenant_id = $1 AND code = $2 AND (expires_at IS NULL OR expires_at > $3)

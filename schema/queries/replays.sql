@@ -1,8 +1,8 @@
--- Replays. See migrations/data/0010_replays.sql for what a job is.
+-- Replays. See migrations/data/0010_replays.sql for the columns of a job.
 
 -- name: replay_one
--- $1 tenant, $2 delivery. A settled delivery starts its schedule anew; a pending one gets one more attempt
--- at once, and its schedule stays as it is. Returns the status it had.
+-- $1 tenant, $2 delivery. A settled delivery starts a new schedule. A pending one gets an immediate extra
+-- attempt, and its schedule stays as it is. Returns the former status.
 UPDATE webhook_deliveries d
    SET status     = 'pending',
        settled_at = NULL,
@@ -17,8 +17,9 @@ UPDATE webhook_deliveries d
 RETURNING was.status;
 
 -- name: begin
--- $1 id, $2 tenant, $3 kind, $4 endpoint or null, $5 statuses; $6 since and $7 until, where null is now, or $8 after
--- which position and $9 up to which, where null is the log's end. The first step begins before the first row.
+-- $1 id, $2 tenant, $3 kind, $4 endpoint or null, $5 statuses; $6 since and $7 until, where null is now, or
+-- $8 after which position and $9 up to which, where null is the end of the log. The first step starts
+-- before the first row.
 INSERT INTO webhook_replays (id, tenant_id, kind, endpoint_id, statuses, since, until, after_pos, until_pos,
                              at_time, at_id, at_pos)
 SELECT $1, $2, $3, $4, $5,
@@ -47,16 +48,16 @@ SELECT *
  LIMIT $4;
 
 -- name: wait_for_turn
--- For the present transaction: another process may be at a step of the same job.
+-- For this transaction: another process may be running a step of the same job.
 SET LOCAL lock_timeout = '10s';
 
 -- name: lock
--- $1 replay. A step's own from here to its commit.
+-- $1 replay. Held from here to the step's commit.
 SELECT * FROM webhook_replays WHERE id = $1 FOR UPDATE;
 
 -- name: move
--- $1 replay, $2 and $3 the last row's created_at and id, or $4 the last position; $5 examined, $6 replayed, $7 skipped in
--- this step, $8 whether it was the last.
+-- $1 replay, $2 and $3 the last row's created_at and id, or $4 the last position; $5 examined, $6 replayed,
+-- $7 skipped in this step, $8 whether it was the last.
 UPDATE webhook_replays
    SET at_time = $2, at_id = $3, at_pos = $4,
        examined = examined + $5, replayed = replayed + $6, skipped = skipped + $7,
@@ -66,7 +67,8 @@ UPDATE webhook_replays
 RETURNING *;
 
 -- name: undelivered
--- $1 tenant, $2 and $3 after which created_at and id, $4 until, $5 limit. Failed and skipped deliveries, oldest first.
+-- $1 tenant, $2 and $3 after which created_at and id, $4 until, $5 limit. Failed and skipped deliveries,
+-- oldest first.
 SELECT id, created_at
   FROM webhook_deliveries
  WHERE tenant_id = $1 AND status IN ('failed', 'skipped')
@@ -84,9 +86,9 @@ SELECT id, created_at
  LIMIT $5;
 
 -- name: events_by_position
--- $1 tenant, $2 after which position, $3 up to which, $4 how many positions to look at. The tenant's events among them,
--- and in any case the last one looked at. Everybody's positions are walked: it is once, and how far a job has come is told
--- by the share of them.
+-- $1 tenant, $2 after which position, $3 up to which, $4 positions to examine. The tenant's events among
+-- them, and always the last position examined. It walks all tenants' positions, because a job's progress is
+-- their share, and a job runs once.
 WITH looked_at AS MATERIALIZED (
     SELECT pos, event_id, tenant_id, created_at
       FROM event_log
@@ -104,10 +106,10 @@ SELECT pos, event_id AS id, created_at, tenant_id = $1 AS ours
 SELECT count(*) FROM webhook_endpoints WHERE tenant_id = $1;
 
 -- name: deliveries_of_events
--- $1 tenant; columns of the events: $2 id, $3 created_at; $4 endpoint or null for all. OFFSET 0, here and below, keeps it
--- a look-up per row; else the planner may walk all that the tenant has. The bounds, and not OR: in the one plan for both
--- the index leads to the endpoint's delivery, past those of a thousand others. Every look-up names the tenant, as in
--- deliveries.sql.
+-- $1 tenant; columns of the events: $2 id, $3 created_at; $4 endpoint or null for all. OFFSET 0, here and
+-- below, keeps it a look-up per row; otherwise the planner may walk all deliveries of the tenant. Bounds
+-- instead of OR: with the one generic plan the index finds the endpoint's delivery among those of a
+-- thousand others. Every look-up names the tenant, as in deliveries.sql.
 SELECT d.id, d.created_at
   FROM unnest($2::uuid[], $3::timestamptz[]) AS e (id, created_at)
  CROSS JOIN LATERAL (SELECT d.id, d.created_at FROM webhook_deliveries d
@@ -117,8 +119,9 @@ SELECT d.id, d.created_at
                      OFFSET 0) d;
 
 -- name: replay
--- $1 tenant; columns of the deliveries: $2 id, $3 created_at; $4 statuses, $5 endpoint or null. Those that have one of
--- the statuses begin anew, unless their endpoint is disabled. Returns how many did, and how many were left for that.
+-- $1 tenant; columns of the deliveries: $2 id, $3 created_at; $4 statuses, $5 endpoint or null. Deliveries
+-- with one of these statuses start a new schedule, unless their endpoint is disabled. Returns how many did,
+-- and how many were skipped because their endpoint is disabled.
 WITH chosen AS MATERIALIZED (
     SELECT d.id, d.created_at, coalesce(w.enabled, false) AS enabled
       FROM unnest($2::uuid[], $3::timestamptz[]) AS p (id, created_at)
@@ -129,16 +132,19 @@ WITH chosen AS MATERIALIZED (
      WHERE d.status = ANY($4::text[]) AND ($5::uuid IS NULL OR d.endpoint_id = $5)
 ), replayed AS (
     UPDATE webhook_deliveries d
-       SET status = 'pending', lane = 1, settled_at = NULL, schedule_attempts = 0, retry_at = now(), due_at = now()
+       SET status = 'pending', lane = 1, settled_at = NULL, schedule_attempts = 0, retry_at = now(),
+           due_at = now()
       FROM chosen c
-     WHERE d.tenant_id = $1 AND d.id = c.id AND d.created_at = c.created_at AND c.enabled AND d.status = ANY($4::text[])
+     WHERE d.tenant_id = $1 AND d.id = c.id AND d.created_at = c.created_at AND c.enabled
+       AND d.status = ANY($4::text[])
     RETURNING d.id
 )
-SELECT (SELECT count(*) FROM replayed) AS replayed, count(*) FILTER (WHERE NOT enabled) AS skipped FROM chosen;
+SELECT (SELECT count(*) FROM replayed) AS replayed, count(*) FILTER (WHERE NOT enabled) AS skipped
+  FROM chosen;
 
 -- name: backfill
--- $1 tenant, $2 endpoint; columns of the events: $3 id, $4 created_at; $5 types. One delivery for each event of those
--- types that the endpoint has none for. Returns how many.
+-- $1 tenant, $2 endpoint; columns of the events: $3 id, $4 created_at; $5 types. Adds the missing delivery
+-- for each event of these types. Returns how many.
 WITH lacking AS (
     INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, event_id, event_type, created_at,
                                     status, lane, due_at, retry_at)
@@ -158,9 +164,10 @@ SELECT count(*) FROM lacking;
 SELECT enabled FROM webhook_endpoints WHERE tenant_id = $1 AND id = $2;
 
 -- name: skipped_since
--- $1 tenant, $2 endpoint, $3 since when, $4 how many to look at. Deliveries of the endpoint that were skipped since
--- then, among the newest that did not arrive; whether there are more to look at; and when the oldest one's event was
--- recorded, or then the oldest that did not arrive at all: no later than any that was skipped.
+-- $1 tenant, $2 endpoint, $3 since when, $4 deliveries to examine. How many of the endpoint's newest
+-- undelivered deliveries were skipped since then; whether there are more to examine; and the created_at of
+-- the oldest one's event, or, if there are more, of the oldest one examined: no later than any that was
+-- skipped.
 WITH newest AS MATERIALIZED (
     SELECT created_at, endpoint_id = $2 AND status = 'skipped' AND settled_at >= $3 AS mine
       FROM webhook_deliveries
@@ -168,7 +175,8 @@ WITH newest AS MATERIALIZED (
      ORDER BY created_at DESC, id DESC
      LIMIT $4::bigint + 1
 ), found AS (
-    SELECT count(*) FILTER (WHERE mine) AS count, min(created_at) FILTER (WHERE mine) AS since, count(*) > $4 AS more
+    SELECT count(*) FILTER (WHERE mine) AS count, min(created_at) FILTER (WHERE mine) AS since,
+           count(*) > $4 AS more
       FROM newest
 )
 SELECT count, more,

@@ -1,14 +1,16 @@
--- What retention asks, as the owner, of the mode in its search_path. See schema/retention/retention_rules.py for the rules and
--- schema/retention/retention_run.py for the protocol. Months are [$1, $2).
+-- Statements of retention, run as the owner on the mode in its search_path. See
+-- schema/retention/retention_rules.py for the rules and schema/retention/retention_run.py for the protocol.
+-- A month is [$1, $2).
 
 -- name: stay
--- For a session that holds the lock and is asked nothing meanwhile: no limit ends it, a vanished peer does.
-SELECT set_config('idle_in_transaction_session_timeout', '0', false), set_config('statement_timeout', '0', false),
+-- For the session that only holds the lock: no time limit ends it, but a lost connection does.
+SELECT set_config('idle_in_transaction_session_timeout', '0', false),
+       set_config('statement_timeout', '0', false),
        set_config('lock_timeout', '2s', false), set_config('tcp_keepalives_idle', '5', false),
        set_config('tcp_keepalives_interval', '2', false), set_config('tcp_keepalives_count', '3', false);
 
 -- name: lock
--- This session's transaction is from now on the only one that retires months here. Waits as long as a worker may have it.
+-- From now on only this session's transaction may retire months. Waits while a worker has the lock.
 LOCK TABLE sandbox.retention_lock, live.retention_lock IN EXCLUSIVE MODE;
 
 -- name: now
@@ -16,7 +18,8 @@ LOCK TABLE sandbox.retention_lock, live.retention_lock IN EXCLUSIVE MODE;
 SELECT now();
 
 -- name: partitions
--- Every monthly partition that is attached, oldest first. A partition is filled when it takes room, empty rows or not.
+-- Every attached monthly partition, oldest first. A partition counts as filled if it takes space, even for
+-- empty rows.
 SELECT p.relname AS parent, c.relname AS partition,
        to_date(right(c.relname, 7), 'YYYY_MM') AS month,
        pg_total_relation_size(c.oid) AS bytes, pg_relation_size(c.oid) > 0 AS filled
@@ -28,17 +31,21 @@ SELECT p.relname AS parent, c.relname AS partition,
  ORDER BY month, parent;
 
 -- name: facts
--- $1 and $2. Of a month's events: how many, how many have no position, the first and the last position. Of its
--- deliveries: how many are pending, and how many were settled so lately that a late result may still come. Of its
--- attempts: how many are not in the hourly figures yet; all of them, while a restore is to be noticed.
+-- $1 and $2. Of a month's events: how many there are, how many have no position, the first and the last
+-- position. Of its deliveries: how many are pending, and how many were settled so recently that a late
+-- result may still come. Of its attempts: how many are not folded yet; all of them while a restore has not
+-- been noticed.
 SELECT (SELECT count(*) FROM events e WHERE e.created_at >= $1 AND e.created_at < $2) AS events,
        (SELECT count(*) FROM events e
          WHERE e.created_at >= $1 AND e.created_at < $2
            AND NOT EXISTS (SELECT FROM event_log l
-                            WHERE l.created_at >= $1 AND l.created_at < $2 AND l.event_id = e.id)) AS unsequenced,
+                            WHERE l.created_at >= $1 AND l.created_at < $2
+                              AND l.event_id = e.id)) AS unsequenced,
        log.first_pos, log.last_pos, d.pending, d.just_settled,
-       (SELECT count(*) FROM (SELECT f.*, f.xmin <> f.xid::xid
-                                          OR pg_snapshot_xmax(f.done) > pg_snapshot_xmax(pg_current_snapshot()) AS stale
+       (SELECT count(*) FROM (SELECT f.*,
+                                     f.xmin <> f.xid::xid
+                                     OR pg_snapshot_xmax(f.done) > pg_snapshot_xmax(pg_current_snapshot())
+                                         AS stale
                                 FROM attempt_folds f ORDER BY tick DESC LIMIT 1) f, webhook_attempts a
          WHERE a.created_at >= $1 AND a.created_at < $2
            AND (f.stale OR a.xid >= pg_snapshot_xmin(f.done) AND NOT pg_visible_in_snapshot(a.xid, f.done)
@@ -64,7 +71,8 @@ SELECT consumer, count(*) AS events
   FROM dead_events WHERE created_at >= $1 AND created_at < $2 GROUP BY consumer ORDER BY consumer;
 
 -- name: replays
--- $1 and $2, $3 the month's first position and $4 its last. Unfinished replays that have a part of it before them.
+-- $1 and $2, $3 the month's first position and $4 its last. Unfinished replays that still have to process a
+-- part of it.
 SELECT id
   FROM webhook_replays
  WHERE finished_at IS NULL
@@ -72,27 +80,29 @@ SELECT id
  ORDER BY id;
 
 -- name: not_for_long
--- For the present transaction, in which others wait.
+-- For this transaction, because others wait for it.
 SET LOCAL statement_timeout = '5s';
 
 -- name: by_index
--- For the present transaction, in which others wait.
+-- For this transaction, because others wait for it.
 SET LOCAL enable_seqscan = off;
 
 -- name: waits_for_delivery
--- $1 and $2. Whether a delivery is pending, by two indexes: it is asked under a lock.
+-- $1 and $2. Whether a delivery is pending. By two indexes, because it runs under a lock.
 SELECT EXISTS (SELECT FROM webhook_deliveries
                 WHERE created_at >= $1 AND created_at < $2 AND status = 'pending' AND lease IS NULL)
-    OR EXISTS (SELECT FROM webhook_deliveries WHERE created_at >= $1 AND created_at < $2 AND lease IS NOT NULL);
+    OR EXISTS (SELECT FROM webhook_deliveries
+               WHERE created_at >= $1 AND created_at < $2 AND lease IS NOT NULL);
 
 -- name: waits_for_fold
--- $1 and $2. Whether an attempt is not in the hourly figures yet, by index, for the same reason.
+-- $1 and $2. Whether an attempt is not folded yet. By index, for the same reason.
 SELECT EXISTS (SELECT FROM webhook_attempts a
                 WHERE a.created_at >= $1 AND a.created_at < $2
                   AND a.xid >= (SELECT pg_snapshot_xmin(done) FROM attempt_folds ORDER BY tick DESC LIMIT 1)
                   AND NOT pg_visible_in_snapshot(
                       a.xid, (SELECT done FROM attempt_folds ORDER BY tick DESC LIMIT 1))
-                  AND (NOT (SELECT restored FROM attempt_folds ORDER BY tick DESC LIMIT 1) OR a.xid::xid = a.xmin));
+                  AND (NOT (SELECT restored FROM attempt_folds ORDER BY tick DESC LIMIT 1)
+                       OR a.xid::xid = a.xmin));
 
 -- name: seal
 -- $1 partition.
@@ -103,18 +113,19 @@ SELECT seal_partition($1::text::regclass);
 SELECT unseal_partition($1::text::regclass);
 
 -- name: sealed
--- Partitions that are sealed although their month is not on its way out: a run ended in between.
+-- Sealed partitions of months that are not being retired: a run was interrupted.
 SELECT c.relname FROM sealed_leftovers() AS leaf JOIN pg_class c ON c.oid = leaf;
 
 -- name: unseal_leftovers
--- As a worker. How many partitions were opened.
+-- As a worker. How many partitions were unsealed.
 SELECT unseal_leftovers();
 
 -- name: still_sealed
--- $1 partitions. Whether all are.
+-- $1 partitions. Whether all of them are sealed.
 SELECT NOT EXISTS (SELECT FROM unnest($1::text[]) AS name
                     WHERE NOT EXISTS (SELECT FROM pg_trigger t
-                                       WHERE t.tgrelid = to_regclass(quote_ident(name)) AND t.tgname = 'retiring'
+                                       WHERE t.tgrelid = to_regclass(quote_ident(name))
+                                         AND t.tgname = 'retiring'
                                          AND t.tgenabled <> 'D'));
 
 -- name: empty
@@ -122,22 +133,24 @@ SELECT NOT EXISTS (SELECT FROM unnest($1::text[]) AS name
 SELECT truncate_partition($1::text::regclass);
 
 -- name: lock_book
--- For the present transaction: no rebuild begins meanwhile (see refuse_lossy_rebuild).
+-- For this transaction: no rebuild begins meanwhile (see refuse_lossy_rebuild).
 LOCK TABLE retired_months IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: begin
--- $1 month, $2 its last position, $3 how many events it has, $4 its partitions. From its commit on the month is as good
--- as gone.
+-- $1 month, $2 its last position, $3 how many events it has, $4 its partitions. Once this is committed the
+-- month will be dropped.
 INSERT INTO retired_months (month, last_pos, events, tables, oids)
 VALUES ($1, $2, $3, $4, ARRAY(SELECT to_regclass(quote_ident(name))::oid
-                                FROM unnest($4::text[]) WITH ORDINALITY AS partition (name, nth) ORDER BY nth));
+                                FROM unnest($4::text[]) WITH ORDINALITY AS partition (name, nth)
+                               ORDER BY nth));
 
 -- name: under_way
--- Months that are on their way out, and those of their partitions that are still there.
+-- Months that are being retired, and those of their partitions that still exist.
 SELECT m.month, m.events,
        ARRAY(SELECT partition.name
                FROM unnest(m.tables, m.oids) AS partition (name, oid)
-               JOIN pg_class c ON c.relnamespace = current_schema()::regnamespace AND c.relname = partition.name
+               JOIN pg_class c ON c.relnamespace = current_schema()::regnamespace
+                   AND c.relname = partition.name
               WHERE c.oid = partition.oid OR m.xmin <> m.xid::xid) AS tables
   FROM retired_months m
  WHERE m.finished_at IS NULL
@@ -148,23 +161,26 @@ SELECT m.month, m.events,
 UPDATE retired_months SET finished_at = clock_timestamp() WHERE month = $1 AND finished_at IS NULL;
 
 -- name: state
--- $1 partition: null when there is no such table, else attached, pending (its detaching was interrupted) or detached;
--- and its bytes.
-SELECT CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'pending' ELSE 'attached' END AS state,
+-- $1 partition. Null if there is no such table; otherwise attached, pending (detaching was interrupted) or
+-- detached, and its size in bytes.
+SELECT CASE WHEN i.inhrelid IS NULL THEN 'detached'
+            WHEN i.inhdetachpending THEN 'pending'
+            ELSE 'attached' END AS state,
        pg_total_relation_size(c.oid) AS bytes
   FROM pg_class c
   LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
  WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = $1 AND c.relkind = 'r';
 
 -- name: oldest_transaction
--- What a detaching may be waiting for: for how many seconds it has been open, and its process; 0 of a prepared one. Not the one
--- that holds the run's own lock.
+-- What a detach may be waiting for: how many seconds that transaction has been open, and its process (0 for
+-- a prepared one). Without the one that holds the run's own lock.
 SELECT extract(epoch FROM clock_timestamp() - since)::float8 AS seconds, pid
   FROM (SELECT xact_start AS since, pid
           FROM pg_stat_activity a
          WHERE datname = current_database() AND backend_type = 'client backend' AND xact_start IS NOT NULL
            AND pid <> pg_backend_pid()
-           AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.relation = 'retention_lock'::regclass AND l.granted)
+           AND NOT EXISTS (SELECT FROM pg_locks l
+                           WHERE l.pid = a.pid AND l.relation = 'retention_lock'::regclass AND l.granted)
          UNION ALL
         SELECT prepared, 0 FROM pg_prepared_xacts WHERE database = current_database()) AS opened
  ORDER BY since

@@ -1,4 +1,5 @@
--- Tables' names cannot be parameters, and none of this can be in a function: :parent and :partition come from the catalog.
+-- Tables' names cannot be parameters, and none of this can be in a function: :parent and :partition come
+-- from the catalog.
 
 -- name: detach
 -- Waits for every transaction that uses the parent, and holds up none.

@@ -1,7 +1,7 @@
--- Sessions of the server, as the server sees them.
+-- The state of sessions, from the server.
 
 -- name: statement_timeout
--- This session's, in seconds.
+-- Of this session, in seconds.
 SELECT setting::float8 / 1000 FROM pg_settings WHERE name = 'statement_timeout';
 
 -- name: waits_for

@@ -1,10 +1,10 @@
--- Sessions: what is settled before one is used. See schema/connections/connecting.py.
+-- Setting up a session before it is used. See schema/connections/connecting.py.
 
 -- name: pin
--- $1 names of settings, $2 their values, $3 the process id that the server named at login, $4 the names that not every
--- server knows, which are left out where it does not. Pins the settings and
--- returns true, unless another process answers: then a pooler stands in between, and nothing is set.
--- (unnest of several arrays cannot be qualified, and is always the system's.)
+-- $1 names of settings, $2 their values, $3 the process id that the server gave at login, $4 names of
+-- settings that not every server has, which are skipped where unknown. Pins the settings and returns true.
+-- Returns false and sets nothing if another process answers: there is a pooler in between. (unnest of
+-- several arrays cannot be schema-qualified, and is always the system's.)
 SELECT coalesce(bool_and(pg_catalog.set_config(s.name, s.value, false) IS NOT NULL), true)
        AND pg_catalog.pg_backend_pid() = $3
   FROM unnest($1::text[], $2::text[]) AS s (name, value)

@@ -1,4 +1,4 @@
--- How a merchant's billing is set, per mode.
+-- A tenant's billing settings, per mode.
 
 -- name: get
 -- $1 tenant.

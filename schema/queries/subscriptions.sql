@@ -13,8 +13,8 @@ SELECT *
  LIMIT $4;
 
 -- name: of_phone
--- $1 phone, $2 and $3 the last row's created_at and id or null, $4 limit. Across merchants, for the portal: whoever has shown
--- that the phone is theirs sees what they pay for, wherever: the newest among a page of each merchant's.
+-- $1 phone, $2 and $3 the last row's created_at and id or null, $4 limit. Across tenants, for the portal: a
+-- person who has verified a phone sees all subscriptions paid with it. The newest of one page per tenant.
 SELECT s.*
   FROM customers c
  CROSS JOIN LATERAL (SELECT *

@@ -1,4 +1,4 @@
--- Merchants and their API keys, in core.
+-- Tenants and their API keys, in core.
 
 -- name: create
 -- $1 id, $2 name.

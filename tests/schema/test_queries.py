@@ -2,6 +2,7 @@
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -116,3 +117,15 @@ def test_no_statement_skips_rows_to_reach_a_page() -> None:
     for file in found:
         text = re.sub(r"--.*", "", file.read_text(encoding="utf-8"))
         assert not re.search(r"\bOFFSET (?!0\b)", text, re.IGNORECASE), file.name
+
+
+def test_lines_of_sql_have_at_most_110_columns() -> None:
+    root = Path(__file__).resolve().parents[2]
+    scripts = [file for folder in ("schema", "tests") for file in (root / folder).rglob("*.sql")]
+    assert scripts
+    assert [
+        f"{file.relative_to(root)}:{number}"
+        for file in scripts
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 110
+    ] == []

@@ -1,7 +1,7 @@
 -- The role that runs migrations, and its database. The script can be run repeatedly.
 --
--- The role gets LOGIN last, so an owner that can connect shows that the whole script has run. psql reads the password
--- from the environment and quotes it.
+-- The role gets LOGIN last, so an owner that can connect shows that the whole script has run. psql reads
+-- the password from the environment and quotes it.
 
 \getenv password DURO_OWNER_PASSWORD
 
