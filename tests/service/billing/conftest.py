@@ -15,8 +15,8 @@ async def billing(database: Database) -> AsyncIterator[TenantBilling]:
 
 
 @pytest.fixture
-async def idle_shop(database: Database) -> TenantBilling:
-    """The same, and nobody writes what the gateway answers."""
+async def idle_billing(database: Database) -> TenantBilling:
+    """Billing whose charge processor does not run."""
     return await idle_tenant_billing(database)
 
 

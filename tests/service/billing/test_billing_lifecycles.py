@@ -1,4 +1,4 @@
-"""What runs for long in the billing engine keeps the one contract of all that does, with work to do and without."""
+"""Every long-lived part of the billing engine keeps the lifecycle contract, with and without work."""
 
 import asyncio
 from datetime import timedelta
@@ -34,14 +34,14 @@ async def test_every_part_keeps_the_lifecycle_s_contract(billing: TenantBilling,
     await stress_lifecycle(part(billing, name))
 
 
-async def test_the_cashier_keeps_it_too(idle_shop: TenantBilling) -> None:
-    await stress_lifecycle(part(idle_shop, "charges"))
+async def test_the_charge_processor_keeps_it_too(idle_billing: TenantBilling) -> None:
+    await stress_lifecycle(part(idle_billing, "charges"))
 
 
 async def test_a_whole_engine_keeps_it_and_leaves_no_task_behind(
-    idle_shop: TenantBilling, caplog: pytest.LogCaptureFixture
+    idle_billing: TenantBilling, caplog: pytest.LogCaptureFixture
 ) -> None:
-    supervisor = Supervisor(idle_shop.engine.stages(), patience_s=5)
+    supervisor = Supervisor(idle_billing.engine.stages(), patience_s=5)
     before = asyncio.all_tasks()
     await stress_lifecycle(supervisor, turns=6)
     await asyncio.sleep(0)
@@ -49,13 +49,13 @@ async def test_a_whole_engine_keeps_it_and_leaves_no_task_behind(
     assert not any(part.total for part in supervisor.failures), caplog.text
 
 
-async def test_answers_outlive_a_cashier_that_is_cancelled_while_it_writes_them(
-    idle_shop: TenantBilling, owner: asyncpg.Connection
+async def test_answers_survive_a_cancelled_charge_processor(
+    idle_billing: TenantBilling, owner: asyncpg.Connection
 ) -> None:
-    charges = idle_shop.engine.charges
+    charges = idle_billing.engine.charges
     before = asyncio.all_tasks()
-    made = await idle_shop.checkout.subscribe(
-        idle_shop.contact(), (await idle_shop.plan()).id, await idle_shop.card()
+    made = await idle_billing.checkout.subscribe(
+        idle_billing.contact(), (await idle_billing.plan()).id, await idle_billing.card()
     )
     async with owner.transaction():
         await owner.execute("SELECT FROM subscriptions FOR UPDATE")
@@ -71,4 +71,4 @@ async def test_answers_outlive_a_cashier_that_is_cancelled_while_it_writes_them(
         await charges.settled()
     stop.set()
     await writing
-    assert (await idle_shop.subscription(made.id)).status == "active"
+    assert (await idle_billing.subscription(made.id)).status == "active"

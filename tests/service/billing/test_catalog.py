@@ -1,4 +1,4 @@
-"""What a merchant sets up: taken as it is, or refused in a sentence; a half kobo is nobody's."""
+"""A tenant's catalog is stored unchanged or rejected with one sentence, and amounts are whole."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -27,7 +27,7 @@ RATES: tuple[Any, ...] = (
 # Plans
 
 
-async def test_a_plan_is_kept_as_it_was_made(billing: TenantBilling) -> None:
+async def test_a_plan_is_stored_unchanged(billing: TenantBilling) -> None:
     for new in (
         GOLD,
         replace(GOLD, name=" Gold \t", interval=Interval.HOUR, amount=1, trial_days=730, max_cycles=100_000),
@@ -40,7 +40,7 @@ async def test_a_plan_is_kept_as_it_was_made(billing: TenantBilling) -> None:
     assert price(await billing.catalog.create_plan(IN_NAIRA)) == Money(3_199_400, "NGN")
 
 
-async def test_a_plan_that_makes_no_sense_is_refused(billing: TenantBilling) -> None:
+async def test_an_invalid_plan_is_rejected(billing: TenantBilling) -> None:
     wrong: list[tuple[NewPlan, dict[str, Any], str]] = [
         (GOLD, {"amount": 0}, "A plan's amount must be from 1 to"),
         (GOLD, {"amount": -500_000}, "A plan's amount must be from 1 to"),
@@ -77,14 +77,14 @@ async def test_a_plan_that_makes_no_sense_is_refused(billing: TenantBilling) -> 
             await billing.catalog.create_plan(replace(new, **changes))
 
 
-async def test_what_costs_next_to_nothing_is_rounded_half_up_and_no_less(billing: TenantBilling) -> None:
+async def test_tiny_amounts_round_half_up(billing: TenantBilling) -> None:
     cheap = replace(IN_NAIRA, amount=1, fx_rate=Decimal("0.5"))
     assert price(await billing.catalog.create_plan(cheap)).amount == 1
     async with billing.expect_error(InvalidInput, "converted, must be from 1 to"):
         await billing.catalog.create_plan(replace(cheap, fx_rate=Decimal("0.49999999")))
 
 
-async def test_a_plan_that_is_in_use_is_archived_and_not_deleted(billing: TenantBilling) -> None:
+async def test_a_plan_in_use_is_archived_not_deleted(billing: TenantBilling) -> None:
     subscribed, linked, unused = [await billing.plan() for _ in range(3)]
     sub = await billing.subscribe(subscribed)
     await billing.catalog.create_link(linked.id, "linked")
@@ -110,7 +110,7 @@ async def test_a_plan_that_is_in_use_is_archived_and_not_deleted(billing: Tenant
 # Promo codes
 
 
-async def test_a_promo_code_is_kept_as_it_was_made_and_once(billing: TenantBilling) -> None:
+async def test_a_promo_code_is_stored_unchanged_and_unique(billing: TenantBilling) -> None:
     for new in (HALF, replace(NAIRA, code=" naira-5 ", expires_at=START, max_redemptions=2**31 - 1)):
         made = await billing.catalog.create_promo_code(new)
         assert await PromoCodes(billing.pool, billing.tenant).get(made.id) == made
@@ -119,7 +119,7 @@ async def test_a_promo_code_is_kept_as_it_was_made_and_once(billing: TenantBilli
     await (await billing.another()).catalog.create_promo_code(HALF)
 
 
-async def test_a_promo_code_that_makes_no_sense_is_refused(billing: TenantBilling) -> None:
+async def test_an_invalid_promo_code_is_rejected(billing: TenantBilling) -> None:
     wrong: list[tuple[NewPromoCode, dict[str, Any], str]] = [
         (HALF, {"code": "AB"}, "A promo code must be 3 to 40 letters"),
         (HALF, {"code": "-ABC"}, "A promo code must be 3 to 40 letters"),
@@ -149,7 +149,7 @@ async def test_a_promo_code_that_makes_no_sense_is_refused(billing: TenantBillin
 # Links, settings and who is not sold to
 
 
-async def test_a_link_leads_to_one_plan_by_a_slug_of_its_own(billing: TenantBilling) -> None:
+async def test_a_link_has_one_plan_and_a_unique_slug(billing: TenantBilling) -> None:
     plan = await billing.plan()
     await billing.catalog.create_link(plan.id, "gold-2027")
     async with billing.expect_error(Conflict, "Payment link 'gold-2027' already exists"):
@@ -161,22 +161,22 @@ async def test_a_link_leads_to_one_plan_by_a_slug_of_its_own(billing: TenantBill
         await (await billing.another()).catalog.create_link(plan.id, "gold")
 
 
-async def test_a_shop_says_how_failed_charges_are_recovered(billing: TenantBilling) -> None:
+async def test_a_tenant_configures_the_recovery_of_failed_charges(billing: TenantBilling) -> None:
     assert await store_settings(billing.pool, billing.tenant) is None
     for payday_aware, rails in ((False, [Rail.USSD]), (True, [Rail.TRANSFER, Rail.CARD])):
         await billing.catalog.set_up(currency="GHS", payday_aware=payday_aware, rails=rails)
         saved = await store_settings(billing.pool, billing.tenant)
         assert saved is not None
         assert (saved.currency, saved.payday_aware, saved.rails) == ("GHS", payday_aware, rails)
-    rails_of_no_shop: list[Any] = [[], [Rail.CARD, Rail.CARD], ["cheque"], [Rail.CARD, "cash"]]
-    for rails in rails_of_no_shop:
+    invalid_rails: list[Any] = [[], [Rail.CARD, Rail.CARD], ["cheque"], [Rail.CARD, "cash"]]
+    for rails in invalid_rails:
         async with billing.expect_error(InvalidInput, "Name at least one rail, each once: card, ussd"):
             await billing.catalog.set_up(payday_aware=True, rails=rails)
     async with billing.expect_error(InvalidInput, "is not a known currency"):
         await billing.catalog.set_up(currency="JPY", payday_aware=True, rails=[Rail.CARD])
 
 
-async def test_who_is_blacklisted_and_why_and_since_when_is_known(billing: TenantBilling) -> None:
+async def test_the_blacklist_records_reason_and_time(billing: TenantBilling) -> None:
     sub = await billing.subscribe()
     customer = (await billing.subscription(sub)).customer_id
     for reason in ("", "   ", "x" * 201, "a\x00"):
@@ -194,8 +194,8 @@ async def test_who_is_blacklisted_and_why_and_since_when_is_known(billing: Tenan
 # Lists
 
 
-async def test_pages_repeat_no_row_and_hide_none_while_rows_are_added(billing: TenantBilling) -> None:
-    """Newest first, and rows of one moment by their ids."""
+async def test_pages_are_complete_while_rows_are_added(billing: TenantBilling) -> None:
+    """Rows are newest first, and ordered by id at equal times."""
     made = [await billing.plan() for _ in range(5)]
     assert len({plan.created_at for plan in made}) == 1
     newest_first = sorted(made, key=lambda plan: plan.id, reverse=True)

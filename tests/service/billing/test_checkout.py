@@ -1,4 +1,4 @@
-"""How a subscription begins: from a link or without, once, for a customer who is known by e-mail."""
+"""A checkout, with or without a link, creates one subscription for a customer recognised by e-mail."""
 
 import asyncio
 from datetime import timedelta
@@ -53,7 +53,7 @@ async def test_a_session_becomes_a_subscription_once(billing: TenantBilling) -> 
     assert len(billing.gateway.charged) == 1
 
 
-async def test_of_two_who_complete_a_session_at_once_one_does(billing: TenantBilling) -> None:
+async def test_a_session_is_completed_once_by_concurrent_calls(billing: TenantBilling) -> None:
     opened, card = await session(billing), await billing.card()
     results = await asyncio.gather(
         *(billing.checkout.complete(opened.id, ADA, card) for _ in range(4)), return_exceptions=True
@@ -64,7 +64,7 @@ async def test_of_two_who_complete_a_session_at_once_one_does(billing: TenantBil
 
 
 async def test_a_session_ends_after_24_hours(billing: TenantBilling) -> None:
-    """Whether or not somebody has swept it away by then."""
+    """It does not matter whether the sweeper has run."""
     opened, completed = await session(billing), await session(billing)
     await billing.checkout.complete(completed.id, ADA, await billing.card())
     billing.clock.advance(START + SESSION_FOR - timedelta(seconds=1))
@@ -79,7 +79,7 @@ async def test_a_session_ends_after_24_hours(billing: TenantBilling) -> None:
     assert (await shown(billing, completed.id)).status == "completed"
 
 
-async def test_a_session_that_cannot_be_completed_stays_open(billing: TenantBilling) -> None:
+async def test_a_failed_completion_leaves_the_session_open(billing: TenantBilling) -> None:
     opened, bad_email = await session(billing), Contact("Ada", "ada at example.com")
     async with billing.expect_error(InvalidInput, "'ada at example.com' is not an e-mail address"):
         await billing.checkout.complete(opened.id, bad_email, None)
@@ -108,7 +108,7 @@ async def test_only_a_link_leads_to_a_checkout(billing: TenantBilling) -> None:
 # Promo codes
 
 
-async def test_a_code_is_counted_when_the_checkout_opens_and_no_more_often_than_it_may(
+async def test_a_promo_code_is_counted_at_checkout_up_to_its_limit(
     billing: TenantBilling,
 ) -> None:
     promo = await billing.catalog.create_promo_code(NewPromoCode("TWICE", percent_off=50, max_redemptions=2))
@@ -124,7 +124,7 @@ async def test_a_code_is_counted_when_the_checkout_opens_and_no_more_often_than_
     assert (await PromoCodes(billing.pool, billing.tenant).get(promo.id)).redemptions == 2
 
 
-async def test_a_code_that_is_over_or_in_another_currency_is_refused_and_not_counted(
+async def test_an_unusable_promo_code_is_rejected_and_not_counted(
     billing: TenantBilling,
 ) -> None:
     dollars = NewPromoCode("DOLLARS", amount_off=500, currency="USD")
@@ -145,7 +145,7 @@ async def test_a_code_that_is_over_or_in_another_currency_is_refused_and_not_cou
 # Customers
 
 
-async def test_a_customer_is_known_again_by_e_mail_however_it_is_written(billing: TenantBilling) -> None:
+async def test_a_customer_is_recognised_by_e_mail_in_any_case(billing: TenantBilling) -> None:
     plan, card = await billing.plan(), await billing.card()
     one = await billing.checkout.subscribe(Contact("Ada Obi", "ada.obi@example.com"), plan.id, card)
     other = await billing.checkout.subscribe(ADA, plan.id, card)
@@ -157,7 +157,7 @@ async def test_a_customer_is_known_again_by_e_mail_however_it_is_written(billing
     assert theirs.customer_id != one.customer_id
 
 
-async def test_a_customer_who_comes_several_times_at_once_is_one(billing: TenantBilling) -> None:
+async def test_concurrent_checkouts_create_one_customer(billing: TenantBilling) -> None:
     plan, card = await billing.plan(), await billing.card()
     made = await asyncio.gather(*(billing.checkout.subscribe(ADA, plan.id, card) for _ in range(6)))
     await billing.settled()
@@ -166,7 +166,7 @@ async def test_a_customer_who_comes_several_times_at_once_is_one(billing: Tenant
     assert len(billing.gateway.charged) == 6, "what they ask for is theirs to know"
 
 
-async def test_who_is_blacklisted_is_sold_nothing(billing: TenantBilling) -> None:
+async def test_a_blacklisted_customer_cannot_buy(billing: TenantBilling) -> None:
     opened, plan = await session(billing), await billing.plan()
     made = await billing.checkout.subscribe(ADA, plan.id, await billing.card())
     await billing.settled()
@@ -178,7 +178,7 @@ async def test_who_is_blacklisted_is_sold_nothing(billing: TenantBilling) -> Non
         await billing.checkout.complete(opened.id, ADA, None)
 
 
-async def test_a_contact_that_is_none_is_refused(billing: TenantBilling) -> None:
+async def test_an_invalid_contact_is_rejected(billing: TenantBilling) -> None:
     plan = await billing.plan()
     for contact, why in (
         (Contact("", "a@example.com"), "A customer's name must have 1 to 200 printable characters"),
@@ -199,7 +199,7 @@ async def test_a_contact_that_is_none_is_refused(billing: TenantBilling) -> None
 # What dies on the way
 
 
-async def test_a_checkout_that_nobody_completes_gives_its_promo_code_back(billing: TenantBilling) -> None:
+async def test_an_expired_checkout_releases_its_promo_code(billing: TenantBilling) -> None:
     await billing.catalog.create_promo_code(NewPromoCode("ONCE", percent_off=50, max_redemptions=1))
     await billing.catalog.create_link((await billing.plan()).id, "gold")
     await billing.checkout.open("gold", "ONCE")
@@ -212,7 +212,7 @@ async def test_a_checkout_that_nobody_completes_gives_its_promo_code_back(billin
     assert again.promo_code_id is not None
 
 
-async def test_a_card_of_the_wallet_pays_at_every_merchant_and_in_both_modes(database: Database) -> None:
+async def test_a_wallet_card_pays_for_every_tenant_and_mode(database: Database) -> None:
     async with tenant_billing(database) as billing, tenant_billing(database, mode=Mode.LIVE) as live:
         card = await billing.card()
         for merchant in (billing, await billing.another(), live):

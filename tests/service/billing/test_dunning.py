@@ -1,4 +1,4 @@
-"""Recovery on real rows: each failure's way through them, at the moments that the rules name, and never twice."""
+"""Recovery on a real database follows the schedule for each failure and never charges twice."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -73,7 +73,7 @@ def cards(*hours: float) -> list[tuple[timedelta, str]]:
 # Each failure's way
 
 
-async def test_what_may_work_later_is_tried_at_the_promised_moments_until_it_is_unpaid(
+async def test_a_temporary_failure_is_retried_on_schedule_until_unpaid(
     billing: TenantBilling,
 ) -> None:
     answering(billing, *["timeout"] * 6)
@@ -94,7 +94,7 @@ async def test_what_may_work_later_is_tried_at_the_promised_moments_until_it_is_
     assert (await billing.types())[-2:] == ["subscription_payment_failed", "subscription_unpaid"]
 
 
-async def test_what_works_on_a_later_try_is_recovered_and_the_period_is_the_invoice_s(
+async def test_a_later_success_recovers_the_invoice_s_period(
     billing: TenantBilling,
 ) -> None:
     answering(billing, "processor_error", "processor_error", "processor_error")
@@ -104,13 +104,13 @@ async def test_what_works_on_a_later_try_is_recovered_and_the_period_is_the_invo
     assert (row.status, row.current_period_start, row.cycles) == ("active", DUE, 1)
     assert (schedule.state, schedule.attempts, schedule.in_flight) == ("recovered", 3, False)
     assert await charges(billing) == cards(0, 0, 24, 96)
-    told = await billing.events("subscription_payment_failed", "subscription_payment_recovered")
-    assert [data["attempt"] for _, data in told] == [1, 2, 3, 4]
+    payments = await billing.events("subscription_payment_failed", "subscription_payment_recovered")
+    assert [data["attempt"] for _, data in payments] == [1, 2, 3, 4]
     assert (await billing.types())[3:] == [*PAST_DUE, *["subscription_payment_failed"] * 2, *RECOVERED]
 
 
-async def test_want_of_funds_waits_for_payday_where_the_shop_does(billing: TenantBilling) -> None:
-    """And where it does not, or it is payday already, for as long as everything else."""
+async def test_insufficient_funds_wait_for_payday_if_enabled(billing: TenantBilling) -> None:
+    """If payday is disabled or is today, the usual waits apply."""
     hurried = await billing.another()
     await hurried.catalog.set_up(payday_aware=False, rails=list(Rail))
     billing.gateway.answers = lambda order: Outcome("51") if order.at < PAYDAY else None
@@ -135,7 +135,7 @@ async def test_want_of_funds_waits_for_payday_where_the_shop_does(billing: Tenan
     [(UNSUPPORTED_CARD, ["card", "ussd"], "57"), (REFUSED_CARD, ["card", "card", "ussd"], "05")],
     ids=["unsupported", "refused"],
 )
-async def test_what_will_not_work_by_card_goes_over_the_next_rail_at_once(
+async def test_a_card_failure_moves_to_the_next_rail_immediately(
     billing: TenantBilling, card: str, tries: list[str], over: str
 ) -> None:
     sub = await owing(billing, card)
@@ -146,8 +146,8 @@ async def test_what_will_not_work_by_card_goes_over_the_next_rail_at_once(
     assert await status(billing, sub) == "active"
 
 
-async def test_rails_are_tried_as_far_as_the_shop_has_them(billing: TenantBilling) -> None:
-    """One that it gives up while recovery is under way is passed over."""
+async def test_only_the_tenant_s_rails_are_tried(billing: TenantBilling) -> None:
+    """A rail that the tenant disables during recovery is skipped."""
     await billing.catalog.set_up(payday_aware=True, rails=[Rail.DIRECT_DEBIT, Rail.CARD, Rail.TRANSFER])
     answering(billing, "57", "96", "96", "57")
     sub = await owing(billing)
@@ -166,9 +166,7 @@ async def test_rails_are_tried_as_far_as_the_shop_has_them(billing: TenantBillin
 
 
 @pytest.mark.parametrize("card", [EXPIRED_CARD, STOLEN_CARD], ids=["expired", "stolen"])
-async def test_another_card_is_asked_for_and_once_it_is_given_it_is_charged(
-    billing: TenantBilling, card: str
-) -> None:
+async def test_a_replacement_card_is_requested_and_charged(billing: TenantBilling, card: str) -> None:
     sub = await owing(billing, card)
     schedule = await memory(billing, sub)
     assert (schedule.state, schedule.next_attempt_at) == ("awaiting_card", DUE + 7 * DAY)
@@ -181,8 +179,8 @@ async def test_another_card_is_asked_for_and_once_it_is_given_it_is_charged(
     assert (await billing.types())[6:] == ["subscription_updated", *RECOVERED]
 
 
-async def test_a_card_that_is_not_given_within_seven_days_leaves_it_unpaid(billing: TenantBilling) -> None:
-    """Whoever gives it then, and asks to be charged, is recovered."""
+async def test_no_replacement_card_within_seven_days_leaves_it_unpaid(billing: TenantBilling) -> None:
+    """A later card with a requested charge recovers it."""
     sub = await owing(billing, STOLEN_CARD)
     await billing.until(DUE + 7 * DAY - SECOND)
     assert await status(billing, sub) == "past_due"
@@ -203,7 +201,7 @@ async def test_a_card_that_is_not_given_within_seven_days_leaves_it_unpaid(billi
     assert (await billing.types())[-2:] == RECOVERED
 
 
-async def test_a_card_that_is_as_bad_as_the_first_is_asked_for_again_and_it_ends(
+async def test_a_second_bad_card_is_replaced_once_more_then_ends(
     billing: TenantBilling,
 ) -> None:
     sub = await owing(billing, EXPIRED_CARD)
@@ -214,7 +212,7 @@ async def test_a_card_that_is_as_bad_as_the_first_is_asked_for_again_and_it_ends
     assert await status(billing, sub) == "unpaid"
 
 
-async def test_a_collection_that_fails_leaves_it_unpaid_and_is_told(billing: TenantBilling) -> None:
+async def test_a_failed_collection_leaves_it_unpaid_with_an_event(billing: TenantBilling) -> None:
     answering(billing, *["96"] * 6, "51")
     sub = await owing(billing)
     await billing.until(DUE + 30 * DAY)
@@ -232,7 +230,7 @@ async def test_a_collection_that_fails_leaves_it_unpaid_and_is_told(billing: Ten
 # One of everything
 
 
-async def test_there_is_one_schedule_per_failing_invoice_and_none_for_others(billing: TenantBilling) -> None:
+async def test_only_failing_invoices_have_a_schedule(billing: TenantBilling) -> None:
     answering(billing, "96", None, None, "57", None)
     sub = await owing(billing)
     await billing.until(boundary(DUE, Interval.MONTH, 2))
@@ -242,8 +240,8 @@ async def test_there_is_one_schedule_per_failing_invoice_and_none_for_others(bil
     assert {row["state"] for row in rows} == {"recovered"}
 
 
-async def test_a_schedule_in_flight_is_nobody_s_to_charge(billing: TenantBilling) -> None:
-    """While the gateway is silent, neither this engine nor another begins a second charge; then both know the answer."""
+async def test_a_schedule_in_flight_is_not_charged(billing: TenantBilling) -> None:
+    """While the gateway is silent, no engine begins a second charge. Then both receive the answer."""
     answering(billing, "96", "96")
     sub = await owing(billing)
     async with second_worker(billing) as other:
@@ -278,7 +276,7 @@ async def test_two_engines_on_one_database_recover_each_invoice_once(billing: Te
         assert len(made) == invoice.attempts == 1 + (recovery.attempts if recovery else 0)
 
 
-async def test_a_refund_under_way_puts_recovery_off_and_keeps_nobody_busy(billing: TenantBilling) -> None:
+async def test_a_refund_in_flight_postpones_recovery_without_busy_waiting(billing: TenantBilling) -> None:
     answering(billing, None, "96", "96")
     sub = await billing.subscribe(await billing.plan(interval="day"))
     await billing.until(START + DAY)
@@ -292,8 +290,8 @@ async def test_a_refund_under_way_puts_recovery_off_and_keeps_nobody_busy(billin
     assert await status(billing, sub) == "active"
 
 
-async def test_what_was_set_up_for_an_invoice_holds_to_its_end(billing: TenantBilling) -> None:
-    """Whether it waits for payday is on its row, whatever the shop decides meanwhile."""
+async def test_an_invoice_keeps_the_settings_of_its_schedule(billing: TenantBilling) -> None:
+    """The payday setting is stored in its row. A later change of the tenant's settings does not apply."""
     answering(billing, "96", "96", "51", "51")
     sub = await owing(billing)
     await billing.catalog.set_up(payday_aware=False, rails=list(Rail))
@@ -304,7 +302,7 @@ async def test_what_was_set_up_for_an_invoice_holds_to_its_end(billing: TenantBi
     assert schedule.last_reason.endswith("waits for payday, 28 December 09:00 UTC.")
 
 
-async def test_who_cancels_owes_nothing_more(billing: TenantBilling) -> None:
+async def test_a_cancelled_subscription_owes_nothing(billing: TenantBilling) -> None:
     sub = await owing(billing, EXPIRED_CARD)
     await billing.subscriptions.cancel(sub)
     (invoice,), schedule = await billing.invoices(sub), await memory(billing, sub)
@@ -313,17 +311,17 @@ async def test_who_cancels_owes_nothing_more(billing: TenantBilling) -> None:
     assert len(await billing.payments()) == 1
 
 
-def told(data: dict[str, Any], *keys: str) -> list[Any]:
+def fields(data: dict[str, Any], *keys: str) -> list[Any]:
     return [data[key] for key in keys]
 
 
-async def test_each_failure_tells_what_is_done_about_it_and_when(billing: TenantBilling) -> None:
-    """Word for word what the schedule remembers."""
+async def test_each_failure_event_has_the_next_action_and_time(billing: TenantBilling) -> None:
+    """The event's text equals the schedule's."""
     answering(billing, "57", "96", "51", "54")
     sub = await owing(billing)
     await billing.until(datetime(2027, 1, 2, 9, tzinfo=UTC))
     failed = [data for _, data in await billing.events("subscription_payment_failed")]
-    assert [told(data, "nextAction", "nextAttemptAt", "rail") for data in failed] == [
+    assert [fields(data, "nextAction", "nextAttemptAt", "rail") for data in failed] == [
         ["switch_rail", "2026-12-03T10:30:00.000Z", "card"],
         ["retry", "2026-12-04T10:30:00.000Z", "ussd"],
         ["retry_payday", "2026-12-28T09:00:00.000Z", "ussd"],
@@ -333,8 +331,8 @@ async def test_each_failure_tells_what_is_done_about_it_and_when(billing: Tenant
     assert (schedule.state, schedule.last_reason) == ("recovered", failed[-1]["reason"])
 
 
-async def test_another_engine_goes_on_where_the_schedule_says(billing: TenantBilling) -> None:
-    """One that has never heard of the invoice: all that recovery needs to know is in the schedule's row."""
+async def test_another_engine_continues_the_schedule(billing: TenantBilling) -> None:
+    """The schedule's row contains everything that recovery needs."""
     sub = await billing.subscribe()
     billing.gateway.answers = lambda _order: Outcome(FailureCode.INSUFFICIENT_FUNDS)
     await billing.after(days=31)

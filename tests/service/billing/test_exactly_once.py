@@ -1,4 +1,4 @@
-"""Two renewal scanners and two dunning workers at once over thousands of due subscriptions charge each exactly once."""
+"""Two renewal scanners and two dunning workers run concurrently and charge thousands of subscriptions exactly once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,7 +25,7 @@ RECOVERING = ("unanswered charges", "recoveries", "cards awaited")
 
 
 class BusyGateway(CountingGateway):
-    """Takes some milliseconds to answer, so that everything happens in between."""
+    """Answers after some milliseconds, so that other work happens in between."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class BusyGateway(CountingGateway):
 
 @asynccontextmanager
 async def workers(url: str, key: bytes, gateway: BusyGateway, count: int) -> AsyncIterator[list[Engine]]:
-    """Each with pools of its own, as in a process of its own."""
+    """Each has its own pools, like a separate process."""
     async with AsyncExitStack() as opened:
         databases = [await opened.enter_async_context(Database.open(url, key)) for _ in range(count)]
         yield [engine(database, Mode.TEST, gateway) for database in databases]
@@ -58,10 +58,10 @@ def only(this: Engine, names: Sequence[str]) -> Supervisor:
     return Supervisor([[Part("charges", this.charges)], [Part(each.name, each) for each in chosen]])
 
 
-async def test_two_renewal_scanners_and_two_dunning_workers_at_once_charge_each_exactly_once(
+async def test_concurrent_scanners_charge_each_subscription_exactly_once(
     database: Database, db_url: str, key: bytes, record_property: Callable[[str, object], None]
 ) -> None:
-    """Nobody dies here, so no answer is lost and the gateway is asked once for each, too."""
+    """No worker is killed, so no answer is lost and the gateway gets one request per charge."""
     gateway, loop, stop = BusyGateway(), asyncio.get_running_loop(), asyncio.Event()
     tenant, _keys = await tenants.create(database.core, "Ikeja Fitness Club")
     data = database.data(Mode.TEST)

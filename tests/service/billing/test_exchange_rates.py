@@ -1,4 +1,4 @@
-"""A plan's exchange rate: exactly the one that was said, or none."""
+"""A plan's exchange rate is stored exactly or rejected."""
 
 from decimal import Decimal
 
@@ -16,7 +16,7 @@ async def test_a_rate_is_kept_to_its_last_decimal(billing: TenantBilling) -> Non
         assert newest["fx_rate"] == Decimal(text)
 
 
-async def test_what_is_no_rate_or_would_be_rounded_is_refused_with_a_sentence(billing: TenantBilling) -> None:
+async def test_an_invalid_or_rounded_rate_is_rejected(billing: TenantBilling) -> None:
     for rate in (
         *map(Decimal, ("NaN", "sNaN", "Infinity", "0", "-1", "1E+10", "0.000000005", "1.123456789")),
         0.1,

@@ -1,4 +1,4 @@
-"""An engine left to itself does all that is due, as a process runs it."""
+"""A running engine processes all due work."""
 
 import asyncio
 
@@ -16,8 +16,8 @@ async def statuses(billing: TenantBilling) -> list[tuple[str, int]]:
     return [(row["status"], row["cycles"]) for row in rows]
 
 
-async def test_what_is_due_is_found_done_and_settled(billing: TenantBilling) -> None:
-    """The parts find it by themselves."""
+async def test_due_work_is_found_and_settled(billing: TenantBilling) -> None:
+    """The running parts find the work without calls from the test."""
     for _ in range(3):
         await billing.subscribe()
     await billing.catalog.create_link((await billing.plan()).id, "gold")

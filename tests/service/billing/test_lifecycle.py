@@ -1,4 +1,4 @@
-"""The table on paper and the table in code are the same, and what it does not name is refused."""
+"""The lifecycle in code equals the documented table and rejects everything else."""
 
 import pytest
 
@@ -41,7 +41,7 @@ MOVES = {(state, action): (to, event) for state, action, to, event in ROWS}
 
 
 @pytest.mark.parametrize("state", Status)
-def test_each_action_in_each_state_does_what_the_paper_says_or_is_refused(state: Status) -> None:
+def test_each_action_in_each_state_follows_the_table(state: Status) -> None:
     for action in Action:
         if (state, action) in MOVES:
             move = transition(state, action)
@@ -52,7 +52,7 @@ def test_each_action_in_each_state_does_what_the_paper_says_or_is_refused(state:
 
 
 @pytest.mark.parametrize("state", Status)
-def test_a_refusal_names_what_is_possible_instead(state: Status) -> None:
+def test_an_error_names_the_allowed_actions(state: Status) -> None:
     possible = [action for other, action, *_ in ROWS if other == state]
     assert [*actions_in(state)] == possible
     instead = f"possible are {', '.join(possible)}." if possible else "it has ended."
@@ -64,7 +64,7 @@ def test_a_refusal_names_what_is_possible_instead(state: Status) -> None:
 
 
 def test_an_illegal_action_is_a_conflict() -> None:
-    """So that whoever knows no lifecycle can still tell whose fault it is."""
+    """So a caller can classify the error without knowing the lifecycle."""
     assert issubclass(IllegalAction, Conflict)
 
 
@@ -73,13 +73,13 @@ def test_every_state_is_reached_and_every_action_leads_somewhere() -> None:
     assert {action for _, action in TRANSITIONS} == set(Action)
 
 
-def test_what_has_ended_has_no_way_out_and_all_else_can_be_cancelled() -> None:
+def test_ended_states_are_final_and_others_can_be_cancelled() -> None:
     assert {Status.CANCELED, Status.EXPIRED, Status.INCOMPLETE_EXPIRED} == ENDED
     assert {state for state in Status if not actions_in(state)} == ENDED
     assert {state for state in Status if Action.CANCEL in actions_in(state)} == set(Status) - ENDED
 
 
-def test_from_everywhere_there_is_a_way_to_an_end_and_from_the_beginning_a_way_everywhere() -> None:
+def test_every_state_is_reachable_and_can_end() -> None:
     def reached(state: Status, seen: frozenset[Status] = frozenset()) -> frozenset[Status]:
         for (start, _), move in TRANSITIONS.items():
             if start is state and move.to not in seen:
@@ -91,7 +91,7 @@ def test_from_everywhere_there_is_a_way_to_an_end_and_from_the_beginning_a_way_e
         assert ENDED & reached(state)
 
 
-def test_each_event_is_in_the_catalog_with_the_state_it_leads_to() -> None:
+def test_each_event_is_in_the_catalog_with_its_state() -> None:
     for move in TRANSITIONS.values():
         status = catalog()[move.event].schema["properties"]["status"]
         assert move.to in status.get("enum", [status.get("const")])

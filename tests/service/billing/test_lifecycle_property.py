@@ -1,5 +1,5 @@
-"""Random lives of subscriptions on a real database: whatever is done in whatever order, and however the charges go, the
-rows hold together and the event log tells the same story as they do.
+"""Random histories of subscriptions on a real database: after any actions and charges the rows are consistent, and the
+event log leads to the same state.
 """
 
 from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -74,7 +74,7 @@ POSSIBLE: Mapping[str, set[str]] = {
 class Step(NamedTuple):
     action: str
     which: int
-    """Subscription, payment or other thing, of those that there are."""
+    """Picks an existing subscription, payment or other object."""
     how: int
     """Plan, card, amount or time."""
 
@@ -97,7 +97,7 @@ ACTIONS = (*TIME, *TIME, *OFTEN, *OFTEN, *SELDOM)
 
 @st.composite
 def plots(draw: st.DrawFn) -> list[Step]:
-    """Of two subscriptions at first, the second on trial."""
+    """Begins with two subscriptions, the second one trialing."""
 
     def step(action: str) -> Step:
         return Step(action, draw(st.integers(0, 4)), draw(st.integers(0, 15)))
@@ -115,7 +115,7 @@ class World:
     blacklisted: set[UUID] = field(default_factory=set)
     outage: bool = False
     failures: list[FailureCode] = field(default_factory=list)
-    """What comes of the next charges and refunds, whatever the card."""
+    """Sets the outcome of the next charges and refunds for any card."""
 
     def answer(self, _order: Order) -> Outcome | None:
         if self.outage:
@@ -175,7 +175,7 @@ class World:
         await self.hold(self.do(step, sub), possible=possible)
 
     async def hold(self, action: Coroutine[Any, Any, None], *, possible: bool) -> None:
-        """To it: it is done if it is possible, and refused without a trace if it is not."""
+        """Runs the action. It must succeed if possible, or else fail without a change."""
         before, refusal = await self.billing.everything(), None
         try:
             await action
@@ -226,7 +226,7 @@ class World:
         await self.hold(self.billing.subscriptions.refund(charge.id, amount), possible=possible)
 
     async def heal(self) -> None:
-        """Whatever was under way gets its answer."""
+        """Answers every payment in flight."""
         self.outage = False
         self.billing.clock.advance(self.billing.clock.time + LEASE)
         await self.billing.scan()
@@ -234,7 +234,7 @@ class World:
 
 @pytest.fixture
 async def cards(database: Database) -> Mapping[str, UUID]:
-    """Wallets are of no merchant, so that all examples share them."""
+    """Wallets belong to no tenant, so all examples share them."""
     box = SecretBox(database.key)
     entries = [
         (f"+23480300000{n:02d}", NewMethod("card", number)) for n, number in enumerate(dict.fromkeys(CARDS))
@@ -252,7 +252,7 @@ UPDATE subscriptions SET status = 'canceled', ended_at = now() WHERE ended_at IS
 
 @asynccontextmanager
 async def world(database: Database, cards: Mapping[str, UUID]) -> AsyncIterator[World]:
-    """Examples share a database: each is a merchant of its own, and leaves nothing behind that could become due."""
+    """Examples share a database. Each has its own tenant and leaves nothing that could become due."""
     async with tenant_billing(database) as billing:
         it = World(billing, cards)
         billing.gateway.answers = it.answer
@@ -264,7 +264,7 @@ async def world(database: Database, cards: Mapping[str, UUID]) -> AsyncIterator[
 
 @given(plots())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-async def test_rows_and_events_tell_one_story_whatever_happens(
+async def test_rows_and_events_always_agree(
     database: Database, cards: Mapping[str, UUID], plot: list[Step]
 ) -> None:
     async with world(database, cards) as it:
@@ -275,8 +275,8 @@ async def test_rows_and_events_tell_one_story_whatever_happens(
         events = await it.billing.events()
         for type_, data in events:
             assert_conforms(type_, data)
-        told, rows = replay(events), await rows_of(it.billing)
-        assert told.subscriptions == rows.subscriptions
-        assert told.invoices == rows.invoices
-        assert told.charges == rows.charges
-        assert told.refunds == rows.refunds
+        replayed, rows = replay(events), await rows_of(it.billing)
+        assert replayed.subscriptions == rows.subscriptions
+        assert replayed.invoices == rows.invoices
+        assert replayed.charges == rows.charges
+        assert replayed.refunds == rows.refunds

@@ -1,4 +1,4 @@
-"""The answer to a COMMIT is lost, or the COMMIT itself: what was done is done once, and whoever asked for it is told so."""
+"""A COMMIT or its answer is lost: the work is done once, and the caller gets the right result."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -28,7 +28,7 @@ async def proxy(db_url: str) -> AsyncIterator[TcpProxy]:
 async def far(
     billing: TenantBilling, proxy: TcpProxy, db_url: str, key: bytes
 ) -> AsyncIterator[TenantBilling]:
-    """The shop as a worker beyond the proxy sees it."""
+    """The tenant's billing as a worker behind the proxy sees it."""
     async with Database.open(proxy.url(db_url), key, max_per_role=1) as database:
         made = engine(
             database,
@@ -41,7 +41,7 @@ async def far(
 
 
 @either_way
-async def test_who_subscribes_does_so_once(
+async def test_subscribing_happens_once(
     billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, where: Cut
 ) -> None:
     plan, card = await billing.plan(), await billing.card()
@@ -60,7 +60,7 @@ async def test_who_subscribes_does_so_once(
 
 
 @either_way
-async def test_who_pauses_is_not_told_that_it_is_paused_already(
+async def test_pausing_succeeds_after_a_lost_commit(
     billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, where: Cut
 ) -> None:
     sub = await billing.subscribe()
@@ -70,7 +70,7 @@ async def test_who_pauses_is_not_told_that_it_is_paused_already(
 
 
 @either_way
-async def test_who_refunds_a_part_gives_it_back_once(
+async def test_a_partial_refund_happens_once(
     billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, where: Cut
 ) -> None:
     await billing.subscribe()
@@ -83,7 +83,7 @@ async def test_who_refunds_a_part_gives_it_back_once(
 
 
 @either_way
-async def test_what_a_scanner_began_is_charged_at_once_and_not_when_its_lease_has_run_out(
+async def test_a_scanner_s_lost_commit_is_charged_immediately(
     billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, where: Cut
 ) -> None:
     sub = await billing.subscribe()
@@ -113,7 +113,7 @@ async def test_an_answer_is_written_once(
     assert (await billing.subscription(sub)).cycles == 2
 
 
-async def test_what_nobody_can_tell_is_in_doubt_and_not_done_again(
+async def test_an_unknown_outcome_is_reported_and_not_repeated(
     billing: TenantBilling, far: TenantBilling, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "ASK_FOR_S", 0.2)
@@ -126,7 +126,7 @@ async def test_what_nobody_can_tell_is_in_doubt_and_not_done_again(
     assert (await billing.types()).count("subscription_created") == 1
 
 
-async def test_a_change_and_its_event_are_written_together_or_not_at_all(billing: TenantBilling) -> None:
+async def test_a_change_and_its_event_are_atomic(billing: TenantBilling) -> None:
     sub = await billing.subscribe()
     before = await billing.types()
 

@@ -1,4 +1,4 @@
-"""Two invoices of one subscription are never for the same time."""
+"""Two invoices of one subscription never overlap."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -12,7 +12,7 @@ from service.billing.ledger import Unit
 from tests.support.billing.billing_world import TenantBilling
 
 
-async def test_an_overlapping_period_is_refused_in_one_sentence_and_changes_nothing(
+async def test_an_overlapping_period_is_rejected_and_changes_nothing(
     billing: TenantBilling,
 ) -> None:
     sub = await billing.subscribe()

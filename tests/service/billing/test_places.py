@@ -1,6 +1,4 @@
-"""The gateway's slots: a gateway is asked for so many at once and no more, whoever looks for work, and who finds no place
-free does not ask the database either.
-"""
+"""The gateway's slots: scanners together never exceed them, and a scanner without a free slot does not query."""
 
 import asyncio
 from datetime import timedelta
@@ -39,7 +37,7 @@ async def much_due(billing: TenantBilling) -> None:
     billing.clock.advance(billing.clock.time + timedelta(weeks=1))
 
 
-async def test_scanners_at_once_take_no_more_than_there_are_places(
+async def test_concurrent_scanners_respect_the_gateway_s_slots(
     held: tuple[TenantBilling, HeldGateway],
 ) -> None:
     billing, gateway = held
@@ -57,7 +55,7 @@ async def test_scanners_at_once_take_no_more_than_there_are_places(
     assert charges.room == PLACES
 
 
-async def test_all_of_much_is_charged_over_few_places(held: tuple[TenantBilling, HeldGateway]) -> None:
+async def test_many_charges_complete_with_few_slots(held: tuple[TenantBilling, HeldGateway]) -> None:
     billing, gateway = held
     await much_due(billing)
     charges, named = small(billing)
@@ -73,7 +71,7 @@ async def test_all_of_much_is_charged_over_few_places(held: tuple[TenantBilling,
     )
 
 
-async def test_a_scanner_without_a_place_asks_nobody_and_waits(
+async def test_a_scanner_without_a_slot_waits_without_queries(
     held: tuple[TenantBilling, HeldGateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     billing, gateway = held
@@ -111,10 +109,10 @@ async def test_a_scanner_without_a_place_asks_nobody_and_waits(
         await charges.settled()
 
 
-async def test_a_scanner_does_not_look_again_and_again_at_what_waits_for_a_refund(
+async def test_a_scanner_rests_while_a_refund_is_in_flight(
     held: tuple[TenantBilling, HeldGateway],
 ) -> None:
-    """While a refund is under way nothing is charged; a scanner that found it due all the same would never rest."""
+    """Nothing is charged while a refund is in flight. A scanner that still found it due would never rest."""
     billing, gateway = held
     sub = await billing.subscribe(await billing.plan(interval="week"))
     (charge,) = await billing.payments()

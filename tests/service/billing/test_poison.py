@@ -1,6 +1,4 @@
-"""One that always fails is in nobody's way: held with its fault when it cannot be begun, asked for again when its answer
-cannot be written. The others in its batch are charged as if it were not there.
-"""
+"""A subscription or answer that always fails is held or requested again. It does not block the others in its batch."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -27,7 +25,7 @@ async def cycles(billing: TenantBilling, subs: list[UUID]) -> list[int]:
     return [(await billing.subscription(sub)).cycles for sub in subs]
 
 
-async def test_a_subscription_whose_invoice_is_refused_is_held_and_does_not_stop_the_scan(
+async def test_a_subscription_whose_invoice_fails_is_held(
     billing: TenantBilling, owner: asyncpg.Connection
 ) -> None:
     subs = await subscribed(billing)
@@ -43,7 +41,7 @@ async def test_a_subscription_whose_invoice_is_refused_is_held_and_does_not_stop
     assert await cycles(billing, subs) == [2] * 7
 
 
-async def test_what_is_held_is_tried_again_by_itself_after_a_while(
+async def test_a_held_subscription_is_retried_automatically(
     billing: TenantBilling, owner: asyncpg.Connection
 ) -> None:
     subs = await subscribed(billing, 2)
@@ -53,7 +51,7 @@ async def test_what_is_held_is_tried_again_by_itself_after_a_while(
     assert await cycles(billing, subs) == [2, 2]
 
 
-async def test_a_recovery_that_is_refused_is_held_and_does_not_stop_the_others(
+async def test_a_failing_recovery_is_held_and_blocks_no_other(
     billing: TenantBilling, owner: asyncpg.Connection
 ) -> None:
     subs = await subscribed(billing)
@@ -73,10 +71,10 @@ async def test_a_recovery_that_is_refused_is_held_and_does_not_stop_the_others(
 
 
 @pytest.mark.parametrize("code", ["raise_exception", "query_canceled"])
-async def test_an_answer_that_cannot_be_written_leaves_the_others_settled_and_is_asked_for_again(
+async def test_an_unwritable_answer_is_requested_again(
     billing: TenantBilling, owner: asyncpg.Connection, code: str
 ) -> None:
-    """Running out of time is like a defect here: a smaller batch may have enough."""
+    """A timeout is treated like a defect, because a smaller batch may be fast enough."""
     subs = await subscribed(billing)
     poison = f"NEW.subscription_id = '{subs[3]}' AND NEW.state <> 'in_flight'"
     async with rejecting_rows(owner, "UPDATE ON payment_attempts", poison, code=code):

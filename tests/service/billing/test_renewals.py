@@ -1,4 +1,4 @@
-"""Renewals: an invoice per period, a charge per invoice, and the period moves when it is paid and not before."""
+"""Renewals create one invoice per period and one charge per invoice, and the period moves only after payment."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -42,7 +42,7 @@ async def state(billing: TenantBilling, sub: UUID) -> tuple[str, int]:
     return row.status, row.cycles
 
 
-async def told(billing: TenantBilling, what: str) -> Any:
+async def event_value(billing: TenantBilling, what: str) -> Any:
     """This field of the last event."""
     (_, data), *_ = reversed(await billing.events())
     return data[what]
@@ -64,10 +64,10 @@ async def test_the_first_charge_activates(billing: TenantBilling) -> None:
     assert (invoice.status, invoice.period_start, invoice.attempts) == ("paid", START, 1)
 
 
-async def test_a_first_charge_that_failed_is_tried_again_at_the_customer_s_wish(
+async def test_a_failed_first_charge_is_retried_at_the_customer_s_request(
     billing: TenantBilling,
 ) -> None:
-    """By itself nothing is charged again. The period begins where it was to begin."""
+    """No charge is repeated automatically. The period begins at its original start."""
     sub = await billing.subscribe(card=FLAKY_CARD)
     assert await state(billing, sub) == ("incomplete", 0)
     await billing.until(START + timedelta(hours=22))
@@ -83,7 +83,7 @@ async def test_a_first_charge_that_failed_is_tried_again_at_the_customer_s_wish(
     ]
 
 
-async def test_what_nobody_pays_for_within_23_hours_expires_and_its_invoice_is_void(
+async def test_an_unpaid_first_invoice_expires_after_23_hours(
     billing: TenantBilling,
 ) -> None:
     sub = await billing.subscribe(card=POOR_CARD)
@@ -94,13 +94,13 @@ async def test_what_nobody_pays_for_within_23_hours_expires_and_its_invoice_is_v
     (invoice,) = await billing.invoices(sub)
     assert invoice.status == "void"
     assert await billing.schedule(sub) is None
-    assert await told(billing, "change") == "incomplete_expired"
+    assert await event_value(billing, "change") == "incomplete_expired"
 
 
 # Periods
 
 
-async def test_each_interval_is_renewed_when_it_is_over_and_not_a_second_before(
+async def test_each_interval_is_renewed_exactly_at_its_end(
     billing: TenantBilling,
 ) -> None:
     for interval in Interval:
@@ -125,7 +125,7 @@ async def test_the_31st_comes_back_after_a_shorter_month(billing: TenantBilling)
 
 
 async def test_months_of_downtime_are_caught_up_period_by_period(billing: TenantBilling) -> None:
-    """A trial among them. Each period has its invoice, one after the other, and each its one charge."""
+    """The cases include a trial. Each period has one invoice and one charge, in order."""
     sub = await billing.subscribe()
     trial = await billing.subscribe(await billing.plan(trial_days=14))
     now = datetime(2027, 4, 15, tzinfo=UTC)
@@ -151,7 +151,7 @@ async def test_two_engines_on_one_database_charge_once_for_each_period(billing: 
     assert len(billing.gateway.charged) == 4 * 12
 
 
-async def test_modes_are_worlds_of_their_own(database: Database) -> None:
+async def test_modes_are_independent(database: Database) -> None:
     async with tenant_billing(database) as test, tenant_billing(database, mode=Mode.LIVE) as live:
         subs = [(billing, await billing.subscribe()) for billing in (test, live)]
         await live.at(START + 40 * DAY)
@@ -163,13 +163,13 @@ async def test_modes_are_worlds_of_their_own(database: Database) -> None:
 # Trials
 
 
-async def test_a_trial_is_charged_when_it_is_over_and_its_period_counts_from_there(
+async def test_a_trial_is_charged_at_its_end_and_anchored_there(
     billing: TenantBilling,
 ) -> None:
     sub = await billing.subscribe(await billing.plan(trial_days=62))
     ends = datetime(2027, 1, 31, 10, 30, tzinfo=UTC)
     assert await billing.types() == ["subscription_created", "subscription_updated"]
-    assert await told(billing, "change") == "trial_started"
+    assert await event_value(billing, "change") == "trial_started"
     await billing.until(ends - SECOND)
     assert (await state(billing, sub), billing.gateway.charged.total()) == (("trialing", 0), 0)
     await billing.until(datetime(2027, 4, 1, tzinfo=UTC))
@@ -179,7 +179,7 @@ async def test_a_trial_is_charged_when_it_is_over_and_its_period_counts_from_the
     assert (await billing.types())[2:5] == [*PAID, "subscription_activated"]
 
 
-async def test_a_trial_that_nobody_pays_for_ends_unpaid_and_tells_the_whole_way(
+async def test_an_unpaid_trial_ends_unpaid_with_every_event(
     billing: TenantBilling,
 ) -> None:
     plan = await billing.plan(trial_days=7)
@@ -193,27 +193,27 @@ async def test_a_trial_that_nobody_pays_for_ends_unpaid_and_tells_the_whole_way(
 # Ends
 
 
-async def test_a_cancellation_at_the_period_s_end_lets_it_run_until_then(billing: TenantBilling) -> None:
-    """Of a trial too. What is taken back before is renewed."""
+async def test_a_cancellation_at_period_end_keeps_it_active_until_then(billing: TenantBilling) -> None:
+    """This applies to trials too. An undone cancellation is renewed."""
     active, kept = await billing.subscribe(), await billing.subscribe()
     trial = await billing.subscribe(await billing.plan(trial_days=14))
     for sub in (active, kept, trial):
         await billing.subscriptions.cancel(sub, at_period_end=True)
-        assert await told(billing, "change") == "cancellation_scheduled"
+        assert await event_value(billing, "change") == "cancellation_scheduled"
     await billing.subscriptions.keep(kept)
-    assert await told(billing, "change") == "cancellation_withdrawn"
+    assert await event_value(billing, "change") == "cancellation_withdrawn"
     await billing.until(START + 14 * DAY - SECOND)
     assert await state(billing, trial) == ("trialing", 0)
     await billing.until(START + 14 * DAY)
     assert await state(billing, trial) == ("canceled", 0)
-    assert await told(billing, "reason") == "period_end"
+    assert await event_value(billing, "reason") == "period_end"
     await billing.until(START + 31 * DAY)
     assert await state(billing, active) == ("canceled", 1)
     assert await state(billing, kept) == ("active", 2)
     assert billing.gateway.taken.total() == 3 * 500_000
 
 
-async def test_a_subscription_with_a_last_cycle_expires_when_that_is_used_up(billing: TenantBilling) -> None:
+async def test_a_subscription_expires_after_its_last_cycle(billing: TenantBilling) -> None:
     plan = await billing.plan(interval=Interval.WEEK, max_cycles=3)
     sub, longer, endless = [await billing.subscribe(plan) for _ in range(3)]
     await billing.subscriptions.limit(longer, 4)
@@ -227,10 +227,10 @@ async def test_a_subscription_with_a_last_cycle_expires_when_that_is_used_up(bil
     assert (await billing.subscription(sub)).ended_at == START + 21 * DAY
 
 
-async def test_who_is_blacklisted_is_charged_no_more_and_it_ends_when_it_is_due(
+async def test_a_blacklisted_customer_is_not_charged_and_ends_when_due(
     billing: TenantBilling,
 ) -> None:
-    """Active, on trial or in recovery."""
+    """The cases are active, trialing and in recovery."""
     active, trial = await billing.subscribe(), await billing.subscribe(await billing.plan(trial_days=30))
     late = await billing.subscribe(await billing.plan(trial_days=7), POOR_CARD)
     await billing.until(START + 20 * DAY)
@@ -256,7 +256,7 @@ async def test_who_is_blacklisted_is_charged_no_more_and_it_ends_when_it_is_due(
 # Pauses
 
 
-async def test_who_resumes_before_the_period_is_over_uses_up_what_is_left(billing: TenantBilling) -> None:
+async def test_resuming_within_the_period_uses_the_rest_of_it(billing: TenantBilling) -> None:
     sub = await billing.subscribe()
     end = (await billing.subscription(sub)).current_period_end
     await billing.subscriptions.pause(sub)
@@ -268,7 +268,7 @@ async def test_who_resumes_before_the_period_is_over_uses_up_what_is_left(billin
     assert (await periods(billing, sub))[1] == (end, boundary(START, Interval.MONTH, 2))
 
 
-async def test_who_resumes_later_is_charged_from_then_and_never_for_the_pause(billing: TenantBilling) -> None:
+async def test_resuming_later_charges_from_then_not_for_the_pause(billing: TenantBilling) -> None:
     sub = await billing.subscribe()
     await billing.subscriptions.pause(sub)
     await billing.until(START + 200 * DAY)
@@ -288,7 +288,7 @@ async def test_who_resumes_later_is_charged_from_then_and_never_for_the_pause(bi
 
 
 async def test_another_plan_is_charged_from_the_next_invoice_on(billing: TenantBilling) -> None:
-    """In another interval too, of an active subscription as of a trial."""
+    """The new plan may have another interval, for active and trialing subscriptions."""
     monthly, dearer = await billing.plan(500_000), await billing.plan(900_000)
     weekly = await billing.plan(150_000, Interval.WEEK, trial_days=10)
     same, other, trial = (
@@ -319,10 +319,10 @@ async def test_another_plan_is_charged_from_the_next_invoice_on(billing: TenantB
     ],
     ids=lambda value: value.code if isinstance(value, NewPromoCode) else "",
 )
-async def test_a_promo_code_is_for_the_first_invoice_and_no_other(
+async def test_a_promo_code_applies_only_to_the_first_invoice(
     billing: TenantBilling, code: NewPromoCode, amounts: list[int]
 ) -> None:
-    """What it takes off whole is paid without asking anybody. A trial's first invoice is the one after it."""
+    """A full discount is paid without a charge. A trial's first invoice is the one after the trial."""
     await billing.catalog.create_promo_code(code)
     sub = await billing.subscribe(promo=code.code.lower())
     trial = await billing.subscribe(await billing.plan(trial_days=7), promo=code.code)
@@ -336,23 +336,23 @@ async def test_a_promo_code_is_for_the_first_invoice_and_no_other(
     assert billing.gateway.taken.total() == 2 * sum(amounts)
 
 
-async def test_a_plan_may_be_priced_in_one_currency_and_charged_in_another(billing: TenantBilling) -> None:
+async def test_a_plan_can_be_charged_in_another_currency(billing: TenantBilling) -> None:
     plan = await billing.plan(1_999, currency="USD", charge_currency="NGN", fx_rate=Decimal("1600.5"))
     sub = await billing.subscribe(plan)
     (invoice,) = await billing.invoices(sub)
     assert (invoice.amount, invoice.currency) == (3_199_400, "NGN")  # 3,199,399.5
     (order,) = billing.gateway.orders.values()
     assert (order.amount, order.currency) == (3_199_400, "NGN")
-    assert await told(billing, "amount") == 3_199_400
+    assert await event_value(billing, "amount") == 3_199_400
 
 
 # What fails
 
 
-async def test_the_period_does_not_move_until_it_is_paid_and_no_time_past_due_is_charged(
+async def test_time_past_due_is_not_charged(
     billing: TenantBilling,
 ) -> None:
-    """Of a daily subscription that is recovered three weeks later, the days between are nobody's."""
+    """A daily subscription that recovers three weeks later does not pay for the days between."""
     money = False
 
     def answer(_order: Order) -> Outcome:
@@ -379,7 +379,7 @@ async def test_the_period_does_not_move_until_it_is_paid_and_no_time_past_due_is
     assert billing.gateway.taken.total() == 3 * 30_000
 
 
-async def test_a_promo_code_that_expires_during_the_trial_is_kept_for_the_first_invoice(
+async def test_a_promo_code_outlives_its_expiry_during_a_trial(
     billing: TenantBilling,
 ) -> None:
     expires = START + timedelta(days=3)

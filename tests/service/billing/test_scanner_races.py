@@ -1,5 +1,6 @@
-"""Scanners that meet: over the same subscriptions, twice for one period, on contradictory rows. By hand, on connections of
-their own, statement by statement.
+"""Scanners race: over the same subscriptions, for one period, and on contradictory rows.
+
+The tests run statements one by one on their own connections.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ async def unit(billing: TenantBilling, connect: Connect) -> Unit:
     return Unit(connection, billing.clock.time, billing.clock.moment)
 
 
-async def test_two_scanners_share_what_is_due_and_neither_waits(
+async def test_two_scanners_share_the_due_work_without_waiting(
     billing: TenantBilling, connect: Connect
 ) -> None:
     subs = await due(billing, 5)
@@ -66,7 +67,7 @@ RACES: list[tuple[str, Begin, Callable[[TenantBilling, int], Awaitable[list[UUID
 
 
 @pytest.mark.parametrize(("lock", "begin", "prepare"), RACES, ids=[race[0] for race in RACES])
-async def test_whoever_locks_what_another_has_begun_since_it_looked_begins_nothing(
+async def test_a_charge_begun_by_another_scanner_is_not_begun_twice(
     billing: TenantBilling,
     connect: Connect,
     owner: asyncpg.Connection,
@@ -75,8 +76,9 @@ async def test_whoever_locks_what_another_has_begun_since_it_looked_begins_nothi
     begin: Begin,
     prepare: Callable[[TenantBilling, int], Awaitable[list[UUID]]],
 ) -> None:
-    """The row that is locked has not changed, so the lock is to be had; only what belongs to it says that a charge is under
-    way. The second one's statement stands still between its look and its lock, until the first has committed."""
+    """The locked row has not changed, so it can be locked. Only its related rows show that a charge is in
+    flight. The second scanner's statement waits between its read and its lock until the first has committed.
+    """
     await prepare(billing, 3)
     one, two = await unit(billing, connect), await unit(billing, connect)
     assert len(await begin(one, 10)) == 3
@@ -97,10 +99,10 @@ def standing_still() -> str:
     return f"(SELECT count(*) FROM pg_advisory_xact_lock_shared({_PAUSE})) = 1"
 
 
-async def test_the_second_invoice_of_one_period_is_refused_and_nothing_else_happens(
+async def test_a_second_invoice_of_a_period_is_rejected(
     billing: TenantBilling, connect: Connect, owner: asyncpg.Connection
 ) -> None:
-    """As if there were no locks at all: two scanners decide by the same reading, and write at once."""
+    """Two scanners decide on the same reading and write concurrently, as if there were no locks."""
     (sub,) = await due(billing, 1)
     one, two = await unit(billing, connect), await unit(billing, connect)
     (case,) = await billing_cases.cases(one.tx, [(billing.tenant, sub)])
@@ -115,10 +117,10 @@ async def test_the_second_invoice_of_one_period_is_refused_and_nothing_else_happ
     assert len(await billing.payments()) == 2
 
 
-async def test_a_period_that_has_its_invoice_already_is_held_and_not_charged_again(
+async def test_a_period_with_an_invoice_is_held_and_not_charged(
     billing: TenantBilling, owner: asyncpg.Connection
 ) -> None:
-    """It is paid, and the subscription has not moved: no code of ours does that, so people have to look."""
+    """The invoice is paid but the period has not moved. duro never writes that, so an operator must check it."""
     subs = await due(billing, 3)
     await billing.scan()
     before = await billing.subscription(subs[1])
@@ -139,10 +141,10 @@ async def test_a_period_that_has_its_invoice_already_is_held_and_not_charged_aga
     assert before.cycles == (await billing.subscription(subs[1])).cycles == 2
 
 
-async def test_a_batch_of_answers_waits_for_its_first_subscription_and_holds_none_of_the_others_meanwhile(
+async def test_a_batch_of_answers_locks_subscriptions_in_order(
     billing: TenantBilling, connect: Connect, owner: asyncpg.Connection
 ) -> None:
-    """In whatever order they were answered: so two batches never wait for each other."""
+    """The order of the answers does not matter, so two batches cannot deadlock."""
     subs = sorted(await due(billing, 4))
     attempts = sorted(await billing.payments(), key=lambda attempt: attempt.subscription_id)
     one, two = await unit(billing, connect), await unit(billing, connect)
@@ -154,10 +156,10 @@ async def test_a_batch_of_answers_waits_for_its_first_subscription_and_holds_non
     assert [id_ for _, id_ in await waiting] == subs
 
 
-async def test_a_release_waits_for_its_first_subscription_and_holds_none_of_the_others_meanwhile(
+async def test_a_release_locks_subscriptions_in_order(
     billing: TenantBilling, connect: Connect, owner: asyncpg.Connection
 ) -> None:
-    """Holds that are over are released too, while their subscriptions are charged: a batch of answers is not to die of it."""
+    """Expired holds are released while their subscriptions are charged. That must not deadlock with a batch of answers."""
     subs = sorted(await due(billing, 3))
     for nth, sub in enumerate(subs[::-1]):  # the last one's is the oldest, in the table and by its end
         until = billing.clock.time - timedelta(hours=9 - nth)

@@ -1,4 +1,4 @@
-"""A scanner that finds nothing it can do says so, and rests: else it would ask again at once, for as long as that lasts."""
+"""A scanner that can do nothing rests, instead of querying continuously."""
 
 from service.billing.decisions.failure_codes import FailureCode
 from service.billing.gateway.gateway import Order, Outcome
@@ -9,8 +9,8 @@ def silent(_order: Order) -> Outcome:
     raise ConnectionError
 
 
-async def test_a_recovery_is_not_due_while_a_refund_is_under_way(billing: TenantBilling) -> None:
-    """It cannot begin before that has its answer, which a gateway in trouble may not give for hours."""
+async def test_a_refund_in_flight_makes_recovery_not_due(billing: TenantBilling) -> None:
+    """It cannot begin before the refund's answer, which may take hours."""
     sub = await billing.subscribe()
     (paid,) = await billing.payments()
     billing.gateway.answers = lambda _order: Outcome(FailureCode.INSUFFICIENT_FUNDS)

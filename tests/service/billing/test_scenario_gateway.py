@@ -1,4 +1,4 @@
-"""The gateway of test mode: what it is given decides what it answers, always the same, and believably."""
+"""The test-mode gateway's answers depend only on its input and are realistic."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -52,7 +52,7 @@ def test_there_is_a_card_for_every_failure() -> None:
     moments,
     st.sampled_from(["NGN", "USD"]),
 )
-def test_a_test_card_answers_as_its_number_says_and_by_nothing_else(
+def test_a_test_card_s_number_alone_decides_the_answer(
     number: str, amount: int, which: int, at: datetime, currency: str
 ) -> None:
     answer = failure_of(Order("pay_1", amount, currency, Rail.CARD, number, which, at))
@@ -66,8 +66,8 @@ def test_a_test_card_answers_as_its_number_says_and_by_nothing_else(
 
 
 @pytest.mark.parametrize("rail", list(Rail)[1:])
-def test_whoever_has_a_test_card_pays_over_every_other_rail(rail: Rail) -> None:
-    """What is wrong is the card: so that a switch of rails can be seen to help."""
+def test_a_test_card_s_owner_can_pay_by_every_other_rail(rail: Rail) -> None:
+    """Only the card fails, so tests can show that another rail helps."""
     assert not any(failure_of(replace(ORDER, token=number, rail=rail)) for number in TEST_CARDS)
 
 
@@ -80,7 +80,7 @@ def test_any_other_number_works() -> None:
 
 @given(orders)
 async def test_the_same_order_gets_the_same_answer(order: Order) -> None:
-    """Whoever asks again, in whatever process: there is nothing to remember."""
+    """The answer is the same in every process, because the gateway has no state."""
     first = await ScenarioGateway().charge(order)
     assert await ScenarioGateway().charge(replace(order)) == first
     assert first == Outcome(failure_of(order))
@@ -98,7 +98,7 @@ def test_an_order_does_not_show_its_token() -> None:
 # Payers made up from a seed
 
 
-def test_a_payer_s_card_works_in_its_month_of_expiry_and_never_after() -> None:
+def test_a_payer_s_card_works_until_the_end_of_its_expiry_month() -> None:
     for seed in range(200):
         order = replace(ORDER, token=f"sim:{seed}:2027-03")
         last_day = replace(order, at=datetime(2027, 3, 31, 23, 59, tzinfo=UTC))
@@ -107,7 +107,7 @@ def test_a_payer_s_card_works_in_its_month_of_expiry_and_never_after() -> None:
         assert failure_of(replace(order, rail=Rail.USSD)) is not FailureCode.EXPIRED_CARD
 
 
-def test_who_lives_from_pay_to_pay_has_money_at_payday() -> None:
+def test_a_payday_card_has_funds_at_payday() -> None:
     def poor(at: datetime) -> int:
         orders = (replace(ORDER, token=f"sim:{seed}:", at=at) for seed in range(2000))
         return sum(failure_of(order) is FailureCode.INSUFFICIENT_FUNDS for order in orders)
@@ -115,8 +115,8 @@ def test_who_lives_from_pay_to_pay_has_money_at_payday() -> None:
     assert poor(datetime(2026, 11, 28, 9, tzinfo=UTC)) < 0.75 * poor(datetime(2026, 11, 20, 9, tzinfo=UTC))
 
 
-def test_an_account_that_is_empty_stays_so_for_months() -> None:
-    """No payday helps: what recovery is not believed to bring back."""
+def test_an_empty_account_stays_empty_for_months() -> None:
+    """Even a payday does not help."""
     week = [datetime(2026, 3, day, 9, tzinfo=UTC) for day in range(1, 8)]
 
     def empty(seed: int, moments: list[datetime]) -> bool:
@@ -175,7 +175,7 @@ class Payer:
             memory = replace(memory, charges=charges, failure=failed, rail=decision.rail)
 
 
-def test_a_year_of_monthly_charges_fails_and_recovers_believably() -> None:
+def test_a_year_of_charges_has_realistic_failures() -> None:
     failures: Counter[FailureCode] = Counter()
     charges = recovered = 0
     for number in range(1200):
@@ -189,5 +189,5 @@ def test_a_year_of_monthly_charges_fails_and_recovers_believably() -> None:
                 recovered += 1
     assert 0.06 <= failures.total() / charges <= 0.12
     assert failures.most_common(1)[0][0] is FailureCode.INSUFFICIENT_FUNDS
-    assert set(failures) == set(FailureCode), "each happens to somebody"
+    assert set(failures) == set(FailureCode), "every failure occurs"
     assert 0.5 <= recovered / failures.total() <= 0.9

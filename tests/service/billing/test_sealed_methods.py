@@ -1,4 +1,4 @@
-"""A payment method that cannot be opened, or a wallet that cannot be read: the charge waits, and nothing else does."""
+"""An unreadable payment method or wallet delays its charge and nothing else."""
 
 from uuid import UUID
 
@@ -36,7 +36,7 @@ async def states(billing: TenantBilling, subs: list[UUID]) -> list[PaymentState]
     return [latest[sub] for sub in subs]
 
 
-async def test_a_method_that_cannot_be_opened_holds_nobody_up_and_is_charged_when_it_can(
+async def test_an_unreadable_method_blocks_no_other_and_is_charged_later(
     billing: TenantBilling,
 ) -> None:
     subs = await all_due(billing)
@@ -51,7 +51,7 @@ async def test_a_method_that_cannot_be_opened_holds_nobody_up_and_is_charged_whe
     assert await states(billing, subs) == ["succeeded"] * 5
 
 
-async def test_a_method_that_cannot_be_opened_holds_nobody_up_who_is_taken_over_with_it(
+async def test_an_unreadable_method_blocks_no_other_takeover(
     billing: TenantBilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subs = await all_due(billing)
@@ -65,11 +65,11 @@ async def test_a_method_that_cannot_be_opened_holds_nobody_up_who_is_taken_over_
     assert await states(billing, subs) == ["in_flight", *["succeeded"] * 4]
 
 
-async def forget(_cashier: ChargeProcessor, _begun: object) -> None:
+async def forget(_charges: ChargeProcessor, _begun: object) -> None:
     """As a process that dies after the commit."""
 
 
-async def test_who_subscribes_while_the_wallet_cannot_be_read_is_subscribed_and_charged_later(
+async def test_subscribing_without_a_readable_wallet_charges_later(
     billing: TenantBilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def no_connection(_ids: object) -> None:
@@ -85,8 +85,8 @@ async def test_who_subscribes_while_the_wallet_cannot_be_read_is_subscribed_and_
     assert (await billing.subscription(made.id)).status == "active"
 
 
-async def test_a_refund_does_not_wait_for_a_method_that_cannot_be_opened(billing: TenantBilling) -> None:
-    """It goes by its charge."""
+async def test_a_refund_does_not_need_a_readable_method(billing: TenantBilling) -> None:
+    """It uses the charge's reference."""
     sub = await billing.subscribe()
     (paid,) = await billing.payments()
     await reseal(billing, sub, SEALED_WITH_ANOTHER_KEY)

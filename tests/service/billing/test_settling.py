@@ -1,4 +1,4 @@
-"""What follows from an answer, without a database: in every state, for every answer, rows that the database takes."""
+"""Settlement decisions without a database: every state and answer gives rows that satisfy the constraints."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -46,7 +46,7 @@ PAID = Outcome()
 CARD_ONLY = StoreSettings(TENANT, "NGN", True, [Rail.CARD], NOW)
 LIVE = {DunningState.WAITING, DunningState.AWAITING_CARD}
 SCHEDULES = [None, *(in_dunning(state) for state in DunningState)]
-ANSWERS = [PAID, *(Outcome(failure) for failure in FailureCode), Outcome("what nobody knows")]
+ANSWERS = [PAID, *(Outcome(failure) for failure in FailureCode), Outcome("unknown failure")]
 
 
 def one(case: Case, outcome: Outcome = PAID, now: datetime = NOW) -> tuple[Subscription, Changes]:
@@ -57,11 +57,11 @@ def one(case: Case, outcome: Outcome = PAID, now: datetime = NOW) -> tuple[Subsc
     return after, changes
 
 
-def told(changes: Changes) -> list[str]:
+def event_types(changes: Changes) -> list[str]:
     return [fact.type for fact in changes.facts]
 
 
-def check_told(changes: Changes) -> None:
+def check_events(changes: Changes) -> None:
     for fact in changes.facts:
         assert_conforms(fact.type, fact.data)
 
@@ -70,23 +70,23 @@ def check_told(changes: Changes) -> None:
 
 
 @pytest.mark.parametrize("status", Status)
-def test_whatever_is_answered_the_rows_are_such_as_the_database_takes(status: Status) -> None:
+def test_every_answer_gives_rows_that_satisfy_the_constraints(status: Status) -> None:
     for schedule, answer, settings, late in product(SCHEDULES, ANSWERS, [None, CARD_ONLY], [0, 40]):
         case = replace(CASE, subscription=in_status(status), schedule=schedule, settings=settings)
         changes = settle(case, answer, NOW + late * DAY)
         check_rows(changes)
-        check_told(changes)
+        check_events(changes)
         (ended,) = changes.attempts
         assert ended.finished_at == NOW + late * DAY
         if answer == PAID:
             assert [invoice.status for invoice in changes.invoices] == ["paid"]
-        assert not any(each.in_flight for each in changes.schedules), "nothing is under way any more"
+        assert not any(each.in_flight for each in changes.schedules), "a charge is still in flight"
         if schedule is not None:
             assert changes.schedules, "it would stay in flight for ever"
 
 
 @pytest.mark.parametrize("status", [Status.TRIALING, Status.ACTIVE, Status.PAST_DUE])
-def test_who_is_past_due_is_in_recovery_and_nobody_else_is(status: Status) -> None:
+def test_exactly_past_due_subscriptions_are_in_recovery(status: Status) -> None:
     schedule = in_dunning(DunningState.WAITING) if status is Status.PAST_DUE else None
     for answer, charges, settings in product(ANSWERS, range(6), [None, CARD_ONLY]):
         had = schedule and replace(schedule, attempts=charges)
@@ -101,21 +101,21 @@ def test_who_is_past_due_is_in_recovery_and_nobody_else_is(status: Status) -> No
 
 
 @pytest.mark.parametrize("status", [*sorted(ENDED), Status.PAUSED])
-def test_what_was_paid_for_something_that_is_over_is_paid_all_the_same(status: Status) -> None:
+def test_a_payment_for_an_ended_subscription_counts_as_paid(status: Status) -> None:
     case = replace(CASE, subscription=in_status(status))
     after, changes = one(case)
     assert after == case.subscription
-    assert told(changes) == ["subscription_payment_success"]
+    assert event_types(changes) == ["subscription_payment_success"]
 
 
-# Charges that worked
+# Successful charges
 
 
-def test_a_renewal_moves_to_the_invoice_s_period_and_counts_it() -> None:
+def test_a_paid_renewal_moves_to_the_invoice_s_period() -> None:
     after, changes = one(CASE)
     assert (after.current_period_start, after.current_period_end) == (OWED.period_start, OWED.period_end)
     assert (after.period, after.cycles, after.anchor) == (3, 4, ACTIVE.anchor)
-    assert told(changes) == ["subscription_payment_success"]
+    assert event_types(changes) == ["subscription_payment_success"]
 
 
 @pytest.mark.parametrize("status", [Status.INCOMPLETE, Status.TRIALING])
@@ -124,11 +124,11 @@ def test_the_first_charge_activates_and_anchors_where_its_period_begins(status: 
     after, changes = one(case, now=NOW + timedelta(hours=5))
     assert (after.status, after.cycles, after.period, after.anchor) == ("active", 1, 0, OWED.period_start)
     assert after.current_period_end == OWED.period_end
-    assert told(changes) == ["subscription_payment_success", "subscription_activated"]
+    assert event_types(changes) == ["subscription_payment_success", "subscription_activated"]
 
 
-def test_a_first_invoice_that_is_paid_when_its_hour_is_over_begins_a_new_one() -> None:
-    """A customer who tries again after five hours has not had them."""
+def test_an_hourly_first_invoice_paid_late_begins_a_new_hour() -> None:
+    """A customer who pays after five hours has not used these hours."""
     hourly = replace(PLAN, interval=Interval.HOUR)
     invoice = replace(OWED, period_end=NOW + timedelta(hours=1))
     case = replace(CASE, subscription=in_status(Status.INCOMPLETE), plan=hourly, invoice=invoice)
@@ -138,26 +138,26 @@ def test_a_first_invoice_that_is_paid_when_its_hour_is_over_begins_a_new_one() -
     assert (after.current_period_end, after.cycles) == (late + timedelta(hours=1), 1)
 
 
-def test_a_trial_whose_end_was_missed_for_months_is_caught_up() -> None:
-    """The time was ours to lose, not the merchant's: the next period is charged next."""
+def test_a_trial_missed_for_months_is_caught_up() -> None:
+    """The customer had the service, so each missed period is charged in turn."""
     case = replace(CASE, subscription=in_status(Status.TRIALING))
     after, _ = one(case, now=NOW + 90 * DAY)
     assert (after.current_period_end, after.anchor) == (OWED.period_end, OWED.period_start)
 
 
 @pytest.mark.parametrize("status", [Status.PAST_DUE, Status.UNPAID])
-def test_whoever_recovers_in_time_has_what_is_left_of_the_period(status: Status) -> None:
+def test_recovery_within_the_period_keeps_the_rest_of_it(status: Status) -> None:
     state = DunningState.WAITING if status is Status.PAST_DUE else DunningState.EXHAUSTED
     case = replace(CASE, subscription=in_status(status), schedule=in_dunning(state))
     after, changes = one(case, now=OWED.period_end - timedelta(seconds=1))
     assert (after.status, after.cycles, after.period, after.anchor) == ("active", 4, 3, ACTIVE.anchor)
     assert (after.current_period_start, after.current_period_end) == (OWED.period_start, OWED.period_end)
-    assert told(changes) == ["subscription_payment_recovered", "subscription_recovered"]
+    assert event_types(changes) == ["subscription_payment_recovered", "subscription_recovered"]
     assert changes.schedules[0].state is DunningState.RECOVERED
 
 
 @given(st.timedeltas(timedelta(0), timedelta(days=700)), st.sampled_from(Interval))
-def test_whoever_recovers_later_begins_a_new_period_at_once(after: timedelta, interval: Interval) -> None:
+def test_late_recovery_begins_a_new_period(after: timedelta, interval: Interval) -> None:
     now = OWED.period_end + after
     case = replace(
         CASE,
@@ -170,7 +170,7 @@ def test_whoever_recovers_later_begins_a_new_period_at_once(after: timedelta, in
     assert recovered.current_period_end == boundary(now, interval, 1)
 
 
-def test_a_trial_that_recovers_is_anchored_where_its_first_period_begins() -> None:
+def test_a_recovered_trial_is_anchored_at_its_first_period() -> None:
     case = replace(CASE, subscription=in_status(Status.PAST_DUE, cycles=0, period=0), schedule=WAITING)
     after, _ = one(case, now=NOW + DAY)
     assert (after.anchor, after.period, after.cycles) == (OWED.period_start, 0, 1)
@@ -179,7 +179,7 @@ def test_a_trial_that_recovers_is_anchored_where_its_first_period_begins() -> No
 # Charges that failed
 
 
-def test_a_first_charge_that_fails_changes_nothing_but_is_told() -> None:
+def test_a_failed_first_charge_only_records_an_event() -> None:
     changes = settle(replace(CASE, subscription=in_status(Status.INCOMPLETE)), Outcome("51"), NOW)
     assert not changes.subscriptions
     assert not changes.invoices
@@ -190,7 +190,7 @@ def test_a_first_charge_that_fails_changes_nothing_but_is_told() -> None:
 
 
 @pytest.mark.parametrize("status", [Status.TRIALING, Status.ACTIVE])
-def test_a_renewal_that_fails_begins_recovery_and_moves_no_period(status: Status) -> None:
+def test_a_failed_renewal_begins_recovery_in_the_old_period(status: Status) -> None:
     case = replace(CASE, subscription=in_status(status))
     after, changes = one(case, Outcome("51"))
     assert after == replace(case.subscription, status=Status.PAST_DUE, updated_at=NOW)
@@ -199,23 +199,23 @@ def test_a_renewal_that_fails_begins_recovery_and_moves_no_period(status: Status
     assert (schedule.last_action, schedule.failure_code) == ("retry_payday", "insufficient_funds")
     assert schedule.next_attempt_at == datetime(2026, 12, 28, 9, tzinfo=NOW.tzinfo)
     assert schedule.last_reason == changes.facts[0].data["reason"]
-    assert told(changes) == ["subscription_payment_failed", "subscription_past_due"]
+    assert event_types(changes) == ["subscription_payment_failed", "subscription_past_due"]
 
 
-def test_a_card_that_would_fail_again_is_asked_for() -> None:
+def test_a_permanently_failing_card_is_replaced() -> None:
     _, changes = one(CASE, Outcome("54"))
     (schedule,) = changes.schedules
     assert (schedule.state, schedule.next_attempt_at) == ("awaiting_card", NOW + 7 * DAY)
-    assert told(changes)[-1] == "subscription_payment_action_required"
+    assert event_types(changes)[-1] == "subscription_payment_action_required"
     assert changes.facts[-1].data["deadline"] == "2026-12-07T10:30:00.000Z"
 
 
-def test_where_nothing_can_follow_it_is_over_at_once_and_all_three_are_told() -> None:
+def test_a_final_failure_ends_it_with_three_events() -> None:
     case = replace(CASE, settings=CARD_ONLY)
     after, changes = one(case, Outcome("57"))
     assert after.status is Status.UNPAID
     assert changes.schedules[0].state is DunningState.EXHAUSTED
-    assert told(changes) == [
+    assert event_types(changes) == [
         "subscription_payment_failed",
         "subscription_past_due",
         "subscription_unpaid",
@@ -231,16 +231,16 @@ def test_the_last_charge_that_fails_ends_it() -> None:
     assert changes.facts[-1].data["reason"] == changes.schedules[0].last_reason
 
 
-def test_what_the_schedule_was_set_up_with_holds_to_its_end() -> None:
-    """Whatever the shop's settings are by then."""
+def test_a_schedule_keeps_its_settings() -> None:
+    """Later changes of the tenant's settings do not apply."""
     impatient = replace(WAITING, payday_aware=False)
     case = replace(CASE, subscription=in_status(Status.PAST_DUE), schedule=impatient, settings=CARD_ONLY)
     (schedule,) = settle(case, Outcome("51"), NOW).schedules
     assert schedule.last_action == "retry"
 
 
-def test_a_collection_that_fails_is_remembered_and_starts_nothing() -> None:
-    """So that what recovers later tells the failure before it, and not an older one."""
+def test_a_failed_collection_is_recorded_and_starts_nothing() -> None:
+    """So a later recovery event names the latest failure."""
     exhausted = in_dunning(DunningState.EXHAUSTED)
     case = replace(CASE, subscription=in_status(Status.UNPAID), schedule=exhausted)
     changes = settle(case, Outcome("51"), NOW)
@@ -266,10 +266,10 @@ def test_a_refund_concerns_no_subscription(status: Status) -> None:
         assert not [*changes.subscriptions, *changes.invoices, *changes.schedules]
 
 
-def test_a_refund_that_worked_is_told_with_what_is_given_back_in_all() -> None:
+def test_a_refund_event_has_the_total_refunded_amount() -> None:
     changes = settle(REFUNDING, PAID, NOW)
     check_rows(changes)
-    check_told(changes)
+    check_events(changes)
     (fact,) = changes.facts
     assert (fact.data["amount"], fact.data["refundedAmount"], fact.data["paidAmount"]) == (
         200_000,
@@ -278,7 +278,7 @@ def test_a_refund_that_worked_is_told_with_what_is_given_back_in_all() -> None:
     )
 
 
-def test_a_refund_that_failed_gives_back_what_it_had_reserved_and_is_not_told() -> None:
+def test_a_failed_refund_releases_its_reservation_without_event() -> None:
     changes = settle(REFUNDING, Outcome("96"), NOW)
     check_rows(changes)
     assert not changes.facts
@@ -287,15 +287,15 @@ def test_a_refund_that_failed_gives_back_what_it_had_reserved_and_is_not_told() 
     assert (charge.id, charge.refunded) == (CHARGED.id, 150_000)
 
 
-# Cards that nobody gave
+# Missing replacement cards
 
 
-def test_a_card_that_is_not_given_ends_it() -> None:
+def test_a_missing_replacement_card_ends_it() -> None:
     awaiting = in_dunning(DunningState.AWAITING_CARD, failure_code="stolen_card", in_flight=False)
     case = replace(CASE, subscription=in_status(Status.PAST_DUE), schedule=awaiting, attempt=None)
     changes = give_up_waiting(case, NOW)
     check_rows(changes)
-    check_told(changes)
+    check_events(changes)
     assert changes.subscriptions[0].status is Status.UNPAID
     assert changes.schedules[0].state is DunningState.EXHAUSTED
-    assert told(changes) == ["subscription_unpaid"]
+    assert event_types(changes) == ["subscription_unpaid"]

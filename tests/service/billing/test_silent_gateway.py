@@ -1,5 +1,6 @@
-"""A gateway that gives no answers: to one order for ever, to anybody for a while, never. What it was asked for stays in
-flight, is asked for again by the same reference, and holds nobody up; what it was not asked for is not begun in vain.
+"""A gateway that does not answer: one order, some orders, or none.
+
+Requested charges stay in flight, are requested again by the same reference, and block no other. No new charges begin.
 """
 
 from collections.abc import Iterable
@@ -57,7 +58,7 @@ async def in_flight(billing: TenantBilling) -> int:
     return count
 
 
-async def test_one_order_that_never_has_an_answer_holds_nobody_up(billing: TenantBilling) -> None:
+async def test_one_unanswered_order_blocks_no_other(billing: TenantBilling) -> None:
     odd = 123_456
     plans = [await billing.plan(amount, "week") for amount in (500_000, odd, 500_000)]
     subs = [await billing.subscribe(plan) for plan in plans]
@@ -77,7 +78,7 @@ async def test_one_order_that_never_has_an_answer_holds_nobody_up(billing: Tenan
     assert (await billing.subscription(subs[1])).cycles >= 2
 
 
-async def test_an_answer_that_never_comes_is_waited_for_for_a_while_and_asked_for_again(
+async def test_a_missing_answer_is_requested_again_after_a_while(
     database: Database,
 ) -> None:
     gateway = HeldGateway()
@@ -98,8 +99,8 @@ async def test_an_answer_that_never_comes_is_waited_for_for_a_while_and_asked_fo
         await check_payments([billing.pool], gateway.known)
 
 
-async def test_while_a_gateway_is_away_not_everything_that_is_due_is_begun(billing: TenantBilling) -> None:
-    """Nothing can be done for a subscription whose charge is under way, not even cancelling it."""
+async def test_an_unavailable_gateway_limits_new_charges(billing: TenantBilling) -> None:
+    """A subscription with a charge in flight allows no action, not even a cancellation."""
     await add_due(billing.database, billing.pool, billing.tenant, 1000, billing.clock.time, [GOOD_CARD])
     billing.gateway.answers = away
     charges, these = worker(billing)
@@ -109,7 +110,7 @@ async def test_while_a_gateway_is_away_not_everything_that_is_due_is_begun(billi
         assert SILENT_AFTER <= await in_flight(billing) <= BATCH + SILENT_AFTER
 
 
-async def test_a_few_are_tried_whether_the_gateway_is_back_and_then_all_goes_on(
+async def test_a_few_probes_detect_that_the_gateway_is_back(
     billing: TenantBilling,
 ) -> None:
     await add_due(billing.database, billing.pool, billing.tenant, 800, billing.clock.time, [GOOD_CARD])
@@ -127,7 +128,7 @@ async def test_a_few_are_tried_whether_the_gateway_is_back_and_then_all_goes_on(
     assert account.charges == 800
 
 
-async def test_a_gateway_that_answers_now_and_then_is_not_taken_for_away(billing: TenantBilling) -> None:
+async def test_a_gateway_that_answers_sometimes_counts_as_available(billing: TenantBilling) -> None:
     await add_due(billing.database, billing.pool, billing.tenant, 400, billing.clock.time, [GOOD_CARD])
     asked = 0
 
@@ -144,10 +145,10 @@ async def test_a_gateway_that_answers_now_and_then_is_not_taken_for_away(billing
         assert await in_flight(billing) == 400 * 4 // 5
 
 
-async def test_one_order_that_never_has_an_answer_is_not_a_gateway_that_is_away(
+async def test_one_unanswered_order_does_not_mark_the_gateway_unavailable(
     billing: TenantBilling,
 ) -> None:
-    """However often it is asked for."""
+    """The number of requests does not matter."""
     sub = await billing.subscribe()
     billing.gateway.answers = away
     await billing.at((await billing.subscription(sub)).current_period_end)
@@ -159,7 +160,7 @@ async def test_one_order_that_never_has_an_answer_is_not_a_gateway_that_is_away(
     assert (await billing_cases.status(billing.pool, billing.clock.time)).unanswered == 1
 
 
-async def test_what_never_has_an_answer_is_ended_by_what_the_gateways_records_say(
+async def test_an_operator_settles_a_charge_that_is_never_answered(
     billing: TenantBilling,
 ) -> None:
     sub = await billing.subscribe()

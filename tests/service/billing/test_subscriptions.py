@@ -1,6 +1,4 @@
-"""What merchants and customers do to a subscription: each action with its event, each refusal in a sentence that changes
-nothing.
-"""
+"""Each action on a subscription records its event, or fails with one sentence and changes nothing."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -119,7 +117,7 @@ IN_ORDER: tuple[tuple[Act, set[str], str, str], ...] = (
 )
 
 
-async def test_what_can_be_done_in_a_state_is_done_and_told_and_all_else_is_refused(
+async def test_each_state_allows_its_actions_and_rejects_others(
     billing: TenantBilling,
 ) -> None:
     await billing.plan(777)
@@ -139,7 +137,7 @@ async def test_what_can_be_done_in_a_state_is_done_and_told_and_all_else_is_refu
             assert (data["status"], data["cancelAtPeriodEnd"]) == (row.status, row.cancel_at_period_end)
 
 
-async def test_only_what_is_incomplete_or_unpaid_is_collected(billing: TenantBilling) -> None:
+async def test_only_incomplete_and_unpaid_subscriptions_are_collected(billing: TenantBilling) -> None:
     for status, sub in (await in_every_state(billing)).items():
         if status in {"incomplete", "unpaid"}:
             await billing.subscriptions.replace_payment_method(sub, await billing.card())
@@ -153,7 +151,7 @@ async def test_only_what_is_incomplete_or_unpaid_is_collected(billing: TenantBil
                 await billing.subscriptions.collect(sub)
 
 
-async def test_who_is_not_there_cannot_be_served_nor_whose_it_is_not(billing: TenantBilling) -> None:
+async def test_unknown_and_foreign_subscriptions_are_not_found(billing: TenantBilling) -> None:
     sub = await billing.subscribe()
     other = await billing.another()
     for act in (pause, cancel, keep, limit, collect, replace_card):
@@ -168,7 +166,7 @@ async def test_who_is_not_there_cannot_be_served_nor_whose_it_is_not(billing: Te
 # Cancelling and keeping
 
 
-async def test_a_cancellation_tells_why_and_leaves_nothing_owed(billing: TenantBilling) -> None:
+async def test_a_cancellation_has_a_reason_and_leaves_nothing_owed(billing: TenantBilling) -> None:
     sub = await billing.subscribe(card=POOR_CARD)
     await billing.subscriptions.cancel(sub)
     _, data = await last(billing)
@@ -179,7 +177,7 @@ async def test_a_cancellation_tells_why_and_leaves_nothing_owed(billing: TenantB
         await billing.subscriptions.cancel(sub)
 
 
-async def test_a_cancellation_is_scheduled_once_and_taken_back_once(billing: TenantBilling) -> None:
+async def test_a_cancellation_is_scheduled_and_undone_once(billing: TenantBilling) -> None:
     sub = await billing.subscribe()
     await billing.subscriptions.cancel(sub, at_period_end=True)
     async with billing.expect_error(Conflict, "is already set to be cancelled at its period's end"):
@@ -192,7 +190,7 @@ async def test_a_cancellation_is_scheduled_once_and_taken_back_once(billing: Ten
 # Plans and limits
 
 
-async def test_a_change_of_plan_tells_both(billing: TenantBilling) -> None:
+async def test_a_plan_change_event_has_both_plans(billing: TenantBilling) -> None:
     before, after = await billing.plan(500_000), await billing.plan(1_500_000, Interval.YEAR)
     sub = await billing.subscribe(before)
     await billing.subscriptions.change_plan(sub, after.id)
@@ -210,7 +208,7 @@ async def test_a_change_of_plan_tells_both(billing: TenantBilling) -> None:
     )
 
 
-async def test_a_plan_that_cannot_be_had_is_refused(billing: TenantBilling) -> None:
+async def test_an_unavailable_plan_is_rejected(billing: TenantBilling) -> None:
     plan = await billing.plan()
     sub = await billing.subscribe(plan)
     async with billing.expect_error(Conflict, "The subscription already has plan plan_"):
@@ -226,8 +224,8 @@ async def test_a_plan_that_cannot_be_had_is_refused(billing: TenantBilling) -> N
         await billing.subscriptions.change_plan(sub, archived.id)
 
 
-async def test_a_limit_is_never_lower_than_what_is_paid_or_owed(billing: TenantBilling) -> None:
-    """Or the charge that recovers it could not be written."""
+async def test_a_cycle_limit_covers_paid_and_owed_cycles(billing: TenantBilling) -> None:
+    """Otherwise its recovery charge could not be written."""
     active = await billing.subscribe(await billing.plan(interval=Interval.DAY))
     owing = await billing.subscribe(await billing.plan(interval=Interval.DAY), GOOD_CARD)
     await billing.until(START + 2 * DAY)
@@ -251,7 +249,7 @@ async def test_a_limit_is_never_lower_than_what_is_paid_or_owed(billing: TenantB
     assert [(row.status, row.cycles) for row in rows] == [("expired", 4)] * 2
 
 
-async def test_nothing_is_collected_from_who_is_blacklisted(billing: TenantBilling) -> None:
+async def test_a_blacklisted_customer_is_not_collected(billing: TenantBilling) -> None:
     sub = await billing.subscribe(card=FLAKY_CARD)
     await billing.catalog.blacklist((await billing.subscription(sub)).customer_id, "chargebacks")
     async with billing.expect_error(Conflict, "is blacklisted and cannot be charged"):
@@ -281,7 +279,7 @@ async def test_a_charge_is_refunded_in_parts_until_nothing_is_left(billing: Tena
             await billing.subscriptions.refund(charge.id, more)
 
 
-async def test_what_cannot_be_refunded_is_refused(billing: TenantBilling) -> None:
+async def test_an_impossible_refund_is_rejected(billing: TenantBilling) -> None:
     await billing.catalog.create_promo_code(NewPromoCode("GIFT", percent_off=100))
     free = await billing.subscribe(promo="GIFT")
     await billing.subscribe(card=POOR_CARD)
@@ -304,7 +302,7 @@ async def test_what_cannot_be_refunded_is_refused(billing: TenantBilling) -> Non
         await billing.subscriptions.refund(refund)
 
 
-async def test_a_refund_that_fails_gives_back_what_can_be_refunded_and_is_not_told(
+async def test_a_failed_refund_restores_the_refundable_amount_without_event(
     billing: TenantBilling,
 ) -> None:
     sub = await billing.subscribe()
@@ -320,8 +318,8 @@ async def test_a_refund_that_fails_gives_back_what_can_be_refunded_and_is_not_to
     assert (await billing.subscription(sub)).status == "active"
 
 
-async def test_a_refund_needs_no_card_and_no_subscription_that_goes_on(billing: TenantBilling) -> None:
-    """What was charged is given back by the charge's reference: the card may be gone, and all may have ended."""
+async def test_a_refund_needs_neither_card_nor_running_subscription(billing: TenantBilling) -> None:
+    """It uses the charge's reference, so the card may be removed and the subscription ended."""
     sub = await billing.subscribe()
     await billing.subscriptions.replace_payment_method(sub, new_id())
     await billing.subscriptions.cancel(sub)
@@ -331,8 +329,8 @@ async def test_a_refund_needs_no_card_and_no_subscription_that_goes_on(billing: 
     assert (await paid(billing)).refunded == charge.amount
 
 
-async def test_of_two_refunds_at_once_one_is_made(billing: TenantBilling) -> None:
-    """Or none of what is left is given twice."""
+async def test_one_of_two_concurrent_refunds_is_made(billing: TenantBilling) -> None:
+    """The remaining amount is not refunded twice."""
     await billing.subscribe()
     charge = await paid(billing)
     results = await asyncio.gather(
@@ -344,7 +342,7 @@ async def test_of_two_refunds_at_once_one_is_made(billing: TenantBilling) -> Non
     assert billing.gateway.refunded.total() == 400_000
 
 
-async def test_while_money_is_under_way_nothing_else_is_done(billing: TenantBilling) -> None:
+async def test_a_payment_in_flight_blocks_every_action(billing: TenantBilling) -> None:
     await billing.plan(777)
     sub = await billing.subscribe()
     with billing.gateway.silent():

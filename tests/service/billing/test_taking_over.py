@@ -1,5 +1,6 @@
-"""Whoever begins a charge answers for it for a while, and then others do: the gateway is asked again by the same reference,
-and whatever answers come, and from whom, one is written.
+"""The worker that begins a charge handles it while its lease lasts; then another asks the gateway by the same reference.
+
+Of all answers from both workers one is written.
 """
 
 from uuid import UUID
@@ -34,7 +35,7 @@ async def test_both_answers_come_and_one_is_written(held: tuple[TenantBilling, H
     await paid_once(billing, gateway, sub)
 
 
-async def test_a_worker_that_takes_over_from_itself_writes_one_of_two_answers_that_come_at_once(
+async def test_one_of_two_concurrent_answers_is_written(
     held: tuple[TenantBilling, HeldGateway],
 ) -> None:
     billing, gateway = held
@@ -55,10 +56,10 @@ async def paid_once(billing: TenantBilling, gateway: HeldGateway, sub: UUID) -> 
     assert len(await billing.events("subscription_payment_success")) == 2
 
 
-async def test_an_answer_that_comes_too_late_does_not_touch_the_charge_that_is_under_way_by_then(
+async def test_a_late_answer_does_not_change_a_newer_charge(
     held: tuple[TenantBilling, HeldGateway],
 ) -> None:
-    """Somebody took over and was refused, and who was slow has begun the recovery; both its answers come at once."""
+    """Another worker took over and got a failure. The slow worker's answers arrive after recovery has begun."""
     billing, gateway = held
     sub = await billing.subscribe()
     gateway.answers = lambda order: Outcome("processor_error") if order.number == 1 else None
@@ -89,10 +90,10 @@ async def test_an_answer_that_comes_too_late_does_not_touch_the_charge_that_is_u
     ]
 
 
-async def test_a_charge_that_worked_is_not_lost_with_a_card_that_is_removed_before_the_answer_is_written(
+async def test_a_successful_charge_survives_the_removal_of_its_card(
     held: tuple[TenantBilling, HeldGateway],
 ) -> None:
-    """Taken for a card that never was, it would be charged again over the next rail."""
+    """Otherwise it would look like a failed card and be charged again by the next rail."""
     billing, gateway = held
     sub = await start_held_renewal(billing, gateway)
     await remove_card(billing, sub)
@@ -104,7 +105,7 @@ async def test_a_charge_that_worked_is_not_lost_with_a_card_that_is_removed_befo
     await paid_once(billing, gateway, sub)
 
 
-async def test_a_charge_of_a_removed_card_that_was_never_made_is_refused(
+async def test_a_charge_of_a_removed_card_fails(
     held: tuple[TenantBilling, HeldGateway],
 ) -> None:
     billing, gateway = held
@@ -134,10 +135,10 @@ async def remove_card(billing: TenantBilling, sub: UUID) -> None:
     await wallet.remove_method(billing.database.core, identity, method)
 
 
-async def test_an_answer_to_what_is_settled_already_does_nothing(billing: TenantBilling) -> None:
+async def test_an_answer_to_a_settled_charge_does_nothing(billing: TenantBilling) -> None:
     sub = await billing.subscribe()
     (settled,) = await billing.payments()
-    before, told = await billing.subscription(sub), await billing.types()
+    before, events = await billing.subscription(sub), await billing.types()
     billing.gateway.answered.clear()
     billing.gateway.answers = lambda _order: Outcome("stolen_card")
     await billing.engine.charges.submit([Overdue(settled, before.payment_method_id)])
@@ -145,5 +146,5 @@ async def test_an_answer_to_what_is_settled_already_does_nothing(billing: Tenant
     assert (await billing.payments(), await billing.subscription(sub), await billing.types()) == (
         [settled],
         before,
-        told,
+        events,
     )

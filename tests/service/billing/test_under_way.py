@@ -1,4 +1,4 @@
-"""While money is under way for a subscription nothing else is done to it, and whoever asks is told to try again."""
+"""A payment in flight blocks other actions on its subscription, with an error that says to try again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -42,25 +42,25 @@ ACTIONS: list[tuple[str, Callable[[TenantBilling, UUID], Awaitable[object]]]] = 
 
 
 @pytest.mark.parametrize(("name", "action"), ACTIONS, ids=[name for name, _ in ACTIONS])
-async def test_while_money_is_under_way_nothing_else_is_done_and_afterwards_it_is(
+async def test_a_charge_in_flight_blocks_actions_until_it_settles(
     held: tuple[TenantBilling, HeldGateway],
     name: str,
     action: Callable[[TenantBilling, UUID], Awaitable[object]],
 ) -> None:
     billing, gateway = held
     sub = await start_held_renewal(billing, gateway)
-    before, told = await billing.subscription(sub), len(await billing.types())
+    before, events = await billing.subscription(sub), len(await billing.types())
     with pytest.raises(Conflict, match="in flight: try again shortly"):
         await action(billing, sub)
-    assert (await billing.subscription(sub), len(await billing.types())) == (before, told)
+    assert (await billing.subscription(sub), len(await billing.types())) == (before, events)
     gateway.release()
     await billing.engine.charges.settled()
     assert (await billing.subscription(sub)).cycles == 2
     await action(billing, sub)
-    assert len(await billing.types()) > told
+    assert len(await billing.types()) > events
 
 
-async def test_an_action_that_waits_for_a_scanner_finds_the_charge_that_it_began(
+async def test_an_action_waiting_for_a_scanner_sees_its_charge(
     billing: TenantBilling, connect: Connect, owner: asyncpg.Connection
 ) -> None:
     sub = await billing.subscribe()

@@ -1,4 +1,4 @@
-"""A business played through some months, once for all the tests here: its rows, its events, and their way to endpoints."""
+"""A business is simulated for some months, once for all tests in this file."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -85,9 +85,7 @@ async def recorded(database: Database) -> list[dict[str, Any]]:
     return [{**row, "data": orjson.loads(row["data"])} for row in rows]
 
 
-async def test_every_billing_event_of_the_catalog_occurs_as_its_schema_says(
-    played: Played, database: Database
-) -> None:
+async def test_every_billing_event_occurs_and_matches_its_schema(played: Played, database: Database) -> None:
     seen: Counter[str] = Counter()
     for event in await recorded(database):
         assert_conforms(event["type"], event["data"])
@@ -96,9 +94,7 @@ async def test_every_billing_event_of_the_catalog_occurs_as_its_schema_says(
     assert seen == played.tally.events
 
 
-async def test_events_are_of_the_time_that_was_played_and_in_its_order(
-    played: Played, database: Database
-) -> None:
+async def test_events_have_the_simulated_time_in_order(played: Played, database: Database) -> None:
     moments = defaultdict(list)
     for event in await recorded(database):
         moments[event["data"]["subscriptionId"]].append(event["created_at"])
@@ -108,25 +104,25 @@ async def test_events_are_of_the_time_that_was_played_and_in_its_order(
 
 
 async def test_the_books_balance(database: Database) -> None:
-    """What was paid is what was charged and told, and nothing is left under way."""
+    """Payments, charges and events agree, and no charge is left in flight."""
     row = await database.data(Mode.TEST).fetchrow(
         "SELECT (SELECT sum(amount) FROM invoices WHERE status = 'paid') AS invoiced,"
         "       (SELECT sum(amount) FROM payment_attempts WHERE kind = 'charge' AND state = 'succeeded') AS charged,"
         "       (SELECT sum((data->>'amount')::bigint) FROM events"
-        "         WHERE type IN ('subscription_payment_success', 'subscription_payment_recovered')) AS told,"
+        "         WHERE type IN ('subscription_payment_success', 'subscription_payment_recovered')) AS in_events,"
         "       (SELECT sum(refunded) FROM payment_attempts) AS refunded,"
         "       (SELECT sum((data->>'amount')::bigint) FROM events"
-        "         WHERE type = 'subscription_payment_refunded') AS refunds_told,"
+        "         WHERE type = 'subscription_payment_refunded') AS refunds_in_events,"
         "       (SELECT count(*) FROM payment_attempts WHERE state = 'in_flight') AS under_way,"
         "       (SELECT count(*) FROM subscriptions WHERE fault IS NOT NULL) AS held"
     )
     assert row
-    assert row["invoiced"] == row["charged"] == row["told"] > 0
-    assert row["refunded"] == row["refunds_told"] > 0
+    assert row["invoiced"] == row["charged"] == row["in_events"] > 0
+    assert row["refunded"] == row["refunds_in_events"] > 0
     assert (row["under_way"], row["held"]) == (0, 0)
 
 
-async def test_its_events_flow_through_delivery_unharmed(played: Played, database: Database) -> None:
+async def test_its_events_are_delivered_unchanged(played: Played, database: Database) -> None:
     events = await recorded(database)
     async with receiving() as receiver, engine(database) as ours:
         for tenant in played.tenants:
@@ -144,9 +140,7 @@ async def test_its_events_flow_through_delivery_unharmed(played: Played, databas
             assert (body["type"], body["data"]) == (event["type"], event["data"])
 
 
-async def test_with_what_its_endpoints_meet_every_event_of_the_catalog_occurs(
-    played: Played, database: Database
-) -> None:
+async def test_with_endpoint_events_every_catalog_event_occurs(played: Played, database: Database) -> None:
     data, tenant = database.data(Mode.TEST), played.tenants[0]
     endpoint_id = await add_endpoint(database, tenant, "https://merchant.example/hooks")
     endpoint = await endpoints.show(database.core, endpoint_id)
@@ -160,7 +154,7 @@ async def test_with_what_its_endpoints_meet_every_event_of_the_catalog_occurs(
     )
     await owner.close()
     await HealthWatch(data).check(asyncio.Event())
-    await endpoints.disable(data, endpoint, "The shop moves.")
+    await endpoints.disable(data, endpoint, "The tenant moves.")
     await endpoints.enable(data, endpoint)
     events = await recorded(database)
     for event in events:

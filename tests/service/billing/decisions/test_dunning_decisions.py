@@ -1,6 +1,4 @@
-"""What follows a failed charge, rule by rule; and whatever happened and whenever it is, there is one decision that ends
-well or ends.
-"""
+"""The decision after a failed charge: rule by rule, and for any history there is exactly one that ends or continues."""
 
 import re
 from collections.abc import Sequence
@@ -52,14 +50,14 @@ CARD_ONLY = (Rail.CARD,)
 HOUR = timedelta(hours=1)
 
 moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
-shops = st.sets(st.sampled_from(Rail), min_size=1).map(sorted)
+rail_lists = st.sets(st.sampled_from(Rail), min_size=1).map(sorted)
 memories = st.builds(
     Memory,
     charges=st.integers(0, MOST_CHARGES + 2),
     failure=st.sampled_from(FailureCode),
     rail=st.sampled_from(Rail),
     payday_aware=st.booleans(),
-    rails=shops,
+    rails=rail_lists,
 )
 
 
@@ -104,7 +102,7 @@ def after(
         (after(LATE, 3), RETRY, Rail.CARD, 120 * HOUR),
         (after(BROKEN, 4, Rail.USSD), RETRY, Rail.USSD, 168 * HOUR),
         (after(BROKEN, 5), EXHAUST, Rail.CARD, None),
-        # a rail that the shop has given up meanwhile
+        # a rail that the tenant has disabled since
         (after(BROKEN, 1, rails=(Rail.USSD,)), SWITCH, Rail.USSD, 0 * HOUR),
         (after(EXPIRED, rails=(Rail.TRANSFER,)), SWITCH, Rail.TRANSFER, 0 * HOUR),
         (after(POOR, 1, Rail.DIRECT_DEBIT, CARD_ONLY), EXHAUST, Rail.DIRECT_DEBIT, None),
@@ -118,7 +116,7 @@ def test_the_rules(memory: Memory, action: DunningAction, rail: Rail, wait: time
 
 
 @pytest.mark.parametrize(("charges", "hours"), [*enumerate([0, 24, 72, 120, 168])])
-def test_the_waits_are_the_promised_ones(charges: int, hours: int) -> None:
+def test_the_waits_match_the_documented_ones(charges: int, hours: int) -> None:
     assert decide(after(BROKEN, charges), NOW).at == NOW + hours * HOUR
     assert decide(after(POOR, charges), ON_PAYDAY).at == ON_PAYDAY + hours * HOUR, "on payday there is money"
     assert len(BACKOFF) == MOST_CHARGES == 5
@@ -143,7 +141,7 @@ def test_payday_is_the_28th_and_the_1st_to_the_3rd(moment: datetime) -> None:
 @example(THE_28TH)
 @example(datetime(2026, 12, 31, 23, 59, tzinfo=UTC))
 @example(datetime(2027, 2, 28, 8, 59, 59, 999_999, tzinfo=UTC))
-def test_the_next_payday_is_the_first_28th_at_nine_that_lies_ahead(now: datetime) -> None:
+def test_the_next_payday_is_the_28th_at_nine(now: datetime) -> None:
     ahead = next_payday(now)
     assert (ahead.day, ahead.time()) == (28, time(9))
     assert ahead.tzinfo is UTC
@@ -151,8 +149,8 @@ def test_the_next_payday_is_the_first_28th_at_nine_that_lies_ahead(now: datetime
     assert previous <= now < ahead
 
 
-def test_who_is_poor_on_the_28th_before_nine_is_not_sent_away_for_a_month() -> None:
-    """It is payday already: the waits are those of everybody else."""
+def test_a_failure_before_nine_on_payday_is_retried_that_day() -> None:
+    """It is payday, so the usual waits apply."""
     morning = THE_28TH - HOUR
     assert decide(after(POOR, 1), morning).action is RETRY
 
@@ -161,7 +159,7 @@ def test_who_is_poor_on_the_28th_before_nine_is_not_sent_away_for_a_month() -> N
 
 
 @given(memories, moments)
-def test_there_is_always_one_decision_and_it_is_never_for_the_past(memory: Memory, now: datetime) -> None:
+def test_there_is_always_one_decision_in_the_future(memory: Memory, now: datetime) -> None:
     decision = decide(memory, now)
     assert (decision.at is None) == (decision.action is EXHAUST)
     if decision.at is not None:
@@ -170,7 +168,7 @@ def test_there_is_always_one_decision_and_it_is_never_for_the_past(memory: Memor
 
 
 @given(memories, moments)
-def test_nothing_is_charged_over_a_rail_that_the_shop_lacks(memory: Memory, now: datetime) -> None:
+def test_no_charge_uses_a_rail_that_the_tenant_lacks(memory: Memory, now: datetime) -> None:
     decision = decide(memory, now)
     if decision.action is not EXHAUST:
         assert decision.rail in memory.rails
@@ -208,7 +206,7 @@ def test_reasons(memory: Memory, reason: str) -> None:
 @pytest.mark.parametrize(
     ("charges", "so_many"), [(0, "0 recovery charges"), (1, "1 recovery charge"), (4, "4 recovery charges")]
 )
-def test_whoever_gives_no_card_is_told_how_long_it_was_waited_for(charges: int, so_many: str) -> None:
+def test_the_reason_names_the_wait_for_a_card(charges: int, so_many: str) -> None:
     given_up = give_up_on_card(charges, Rail.CARD, EXPIRED)
     assert (given_up.action, given_up.rail, given_up.at) == (EXHAUST, Rail.CARD, None)
     assert given_up.reason == f"expired_card: the card was not replaced within 7 days, after {so_many}."
@@ -241,7 +239,7 @@ class Way:
 @given(
     st.lists(st.sampled_from(FailureCode), min_size=20, max_size=20),
     st.lists(st.booleans()),
-    shops,
+    rail_lists,
     st.booleans(),
     moments,
 )
@@ -251,7 +249,7 @@ def test_every_recovery_that_keeps_failing_ends_within_five_charges(
     first = next(rail for rail in Rail if rail in rails)
     way = Way(Memory(0, failures[0], first, payday_aware, rails), start, [])
     way.walk(failures, cards)
-    assert way.path[-1].action in {EXHAUST, ASK}, "it goes on and on"
+    assert way.path[-1].action in {EXHAUST, ASK}, "it never ends"
     assert len(way.path) <= MOST_CHARGES + 1
     assert way.memory.charges <= MOST_CHARGES
     assert way.now - start <= MOST_CHARGES * timedelta(days=31)

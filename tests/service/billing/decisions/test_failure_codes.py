@@ -1,4 +1,4 @@
-"""Whatever a gateway calls a failure, recovery knows it by one of seven words."""
+"""Every gateway failure maps to one of seven failure codes."""
 
 import pytest
 from hypothesis import given
@@ -31,24 +31,22 @@ from service.billing.decisions.failure_codes import RESPONSE_CODES, FailureCode,
         ("Stolen_Card", FailureCode.STOLEN_CARD),
     ],
 )
-def test_response_codes_and_words_are_known_however_they_are_written(
-    reported: str, failure: FailureCode
-) -> None:
+def test_response_codes_and_words_are_matched_in_any_case(reported: str, failure: FailureCode) -> None:
     assert classify(reported) is failure
 
 
 @pytest.mark.parametrize("failure", FailureCode)
-def test_each_failure_is_known_by_its_own_word_and_by_its_response_code(failure: FailureCode) -> None:
+def test_each_failure_has_a_word_and_a_response_code(failure: FailureCode) -> None:
     assert classify(failure) is failure
     assert classify(RESPONSE_CODES[failure]) is failure
 
 
 @given(st.text())
-def test_what_nobody_knows_is_a_refusal_without_a_reason(reported: str) -> None:
-    """Total: no gateway can say anything that stops a settlement."""
+def test_an_unknown_failure_is_a_generic_decline(reported: str) -> None:
+    """The function is total: no gateway answer can stop a settlement."""
     assert classify(f"?{reported}") is FailureCode.DO_NOT_HONOR
 
 
 def test_the_catalog_has_the_same_words() -> None:
-    told = catalog()["subscription_payment_failed"].schema["properties"]["failureCode"]["enum"]
-    assert told == list(FailureCode)
+    words = catalog()["subscription_payment_failed"].schema["properties"]["failureCode"]["enum"]
+    assert words == list(FailureCode)

@@ -1,4 +1,4 @@
-"""Where periods begin and end: counted from the anchor, in UTC, and never drifting."""
+"""Periods are counted from the anchor in UTC and do not drift."""
 
 from calendar import monthrange
 from datetime import UTC, datetime, timedelta
@@ -57,10 +57,8 @@ def test_hours_days_and_weeks_are_whole(anchor: datetime, interval: Interval, nu
 @given(anchors, st.sampled_from(list(MONTHS)), numbers)
 @example(day(2027, 1, 31), Interval.MONTH, 1)
 @example(day(2024, 2, 29), Interval.YEAR, 4)
-def test_months_are_counted_from_the_anchor_and_keep_its_day_where_there_is_one(
-    anchor: datetime, interval: Interval, number: int
-) -> None:
-    """The month's last day where it is too short, and the anchor's own day again where it is not."""
+def test_months_keep_the_anchor_s_day_if_it_exists(anchor: datetime, interval: Interval, number: int) -> None:
+    """A shorter month uses its last day. The next long month uses the anchor's day."""
     end = boundary(anchor, interval, number)
     assert months_between(anchor, end) == number * MONTHS[interval]
     assert end.day == min(anchor.day, length(end))
@@ -68,7 +66,7 @@ def test_months_are_counted_from_the_anchor_and_keep_its_day_where_there_is_one(
 
 
 @given(anchors, numbers)
-def test_a_quarter_is_three_months_half_a_year_six_and_a_year_twelve(anchor: datetime, number: int) -> None:
+def test_longer_intervals_are_whole_months(anchor: datetime, number: int) -> None:
     for interval, months in MONTHS.items():
         assert boundary(anchor, interval, number) == boundary(anchor, Interval.MONTH, number * months)
 

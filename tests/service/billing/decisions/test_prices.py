@@ -1,4 +1,4 @@
-"""What is charged: whole amounts, an exchange rate rounded half up, and never less than nothing."""
+"""Charged amounts are whole, rounded half up, and never negative."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -54,7 +54,7 @@ def test_a_rate_rounds_half_up(amount: int, rate: str, cents: int) -> None:
 
 
 @given(amounts, rates)
-def test_a_rate_is_exact_to_half_a_unit_whatever_the_size(amount: int, rate: Decimal) -> None:
+def test_a_rate_is_exact_to_half_a_minor_unit(amount: int, rate: Decimal) -> None:
     exact = Fraction(amount) * Fraction(rate)
     if exact <= MOST_KOBO:  # more is refused when the plan is made
         assert charged(amount, str(rate)) == floor(exact + Fraction(1, 2))
@@ -68,7 +68,7 @@ def test_a_rate_is_exact_to_half_a_unit_whatever_the_size(amount: int, rate: Dec
     st.sampled_from(CURRENCIES),
     st.none() | st.timedeltas(timedelta(days=-9), timedelta(days=9)),
 )
-def test_a_discount_is_whole_and_never_more_than_there_is(
+def test_a_discount_is_whole_and_at_most_the_amount(
     amount: int, percent: int | None, off: int, currency: str, charged_in: str, expires: timedelta | None
 ) -> None:
     promo = replace(
@@ -99,5 +99,5 @@ def test_a_discount_is_whole_and_never_more_than_there_is(
         (replace(PERCENT, expires_at=NOW), Money(500_000, "NGN"), 250_000),  # it was redeemed before that
     ],
 )
-def test_what_a_code_takes_off(promo: PromoCode | None, full: Money, off: int) -> None:
+def test_the_discount_of_a_promo_code(promo: PromoCode | None, full: Money, off: int) -> None:
     assert discount(promo, full) == off
