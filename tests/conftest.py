@@ -1,4 +1,4 @@
-"""What every test may ask for. A test that touches the database gets one of its own, migrated and empty."""
+"""Fixtures for every test. A test that uses the database gets its own, migrated and empty."""
 
 import asyncio
 import os
@@ -23,11 +23,11 @@ from tests.support.servers.databases import (
     running_cluster,
 )
 
-# A background shell starts us with SIGINT ignored, which every process that a test starts would inherit.
+# A background shell starts pytest with SIGINT ignored. The processes that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No deadlines: a busy machine is not a failure. CI asks for "moderate", `make soak` for "long".
+# No deadlines: a busy machine is not a failure. CI uses "moderate", `make soak` uses "long".
 settings.register_profile("quick", deadline=None, max_examples=25, print_blob=True)
 settings.register_profile("moderate", settings.get_profile("quick"), max_examples=100)
 settings.register_profile("long", settings.get_profile("quick"), max_examples=5000)
@@ -54,7 +54,7 @@ async def db_name(cluster: Cluster, template: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 def db_url(cluster: Cluster, db_name: str) -> str:
-    """As the owner, the way DURO_DATABASE_URL names it."""
+    """The owner's URL, as in DURO_DATABASE_URL."""
     return cluster.url(db_name)
 
 

@@ -1,4 +1,4 @@
-"""Whole workers in processes of their own, and a receiver that sees what the world would see."""
+"""Complete workers in separate processes, and a receiver."""
 
 from collections.abc import AsyncIterator
 

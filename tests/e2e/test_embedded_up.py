@@ -1,4 +1,4 @@
-"""`duro up` with nothing but a directory: killed at any moment, it goes on where it was."""
+"""`duro up` with only a data directory continues where it was after a kill."""
 
 import os
 import signal
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.drill
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    with temporary_directory() as place:
-        yield place / "data"
+    with temporary_directory() as directory:
+        yield directory / "data"
 
 
 @asynccontextmanager
 async def duro_up(data_dir: Path, workers: int = 1) -> AsyncIterator[tuple[DuroProcess, str]]:
-    """The process, and the database's URL as it said it."""
+    """Yields the process, and the database URL that it printed."""
     arguments = ("--port", "0", "--workers", str(workers), "--data-dir", str(data_dir), "--json")
     async with duro("up", *arguments, env={"DURO_EGRESS_ALLOW": "127.0.0.0/8"}) as up:
         yield up, (await up.said())["database_url"]
@@ -67,16 +67,14 @@ async def all_of(receiver: Receiver, sent: set[str]) -> None:
     assert receiver.event_ids().keys() == sent
 
 
-async def test_the_whole_group_killed_in_the_middle_goes_on_when_started_again(
-    data_dir: Path, receiver: Receiver
-) -> None:
+async def test_a_killed_process_group_continues_after_a_restart(data_dir: Path, receiver: Receiver) -> None:
     async with duro_up(data_dir) as (up, url):
         tenant = await new_tenant_with_endpoint(url, data_dir, receiver)
         sent = await committed(url, tenant, 300)
         await receiver.requests.count(100)
         up.kill_group()
         assert await up.ended() == -signal.SIGKILL
-    assert len(receiver.requests) < 300, "it was killed in the middle"
+    assert len(receiver.requests) < 300, "it was killed before the end"
     async with duro_up(data_dir) as (up, url):
         sent |= await committed(url, tenant, 20)
         await all_of(receiver, sent)
@@ -84,11 +82,11 @@ async def test_the_whole_group_killed_in_the_middle_goes_on_when_started_again(
         assert await up.ended(25) == 0
 
 
-async def test_a_killed_postgres_comes_back_and_nothing_is_lost(data_dir: Path, receiver: Receiver) -> None:
-    """The server alone is killed, in the middle; `duro up` and its other worker stay, and at worst repeat."""
+async def test_a_killed_postgres_restarts_and_nothing_is_lost(data_dir: Path, receiver: Receiver) -> None:
+    """Only the server is killed. `duro up` and its other worker keep running and may repeat deliveries."""
     async with duro_up(data_dir, workers=2) as (up, url):
         tenant = await new_tenant_with_endpoint(url, data_dir, receiver)
-        await eventually(lambda: both_at_work(url), "the other worker found the same database")
+        await eventually(lambda: both_at_work(url), "both workers are registered")
         sent = await committed(url, tenant, 300)
         await receiver.requests.count(100)
         postmaster = int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])

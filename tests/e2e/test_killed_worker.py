@@ -1,4 +1,4 @@
-"""A worker that is killed loses nothing, and one that is asked to stop repeats nothing."""
+"""A killed worker loses nothing, and a stopped one repeats nothing."""
 
 import asyncio
 import signal
@@ -21,10 +21,10 @@ async def all_delivered(pool: asyncpg.Pool) -> bool:
     return left == 0
 
 
-async def test_sigkill_in_the_middle_of_1000_deliveries_loses_none(
+async def test_sigkill_during_1000_deliveries_loses_none(
     database: Database, db_url: str, key: bytes, tenant: UUID, receiver: Receiver
 ) -> None:
-    """Each arrives at least once, with the same event id, and no more twice than were under way."""
+    """Each arrives at least once with the same event id. No more are repeated than were in flight."""
     pool = database.data(Mode.TEST)
     paths = [f"/{number}" for number in range(4)]
     for path in paths:
@@ -38,11 +38,11 @@ async def test_sigkill_in_the_middle_of_1000_deliveries_loses_none(
         victim.send(signal.SIGKILL)
         await victim.ended()
     slow.set()
-    await eventually(lambda: not receiver.active[""], "the last requests of the dead have been read")
+    await eventually(lambda: not receiver.active[""], "the last requests of the killed worker have been read")
     arrived_before = len(receiver.requests)
     under_way = await pool.fetchval("SELECT count(*) FROM webhook_deliveries WHERE lease IS NOT NULL")
     assert under_way > 0
-    assert arrived_before < 1000, "it was killed in the middle"
+    assert arrived_before < 1000, "it was killed before the end"
 
     async with duro("work", "--json", env=settings(db_url, key)):
         await receiver.requests.until(
@@ -59,7 +59,7 @@ async def test_sigkill_in_the_middle_of_1000_deliveries_loses_none(
 async def test_sigterm_drains_and_nothing_is_repeated(
     database: Database, db_url: str, key: bytes, tenant: UUID, receiver: Receiver
 ) -> None:
-    """What is under way is let end and settled; what waits is left to others; the exit is clean and in time."""
+    """Attempts in flight finish and are settled, pending deliveries stay for others, and the exit is clean and in time."""
     pool = database.data(Mode.TEST)
     await add_endpoint(database, tenant, receiver.url)
     sent = await record_many(pool, tenant, 200)
@@ -79,7 +79,7 @@ async def test_sigterm_drains_and_nothing_is_repeated(
         assert first.stderr == ""
     leased = await pool.fetchval("SELECT count(*) FROM webhook_deliveries WHERE lease IS NOT NULL")
     assert leased == 0
-    assert len(receiver.requests) < 200, "it stopped in the middle"
+    assert len(receiver.requests) < 200, "it stopped before the end"
     async with duro("work", "--json", env=settings(db_url, key)) as second:
         await receiver.requests.count(200)
         await eventually(lambda: all_delivered(pool), "all are settled")

@@ -1,4 +1,4 @@
-"""`duro up --workers 2`: both work, and both end with it."""
+"""`duro up --workers 2`: both workers run, and both end with it."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from tests.support.servers.receiver import Answer, Receiver
 pytestmark = pytest.mark.drill
 
 
-@pytest.mark.parametrize("to", ["the parent alone, as systemd does", "the whole group, as Ctrl-C does"])
+@pytest.mark.parametrize("to", ["the parent only, as systemd does", "the whole group, as Ctrl-C does"])
 async def test_two_workers_share_the_work_and_a_signal_ends_both(
     database: Database, db_url: str, key: bytes, tenant: UUID, receiver: Receiver, to: str
 ) -> None:
@@ -37,7 +37,7 @@ async def test_two_workers_share_the_work_and_a_signal_ends_both(
 
         await eventually(both_have_work, "both workers hold deliveries")
         await receiver.requests.count(8)
-        assert receiver.most_active[""] <= 10, "five places at most in each of two"
+        assert receiver.most_active[""] <= 10, "at most five slots in each of two"
         assert len(processes_in_group(up.pid)) == 2
         held.set()
         await receiver.requests.count(40)
@@ -53,7 +53,7 @@ async def test_two_workers_share_the_work_and_a_signal_ends_both(
     assert await database.core.fetchval("SELECT count(*) FROM workers") == 0
 
 
-async def test_a_worker_process_that_dies_is_replaced_and_its_work_taken_over(
+async def test_a_killed_worker_process_is_replaced(
     database: Database, db_url: str, key: bytes, tenant: UUID, receiver: Receiver
 ) -> None:
     pool = database.data(Mode.TEST)
@@ -68,8 +68,8 @@ async def test_a_worker_process_that_dies_is_replaced_and_its_work_taken_over(
         (child,) = (pid for pid in processes_in_group(up.pid) if pid != up.pid)
         os.kill(child, signal.SIGKILL)
         held.set()
-        await eventually(lambda: _all_delivered(pool, len(sent)), "all is delivered")
-        await eventually(lambda: len(processes_in_group(up.pid)) == 2, "there is another")
+        await eventually(lambda: _all_delivered(pool, len(sent)), "all events are delivered")
+        await eventually(lambda: len(processes_in_group(up.pid)) == 2, "a replacement runs")
     assert set(receiver.event_ids()) == {format_id(EVENT, event) for event in sent}
 
 

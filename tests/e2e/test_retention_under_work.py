@@ -1,4 +1,4 @@
-"""Old months go while producers record and a worker delivers, and the worker does not even complain."""
+"""Old months are dropped while producers record and a worker delivers, without a warning from the worker."""
 
 import asyncio
 from uuid import UUID
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.drill
 AGES = ("--events", "300d", "--deliveries", "300d", "--attempts", "90d", "--activity", "300d")
 
 
-async def test_a_run_beside_a_worker_at_work_loses_and_disturbs_nothing(
+async def test_retention_disturbs_no_running_worker(
     database: Database, db_url: str, key: bytes, owner: asyncpg.Connection, tenant: UUID, receiver: Receiver
 ) -> None:
     pool, recorded = database.data(Mode.TEST), set(await past(database.data(Mode.TEST), tenant, OLD))
@@ -39,12 +39,12 @@ async def test_a_run_beside_a_worker_at_work_loses_and_disturbs_nothing(
     async with duro("work", "--json", env=settings(db_url, key)) as work:
         await work.said()
         await eventually(arrived, "the old month's events are delivered")
-        await eventually(lambda: _settled(owner), "and that is written down")
+        await eventually(lambda: _settled(owner), "and their attempts are folded")
         await pool.execute(
             "INSERT INTO cursors (consumer, pos) SELECT name, 3 FROM consumers WHERE name <> ALL ($1::text[])",
             CONSUMERS,
-        )  # for those that no worker runs
-        # Long ago, and its feed is written: else the month is kept, as it should be.
+        )  # for consumers that no worker runs
+        # The month may be dropped only if it was settled long ago and its feed is written.
         await pool.execute(
             "UPDATE webhook_deliveries SET settled_at = created_at WHERE created_at < $1", OLD.end
         )
@@ -53,12 +53,12 @@ async def test_a_run_beside_a_worker_at_work_loses_and_disturbs_nothing(
         async with duro(
             "retention", "run", *AGES, "--mode", "test", "--json", env=settings(db_url, key)
         ) as run:
-            told = await run.said()
+            result = await run.said()
             assert await run.ended() == 0
-        assert [month["kept"] for month in told["months"]] == [[]] * len(told["months"])
+        assert [month["kept"] for month in result["months"]] == [[]] * len(result["months"])
         over.set()
         await producing
-        await eventually(arrived, "what was recorded meanwhile is delivered")
+        await eventually(arrived, "the new events are delivered")
         complaints = [line for line in work.stderr.splitlines() if " WARNING " in line or " ERROR " in line]
     assert complaints == []
     assert not await attached(owner, OLD)

@@ -1,5 +1,5 @@
-"""A simulated business delivered while it happens, by a worker in a process of its own: a few merchants for days in the suite,
-200 for a year with FAULTS=full (`make soak`).
+"""A separate worker process delivers the events of a simulation while it runs: a few tenants for days in the suite, 200 for
+a year with FAULTS=full (`make soak`).
 """
 
 import asyncio
@@ -34,7 +34,7 @@ MERCHANTS, DAYS, SIGNUPS = length((3, 12, 1.0), (200, 365, 0.1))
 PATIENCE_S = length(60.0, 1800.0)
 
 
-async def test_what_a_business_records_is_delivered_while_it_happens(
+async def test_a_simulated_business_is_delivered_while_it_runs(
     database: Database, db_url: str, key: bytes, receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ends = await billing_cases.clock(database.core)
@@ -62,7 +62,7 @@ async def test_what_a_business_records_is_delivered_while_it_happens(
             lambda: len(receiver.requests) >= total(simulation.tally.events), "all came", PATIENCE_S
         )
         await eventually(lambda: nothing_pending(database), "all is settled", PATIENCE_S)
-        await eventually(lambda: nothing_untold(database), "the projections have come to the end", PATIENCE_S)
+        await eventually(lambda: no_lag(database), "the projections have caught up", PATIENCE_S)
         worker.send(signal.SIGTERM)
         assert await worker.ended() == 0
     with capsys.disabled():
@@ -102,7 +102,7 @@ async def nothing_pending(database: Database) -> bool:
     return not any(pending)
 
 
-async def nothing_untold(database: Database) -> bool:
+async def no_lag(database: Database) -> bool:
     statuses = [
         status for mode in Mode for status in await log.consumer_status(database.data(mode), CONSUMERS)
     ]

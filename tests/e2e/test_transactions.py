@@ -1,4 +1,4 @@
-"""The world hears of what was committed, of nothing else, and in bounded time, whoever keeps a transaction open."""
+"""Exactly the committed events are delivered, in bounded time, even while a transaction stays open."""
 
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from tests.support.servers.duro_process import duro, settings
 from tests.support.servers.receiver import Receiver
 
 
-async def test_a_rolled_back_event_never_arrives_and_an_open_transaction_stalls_nobody(
+async def test_open_and_rolled_back_transactions_delay_no_event(
     database: Database, db_url: str, key: bytes, tenant: UUID, connect: Connect, receiver: Receiver
 ) -> None:
     await add_endpoint(database, tenant, receiver.url)

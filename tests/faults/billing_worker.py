@@ -1,5 +1,6 @@
-"""`python -m tests.faults.billing_worker SOCKET`: a worker that runs the billing engines of both modes, by the database's
-clock, and charges over the gateway at that socket. Prints its pid once it is at work; ends at SIGTERM.
+"""`python -m tests.faults.billing_worker SOCKET`: runs the billing engines of both modes by the database's clock.
+
+It charges through the gateway at SOCKET, prints its pid once it runs, and ends at SIGTERM.
 """
 
 import asyncio
@@ -14,13 +15,13 @@ from schema.modes import Mode
 from service.billing.engine import engine
 from service.supervisor import Supervisor
 from service.worker.signals import stop_on_signals
-from tests.faults.far_gateway import FarGateway
+from tests.faults.remote_gateway import RemoteGateway
 
 
 async def work(url: str, key: bytes, socket: str) -> None:
     stop, pid = stop_on_signals(), os.getpid()
     async with Database.open(url, key, name="billing") as database:
-        engines = [engine(database, mode, FarGateway(socket, pid)).stages() for mode in Mode]
+        engines = [engine(database, mode, RemoteGateway(socket, pid)).stages() for mode in Mode]
         supervisor = Supervisor([list(chain(*parts)) for parts in zip(*engines, strict=True)])
         sys.stdout.write(json.dumps({"worker": pid}) + "\n")
         sys.stdout.flush()

@@ -1,11 +1,11 @@
-"""Whole workers, and what happens to them."""
+"""Fault tests with complete worker processes."""
 
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.figures import charges, figures, tell
+from tests.faults.figures import add_figures, charges, figures
 
 __all__ = ["charges", "figures"]
 
@@ -22,5 +22,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    tell(item, report)
+    add_figures(item, report)
     return report

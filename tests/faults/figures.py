@@ -1,4 +1,4 @@
-"""One line of figures for each scenario, at the end of the whole run whichever process it ran in."""
+"""Prints one line of numbers per scenario at the end of the run, also under pytest-xdist."""
 
 from dataclasses import dataclass, field
 
@@ -11,13 +11,13 @@ _PROPERTY = "faults"
 
 @dataclass
 class Figures:
-    """What a scenario did and what came of it."""
+    """The faults of a scenario and their effects."""
 
     faults: dict[str, int] = field(default_factory=dict)
     deliveries: int = 0
     duplicates: int = 0
     in_flight: int = 0
-    """At the moments of the faults: no more than these may be repeated."""
+    """Deliveries in flight at the faults. No more than these may be repeated."""
     taken_over_after_s: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -25,7 +25,7 @@ class Figures:
         self.faults[fault] = self.faults.get(fault, 0) + times
 
     def line(self) -> str:
-        """Nothing was lost, or the scenario would have failed."""
+        """Describes a passed scenario, so nothing was lost."""
         parts = [f"{name} {count}" for name, count in self.faults.items()]
         parts += [
             f"deliveries {self.deliveries}",
@@ -39,7 +39,7 @@ class Figures:
 
 @dataclass
 class Charges(Figures):
-    """Of money. None was made twice and none was forgotten, or the scenario would have failed."""
+    """The numbers of a billing scenario. In a passed one no charge was repeated or forgotten."""
 
     due: int = 0
     worked: int = 0
@@ -47,12 +47,12 @@ class Charges(Figures):
     asked: int = 0
     lost_answers: int = 0
     never_asked: int = 0
-    """Of those in flight at the moments of the faults."""
+    """Charges in flight at the faults that had not reached the gateway."""
     charged_already: int = 0
     took_s: float = 0.0
 
     def line(self) -> str:
-        told = [
+        parts = [
             *(f"{name} {count}" for name, count in self.faults.items()),
             f"due {self.due}",
             f"charges {self.worked}",
@@ -66,12 +66,12 @@ class Charges(Figures):
             "forgotten 0",
             f"took {self.took_s:.1f} s",
         ]
-        return ", ".join(told)
+        return ", ".join(parts)
 
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    """EventFacts only by a scenario that got to its end."""
+    """Printed only for a passed scenario."""
     these = Figures()
     request.node.stash[_STASH] = these
     return these
@@ -79,7 +79,7 @@ def figures(request: pytest.FixtureRequest) -> Figures:
 
 @pytest.fixture
 def charges(request: pytest.FixtureRequest) -> Charges:
-    """As `figures`."""
+    """Like `figures`, for billing."""
     these = Charges()
     request.node.stash[_STASH] = these
     return these
@@ -88,14 +88,14 @@ def charges(request: pytest.FixtureRequest) -> Charges:
 _STASH: pytest.StashKey[Figures] = pytest.StashKey()
 
 
-def tell(item: pytest.Item, report: pytest.TestReport) -> None:
+def add_figures(item: pytest.Item, report: pytest.TestReport) -> None:
     if report.when != "call" or _STASH not in item.stash:
         return
     line = f"{item.name} (seed {SEED}): {item.stash[_STASH].line()}"
     if report.passed:
         report.user_properties.append((_PROPERTY, line))
     elif report.failed:
-        report.sections.append(("Faults until then, FAULTS_SEED draws them again", line))
+        report.sections.append(("Faults before the failure; FAULTS_SEED reproduces them", line))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

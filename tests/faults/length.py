@@ -1,6 +1,6 @@
-"""How far the faults go: `make drills` runs the short length, `make soak` (FAULTS=full) the full one.
+"""The length of fault scenarios: `make drills` runs the short one, `make soak` (FAULTS=full) the full one.
 
-What is drawn by chance is drawn from FAULTS_SEED, which each scenario's line of figures tells.
+All random choices come from FAULTS_SEED, which each scenario's line shows.
 """
 
 import os
@@ -11,11 +11,11 @@ T = TypeVar("T")
 FULL: Final = os.environ.get("FAULTS") == "full"
 SEED: Final = os.environ.get("FAULTS_SEED") or secrets.token_hex(4)
 PATIENCE_S: Final = 540.0 if FULL else 60.0
-"""For all of a scenario's deliveries to arrive; far more than it takes."""
+"""Limit for all of a scenario's deliveries to arrive; far longer than they take."""
 TAKEN_OVER_WITHIN_S: Final = 10.0
-"""A promise of the product."""
+"""The product's documented limit."""
 SLACK_S: Final = 5.0
-"""What a machine busy with other things may add to it."""
+"""Added to it for a busy machine."""
 
 
 def length(short: T, full: T) -> T:

@@ -1,11 +1,11 @@
-"""Hosts of a test's own: network namespaces, each with a cable to a switch in one more namespace, the middle.
+"""Simulated hosts: network namespaces, each with a cable to a switch in one more namespace, the middle.
 
       host 1 ──eth0──┐                         10.99.0.2
-                     ├── switch (the middle)   10.99.0.1: what all can reach
+                     ├── switch (the middle)   10.99.0.1: reachable by all
       host 2 ──eth0──┘                         10.99.0.3
 
-Nothing of it touches the machine's own network. Names begin with the test process's id, so that runs do not meet, and what a
-run that was killed left behind is removed by the next.
+The machine's own network is not changed. Names contain the test's process id, so runs do not interfere. A run removes
+the namespaces that a killed run left behind.
 """
 
 import ctypes
@@ -38,13 +38,13 @@ class Host:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """Before a command that is to run there."""
+        """The prefix that runs a command on this host."""
         return ("ip", "netns", "exec", self.name)
 
-    def pull_the_plug(self) -> None:
+    def disconnect(self) -> None:
         _ip("-n", self.middle, "link", "set", f"port{self.number}", "down")
 
-    def plug_in(self) -> None:
+    def reconnect(self) -> None:
         _ip("-n", self.middle, "link", "set", f"port{self.number}", "up")
 
 
@@ -53,8 +53,8 @@ class Network:
     middle: str
     hosts: tuple[Host, ...]
 
-    def in_the_middle(self, work: Callable[[], T]) -> T:
-        """What `work` opens and starts is there, and stays there; it runs in a thread of its own, which ends."""
+    def run_in_middle(self, work: Callable[[], T]) -> T:
+        """Runs `work` in the middle's namespace, in a separate thread. Sockets and processes it opens stay there."""
         results: list[T] = []
 
         def run() -> None:
@@ -71,17 +71,17 @@ class Network:
 
 @contextmanager
 def network(hosts: int) -> Iterator[Network]:
-    """Skips the test, and says why, where this user or this machine cannot have one."""
+    """Skips the test with a reason if this user or machine cannot create namespaces."""
     if os.geteuid() != 0:
-        pytest.skip("network namespaces are for root")
+        pytest.skip("only root can create network namespaces")
     if shutil.which("ip") is None:
-        pytest.skip("there is no ip command (iproute2)")
+        pytest.skip("the ip command (iproute2) is not installed")
     _remove_left_behind()
     with ExitStack() as stack:
         try:
             made = _build(stack, f"{_PREFIX}-{os.getpid()}-{secrets.token_hex(2)}", hosts)
         except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+            pytest.skip(f"network namespaces cannot be created: {error.stderr.strip()}")
         yield made
 
 
@@ -112,7 +112,7 @@ def _namespace(stack: ExitStack, name: str) -> str:
 def _remove_left_behind() -> None:
     for left in _MOUNTED.glob(f"{_PREFIX}-*"):
         if not Path("/proc", left.name.split("-")[1]).exists():
-            with suppress(subprocess.CalledProcessError):  # another run may be at it
+            with suppress(subprocess.CalledProcessError):  # another run may be removing it
                 _ip("netns", "del", left.name)
 
 

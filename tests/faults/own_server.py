@@ -1,4 +1,4 @@
-"""A PostgreSQL that a test starts by itself, to put around it what the product would not: a network, a clock."""
+"""A PostgreSQL that a test starts itself, to run it in another network or with another clock."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ _PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class OwnCluster:
-    """Made, migrated and not running."""
+    """A migrated cluster that is not running."""
 
     data: DataDir
     bin_dir: Path
@@ -36,7 +36,7 @@ class OwnCluster:
         return urlunsplit(parts._replace(netloc=f"{credentials}@{host}:{parts.port}"))
 
     def socket_url(self) -> str:
-        """Through the file system, which network namespaces share."""
+        """Returns the URL through the Unix socket, which works in every network namespace."""
         address = read_address(self.data)
         assert address is not None
         parts = urlsplit(self.owner_url)
@@ -50,7 +50,7 @@ class OwnCluster:
 
     @contextmanager
     def running(self, *settings: str, variables: Mapping[str, str] | None = None) -> Iterator[None]:
-        """In the network namespace of the thread that calls, with settings like listen_addresses=*."""
+        """Runs it in the calling thread's network namespace, with settings such as listen_addresses=*."""
         options = [option for setting in settings for option in ("-c", setting)]
         with self.data.log.open("ab") as log:
             server = subprocess.Popen(
@@ -84,14 +84,14 @@ class OwnCluster:
 
 @contextmanager
 def own_cluster() -> Iterator[OwnCluster]:
-    with temporary_directory() as place:
-        with attach(place / "data") as server:
+    with temporary_directory() as directory:
+        with attach(directory / "data") as server:
             run_apart(make_template(Cluster(server, server.secret_key)))
             made = OwnCluster(
-                DataDir(place / "data"),
+                DataDir(directory / "data"),
                 server.bin_dir,
                 server.secret_key,
                 with_database(server.owner_url, TEMPLATE),
             )
-        assert wait_stopped(place / "data", _PATIENCE_S)
+        assert wait_stopped(directory / "data", _PATIENCE_S)
         yield made

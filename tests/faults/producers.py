@@ -1,9 +1,9 @@
-"""Producers, each writing on its own connection, and a ledger of what they were told became of their events.
+"""Producers, each with its own connection, and the known outcome of their events.
 
 record… ──► COMMIT ── answered ──► committed        must arrive at every endpoint
-   │           └── connection lost ──► doubtful     either way, but for all the world alike
+   │           └── connection lost ──► doubtful     must arrive at every endpoint or at none
    ├──► ROLLBACK ─────────────► rolled back         must arrive nowhere
-   └──► connection lost ──────►    (the server never had a COMMIT)
+   └──► connection lost ──────►    (the server never received COMMIT)
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from schema.ids import EVENT, format_id
 from schema.modes import Mode
 
 EVENT_TYPE = "invoice_created"
-_PADDING = "x" * 600  # with the rest, a webhook of 0.8 kB
+_PADDING = "x" * 600  # makes a webhook of 0.8 kB
 _RECORD = f"""
 SELECT record_event($1::uuid, '{EVENT_TYPE}', jsonb_build_object('n', n, 'padding', '{_PADDING}')) AS id
   FROM generate_series(1, $2) AS n
@@ -32,12 +32,12 @@ Connect = Callable[[Mode], Awaitable[asyncpg.Connection]]
 
 @dataclass(eq=False)
 class Stream:
-    """One tenant's events in one mode, and where they go."""
+    """A tenant's events in one mode, and its endpoints."""
 
     mode: Mode
     tenant: UUID
     paths: dict[str, UUID]
-    """Its endpoints, all of which want every event."""
+    """Its endpoints. Each subscribes to every event."""
     committed: set[UUID] = field(default_factory=set)
     doubtful: set[UUID] = field(default_factory=set)
     rolled_back: set[UUID] = field(default_factory=set)
@@ -52,10 +52,10 @@ class Producer:
     connect: Connect
     chance: Random
     may_go_on: Callable[[], Awaitable[None]]
-    """Returns when the receiving side has caught up, so that faults fall into the middle of the work."""
+    """Returns when the receiver has caught up, so that faults happen during delivery."""
 
     async def commit(self, count: int) -> None:
-        """Until so many more of its events are known to be committed."""
+        """Records events until `count` more are known to be committed."""
         connection: asyncpg.Connection | None = None
         left = count
         try:
@@ -66,7 +66,7 @@ class Producer:
                         connection = await self.connect(self.stream.mode)
                     left -= await self._transaction(connection, min(left, self.chance.randint(1, _LARGEST)))
                 except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-                    await asyncio.sleep(0.05)  # the database is away; the next try says for how long
+                    await asyncio.sleep(0.05)  # the database is unavailable; try later
                     if connection is not None:
                         connection.terminate()
         finally:
@@ -74,7 +74,7 @@ class Producer:
                 connection.terminate()
 
     async def _transaction(self, connection: asyncpg.Connection, count: int) -> int:
-        """How many events were committed for certain."""
+        """Returns how many events were certainly committed."""
         rolls_back, slow = self.chance.random() < _ROLLED_BACK, self.chance.random() < _SLOW
         await connection.execute("BEGIN")
         events = {row["id"] for row in await connection.fetch(_RECORD, self.stream.tenant, count)}

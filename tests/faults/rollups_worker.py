@@ -1,5 +1,6 @@
-"""`python -m tests.faults.rollups_worker BATCH COUNT HOLD`: a process that follows the sandbox's log with rollups, in batches of
-that size. Says a line when it has written the COUNT-th batch and not committed it; with HOLD it stays there.
+"""`python -m tests.faults.rollups_worker BATCH COUNT HOLD`: applies the sandbox's log to rollups in batches of that size.
+
+It prints a line when it has written but not committed the COUNT-th batch. With HOLD it waits there.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""An event whose stored bytes cannot be read stops nobody: not its consumers, nor its tenant's listeners or deliveries."""
+"""An event whose stored bytes cannot be read does not stop consumers, listeners or other deliveries."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ async def ascii_session(connect: Connect, database: Database) -> asyncpg.Connect
 
 @pytest.fixture
 async def bad(ours: Engine, ascii_session: asyncpg.Connection, tenant: UUID) -> dict[int, UUID]:
-    """Events at the positions of BAD, first, last and between healthy ones."""
+    """Damaged events at the positions of BAD: first, last and between readable ones."""
     found = {}
     for pos in range(1, COUNT + 1):
         if pos in BAD:
@@ -66,7 +66,7 @@ async def dead(ours: Engine, consumer: str) -> list[int]:
     return [entry.pos for entry in await log.dead_events(ours.pool, consumer, 0, 100)]
 
 
-async def test_every_consumer_passes_it_and_applies_it_once_it_is_repaired(
+async def test_consumers_dead_letter_it_and_apply_it_after_repair(
     database: Database, ours: Engine, ascii_session: asyncpg.Connection, tenant: UUID, bad: dict[int, UUID]
 ) -> None:
     await add_endpoint(database, tenant, "https://example.com/")
@@ -96,7 +96,7 @@ async def test_every_consumer_passes_it_and_applies_it_once_it_is_repaired(
     assert len(await ours.rows()) == COUNT
 
 
-async def test_a_rebuild_passes_it(ours: Engine, bad: dict[int, UUID]) -> None:
+async def test_a_rebuild_dead_letters_it(ours: Engine, bad: dict[int, UUID]) -> None:
     async with asyncio.timeout(30):
         progress = [each async for each in Rebuild(ours.pool, Activity(), share=1).run(asyncio.Event())]
     assert progress[-1].finished
@@ -104,7 +104,7 @@ async def test_a_rebuild_passes_it(ours: Engine, bad: dict[int, UUID]) -> None:
 
 
 @pytest.mark.parametrize("types", [(), ("invoice_created",)])
-async def test_a_tenants_events_go_on_after_it(
+async def test_a_tenant_s_events_continue_after_it(
     ours: Engine, tenant: UUID, bad: dict[int, UUID], types: tuple[str, ...]
 ) -> None:
     pos, found, left_out = 0, [], []
@@ -119,9 +119,7 @@ async def test_a_tenants_events_go_on_after_it(
     assert (found, left_out, pos) == (GOOD, list(BAD), COUNT)
 
 
-async def test_those_who_follow_the_log_go_on_after_it(
-    ours: Engine, tenant: UUID, bad: dict[int, UUID]
-) -> None:
+async def test_log_readers_continue_after_it(ours: Engine, tenant: UUID, bad: dict[int, UUID]) -> None:
     pos, found, left_out = 0, [], []
     while pos < COUNT:
         stretch = await events_of_tenants(ours.pool, pos, [tenant])
@@ -132,7 +130,7 @@ async def test_those_who_follow_the_log_go_on_after_it(
     assert (found, left_out) == (GOOD, list(BAD))
 
 
-async def test_listeners_hear_what_is_around_it(
+async def test_listeners_receive_the_events_around_it(
     ours: Engine, ascii_session: asyncpg.Connection, tenant: UUID, bad: dict[int, UUID]
 ) -> None:
     tail = Tail(ours.pool)
@@ -149,14 +147,14 @@ async def test_listeners_hear_what_is_around_it(
     assert heard == [*GOOD, COUNT + 2]
 
 
-async def test_a_delivery_whose_event_was_damaged_later_holds_up_no_other(
+async def test_a_delivery_of_a_damaged_event_blocks_no_other(
     database: Database,
     ours: Engine,
     ascii_session: asyncpg.Connection,
     tenant: UUID,
     receiver: Receiver,
 ) -> None:
-    """Its attempt fails and says why; by schedule it is sent once the row is repaired."""
+    """Its attempt fails with the reason. A scheduled retry sends it after the repair."""
     url = receiver.url
     for _ in range(2):
         await add_endpoint(database, tenant, url)
@@ -178,7 +176,7 @@ async def test_a_delivery_whose_event_was_damaged_later_holds_up_no_other(
     assert {row["status"] for row in await ours.rows()} == {"delivered"}
 
 
-async def test_a_look_at_it_says_what_to_do(ours: Engine, tenant: UUID, bad: dict[int, UUID]) -> None:
+async def test_showing_it_says_what_to_do(ours: Engine, tenant: UUID, bad: dict[int, UUID]) -> None:
     with pytest.raises(Unavailable, match=r"Event evt_.* correct its row in its partition"):
         await events.show(ours.pool, tenant, bad[5])
     with pytest.raises(Unavailable, match="An event of this page cannot be read"):

@@ -1,4 +1,4 @@
-"""Billing workers are killed at every point of a charge, while a gateway that outlives them counts.
+"""Billing workers are killed at every stage of a charge. The gateway survives and counts.
 
 begun and committed ──► asked ──► charged ──► answered ──► written
                     ▲          ▲           ▲            ▲
@@ -21,9 +21,9 @@ from schema.connections.database import Database
 from schema.core import tenants
 from schema.ids import PAYMENT, format_id
 from schema.modes import Mode
-from tests.faults.far_gateway import GatewayServer, Moment, gateway_server
 from tests.faults.figures import Charges
 from tests.faults.length import PATIENCE_S, SEED, length
+from tests.faults.remote_gateway import ChargeStage, GatewayServer, gateway_server
 from tests.support.billing.billing_world import FLAKY_CARD, GOOD_CARD, POOR_CARD
 from tests.support.billing.due import add_due
 from tests.support.billing.payment_totals import check_payments
@@ -33,7 +33,7 @@ DUE = length(400, 10_000)
 KILLS = length(6, 60)
 WORKERS = length(2, 4)
 CARDS = (GOOD_CARD, GOOD_CARD, FLAKY_CARD, GOOD_CARD, POOR_CARD)
-"""A flaky card is refused at first and charged by the first recovery; a poor one waits for another day."""
+"""A flaky card fails first and is charged by the first recovery; a card without funds waits for another day."""
 _SHORT_LEASES = """
 CREATE FUNCTION {schema}.short_lease() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -48,14 +48,14 @@ CREATE TRIGGER short_lease BEFORE INSERT OR UPDATE ON {schema}.payment_attempts
 @dataclass(frozen=True)
 class Kill:
     after: int
-    """So many requests, in all."""
-    moment: Moment | None
-    """None: whatever somebody is doing then."""
+    """Number of requests before the kill."""
+    moment: ChargeStage | None
+    """None: a random worker at any stage."""
 
 
 @dataclass
-class Staff:
-    """Workers that are killed as planned, and replaced."""
+class BillingWorkers:
+    """Billing workers that are killed by a plan and replaced."""
 
     database: Database
     gateway: GatewayServer
@@ -63,38 +63,38 @@ class Staff:
     figures: Charges
     chance: Random
     plan: list[Kill]
-    at_work: dict[int, tuple[DuroProcess, AsyncExitStack]] = field(default_factory=dict)
+    running: dict[int, tuple[DuroProcess, AsyncExitStack]] = field(default_factory=dict)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def hire(self) -> None:
+    async def start_worker(self) -> None:
         env = settings(self.database.url, self.database.key)
         async with AsyncExitStack() as stack:
             started = duro(self.socket, env=env, module=("tests.faults.billing_worker",))
             process = await stack.enter_async_context(started)
             worker = (await process.said())["worker"]
-            self.at_work[worker] = process, stack.pop_all()
+            self.running[worker] = process, stack.pop_all()
 
-    def watch(self, moment: Moment, worker: int) -> None:
-        if not self.plan or self.gateway.asked.total() < self.plan[0].after or worker not in self.at_work:
+    def watch(self, moment: ChargeStage, worker: int) -> None:
+        if not self.plan or self.gateway.asked.total() < self.plan[0].after or worker not in self.running:
             return
         wanted = self.plan[0].moment
         if wanted is None:
-            worker = self.chance.choice(list(self.at_work))
+            worker = self.chance.choice(list(self.running))
         elif wanted is not moment:
             return
         self.plan.pop(0)
         self.figures.count(f"killed when {wanted or 'at random'}")
-        process, held = self.at_work.pop(worker)
+        process, held = self.running.pop(worker)
         os.kill(process.pid, signal.SIGKILL)
         self._later(self._replace(held))
 
     async def _replace(self, held: AsyncExitStack) -> None:
         await self._note_what_was_in_flight()
         await held.aclose()
-        await self.hire()
+        await self.start_worker()
 
     async def _note_what_was_in_flight(self) -> None:
-        """Of all workers: nobody knows which were the dead one's."""
+        """Counts for all workers, because a charge does not record its worker."""
         in_flight = "SELECT id FROM payment_attempts WHERE state = 'in_flight'"
         for mode in Mode:
             for row in await self.database.data(mode).fetch(in_flight):
@@ -107,37 +107,37 @@ class Staff:
         self._tasks.append(asyncio.create_task(work))
 
     async def complete(self) -> None:
-        """All who were killed have been replaced."""
+        """Waits until all killed workers have been replaced."""
         await asyncio.gather(*self._tasks)
 
     async def stop(self) -> None:
-        for process, _ in self.at_work.values():
+        for process, _ in self.running.values():
             process.send(signal.SIGTERM)
-        for process, _ in self.at_work.values():
+        for process, _ in self.running.values():
             assert await process.ended() == 0, process.stderr
 
-    async def dismiss(self) -> None:
+    async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for _, held in self.at_work.values():
+        for _, held in self.running.values():
             await held.aclose()
 
 
 @asynccontextmanager
-async def staff(database: Database, figures: Charges) -> AsyncIterator[Staff]:
+async def billing_workers(database: Database, figures: Charges) -> AsyncIterator[BillingWorkers]:
     chance = Random(SEED)
-    moments: list[Moment | None] = [*Moment, None]
+    moments: list[ChargeStage | None] = [*ChargeStage, None]
     when = sorted(chance.randint(1, DUE * 9 // 10) for _ in range(KILLS))
     plan = [Kill(after, moments[nth % len(moments)]) for nth, after in enumerate(when)]
     async with gateway_server(chance) as (gateway, socket):
-        these = Staff(database, gateway, socket, figures, chance, plan)
+        these = BillingWorkers(database, gateway, socket, figures, chance, plan)
         gateway.watch = these.watch
         try:
-            await asyncio.gather(*(these.hire() for _ in range(WORKERS)))
+            await asyncio.gather(*(these.start_worker() for _ in range(WORKERS)))
             yield these
         finally:
-            await these.dismiss()
+            await these.close()
 
 
 async def nothing_is_left(database: Database) -> bool:
@@ -149,7 +149,7 @@ async def nothing_is_left(database: Database) -> bool:
     return True
 
 
-async def test_workers_killed_at_any_moment_of_a_charge_charge_each_once_and_forget_none(
+async def test_killed_billing_workers_charge_exactly_once(
     database: Database, owner: asyncpg.Connection, charges: Charges
 ) -> None:
     for mode in Mode:
@@ -158,10 +158,10 @@ async def test_workers_killed_at_any_moment_of_a_charge_charge_each_once_and_for
         tenant, _keys = await tenants.create(database.core, f"Lagos Gym {mode}")
         await add_due(database, data, tenant, DUE // 2, await billing_cases.clock(data), CARDS)
     began = asyncio.get_running_loop().time()
-    async with staff(database, charges) as workers:
-        await eventually(lambda: not workers.plan, "all who are to be killed have been", PATIENCE_S)
+    async with billing_workers(database, charges) as workers:
+        await eventually(lambda: not workers.plan, "all planned kills have happened", PATIENCE_S)
         await workers.complete()
-        await eventually(partial(nothing_is_left, database), "everybody has been charged", PATIENCE_S)
+        await eventually(partial(nothing_is_left, database), "every due charge is settled", PATIENCE_S)
         await workers.stop()
         charges.took_s = asyncio.get_running_loop().time() - began
         gateway = workers.gateway

@@ -1,4 +1,4 @@
-"""PostgreSQL itself is killed under load, by SIGKILL, and comes back by its keeper."""
+"""PostgreSQL is killed under load by SIGKILL, and its keeper restarts it."""
 
 import os
 import signal
@@ -8,11 +8,11 @@ from functools import partial
 import asyncpg
 import pytest
 
-from tests.faults.crew import crew, environment
+from tests.faults.fault_receiver import fault_receiver
 from tests.faults.figures import Figures
 from tests.faults.length import length
-from tests.faults.merchant import merchant
-from tests.faults.world import World, world
+from tests.faults.scenario import Scenario, scenario
+from tests.faults.worker_group import environment, worker_group
 from tests.support.servers.databases import Cluster, make_template, run_apart, running_cluster
 from tests.support.servers.duro_process import eventually
 from tests.support.servers.tcp_proxy import TcpProxy, proxying
@@ -42,57 +42,55 @@ def kill_postmaster(cluster: Cluster) -> None:
     os.kill(int(lines[0]), signal.SIGKILL)
 
 
-async def kill_backend(here: World) -> None:
-    """Of one session alone; the server then ends all others and recovers, because its memory may be damaged."""
-    os.kill(await here.owner.fetchval(_A_WORKERS_BACKEND), signal.SIGKILL)
+async def kill_backend(run: Scenario) -> None:
+    """Kills one session. The server then ends all others and recovers, because shared memory may be damaged."""
+    os.kill(await run.owner.fetchval(_A_WORKERS_BACKEND), signal.SIGKILL)
 
 
-async def accepts(here: World) -> bool:
-    """Whether a newcomer can connect, which none can before the server has recovered."""
+async def accepts(run: Scenario) -> bool:
+    """Returns whether a new connection succeeds, which needs a finished recovery."""
     try:
-        newcomer = await asyncpg.connect(here.url, timeout=5)
+        newcomer = await asyncpg.connect(run.url, timeout=5)
     except (OSError, asyncpg.PostgresError):
         return False
     await newcomer.close()
     return True
 
 
-async def back(here: World, proxy: TcpProxy) -> None:
-    """The server, and then the workers' way to it. In between nobody works, so that what is in flight can be counted."""
-    await eventually(partial(accepts, here), "the server is back", _BACK_WITHIN_S)
-    here.figures.in_flight += await here.leased()
+async def back(run: Scenario, proxy: TcpProxy) -> None:
+    """Waits for the server, then reconnects the workers. In between no worker runs, so deliveries in flight are counted."""
+    await eventually(partial(accepts, run), "the server is back", _BACK_WITHIN_S)
+    run.figures.in_flight += await run.leased()
     proxy.restore()
 
 
-async def test_a_killed_postgres_loses_nothing_that_it_confirmed(
-    own_cluster: Cluster, figures: Figures
-) -> None:
-    """A commit whose answer was lost may be either, but for all the world alike; and every worker goes on by itself."""
+async def test_a_killed_postgres_loses_no_confirmed_commit(own_cluster: Cluster, figures: Figures) -> None:
+    """A commit without an answer is delivered everywhere or nowhere. Every worker continues without a restart."""
     async with own_cluster.fresh_database() as name:
         url, key = own_cluster.url(name), own_cluster.key
         async with (
-            merchant() as shop,
+            fault_receiver() as receiver,
             proxying(url) as proxy,
-            world(url, key, shop, figures) as here,
-            crew(here, WORKERS, environment(here, proxy.url(url))) as workers,
+            scenario(url, key, receiver, figures) as run,
+            worker_group(run, WORKERS, environment(run, proxy.url(url))) as workers,
         ):
-            producing = here.produce(DELIVERIES)
+            producing = run.produce(DELIVERIES)
             kills = ["postmaster"] * POSTMASTER_KILLS + ["backend"] * BACKEND_KILLS
-            here.chance.shuffle(kills)
+            run.chance.shuffle(kills)
             for nth, kill in enumerate(kills):
-                moment = DELIVERIES * (nth + here.chance.uniform(0.3, 0.9)) / len(kills)
-                await shop.until(
-                    lambda moment=moment: len(shop.requests) >= moment, f"{moment:.0f} deliveries"
+                moment = DELIVERIES * (nth + run.chance.uniform(0.3, 0.9)) / len(kills)
+                await receiver.until(
+                    lambda moment=moment: len(receiver.requests) >= moment, f"{moment:.0f} deliveries"
                 )
                 proxy.reject_new()
                 if kill == "postmaster":
                     kill_postmaster(own_cluster)
                 else:
-                    await kill_backend(here)
+                    await kill_backend(run)
                 figures.count(f"kills of the {kill}")
                 await proxy.rejected.wait()
-                await back(here, proxy)
+                await back(run, proxy)
             await producing
-            await here.check_deliveries(await here.workers())
-            assert len(await here.workers()) == WORKERS
-            assert all(member.process.process.returncode is None for member in workers.ready)
+            await run.check_deliveries(await run.workers())
+            assert len(await run.workers()) == WORKERS
+            assert all(member.process.process.returncode is None for member in workers.members)

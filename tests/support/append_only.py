@@ -1,4 +1,4 @@
-"""What no one may change or remove."""
+"""Asserts that a table is append-only."""
 
 import asyncpg
 import pytest

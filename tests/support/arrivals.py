@@ -1,11 +1,11 @@
-"""A list that can be waited for, so that a test waits for a signal and never for a clock."""
+"""A list that tests can wait on, so that they wait for a signal and never for a clock."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-PATIENCE_S = 15.0  # how long a test waits for what must come; far more than it takes
+PATIENCE_S = 15.0  # upper limit of a wait; far longer than it takes
 
 
 class Arrivals(Generic[T]):
@@ -27,7 +27,7 @@ class Arrivals(Generic[T]):
         return self._items[index]
 
     async def until(self, holds: Callable[[Sequence[T]], bool], within_s: float = PATIENCE_S) -> None:
-        """Returns once `holds` is true of all that arrived. Fails with the number that did."""
+        """Waits until `holds` accepts all items. Fails with their number."""
         try:
             async with asyncio.timeout(within_s):
                 while True:
@@ -36,10 +36,10 @@ class Arrivals(Generic[T]):
                         return
                     await self._news.wait()
         except TimeoutError:
-            raise AssertionError(f"{len(self._items)} arrived, and that was not it") from None
+            raise AssertionError(f"{len(self._items)} items arrived without meeting the condition") from None
 
     async def count(self, least: int, within_s: float = PATIENCE_S) -> Sequence[T]:
-        """The first `least` of them, as soon as they are there."""
+        """Waits for `least` items and returns them."""
         try:
             await self.until(lambda items: len(items) >= least, within_s)
         except AssertionError:

@@ -1,4 +1,4 @@
-"""Attempts by hand, and what the endpoints' hours should be by them."""
+"""Inserts attempts, and compares the hourly summaries of endpoints with them."""
 
 import random
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ INSERT INTO webhook_attempts (id, tenant_id, delivery_id, endpoint_id, created_a
 SELECT * FROM unnest($1::uuid[], $2::uuid[], $1::uuid[], $3::uuid[], $4::timestamptz[], $5::boolean[], $6::timestamptz[],
                      $7::text[], $8::real[], $5::boolean[])
 """
-_RECKONED: Final = f"""
+_EXPECTED: Final = f"""
 SELECT tenant_id, endpoint_id, date_trunc('hour', started_at, 'UTC') AS hour, count(*) AS attempts,
        {", ".join(f"count(*) FILTER (WHERE outcome = '{outcome}') AS {outcome}" for outcome in OUTCOMES)},
        ARRAY(SELECT count(*) FILTER (WHERE outcome IN ('ok', 'http_status') AND latency_bucket(total_ms) = bucket)::integer
@@ -37,7 +37,7 @@ async def record_attempts(
     outcome: str | None = None,
     ms: float | None = None,
 ) -> None:
-    """So many, of these (tenant, endpoint) in turn."""
+    """Inserts that many attempts for these (tenant, endpoint) pairs in turn."""
     rows: list[tuple[Any, ...]] = [
         (
             new_id(),
@@ -54,10 +54,10 @@ async def record_attempts(
 
 
 async def differences(owner: asyncpg.Connection) -> list[asyncpg.Record]:
-    """What only the hours or only the attempts say."""
+    """Returns the rows that are only in the hours, or only in the summary of the attempts."""
     hours = "SELECT * FROM delivery_hours"
     found: list[asyncpg.Record] = await owner.fetch(
-        f"(SELECT 'hours alone', h.* FROM (({hours}) EXCEPT ALL ({_RECKONED})) h)"
-        f" UNION ALL (SELECT 'attempts alone', a.* FROM (({_RECKONED}) EXCEPT ALL ({hours})) a)"
+        f"(SELECT 'hours alone', h.* FROM (({hours}) EXCEPT ALL ({_EXPECTED})) h)"
+        f" UNION ALL (SELECT 'attempts alone', a.* FROM (({_EXPECTED}) EXCEPT ALL ({hours})) a)"
     )
     return found

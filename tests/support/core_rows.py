@@ -1,4 +1,4 @@
-"""A row of each table about people, branding and the wallet, to be changed until the database refuses it."""
+"""A valid row of each core table, which tests change until the database rejects it."""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -12,14 +12,14 @@ import asyncpg
 from schema.ids import new_id
 
 Row: TypeAlias = dict[str, Any]
-"""By column. As changes to another row, a callable stands for what it makes of the world."""
+"""Values by column. In changes, a callable computes the value from the world."""
 NOW: Final = datetime(2026, 6, 28, 9, tzinfo=UTC)
 MINUTE: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
 class World:
-    """Two tenants with a member each; of the first, one row of everything."""
+    """Two tenants with a member each. The first has one row in every table."""
 
     ours: UUID = field(default_factory=new_id)
     theirs: UUID = field(default_factory=new_id)
@@ -30,7 +30,7 @@ class World:
     """By table."""
 
 
-# A row that each table takes, also beside the one that is there; what is referred to comes first.
+# A valid row of each table, different from the existing one. Referenced tables come first.
 ROWS: Mapping[str, Callable[[World], Row]] = {
     "members": lambda w: {
         "tenant_id": w.ours,
@@ -100,7 +100,7 @@ ROWS: Mapping[str, Callable[[World], Row]] = {
         "removed_at": None,
     },
 }
-# What is changed in it for the row that is there from the start; a callable is given the world.
+# Changes that make the existing row from it.
 FIRST: Mapping[str, Row] = {
     "members": {"id": lambda w: w.member, "email": "ada@gym.example", "role": "owner"},
     "kyc_documents": {"kind": "registration"},
@@ -125,12 +125,12 @@ async def new_world(core: asyncpg.Connection) -> World:
 
 
 def changed(table: str, world: World, changes: Row) -> Row:
-    """A valid row with these changes."""
+    """Returns a valid row with these changes."""
     return ROWS[table](world) | {
         column: value(world) if callable(value) else value for column, value in changes.items()
     }
 
 
 async def insert(core: asyncpg.Connection, table: str, row: Row) -> None:
-    places = ", ".join(f"${n}" for n in range(1, len(row) + 1))
-    await core.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", *row.values())
+    parameters = ", ".join(f"${n}" for n in range(1, len(row) + 1))
+    await core.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({parameters})", *row.values())

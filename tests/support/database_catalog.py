@@ -1,4 +1,4 @@
-"""The database's own account of what is in it."""
+"""Describes the database's objects from its catalog."""
 
 import re
 from typing import Any
@@ -24,7 +24,7 @@ SELECT n.nspname AS schema, p.proname AS name, p.prorettype = 'trigger'::regtype
  WHERE n.nspname = ANY($1) AND p.proowner <> 10  -- a range type's constructors are the server's
  ORDER BY 1, 2, 4
 """
-# Everything that makes one schema differ from another: one line of text for each thing, and its kind and name.
+# Everything in which two schemas can differ: kind, name and text of each object.
 _DESCRIPTION = """
 WITH relations AS (SELECT c.* FROM pg_class c WHERE c.relnamespace = $1::regnamespace),
      functions AS (SELECT p.* FROM pg_proc p WHERE p.pronamespace = $1::regnamespace)
@@ -114,30 +114,30 @@ async def functions(connection: asyncpg.Connection, *schemas: str) -> list[async
 
 
 async def columns(connection: asyncpg.Connection, *schemas: str) -> list[asyncpg.Record]:
-    """Of all relations, in their order. `base` is what a domain is made of; of other types it is the type itself."""
+    """Returns the columns of all relations in order. `base` is a domain's base type, else the type itself."""
     return await connection.fetch(_COLUMNS, schemas or SCHEMAS)
 
 
 async def indexes(connection: asyncpg.Connection, schema: str, *tables: str) -> dict[str, asyncpg.Record]:
-    """By name: the table, the columns in their order, whether it is partial, and whether it guards a rule."""
+    """Returns by name: the table, the columns in order, whether it is partial, and whether it enforces a constraint."""
     return {row["name"]: row for row in await connection.fetch(_INDEXES, schema, tables)}
 
 
 async def foreign_keys(connection: asyncpg.Connection, schema: str, *tables: str) -> list[asyncpg.Record]:
-    """Of these tables to any; `parent_may_go`: the schema's role may delete the rows that are referred to."""
+    """Returns the foreign keys of these tables. `parent_may_go`: the schema's role may delete referenced rows."""
     return await connection.fetch(_FOREIGN_KEYS, schema, tables)
 
 
 async def describe(connection: asyncpg.Connection, schema: str) -> set[tuple[Any, ...]]:
-    """(kind, name, text) of all there is in a schema, in words that do not name the schema or its role."""
+    """Returns (kind, name, text) of all objects in a schema, without the names of the schema and its role."""
     async with connection.transaction():
-        await connection.execute("SET LOCAL search_path = ''")  # so that every name is written in full
+        await connection.execute("SET LOCAL search_path = ''")  # makes all names qualified
         rows = await connection.fetch(_DESCRIPTION, schema)
     return {tuple(_MODE_NAME.sub(r"\1MODE\2", str(value)) for value in row) for row in rows}
 
 
 async def granted_to_public(connection: asyncpg.Connection) -> list[asyncpg.Record]:
-    """What everybody may do in our schemas. No entry means the default, which for functions is not nothing."""
+    """Returns PUBLIC's privileges in duro's schemas. Without an ACL the default applies, which allows EXECUTE."""
     return await connection.fetch(
         """
         WITH ours AS (SELECT oid FROM pg_namespace WHERE nspname = ANY($1))

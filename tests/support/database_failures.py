@@ -1,4 +1,4 @@
-"""Troubles of a database, each held until the work has run into it several times, and then taken back."""
+"""Failures of a database, each lasting until the work has hit it several times."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -8,16 +8,16 @@ import asyncpg
 
 _ROLES = "('duro_core', 'duro_sandbox')"
 _ENOUGH_S = 0.4
-"""For a lock that is in nobody's way."""
+"""For a lock that blocks no session."""
 _LONGEST_S = 1.5
-"""For one that is in the way of what is done once, and retried less and less often."""
+"""For a lock that blocks work with growing retry delays."""
 
 
 @asynccontextmanager
 async def locked(
     holder: asyncpg.Connection, observer: asyncpg.Connection, statement: str, waits: int
 ) -> AsyncIterator[None]:
-    """On leaving, the lock is held until sessions have waited for one that many times, if it is in their way at all."""
+    """Holds the lock at exit until sessions have waited for it `waits` times, if it blocks any."""
     transaction = holder.transaction()
     await transaction.start()
     await holder.execute(statement)
@@ -42,7 +42,7 @@ async def locked(
 async def failing_writes(
     owner: asyncpg.Connection, tables: Collection[str], state: str, times: int
 ) -> AsyncIterator[None]:
-    """Every write to these tables fails with that SQLSTATE, until it has failed that many times."""
+    """Makes every write to these tables fail with that SQLSTATE, until writes have failed that many times."""
     await owner.execute("CREATE SEQUENCE IF NOT EXISTS public.raised; SELECT setval('public.raised', 1)")
     await owner.execute("GRANT ALL ON SEQUENCE public.raised TO PUBLIC")
     await owner.execute(
@@ -68,7 +68,7 @@ async def failing_writes(
 
 
 async def end_sessions(superuser: asyncpg.Connection, how: str = "pg_terminate_backend") -> int:
-    """`how`: or pg_cancel_backend, of those that are at a statement."""
+    """Ends sessions of duro's roles. With pg_cancel_backend it cancels running statements instead."""
     active = "" if how == "pg_terminate_backend" else "AND state = 'active'"
     count: int = await superuser.fetchval(
         f"SELECT count({how}(pid)) FROM pg_stat_activity"

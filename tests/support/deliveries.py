@@ -1,4 +1,4 @@
-"""One endpoint's deliveries, taken through their life by hand."""
+"""Drives one endpoint's deliveries through their states by direct calls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class Queue:
     endpoint: UUID
 
     async def add(self, count: int = 1, *, enabled: bool = True) -> list[UUID]:
-        """That many events, fanned out to the endpoint; the ids of the deliveries, which wait."""
+        """Records events and fans them out to the endpoint. Returns the ids of the pending deliveries."""
         events = await sequenced(self.data, self.tenant, count)
         planned = [plan(event, self.endpoint, enabled=enabled) for event in events]
         async with self.data.acquire() as tx:
@@ -104,7 +104,7 @@ class Queue:
         retry_in: timedelta | None = None,
         tried: Attempt | None = None,
     ) -> bool:
-        """Whether it was still ours to settle. An attempt was made unless the verdict is that none is."""
+        """Returns whether the lease was still valid. Adds an attempt unless the verdict is SKIPPED."""
         made = None if verdict is Verdict.SKIPPED else tried or attempt()
         async with self.data.acquire() as tx:
             settled = await deliveries.settle(tx, [Settlement(claimed, verdict, retry_in, made)])
@@ -118,7 +118,7 @@ class Queue:
         return await replays.replay_one(self.data, self.tenant, delivery)
 
     async def make_due(self, owner: asyncpg.Connection, delivery: UUID) -> None:
-        """As if the time of the schedule's next attempt had come."""
+        """Makes the next scheduled attempt due now."""
         await owner.execute(
             "UPDATE sandbox.webhook_deliveries SET due_at = now(), retry_at = now() WHERE id = $1", delivery
         )

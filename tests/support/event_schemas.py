@@ -1,4 +1,4 @@
-"""Events held against the catalog, whoever recorded them."""
+"""Validates events against the catalog."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -15,7 +15,7 @@ def _is_integer(_checker: object, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-# JSON Schema takes 5.0 for an integer. Ours are not written like that: no float goes near money.
+# JSON Schema accepts 5.0 as an integer. Events must not contain it, because money is never a float.
 _Strict = extend(
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
@@ -23,9 +23,9 @@ _Strict = extend(
 
 
 def assert_conforms(type_: str, data: Mapping[str, Any]) -> None:
-    """Fails with all that is wrong with it. Quick enough for thousands of events."""
+    """Fails with all violations. Fast enough for thousands of events."""
     wrong = [f"{error.json_path}: {error.message}" for error in _validator(type_).iter_errors(data)]
-    assert not wrong, f"{type_} is not as the catalog says: {'; '.join(wrong)}"
+    assert not wrong, f"{type_} violates its schema: {'; '.join(wrong)}"
 
 
 @cache

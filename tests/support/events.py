@@ -1,4 +1,4 @@
-"""Producers in a few words."""
+"""Records and sequences events."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -13,7 +13,7 @@ async def record(producer: Executor, tenant: UUID, type_: str = "invoice_created
 
 
 async def record_many(producer: Executor, tenant: UUID, count: int) -> list[UUID]:
-    """In one transaction; the ids in the order of recording."""
+    """Records events in one transaction. Returns the ids in order."""
     rows = await producer.fetch(
         "SELECT record_event($1::uuid, 'invoice_created', jsonb_build_object('n', n)) AS id"
         "  FROM generate_series(1, $2) AS n",
@@ -24,17 +24,17 @@ async def record_many(producer: Executor, tenant: UUID, count: int) -> list[UUID
 
 
 def event_names(events: Sequence[UUID]) -> list[str]:
-    """As receivers know them."""
+    """Returns the public ids."""
     return [format_id(EVENT, event) for event in events]
 
 
 async def positions(connection: Executor) -> list[tuple[int, UUID]]:
-    """The whole log: (pos, event), as a reader finds it."""
+    """Returns the whole log as (pos, event)."""
     return [(entry.pos, entry.id) for entry in (await log.read_after(connection, 0, 1_000_000)).events]
 
 
 async def in_log(connection: Executor) -> list[UUID]:
-    """The whole log in order; fails unless its positions are 1, 2, 3, …"""
+    """Returns the whole log in order. Fails unless its positions are 1, 2, 3, …"""
     entries = await positions(connection)
     assert [pos for pos, _ in entries] == list(range(1, len(entries) + 1))
     return [event for _, event in entries]
@@ -46,7 +46,7 @@ async def sequence_all(connection: Executor, limit: int = 1000) -> None:
 
 
 async def sequenced(producer: Executor, tenant: UUID, count: int) -> Sequence[log.LoggedEvent]:
-    """That many more events, recorded and with their positions."""
+    """Records and sequences that many events and returns them."""
     await record_many(producer, tenant, count)
     await sequence_all(producer)
     everything = (await log.read_after(producer, 0, 1_000_000)).events

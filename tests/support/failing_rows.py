@@ -1,4 +1,4 @@
-"""Rows that the database refuses, as a defect of ours would make it: by a trigger, until it is dropped."""
+"""Simulates a defect: a trigger rejects certain rows until it is dropped."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +10,7 @@ import asyncpg
 async def rejecting_rows(
     owner: asyncpg.Connection, event: str, where: str, *, code: str = "raise_exception"
 ) -> AsyncIterator[None]:
-    """`event` as in "INSERT ON invoices", `where` about NEW. The transaction fails with the error of that name."""
+    """`event` as in "INSERT ON invoices"; `where` is a condition on NEW. The transaction fails with the error `code`."""
     table = event.rpartition(" ")[2]
     await owner.execute(f"""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql

@@ -1,4 +1,4 @@
-"""Migrations that come after those of this version: an example of each kind that the rule allows."""
+"""Example migrations after this version: one of each kind that the rule allows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ _FOLDER = Path(__file__).parents[1] / "schema" / "further_migrations" / "data"
 
 
 def further_migrations() -> Sequence[Migration]:
-    """In the order of application."""
+    """Returns them in order of application."""
     return [
         Migration(mode.schema, file.name, file.read_text())
         for mode in Mode

@@ -1,7 +1,7 @@
-"""The rule for migrations of CONTRIBUTING.md, as what a migration does to a database rather than as what it says.
+"""Checks migrations against the rule in CONTRIBUTING.md by their effects on a database.
 
-A file is executed in a transaction that is rolled back; what it did to tables that were there before is read from the
-catalog and from its own locks.
+A file runs in a transaction that is rolled back. The catalog and the locks of the transaction show what it did to
+existing tables.
 """
 
 import asyncpg
@@ -9,9 +9,9 @@ import asyncpg
 from schema.installation.migration import Kind, Migration
 
 BASELINE = {"core": "0099", "data": "0099"}
-"""Files up to these make a new database, where nobody is held up. The first release sets them to its last files."""
+"""Files up to these create a new database, where they block no one. The first release sets them to its last files."""
 
-# Written to or read in every moment by workers and producers.
+# Workers and producers use these tables all the time.
 HOT = frozenset(
     {
         "activity",
@@ -47,7 +47,7 @@ _LOCKS = (
 
 
 async def violations(owner: asyncpg.Connection, migration: Migration) -> list[str]:
-    """What the file does that the rule forbids. The database is left as it was."""
+    """Returns the file's violations of the rule. The database stays unchanged."""
     match migration.kind:
         case Kind.INDEX:
             assert migration.index
@@ -94,7 +94,7 @@ def _of_table(was: asyncpg.Record, now: asyncpg.Record, modes: set[str]) -> list
     fresh = set(now["validated"]) - set(was["validated"])
     if fresh and "AccessExclusiveLock" in modes:
         found.append(
-            f"checks all rows of {table} under a lock: NOT VALID first, and VALIDATE in a file of its own"
+            f"checks all rows of {table} under a lock: NOT VALID first, and VALIDATE in a separate file"
         )
     if set(now["not_null"]) & set(was["columns"]) - set(was["not_null"]):
         found.append(f"checks all rows of {table} under a lock: use CHECK (… IS NOT NULL) NOT VALID")

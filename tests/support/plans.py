@@ -1,4 +1,4 @@
-"""What a statement costs and how it is planned, from EXPLAIN."""
+"""A statement's plan and cost, from EXPLAIN."""
 
 import json
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ class Plan:
 
     @property
     def buffers(self) -> int:
-        """Pages looked at, wherever they were found, by the statement and the functions it calls."""
+        """Pages read from cache or disk, by the statement and the functions it calls."""
         return int(self.root["Shared Hit Blocks"] + self.root["Shared Read Blocks"])
 
     @property
     def rows_read(self) -> int:
-        """Rows that scans of tables returned or threw away, over all loops."""
+        """Rows that table scans returned or discarded, over all loops."""
         return sum(
             (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
             for node in self.nodes()
@@ -35,7 +35,7 @@ class Plan:
         )
 
     def full_scans(self) -> set[str]:
-        """Tables and partitions that are read from end to end."""
+        """Returns the tables and partitions that are read completely."""
         return {
             node["Relation Name"]
             for node in self.nodes()
@@ -48,9 +48,9 @@ class Plan:
 
 
 async def explain(connection: asyncpg.Connection, statement: str, *arguments: object) -> Plan:
-    """The plan as it ran, planned once for all arguments as a pool's connection does; its effects are undone.
+    """Runs the generic plan, as a pool's connection does, and rolls back.
 
-    With bound parameters EXPLAIN would show a plan for just these arguments, which never runs in production.
+    EXPLAIN with bound parameters would show a custom plan, which never runs in production.
     """
     values = ", ".join(_literal(argument) for argument in arguments)
     transaction = connection.transaction()
@@ -69,7 +69,7 @@ async def explain(connection: asyncpg.Connection, statement: str, *arguments: ob
 
 
 async def planned(connection: asyncpg.Connection, statement: str) -> Plan:
-    """The same plan, not run: nothing is known of its arguments."""
+    """Returns the generic plan without running it."""
     await connection.execute(f"PREPARE planned AS {statement}")
     try:
         count = await connection.fetchval(

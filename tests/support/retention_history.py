@@ -1,4 +1,4 @@
-"""A past of several months, as it is when everybody is done with it, and how it is retired."""
+"""Creates old months whose events are fully processed, and runs retention on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ OLDER, OLD, YOUNG = month_of(450), month_of(400), month_of(200)
 
 
 async def past(data: Pool, tenant: UUID, month: Month, count: int = 3) -> list[UUID]:
-    """Events recorded in that month, with no positions yet."""
+    """Records events in that month, without positions."""
     await data.execute("SELECT ensure_past_partitions($1)", month.start)
     return [
         await data.fetchval(
@@ -44,7 +44,7 @@ async def past(data: Pool, tenant: UUID, month: Month, count: int = 3) -> list[U
 
 
 async def finished(data: Pool) -> None:
-    """Each event has its position and was applied, each delivery was made long ago and has its attempt."""
+    """Sequences and applies all events, and adds old deliveries with attempts."""
     await sequence_all(data)
     await data.execute(
         "INSERT INTO cursors (consumer, pos) SELECT name, (SELECT last_pos FROM sequencer ORDER BY tick DESC LIMIT 1)"
@@ -76,7 +76,7 @@ async def retire(
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], list[str]]:
-    """By month and what: why it is kept."""
+    """Returns the reasons to keep, by month and kind."""
     return {(str(o.candidate.month), str(o.candidate.kind)): list(o.kept) for o in outcomes}
 
 
@@ -84,7 +84,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], list[str]]:
 class Standing:
     attached: set[str]
     others: set[str]
-    """Tables named like a partition that are none."""
+    """Detached tables that are named like a partition."""
 
 
 async def standing(owner: asyncpg.Connection, month: Month) -> Standing:
@@ -100,7 +100,7 @@ async def standing(owner: asyncpg.Connection, month: Month) -> Standing:
 
 
 async def attached(owner: asyncpg.Connection, month: Month) -> bool:
-    """Whole, or gone without a trace; fails when it is neither."""
+    """Returns whether the month's partitions exist. Fails if only some do."""
     found = await standing(owner, month)
     assert found.others == set()
     log = {name for name in found.attached if not name.startswith("activity_g")}

@@ -21,7 +21,7 @@ def without_slots(engine: Engine) -> Engine:
 async def some_claims(
     engine: Engine, tenant: UUID, endpoint: UUID, count: int, worker: int = 1
 ) -> list[ClaimedDelivery]:
-    """That many new deliveries, leased."""
+    """Creates and leases that many deliveries."""
     await record_many(engine.pool, tenant, count)
     await engine.leave_pending()
     return await claim(engine, endpoint, count, worker)

@@ -1,4 +1,4 @@
-"""Transaction ids, burned cheaply to bring a cluster to where a test wants it."""
+"""Consumes transaction ids, to bring a cluster to a certain one."""
 
 import asyncpg
 
@@ -15,5 +15,5 @@ async def burn(connection: asyncpg.Connection, count: int) -> None:
 
 
 async def burn_until(connection: asyncpg.Connection, xid: int) -> None:
-    """Until the next transaction id to be handed out is at least this one."""
+    """Consumes ids until the next one is at least `xid`."""
     await burn(connection, xid - await next_xid(connection))

@@ -1,4 +1,4 @@
-"""Rows made by hand, for what decides without a database; and what the database would demand of them."""
+"""Rows for tests of pure decisions, and a check of the database's constraints on them."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -114,14 +114,14 @@ def in_status(status: Status, **columns: Any) -> Subscription:
 
 
 def in_dunning(state: DunningState, **columns: Any) -> DunningSchedule:
-    """As it is while its charge is under way, if that can be."""
+    """Returns a schedule in that state, with a charge in flight if the state allows it."""
     waits = state in {DunningState.WAITING, DunningState.AWAITING_CARD}
     made = replace(WAITING, state=state, next_attempt_at=NOW if waits else None)
     return replace(made, **({"in_flight": state is DunningState.WAITING} | columns))
 
 
 def check_rows(changes: Changes) -> None:
-    """The CHECKs of 0014_subscriptions.sql."""
+    """Asserts the CHECK constraints of 0014_subscriptions.sql."""
     for sub in (*changes.new_subscriptions, *changes.subscriptions):
         assert sub.current_period_start < sub.current_period_end
         assert sub.cycles >= 0

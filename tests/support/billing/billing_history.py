@@ -1,12 +1,12 @@
-"""A database with a merchant's years of billing, written by SQL in a second or two: all rows as the constraints want them.
+"""Fills a database with years of billing by SQL in a second or two. All rows satisfy the constraints.
 
-tenants         1 … TENANTS; nine rows in ten are BIG's. The n-th row of any table is of the same tenant in all of them
+tenants         1 … TENANTS; nine rows in ten are BIG's. The n-th row has the same tenant in every table
 lists           BIG has more than DEEP pages of PAGE in each
-subscriptions   of all states; the periods of those that go on end after NOW, but for
-                DUE of each scanned state, HELD behind a defect of ours, IN_FLIGHT whose charge is under way: these before NOW
-SUBSCRIPTION    has an invoice for each of HOURS hours, paid and recovered; CUSTOMER, whose it is, a payment for each
-PHONE           is a customer's of every tenant, with OF_PHONE subscriptions among them
-schedules       those waiting and awaiting a card are due after NOW, but for a handful
+subscriptions   in all states; running periods end after NOW, except for
+                DUE of each scanned state, HELD after a defect, and IN_FLIGHT with a charge in flight: these end before NOW
+SUBSCRIPTION    has an invoice for each of HOURS hours, paid and recovered; its CUSTOMER has a payment for each
+PHONE           belongs to a customer of every tenant, with OF_PHONE subscriptions in total
+schedules       waiting ones and those awaiting a card are due after NOW, except for a few
 """
 
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ import asyncpg
 NOW: Final = datetime(2026, 6, 28, 9, tzinfo=UTC)
 LONG_AGO: Final = NOW - timedelta(days=1000)
 LATER: Final = NOW + timedelta(days=60)
-"""Everything that goes on is due by then."""
+"""Every running subscription is due by then."""
 
 TABLES: Final = (
     *("store_settings", "plans", "customers", "promo_codes", "payment_links"),
@@ -102,7 +102,7 @@ SELECT pg_temp.tenant(n), pg_temp.id(n), pg_temp.id(CASE WHEN n <= {OF_PHONE} TH
                                                    ::text[])[n % 20 + 1], 'active') END AS status) AS x) AS y;
 
 -- By number: the hours of SUBSCRIPTION; of every other the period before its last one, and of half of them and of those that
--- fail the last one; of those whose renewal is under way the next one.
+-- fail the last one; of those whose renewal is in flight the next one.
 CREATE TEMPORARY TABLE wanted AS
 SELECT h AS i, 1 AS n, 'paid' AS status, '{NOW}'::timestamptz - interval '3 years' + h * interval '1 hour' AS starts,
        interval '1 hour' AS lasts
@@ -135,7 +135,7 @@ SELECT pg_temp.tenant(n), pg_temp.id(i), pg_temp.id(i), pg_temp.id(n), pg_temp.i
        CASE WHEN i > 80000 THEN '{NOW}'::timestamptz + (n % 3 - 1.5) * interval '1 minute' END,
        pg_temp.moment(i), CASE WHEN i <= 80000 THEN pg_temp.moment(i) END
   FROM wanted;
--- Refunds under way, and a second charge under way of a few that are past due.
+-- Refunds in flight, and a second charge under way of a few that are past due.
 INSERT INTO payment_attempts (tenant_id, id, invoice_id, subscription_id, customer_id, kind, refund_of, number, state, amount,
                               rail, leased_until, created_at)
 SELECT pg_temp.tenant(n), pg_temp.id(200000 + i), pg_temp.id(i), pg_temp.id(n), pg_temp.id(n), kind,
@@ -193,7 +193,7 @@ SELECT conname AS name, conrelid::regclass::text AS of, confrelid::regclass::tex
 
 
 async def constraint_violations(superuser: asyncpg.Connection) -> dict[str, int]:
-    """What the constraints would have refused that did not hold while the history was written, by their names."""
+    """Returns violations by constraint, because constraints were not enforced while the history was written."""
     found = {"invoices_overlap": await superuser.fetchval(_OVERLAPS)}
     for row in await superuser.fetch(_REFERENCES, TABLES):
         found[row["name"]] = await superuser.fetchval(

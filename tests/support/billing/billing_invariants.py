@@ -1,4 +1,4 @@
-"""What holds of a merchant's billing at any moment, in one statement that returns what does not."""
+"""Invariants of a tenant's billing, in one statement that returns the violations."""
 
 from tests.support.billing.billing_world import TenantBilling
 
@@ -20,11 +20,11 @@ UNION ALL
 SELECT 'ended, and it owes', s.id FROM s JOIN i ON i.subscription_id = s.id
  WHERE s.ended_at IS NOT NULL AND i.status IN ('open', 'uncollectible')
 UNION ALL
-SELECT 'due, and nothing is under way', s.id FROM s
+SELECT 'due, and nothing is in flight', s.id FROM s
  WHERE status IN ('active', 'trialing', 'incomplete') AND current_period_end <= $2
    AND NOT EXISTS (SELECT FROM a WHERE a.subscription_id = s.id AND a.state = 'in_flight')
 UNION ALL
-SELECT 'recovery is due, and nothing is under way', d.id FROM d
+SELECT 'recovery is due, and nothing is in flight', d.id FROM d
  WHERE next_attempt_at <= $2 AND NOT EXISTS (SELECT FROM a WHERE a.subscription_id = d.subscription_id AND a.state = 'in_flight')
 UNION ALL
 SELECT 'in flight without a charge, or the reverse', d.id FROM d
@@ -45,7 +45,7 @@ SELECT 'a recovery of nothing that failed', d.id FROM d
 
 
 async def check_invariants(billing: TenantBilling) -> None:
-    """After a scan. And what the gateway took is what the rows say."""
+    """Checks the invariants after a scan, and that the gateway took what the rows say."""
     broken = await billing.pool.fetch(_BROKEN, billing.tenant, billing.clock.time)
     assert not broken, [f"{row['what']}: {row['id']}" for row in broken]
     paid = "SELECT coalesce(sum(amount), 0) FROM payment_attempts WHERE tenant_id = $1 AND kind = 'charge' AND state = 'succeeded'"

@@ -1,6 +1,6 @@
-"""The state of a merchant's billing, told twice: by the event log alone, and by the rows. Both have to be one story.
+"""The state of a tenant's billing from the event log alone, and from the rows. Both must be equal.
 
-`replay` knows no billing engine: it takes events in their order, as a receiver of webhooks may, and never looks up.
+`replay` is independent of the billing engine: it applies events in order, as a webhook receiver may, without lookups.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,12 +26,12 @@ _SUBSCRIPTION = {
     "period_start": "currentPeriodStart",
     "period_end": "currentPeriodEnd",
 }
-"""Every event of a subscription's own tells all of it."""
+"""Every subscription event contains the whole subscription."""
 
 
 @dataclass
 class Recovery:
-    """Of an invoice."""
+    """The recovery of an invoice."""
 
     state: str
     charges: int
@@ -64,7 +64,7 @@ class Charge:
 
 @dataclass
 class Story:
-    """Everything by its id, as people see ids."""
+    """The state, by public id."""
 
     subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
     invoices: dict[str, Bill] = field(default_factory=dict)
@@ -147,12 +147,12 @@ def _paid(story: Story, data: dict[str, Any]) -> None:
 
 
 def _charge(story: Story, data: dict[str, Any], state: str, failure: str | None) -> None:
-    assert data["paymentId"] not in story.charges, "a charge is told twice"
+    assert data["paymentId"] not in story.charges, "a charge has two events"
     story.charges[data["paymentId"]] = Charge(data["invoiceId"], state, data["amount"], data["rail"], failure)
 
 
 async def rows_of(billing: TenantBilling) -> Story:
-    """The same, by the tables. Nothing is under way."""
+    """Builds the same state from the tables, while no charge is in flight."""
 
     async def all_of(table: str) -> Sequence[Any]:
         found: Sequence[Any] = await billing.pool.fetch(

@@ -1,6 +1,4 @@
-"""One row of each billing table, as the constraints want them, to write to the tables column by column: what the
-repositories would never write, a test can.
-"""
+"""One valid row of each billing table, written column by column, so that tests can write what repositories never would."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +23,7 @@ FAILED: Final[Columns] = {"state": "failed", "failure_code": "card_declined"}
 
 
 def rows_of(tenant: UUID) -> Rows:
-    """New ids and names each time; a row refers to the ones before it. All was paid, and one is being recovered."""
+    """Returns rows with new ids and names. A row refers to earlier ones. The invoice is paid and has a recovery."""
     plan, customer, promo, link, subscription, invoice, charge = (new_id() for _ in range(7))
     suffix = plan.hex[-12:]
     of_all: Columns = {"tenant_id": tenant}
@@ -109,18 +107,18 @@ TABLES: Final = tuple(rows_of(UUID(int=0)))
 
 
 def another(row: Columns, **changes: Any) -> Columns:
-    """Of the same, with an id of its own."""
+    """Returns a copy of the row with a new id."""
     return row | {"id": new_id()} | changes
 
 
 async def insert(connection: asyncpg.Connection, table: str, columns: Columns) -> None:
     names = ", ".join(f'"{name}"' for name in columns)
-    places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
-    await connection.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", *columns.values())
+    parameters = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+    await connection.execute(f"INSERT INTO {table} ({names}) VALUES ({parameters})", *columns.values())
 
 
 async def insert_all(connection: asyncpg.Connection, rows: Rows, *, until: str | None = None) -> None:
-    """Up to the table named, without it."""
+    """Inserts the rows before the table `until`."""
     for table, columns in rows.items():
         if table == until:
             return
@@ -135,10 +133,10 @@ async def insert_all(connection: asyncpg.Connection, rows: Rows, *, until: str |
 
 @contextmanager
 def refused_by(constraint: str, what: str = "it") -> Iterator[None]:
-    """By that one and no other: a row that breaks two would prove neither."""
+    """Expects a violation of exactly this constraint, because a row that violates two would prove neither."""
     try:
         yield
     except asyncpg.IntegrityConstraintViolationError as error:
         assert error.constraint_name == constraint, f"{what}: {error}"  # noqa: PT017  whose it is, is the point
     else:
-        pytest.fail(f"{what}: {constraint} let it pass")
+        pytest.fail(f"{what}: {constraint} accepted it")

@@ -1,4 +1,4 @@
-"""A merchant's billing in one mode, on a real database, with a clock that the test sets and a gateway that counts."""
+"""A tenant's billing in one mode, on a real database, with a controlled clock and a counting gateway."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ from service.billing.engine import Engine, engine
 from service.billing.gateway.gateway import Order, Outcome
 from service.billing.gateway.scenario_gateway import ScenarioGateway
 from service.billing.ledger import Ledger
-from tests.support.billing.payment_totals import Known
+from tests.support.billing.payment_totals import GatewayRecords
 
 START = datetime(2026, 11, 30, 10, 30, tzinfo=UTC)
 GOOD_CARD = "4084084084084081"
@@ -61,22 +61,21 @@ def _set() -> asyncio.Event:
 
 @dataclass
 class CountingGateway:
-    """Counts by reference, and answers to one that it knows as it did before, as a real one would. Asks `answers` first,
-    which may be given per test."""
+    """Counts charges by reference and repeats its answer for a known one, like a real gateway. `answers` overrides it."""
 
     answers: Callable[[Order], Outcome | None] = lambda _order: None
     answered: dict[str, Outcome] = field(default_factory=dict)
     charged: Counter[str] = field(default_factory=Counter)
-    """How often each reference was asked for."""
+    """Number of requests by reference."""
     orders: dict[str, Order] = field(default_factory=dict)
     refunded: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
-    """Kobo by reference, of those that worked."""
+    """Minor units by reference, for successful charges."""
     _open: asyncio.Event = field(default_factory=_set)
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """Answers come afterwards."""
+        """Holds all answers during the block."""
         self._open.clear()
         try:
             yield
@@ -104,9 +103,9 @@ class CountingGateway:
         return self.answered[order.reference]
 
     @property
-    def known(self) -> Known:
+    def known(self) -> GatewayRecords:
         refused = [reference for reference in self.charged if not self.answered[reference].succeeded]
-        return Known(self.taken, refused)
+        return GatewayRecords(self.taken, refused)
 
 
 @dataclass
@@ -137,7 +136,7 @@ class TenantBilling:
         return await self.catalog.create_plan(NewPlan(f"Plan {next(_numbers)}", amount, interval, **more))
 
     async def card(self, number: str = GOOD_CARD, phone: str | None = None) -> UUID:
-        """A saved card of somebody's, in the wallet."""
+        """Saves a card of a new customer in the wallet."""
         phone = phone or f"+234803{next(_numbers):07d}"
         _, method = await wallet.enrol(
             self.database.core,
@@ -148,7 +147,7 @@ class TenantBilling:
         return method
 
     async def subscribe(self, plan: Plan | None = None, card: str = GOOD_CARD, **more: Any) -> UUID:
-        """And waits for the answer to the first charge."""
+        """Subscribes and waits for the answer to the first charge."""
         plan = plan or await self.plan()
         made = await self.checkout.subscribe(self.contact(), plan.id, await self.card(card), **more)
         await self.settled()
@@ -169,7 +168,7 @@ class TenantBilling:
         return list((await Invoices(self.pool, self.tenant).of_subscription(id_, After(), 100)).items)[::-1]
 
     async def schedule(self, id_: UUID) -> DunningSchedule | None:
-        """Of the subscription's latest invoice."""
+        """Returns the schedule of the subscription's latest invoice."""
         latest = (await self.invoices(id_))[-1]
         return await DunningSchedules(self.pool, self.tenant).of_invoice(latest.id)
 
@@ -181,19 +180,19 @@ class TenantBilling:
         rows = await self.pool.fetch(
             "SELECT type, data::text AS data FROM events WHERE tenant_id = $1 ORDER BY seq", self.tenant
         )
-        told = [(row["type"], orjson.loads(row["data"])) for row in rows]
-        return [(type_, data) for type_, data in told if not wanted or type_ in wanted]
+        events = [(row["type"], orjson.loads(row["data"])) for row in rows]
+        return [(type_, data) for type_, data in events if not wanted or type_ in wanted]
 
     async def types(self) -> list[str]:
         return [type_ for type_, _ in await self.events()]
 
     async def everything(self) -> list[str]:
-        """All rows that the tenant has, events among them."""
+        """Returns all rows of the tenant, including events."""
         return sorted(row[0] for row in await self.pool.fetch(_EVERYTHING, self.tenant))
 
     @asynccontextmanager
     async def expect_error(self, kind: type[DuroError], saying: str) -> AsyncIterator[None]:
-        """What is tried gets one sentence, a part of which is `saying`, and changes nothing."""
+        """Expects an error that contains `saying`, and no change in the database."""
         before = await self.everything()
         with pytest.raises(kind) as refusal:
             yield
@@ -204,20 +203,20 @@ class TenantBilling:
         assert await self.everything() == before
 
     async def step(self, scanner: str) -> int:
-        """Of the scanner of that name; how many it found due."""
+        """Runs one step of the named scanner. Returns how many subscriptions were due."""
         return await next(each for each in self.engine.scanners if each.name == scanner).step()
 
     async def scan(self) -> None:
-        """Until nothing is due any more."""
+        """Scans until nothing is due."""
         await self.engine.scan()
 
     async def at(self, moment: datetime) -> None:
-        """Goes there, and does what is due then."""
+        """Advances the clock and processes what is due."""
         self.clock.advance(moment)
         await self.scan()
 
     async def until(self, moment: datetime) -> None:
-        """Goes there by way of each moment at which something is due, as an engine does that is never down."""
+        """Advances the clock through each due time, like an engine that never stops."""
         while (due := await self.next_due()) is not None and due < moment:
             await self.at(due)
         await self.at(moment)
@@ -229,12 +228,12 @@ class TenantBilling:
         await self.at(self.clock.time + timedelta(**how_long))
 
     async def through(self, until: datetime, step: timedelta = timedelta(hours=12)) -> None:
-        """Goes there step by step."""
+        """Advances the clock in steps."""
         while self.clock.time < until:
             await self.at(min(until, self.clock.time + step))
 
     async def another(self) -> "TenantBilling":
-        """Tenant with the same engine."""
+        """Creates another tenant on the same engine."""
         tenant, _keys = await tenants.create(self.database.core, "Bodija Books")
         return replace(self, tenant=tenant)
 
@@ -246,7 +245,7 @@ async def idle_tenant_billing(
     start: datetime = START,
     gateway: CountingGateway | None = None,
 ) -> TenantBilling:
-    """TenantFilter charges is not at work: what the gateway answers is not written."""
+    """Its charge processor does not run, so the gateway's answers are not written."""
     tenant, _keys = await tenants.create(database.core, "Ikeja Fitness Club")
     clock, gateway = VirtualClock(start, history=False), gateway or CountingGateway()
     made = engine(database, mode, gateway, Ledger(database.data(mode), clock))
@@ -268,7 +267,7 @@ async def tenant_billing(
 
 @asynccontextmanager
 async def second_worker(of: TenantBilling) -> AsyncIterator[TenantBilling]:
-    """Another worker for the same books and the same gateway."""
+    """Runs another worker on the same database and gateway."""
     made = engine(of.database, of.engine.mode, of.gateway, of.engine.ledger)
     async with at_work(made.charges):
         yield replace(of, engine=made)

@@ -1,5 +1,5 @@
-"""Subscriptions that are due, by the thousand: half of them renewals (active, and trials that are over), half of them
-past due with a recovery charge to make. Written as rows, so that ten thousand take a moment.
+"""Inserts thousands of due subscriptions by SQL: half are renewals (active, and ended trials), half are past due with a
+recovery charge to make.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from schema.secret_box import SecretBox
 AMOUNT: Final = 500_000
 _CARDS: Final = 50
 _LATE_BY: Final = timedelta(hours=1)
-"""At most. A period is a month, so that nothing is due a second time."""
+"""Maximum delay. A period is a month, so no subscription becomes due twice."""
 
 _PLAN = """
 INSERT INTO plans (tenant_id, id, name, amount, "interval") VALUES ($1, $2, 'Gym', $3, 'month')
@@ -59,8 +59,9 @@ SELECT $1, gen_random_uuid(), invoice, subscription, 'waiting', 'card', false, '
 async def add_due(
     database: Database, data: Executor, tenant: UUID, count: int, now: datetime, cards: Sequence[str]
 ) -> None:
-    """So many, all of one plan, due within the hour before `now`. People share the payment methods, which are of these
-    cards in turn."""
+    """Adds `count` subscriptions of one plan, due within the hour before `now`. They share a few payment methods, made from
+    these cards in turn.
+    """
     box = SecretBox(database.key)
     entries = [
         (f"+23480{new_id().int % 10**8:08d}", NewMethod("card", cards[n % len(cards)])) for n in range(_CARDS)

@@ -1,4 +1,4 @@
-"""Gateways that are in trouble, or that a test holds in its hand."""
+"""A gateway whose answers a test can hold back."""
 
 import asyncio
 from uuid import UUID
@@ -9,7 +9,7 @@ from tests.support.database_waits import PATIENCE_S
 
 
 class HeldGateway(CountingGateway):
-    """Knows of an order at once, and answers those that it holds when they are let go."""
+    """Accepts an order immediately, and answers held ones after `release`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -18,12 +18,12 @@ class HeldGateway(CountingGateway):
         self._released = asyncio.Event()
 
     def hold(self) -> None:
-        """Whoever asks from now on."""
+        """Holds the answers of new requests."""
         self._holds = True
         self._released.clear()
 
     def stop_holding(self) -> None:
-        """Whoever asks from now on has an answer at once; the others still wait."""
+        """Answers new requests immediately; held ones still wait."""
         self._holds = False
 
     def release(self) -> None:
@@ -37,7 +37,7 @@ class HeldGateway(CountingGateway):
         return await self._when_released(await super().refund(order, of))
 
     async def wait_for_charges(self, times: int) -> None:
-        """In all, for charges."""
+        """Waits for that many charge requests in total."""
         async with asyncio.timeout(PATIENCE_S), self._news:
             await self._news.wait_for(lambda: self.charged.total() >= times)
 
@@ -50,7 +50,7 @@ class HeldGateway(CountingGateway):
 
 
 async def start_held_renewal(billing: TenantBilling, gateway: HeldGateway) -> UUID:
-    """A subscription whose renewal the gateway has been asked for, and has not answered."""
+    """Returns a subscription whose renewal charge the gateway holds."""
     sub = await billing.subscribe()
     await begin_renewal(billing, gateway, sub)
     return sub

@@ -1,4 +1,4 @@
-"""People with phones of their own, and what they save in a wallet."""
+"""Customers with phone numbers, and their saved payment methods."""
 
 import asyncio
 import itertools
@@ -40,7 +40,7 @@ async def error_of(action: Awaitable[object]) -> DuroError:
 
 
 async def concurrently(*actions: Awaitable[Any]) -> tuple[list[Any], list[BaseException]]:
-    """What succeeded and what was refused."""
+    """Runs the actions concurrently. Returns the results and the errors."""
     outcomes = await asyncio.gather(*actions, return_exceptions=True)
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     assert all(isinstance(error, DuroError) for error in errors), errors
@@ -48,7 +48,7 @@ async def concurrently(*actions: Awaitable[Any]) -> tuple[list[Any], list[BaseEx
 
 
 async def default_of(core: Pool, identity: UUID) -> UUID | None:
-    """Fails unless an identity with methods has one default."""
+    """Returns the default method. Fails unless an identity with methods has exactly one."""
     methods = await wallet.list_methods(core, identity)
     defaults = [method.id for method in methods if method.is_default]
     assert len(defaults) == min(len(methods), 1)

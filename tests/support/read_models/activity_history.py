@@ -1,4 +1,4 @@
-"""A feed with a past, written by SQL in a second or two: every filter finds more than DEEP pages of PAGE of BIG's.
+"""Fills an activity feed by SQL in a second or two: every filter finds more than DEEP pages of PAGE entries of BIG.
 
 tenants       1 … TENANTS; nine entries in ten are BIG's
 entries       three at each time, so that pages end between equals; over four months

@@ -1,13 +1,14 @@
-"""What the rollups' views should show, reckoned in plain SQL from the log alone: window functions over the whole of it, and
-nothing of the consumer's. Slow, and right whatever batches the consumer met the events in.
+"""Computes the expected rollup views in plain SQL from the log alone, with window functions over the whole log.
+
+It shares no code with the consumer. It is slow, and independent of the consumer's batches.
 """
 
 from typing import Final
 
 import asyncpg
 
-_TOLD: Final = r"""
-CREATE TEMPORARY TABLE told AS
+_EVENT_FACTS: Final = r"""
+CREATE TEMPORARY TABLE event_facts AS
 SELECT l.pos, e.tenant_id, z.tenant, z.name, e.type, e.data, e.created_at,
        date_trunc('hour', e.created_at, 'UTC') AS hour,
        (date_trunc('hour', e.created_at, 'UTC') AT TIME ZONE z.zone)::date AS day,
@@ -23,23 +24,23 @@ SELECT l.pos, e.tenant_id, z.tenant, z.name, e.type, e.data, e.created_at,
              AND data->>'failureCode' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$' THEN data->>'failureCode' END AS code,
        CASE WHEN jsonb_typeof(data->'status') = 'string' AND data->>'status' IN
             ('incomplete', 'incomplete_expired', 'trialing', 'active', 'past_due', 'paused', 'unpaid', 'canceled', 'expired')
-            THEN data->>'status' END AS told_status
+            THEN data->>'status' END AS event_status
   FROM event_log l
   JOIN events e ON e.id = l.event_id AND e.created_at = l.created_at
   JOIN (SELECT t.id, format_id('ten', t.id) AS tenant, t.name,
                CASE WHEN s.time_zone IN (SELECT name FROM pg_timezone_names) THEN s.time_zone ELSE 'Africa/Lagos' END AS zone
           FROM core.tenants t LEFT JOIN core.store_configs s ON s.tenant_id = t.id) z ON z.id = e.tenant_id
  CROSS JOIN LATERAL (
-       SELECT told.amount,
+       SELECT event_facts.amount,
               CASE WHEN jsonb_typeof(data->'currency') = 'string' AND data->>'currency' ~ '^[A-Z]{3}$' THEN data->>'currency'
-                   WHEN coalesce(jsonb_typeof(data->'currency'), 'null') = 'null' AND told.amount IS NOT NULL THEN 'NGN'
+                   WHEN coalesce(jsonb_typeof(data->'currency'), 'null') = 'null' AND event_facts.amount IS NOT NULL THEN 'NGN'
               END AS currency
          FROM (SELECT CASE WHEN jsonb_typeof(data->'amount') = 'number' AND data->>'amount' ~ '^[0-9]{1,16}$' THEN
                            CASE WHEN (data->>'amount')::bigint <= 1000000000000000 THEN (data->>'amount')::bigint END
-                      END AS amount) told) money
+                      END AS amount) event_facts) money
  WHERE l.pos <> ALL ($1::bigint[]);
 """
-"""$1: positions that are left out. Ids in capitals alone, as the catalog has them."""
+"""$1: positions that are left out. Ids must be upper case, as in the catalog."""
 
 PER_MONTH: Final = """CASE {interval}
     WHEN 'hour' THEN round({amount}::numeric(60, 30) * 730)
@@ -50,37 +51,37 @@ PER_MONTH: Final = """CASE {interval}
     WHEN 'biannual' THEN round({amount}::numeric(60, 30) / 6)
     WHEN 'year' THEN round({amount}::numeric(60, 30) / 12) END"""
 
-# One row per event of a subscription's life, with what was known of it before and after. `_n` numbers the stretches in
-# which the value stays.
+# One row per event of a subscription, with its state before and after. `_n` numbers the periods in which a value stays
+# the same.
 _LIVES: Final = f"""
 CREATE TEMPORARY TABLE lives AS
 WITH steps AS (
     SELECT *, CASE type
-                WHEN 'subscription_created' THEN coalesce(told_status, 'incomplete')
+                WHEN 'subscription_created' THEN coalesce(event_status, 'incomplete')
                 WHEN 'subscription_activated' THEN 'active' WHEN 'subscription_resumed' THEN 'active'
                 WHEN 'subscription_recovered' THEN 'active' WHEN 'subscription_paused' THEN 'paused'
                 WHEN 'subscription_past_due' THEN 'past_due' WHEN 'subscription_unpaid' THEN 'unpaid'
                 WHEN 'subscription_expired' THEN 'expired' WHEN 'subscription_cancelled' THEN 'canceled'
                 WHEN 'subscription_payment_recovered' THEN NULL
-                ELSE told_status END AS status_told,
-           CASE WHEN type <> 'subscription_payment_recovered' THEN plan_id END AS plan_told,
+                ELSE event_status END AS new_status,
+           CASE WHEN type <> 'subscription_payment_recovered' THEN plan_id END AS new_plan,
            CASE WHEN type <> 'subscription_payment_recovered' THEN
                 CASE WHEN {PER_MONTH.format(amount="amount", interval='"interval"')} <= 1000000000000000
-                     THEN {PER_MONTH.format(amount="amount", interval='"interval"')} END END AS mrr_told,
-           CASE WHEN type = 'subscription_past_due' THEN coalesce(code, '') END AS began_with_told
-      FROM told
+                     THEN {PER_MONTH.format(amount="amount", interval='"interval"')} END END AS new_mrr,
+           CASE WHEN type = 'subscription_past_due' THEN coalesce(code, '') END AS new_began_with
+      FROM event_facts
      WHERE subscription IS NOT NULL AND (type LIKE 'subscription%' AND type NOT LIKE 'subscription_payment%'
                                          OR type = 'subscription_payment_recovered')
 ), numbered AS (
-    SELECT *, count(status_told) OVER life AS status_n, count(plan_told) OVER life AS plan_n,
-           count(mrr_told) OVER life AS mrr_n, count(began_with_told) OVER life AS began_n
+    SELECT *, count(new_status) OVER life AS status_n, count(new_plan) OVER life AS plan_n,
+           count(new_mrr) OVER life AS mrr_n, count(new_began_with) OVER life AS began_n
       FROM steps WINDOW life AS (PARTITION BY tenant_id, subscription ORDER BY pos)
 ), filled AS (
-    SELECT *, coalesce(max(status_told) OVER (PARTITION BY tenant_id, subscription, status_n), 'incomplete') AS status,
-           max(plan_told) OVER (PARTITION BY tenant_id, subscription, plan_n) AS plan,
-           coalesce(max(mrr_told) OVER (PARTITION BY tenant_id, subscription, mrr_n), 0) AS mrr,
-           max(CASE WHEN mrr_told IS NOT NULL THEN currency END) OVER (PARTITION BY tenant_id, subscription, mrr_n) AS cur,
-           nullif(max(began_with_told) OVER (PARTITION BY tenant_id, subscription, began_n), '') AS began_with
+    SELECT *, coalesce(max(new_status) OVER (PARTITION BY tenant_id, subscription, status_n), 'incomplete') AS status,
+           max(new_plan) OVER (PARTITION BY tenant_id, subscription, plan_n) AS plan,
+           coalesce(max(new_mrr) OVER (PARTITION BY tenant_id, subscription, mrr_n), 0) AS mrr,
+           max(CASE WHEN new_mrr IS NOT NULL THEN currency END) OVER (PARTITION BY tenant_id, subscription, mrr_n) AS cur,
+           nullif(max(new_began_with) OVER (PARTITION BY tenant_id, subscription, began_n), '') AS began_with
       FROM numbered
 ), known AS (
     SELECT *, bool_or(status = 'active') OVER (PARTITION BY tenant_id, subscription ORDER BY pos) AS was_active
@@ -133,7 +134,7 @@ SELECT t.tenant, t.name, t.day, t.currency, coalesce(t.amount, 0) AS amount,
                    WHEN 'subscription_unpaid' THEN 'exhausted'
                    WHEN 'subscription_cancelled' THEN 'cancelled'
                    ELSE CASE WHEN l.status_before = 'unpaid' THEN 'won_back' ELSE 'recovered' END END AS kind
-  FROM told t
+  FROM event_facts t
   LEFT JOIN lives l ON l.pos = t.pos
  WHERE t.type IN ('subscription_past_due', 'subscription_unpaid', 'subscription_payment_recovered')
     OR t.type = 'subscription_cancelled' AND l.status_before = 'past_due';
@@ -143,7 +144,7 @@ _PAYMENTS: Final = """
 SELECT tenant, name, {time}, plan_id, rail, currency, count(*), count(*) FILTER (WHERE worked),
        count(*) FILTER (WHERE NOT worked), round(count(*) FILTER (WHERE worked) / count(*)::numeric, 4),
        coalesce(sum(amount) FILTER (WHERE worked), 0)::bigint, coalesce(sum(amount) FILTER (WHERE NOT worked), 0)::bigint
-  FROM (SELECT *, type <> 'subscription_payment_failed' AS worked FROM told
+  FROM (SELECT *, type <> 'subscription_payment_failed' AS worked FROM event_facts
          WHERE type IN ('subscription_payment_success', 'subscription_payment_recovered', 'subscription_payment_failed')) p
  GROUP BY 1, 2, 3, 4, 5, 6
 """
@@ -159,17 +160,17 @@ _KINDS: Final = (
 )
 _RISKS: Final = ("at_risk", "recovered", "exhausted", "cancelled", "won_back")
 
-RECKONED: Final = {
+EXPECTED: Final = {
     "hourly_events": """
         SELECT tenant, name, hour, type, plan_id, rail, code, currency, count(*),
                count(*) FILTER (WHERE amount IS NULL), coalesce(sum(amount), 0)::bigint
-          FROM told GROUP BY 1, 2, 3, 4, 5, 6, 7, 8""",
+          FROM event_facts GROUP BY 1, 2, 3, 4, 5, 6, 7, 8""",
     "daily_revenue": """
         SELECT tenant, name, day, currency,
                count(*) FILTER (WHERE way > 0), coalesce(sum(amount) FILTER (WHERE way > 0), 0)::bigint,
                count(*) FILTER (WHERE way < 0), coalesce(sum(amount) FILTER (WHERE way < 0), 0)::bigint,
                coalesce(sum(way * amount), 0)::bigint, count(*) FILTER (WHERE amount IS NULL)
-          FROM told JOIN (VALUES ('subscription_payment_success', 1), ('subscription_payment_recovered', 1),
+          FROM event_facts JOIN (VALUES ('subscription_payment_success', 1), ('subscription_payment_recovered', 1),
                                  ('subscription_payment_refunded', -1)) AS ways (type, way) USING (type)
          GROUP BY 1, 2, 3, 4""",
     "hourly_payments": _PAYMENTS.format(time="hour"),
@@ -207,28 +208,30 @@ RECKONED: Final = {
                (sum(change) OVER life)::bigint, (sum(counted) OVER life)::bigint
           FROM sums WINDOW life AS (PARTITION BY tenant, cur ORDER BY day)""",
 }
-"""By view: what it should show, without as_of."""
+"""The expected rows by view, without as_of."""
 
 
 async def differences(
     superuser: asyncpg.Connection, schema: str = "sandbox", *, without: list[int] | None = None
 ) -> dict[str, list[asyncpg.Record]]:
-    """By view, the rows that only it or only the reckoning has. `without`: positions of events that are not in."""
+    """Returns by view the rows that differ from the expected ones. `without`: positions of events that are left out."""
     found = {}
     async with superuser.transaction():
         await superuser.execute(f"SET LOCAL search_path = {schema}; SET LOCAL statement_timeout = 0")
         positions = f"'{{{','.join(map(str, without or []))}}}'"
         await superuser.execute(
-            "DROP TABLE IF EXISTS pg_temp.told, pg_temp.lives, pg_temp.moved, pg_temp.risks"
+            "DROP TABLE IF EXISTS pg_temp.event_facts, pg_temp.lives, pg_temp.moved, pg_temp.risks"
         )
         await superuser.execute(
-            _TOLD.replace("$1", positions) + _LIVES + "ANALYZE told; ANALYZE lives; ANALYZE moved"
+            _EVENT_FACTS.replace("$1", positions)
+            + _LIVES
+            + "ANALYZE event_facts; ANALYZE lives; ANALYZE moved"
         )
-        for view, reckoned in RECKONED.items():
+        for view, expected in EXPECTED.items():
             shown = f"SELECT {', '.join(await columns_of(superuser, schema, view))} FROM {schema}.{view}"
             found[view] = await superuser.fetch(
-                f"(SELECT 'view alone', v.* FROM (({shown}) EXCEPT ALL ({reckoned})) v LIMIT 20)"
-                f" UNION ALL (SELECT 'reckoning alone', r.* FROM (({reckoned}) EXCEPT ALL ({shown})) r LIMIT 20)"
+                f"(SELECT 'view alone', v.* FROM (({shown}) EXCEPT ALL ({expected})) v LIMIT 20)"
+                f" UNION ALL (SELECT 'expected alone', r.* FROM (({expected}) EXCEPT ALL ({shown})) r LIMIT 20)"
             )
     return {view: rows for view, rows in found.items() if rows}
 

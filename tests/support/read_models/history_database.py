@@ -1,9 +1,9 @@
-"""A database with a past, written by SQL in seconds: tens of thousands of rows over three months' partitions.
+"""Fills a database with a history by SQL in seconds: tens of thousands of rows over three months' partitions.
 
 events       1 … LOGGED have positions, in order of time; ten tenants take turns
 deliveries   each event has one, delivered with its attempt, spread over the tenants' endpoints
-backlog      the dead endpoint has DEAD more that wait and are due; WAITING others have one each that is due
-leases       LEASED of them are held by worker 1
+backlog      the dead endpoint has DEAD more that are pending and due; WAITING others have one each that is due
+leases       worker 1 holds LEASED of them
 """
 
 from collections.abc import AsyncIterator
@@ -63,19 +63,19 @@ UPDATE webhook_deliveries SET lease = 1, leased_by = 1, leased_until = now() + i
  WHERE id IN (SELECT id FROM webhook_deliveries WHERE endpoint_id = '{DEAD_ENDPOINT}' AND status = 'pending' LIMIT {LEASED});
 """
 
-# No triggers; and autovacuum, which would analyze it some time, does not hear of what is written.
-_WITHOUT_FURTHER_ADO = "SET session_replication_role = replica; SET track_counts = off;"
+# No triggers. Without counters, autovacuum does not analyze the tables at an unknown time.
+_FAST_SETTINGS = "SET session_replication_role = replica; SET track_counts = off;"
 
 
 @asynccontextmanager
 async def copied(
     cluster: Cluster, template: str, *, also: str = "", analyze: bool = False
 ) -> AsyncIterator[str]:
-    """The name of a copy of that database, in which `also` has happened. Unless it is analyzed, nothing is known of that."""
+    """Yields the name of a copy of the database after `also` ran in it. Without `analyze` it has no statistics on that."""
     async with cluster.fresh_database(template) as name:
         async with connections(cluster, name) as connect:
             superuser = await connect(SUPERUSER)
-            await superuser.execute(_WITHOUT_FURTHER_ADO + also)
+            await superuser.execute(_FAST_SETTINGS + also)
             if analyze:
                 await superuser.execute("ANALYZE")
         yield name

@@ -1,4 +1,4 @@
-"""A business played through some weeks, and a consumer of rollups that goes to the end of the log."""
+"""Simulates some weeks of business, and applies the log to the rollups."""
 
 import asyncio
 from datetime import timedelta
@@ -29,11 +29,11 @@ ABROAD: Final = (
     NewPlan("Gym in Nairobi, yearly", 1_200_001, Interval.YEAR, currency="KES"),
 )
 ZONES: Final = ("America/New_York", "Pacific/Kiritimati", "Mars/Olympus")
-"""Of the first merchants; the last ones have none."""
+"""Time zones of the first tenants. The last ones have none."""
 
 
 async def simulate_weeks(database: Database, owner: asyncpg.Connection, days: int, signups: float) -> None:
-    """Restless customers in test mode, whose plans have several currencies, of merchants in several time zones."""
+    """Simulates active customers in test mode, with plans in several currencies and tenants in several time zones."""
     begins = await billing_cases.clock(database.core) - timedelta(days=days)
     await ensure_past_partitions(database.data(Mode.TEST), begins)
     merchants = []
@@ -68,7 +68,7 @@ async def _no_pause(_moment: object) -> None:
 
 
 class RollupsFollower:
-    """The consumer that keeps what serves up to date, in a mode."""
+    """The rollups consumer of the serving generation in a mode."""
 
     def __init__(self, database: Database, mode: Mode = Mode.TEST, batch_size: int = 1000) -> None:
         self.pool: Pool = database.data(mode)
@@ -80,7 +80,7 @@ class RollupsFollower:
             pass
 
     async def is_caught_up(self) -> bool:
-        """After going there; not while another session has the cursor."""
+        """Runs to the end and returns whether the lag is 0. It is not, while another session holds the cursor."""
         await self.run_to_end()
         return await log.backlog(self.pool, ROLLUPS) == 0
 

@@ -1,4 +1,4 @@
-"""Events of the billing product by hand: as the catalog has them, in as few words as a test needs."""
+"""Records subscription events from the catalog's examples."""
 
 import json
 from datetime import datetime
@@ -10,12 +10,12 @@ from schema.event_catalog import catalog
 from schema.ids import PLAN, SUBSCRIPTION, format_id, new_id
 
 
-def event(type_: str, subscription: UUID | None = None, **told: Any) -> tuple[str, dict[str, Any]]:
-    """The catalog's example, with what is told instead; `...` takes a field away."""
+def event(type_: str, subscription: UUID | None = None, **fields: Any) -> tuple[str, dict[str, Any]]:
+    """Returns the catalog's example with these fields replaced. `...` removes a field."""
     data = dict(catalog()[type_].example)
     if subscription is not None:
         data["subscriptionId"] = format_id(SUBSCRIPTION, subscription)
-    data |= told
+    data |= fields
     return type_, {key: value for key, value in data.items() if value is not ...}
 
 

@@ -1,4 +1,4 @@
-"""Connections of a test's own, beside the pools: for transactions that interleave, and for other roles."""
+"""Connections outside the pools, for interleaved transactions and other roles."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,14 +16,14 @@ SANDBOX = Mode.TEST.role
 LIVE = Mode.LIVE.role
 
 Connect: TypeAlias = Callable[..., Awaitable[asyncpg.Connection]]
-"""`await connect(role)`: see `connections`."""
+"""`await connect(role)`, from `connections`."""
 
 
 @asynccontextmanager
 async def connections(cluster: Cluster, database: str) -> AsyncIterator[Connect]:
-    """A login role's connection has its schema as search_path, as in Database; the others have sandbox's.
+    """A login role's connection has its schema as search_path, as in Database; other roles have sandbox.
 
-    All are closed at the end, whatever state they are in.
+    All connections are closed at the end in any state.
     """
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.sleep, 0)  # the loop closes what has been terminated

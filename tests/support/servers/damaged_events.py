@@ -1,4 +1,4 @@
-"""Events whose stored bytes cannot be read, made as they come about: a database in SQL_ASCII takes any bytes."""
+"""Creates events whose stored bytes cannot be read, as they happen in practice: SQL_ASCII accepts any bytes."""
 
 from uuid import UUID
 
@@ -12,7 +12,7 @@ _BAD = """('{"n": "' || chr(200) || '"}')::jsonb"""
 
 
 async def switch_to_sql_ascii(connect: Connect, database: Database) -> asyncpg.Connection:
-    """From now on the database does not look at bytes. Returns a session of the superuser's."""
+    """Makes the database accept any bytes from now on. Returns a superuser session."""
     superuser = await connect(SUPERUSER)
     await superuser.execute("UPDATE pg_database SET encoding = 0 WHERE datname = current_database()")
     for pool in (database.core, *(database.data(mode) for mode in Mode)):
@@ -21,7 +21,7 @@ async def switch_to_sql_ascii(connect: Connect, database: Database) -> asyncpg.C
 
 
 async def record_damaged(superuser: asyncpg.Connection, tenant: UUID) -> UUID:
-    """By a producer who sends Latin-1."""
+    """Records an event as a producer that sends Latin-1."""
     event: UUID = await superuser.fetchval(
         f"SELECT record_event($1::uuid, 'invoice_created', {_BAD})", tenant
     )
@@ -37,7 +37,7 @@ async def repair(superuser: asyncpg.Connection, event: UUID) -> None:
 
 
 async def _change(superuser: asyncpg.Connection, event: UUID, data: str) -> None:
-    """The table is append-only."""
+    """Disables the append-only trigger for the change."""
     leaf = await superuser.fetchval("SELECT tableoid::regclass::text FROM events WHERE id = $1", event)
     async with superuser.transaction():
         await superuser.execute(f"ALTER TABLE {leaf} DISABLE TRIGGER append_only")

@@ -1,14 +1,13 @@
-"""One embedded cluster per pytest process, one migrated template in it, and a copy of that for each test.
+"""One embedded cluster per pytest process with one migrated template, and a copy of it for each test.
 
-The template is migrated by the owner, who is not a superuser, and everybody may connect and make temporary tables,
-as in a database that an operator hands us. It keeps the partitions of this
-month and the next: a copy costs a file per relation, and all thirteen months would make it three times as slow.
-A test about partitions brings the others back with ensure_partitions().
+The owner, who is not a superuser, migrates the template. All roles may connect and create temporary tables, as in an
+operator's database. The template has only the partitions of this month and the next: a copy costs a file per relation,
+and thirteen months would make it three times slower. Tests of partitions add the others with ensure_partitions().
 
-A database is not emptied and used again. Foreign keys make that a TRUNCATE of nearly every table, with the
-triggers of append-only ones off: 22 ms of the server's time. A copy takes 20 ms and dropping it 7 ms, and nothing
-of a test can stay behind in it. Copies are not made ahead in the background either: they would run transactions
-and write WAL beside a test that counts these.
+A database is not emptied and reused. Because of foreign keys that needs a TRUNCATE of nearly every table with the
+append-only triggers off: 22 ms of server time. A copy takes 20 ms and its drop 7 ms, and it contains nothing of an
+earlier test. Copies are not prepared in the background, because that would run transactions and write WAL beside a
+test that counts them.
 """
 
 import asyncio
@@ -45,12 +44,12 @@ SELECT i.inhparent::regclass AS parent, c.oid::regclass AS partition
 class Cluster:
     server: EmbeddedServer
     key: bytes
-    """Of every database here: the login roles are the cluster's, and have the passwords that it yields."""
+    """The key of every database in it, because the login roles are shared and their passwords derive from the key."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _left_over: list[str] = field(default_factory=list)
 
     def url(self, database: str) -> str:
-        """As the owner."""
+        """Returns the owner's URL."""
         return with_database(self.server.owner_url, database)
 
     def superuser_url(self, database: str) -> str:
@@ -58,15 +57,15 @@ class Cluster:
 
     @asynccontextmanager
     async def empty_database(self) -> AsyncIterator[str]:
-        """As an operator finds it before the first migration."""
+        """Yields the name of a database before its first migration."""
         async with self.fresh_database("template1") as name:
             yield name
 
     @asynccontextmanager
     async def fresh_database(self, template: str = TEMPLATE) -> AsyncIterator[str]:
-        """The name of a database of its own, owned by the owner.
+        """Yields the name of a new database that belongs to the owner.
 
-        It is dropped when the next one is made: at once, the server would wait for connections that are closing.
+        It is dropped when the next one is created. An immediate drop would wait for connections that are closing.
         """
         name = f"test_{next(self._numbers)}"
         admin = await asyncpg.connect(self.server.superuser_url)
@@ -87,17 +86,17 @@ def with_database(url: str, database: str) -> str:
 
 @contextmanager
 def running_cluster(key: bytes | None = None, *, durable: bool = True) -> Iterator[Cluster]:
-    """With its own key unless another is given. Configured as in production, unless it need not outlive the machine."""
-    with temporary_directory() as place, _attached(place / "data") as server:
+    """Starts a cluster, by default with its own key. It is configured as in production if `durable`."""
+    with temporary_directory() as directory, _attached(directory / "data") as server:
         if not durable:
             run_apart(_trade_durability_for_speed(server))
         yield Cluster(server, key or server.secret_key)
 
 
 def _attached(data_dir: Path) -> EmbeddedServer:
-    """Tries twice, because a whole process's share of the tests hangs on it.
+    """Tries twice, because all tests of the process depend on it.
 
-    As root, the server's account gets lost when a package is being installed that writes /etc/passwd without its lock.
+    As root, the server's account can be lost while a package installation writes /etc/passwd without its lock.
     """
     try:
         return attach(data_dir)
@@ -106,7 +105,7 @@ def _attached(data_dir: Path) -> EmbeddedServer:
 
 
 async def _trade_durability_for_speed(server: EmbeddedServer) -> None:
-    """A database is made for each test, and flushing its files is a tenth of that in memory and most of it on a disk."""
+    """Turns off fsync: flushing a new database takes a tenth of its creation in memory, and most of it on a disk."""
     superuser = await asyncpg.connect(server.superuser_url)
     for setting in ("fsync", "full_page_writes"):
         await superuser.execute(f"ALTER SYSTEM SET {setting} = off")
@@ -129,6 +128,6 @@ async def make_template(cluster: Cluster) -> None:
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
-    """For session fixtures: on a loop in a thread, out of the way of the loops that pytest-asyncio makes."""
+    """Runs the coroutine on a loop in a thread, for session fixtures, separate from pytest-asyncio's loops."""
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(asyncio.run, work).result()

@@ -1,4 +1,4 @@
-"""Dumps and restores as an operator makes them: with PostgreSQL's own programs, into a database that exists."""
+"""Dumps and restores with PostgreSQL's programs, into an existing database."""
 
 import asyncio
 from asyncio.subprocess import PIPE
@@ -8,18 +8,18 @@ from tests.support.servers.databases import Cluster
 
 
 async def pg_dump(cluster: Cluster, database: str, *options: str) -> bytes:
-    """As the owner; in the custom format unless `options` name another."""
+    """Dumps as the owner, in the custom format unless `options` has another."""
     status, output, errors = await _run(_program(cluster, "pg_dump"), "-Fc", *options, cluster.url(database))
     assert status == 0, errors
     return output
 
 
 async def schema_of(cluster: Cluster, database: str) -> list[str]:
-    """Everything but the rows, with owners and rights, as a superuser sees it."""
+    """Dumps everything except rows, with owners and privileges, as a superuser."""
     url = cluster.superuser_url(database)
     status, output, errors = await _run(_program(cluster, "pg_dump"), "--schema-only", url)
     assert status == 0, errors
-    # Each dump is restricted by a random word.
+    # The \restrict lines contain a random word.
     return [line for line in output.decode().splitlines() if "restrict " not in line]
 
 

@@ -1,4 +1,4 @@
-"""`duro` as it is started by people: a process of its own, with its own process group."""
+"""Runs `duro` as users do: in a separate process with its own process group."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[3]
 PATIENCE_S = 30.0
 SIGINT_IGNORED = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
-"""Before a command: runs it as a script's `&` does."""
+"""A command prefix with the effect of `&` in a script."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class DuroProcess:
         return self._stderr.read_text()
 
     async def said(self) -> dict[str, Any]:
-        """Its line on stdout, which it prints once it is ready. Fails with its stderr when it ends before."""
+        """Returns the JSON line that it prints when it is ready. Fails with its stderr if it ends first."""
         assert self.process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             line = await self.process.stdout.readline()
@@ -42,7 +42,7 @@ class DuroProcess:
         return said
 
     async def ended(self, within_s: float = PATIENCE_S) -> int:
-        """Its exit status."""
+        """Waits for the end and returns the exit status."""
         async with asyncio.timeout(within_s):
             return await self.process.wait()
 
@@ -61,13 +61,13 @@ async def duro(
     prefix: Sequence[str] = (),
     module: Sequence[str] = ("service.cli",),
 ) -> AsyncIterator[DuroProcess]:
-    """Started, and killed with its whole group in the end. Of this process's DURO_ settings it sees none.
+    """Starts it, and kills its whole group at the end. It does not inherit DURO_ settings.
 
-    `prefix` is a command that becomes it (ip netns exec …); `module` runs it, with arguments of its own.
+    `prefix` is a command that runs it (ip netns exec …). `module` is the Python module and its leading arguments.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DURO_")}
-    with tempfile.TemporaryDirectory() as place:
-        stderr = Path(place) / "stderr"
+    with tempfile.TemporaryDirectory() as directory:
+        stderr = Path(directory) / "stderr"
         with stderr.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 *prefix,
@@ -91,7 +91,7 @@ async def duro(
 
 
 def settings(url: str, key: bytes, **more: str) -> dict[str, str]:
-    """An environment for `duro` on this database, with a loopback receiver allowed."""
+    """Returns an environment for `duro` on this database that allows loopback receivers."""
     return {
         "DURO_DATABASE_URL": url,
         "DURO_SECRET_KEY": b64encode(key).decode(),
@@ -101,7 +101,7 @@ def settings(url: str, key: bytes, **more: str) -> dict[str, str]:
 
 
 def processes_in_group(group: int) -> list[int]:
-    """Every living process of that group; zombies are not alive."""
+    """Returns the living processes of that group, without zombies."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -112,7 +112,7 @@ def processes_in_group(group: int) -> list[int]:
 
 
 async def eventually(holds: Callable[[], Any], what: str, within_s: float = PATIENCE_S) -> None:
-    """For what another process does without telling us: asks until it is so. `holds` may be asynchronous."""
+    """Polls until `holds` is true, for events without a signal. `holds` may be asynchronous."""
     try:
         async with asyncio.timeout(within_s):
             while True:

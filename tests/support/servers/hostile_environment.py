@@ -1,4 +1,4 @@
-"""Variables and files that libpq programs obey, all of them wrong: nothing of duro's may change because of them."""
+"""Wrong values for all variables and files that libpq reads. They must not affect duro."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ _VARIABLES = {
 
 
 def hostile_environment(home: Path) -> dict[str, str]:
-    """`home` gets the files."""
+    """Writes the files to `home` and returns the variables."""
     (home / ".postgresql").mkdir()
     for name in ("root.crt", "root.crl", "postgresql.crt", "postgresql.key"):
         (home / ".postgresql" / name).write_text("nonsense")

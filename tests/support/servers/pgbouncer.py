@@ -1,4 +1,4 @@
-"""PgBouncer before a test's cluster, as its documentation sets it up: SCRAM, and each role's verifier asked of the server."""
+"""Runs PgBouncer in front of a test's cluster: SCRAM, with each role's verifier read from the server."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ class PgBouncer:
         self.port = port
 
     def url(self, url: str) -> str:
-        """The same database through it."""
+        """Returns the URL of the same database through PgBouncer."""
         parts = urlsplit(url)
         credentials = parts.netloc.rpartition("@")[0]
         return urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{self.port}"))
@@ -33,32 +33,32 @@ class PgBouncer:
 async def pgbouncer(
     cluster: Cluster, mode: str, *, database: str = "*", **settings: object
 ) -> AsyncIterator[PgBouncer]:
-    """`mode`: session, transaction or statement. `database`: the one that it knows. Others of its settings as keywords."""
+    """`mode`: session, transaction or statement. `database`: the one it serves. Keywords set other settings."""
     assert PROGRAM is not None
     server = urlsplit(cluster.server.superuser_url)
     port = free_port()
-    with temporary_directory() as place:
-        (place / "users").write_text(f'"{server.username}" "{server.password}"\n')
+    with temporary_directory() as directory:
+        (directory / "users").write_text(f'"{server.username}" "{server.password}"\n')
         written = {
             "listen_addr": "127.0.0.1",
             "listen_port": port,
             "unix_socket_dir": "",
             "pool_mode": mode,
             "auth_type": "scram-sha-256",
-            "auth_file": place / "users",
+            "auth_file": directory / "users",
             "auth_user": server.username,
             "auth_query": "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1",
             **settings,
         }
         lines = [f"{name} = {value}" for name, value in written.items()]
-        (place / "pgbouncer.ini").write_text(
+        (directory / "pgbouncer.ini").write_text(
             f"[databases]\n{database} = host={server.hostname} port={server.port}\n[pgbouncer]\n"
             + "\n".join(lines)
         )
-        # It refuses to be root.
+        # PgBouncer refuses to run as root.
         other = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
         process = await asyncio.create_subprocess_exec(
-            PROGRAM, str(place / "pgbouncer.ini"), stderr=asyncio.subprocess.PIPE, **other
+            PROGRAM, str(directory / "pgbouncer.ini"), stderr=asyncio.subprocess.PIPE, **other
         )
         try:
             await _until_up(process)
@@ -71,8 +71,8 @@ async def pgbouncer(
 async def _until_up(process: asyncio.subprocess.Process) -> None:
     assert process.stderr is not None
     async with asyncio.timeout(UP_WITHIN_S):
-        said = b""
-        while b"process up" not in said:
+        output = b""
+        while b"process up" not in output:
             line = await process.stderr.readline()
-            assert line, said.decode()
-            said += line
+            assert line, output.decode()
+            output += line

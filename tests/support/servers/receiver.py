@@ -1,4 +1,4 @@
-"""A merchant's server over real sockets, whose answers a test decides one by one."""
+"""A receiver on real sockets, whose responses a test chooses."""
 
 import asyncio
 from collections import Counter
@@ -16,7 +16,7 @@ from tests.support.arrivals import Arrivals
 class Received:
     path: str
     headers: tuple[tuple[str, str], ...]
-    """As they came over the wire, in order."""
+    """In wire order and spelling."""
     body: bytes
 
     @property
@@ -34,14 +34,14 @@ class Answer:
     body: bytes = b""
     retry_after: str | None = None
     held_by: asyncio.Event | None = None
-    """The answer waits until this is set."""
+    """The response waits until this is set."""
 
 
 OK = Answer()
 
 
 class Receiver:
-    """`answer` is asked about each request; what it returns is sent."""
+    """Calls `answer` for each request and sends the result."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -49,7 +49,7 @@ class Receiver:
         self.answer: Callable[[Received], Answer] = lambda _request: OK
         self.active: Counter[str] = Counter()
         self.most_active: Counter[str] = Counter()
-        """The most requests that were open at one time, by path and, under "", in all."""
+        """Maximum of concurrent requests, by path and, under "", in total."""
 
     def at(self, path: str) -> list[Received]:
         return [request for request in self.requests if request.path == path]

@@ -1,4 +1,4 @@
-"""A streaming standby of a test's cluster, made as operators make one."""
+"""A streaming standby of a test's cluster, created as operators do."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from tests.support.servers.directories import free_port
 
 @contextmanager
 def standby(cluster: Cluster) -> Iterator[int]:
-    """Its port on the loopback; users and databases are the cluster's."""
+    """Yields its loopback port. Users and databases are the cluster's."""
     bin_dir = cluster.server.bin_dir
     account = server_account(cluster.server.data_dir / "postgres")
     with tempfile.TemporaryDirectory(prefix="duro-test-") as temporary:
-        place = Path(temporary)
-        place.chmod(0o755)
-        data = place / "standby"
+        directory = Path(temporary)
+        directory.chmod(0o755)
+        data = directory / "standby"
         data.mkdir(mode=0o700)
         account.take_ownership(data)
         port = free_port()
@@ -41,7 +41,7 @@ def standby(cluster: Cluster) -> Iterator[int]:
 
 
 def with_port(url: str, port: int) -> str:
-    """The same login and database on another port of the loopback."""
+    """Returns the URL with another port on loopback."""
     parts = urlsplit(url)
     login = parts.netloc.rpartition("@")[0]
     return urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{port}"))

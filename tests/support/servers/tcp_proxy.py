@@ -1,4 +1,4 @@
-"""A TCP proxy before the database that loses connections, answers and whole networks when a test says so.
+"""A TCP proxy in front of the database that drops connections, answers or all traffic on request.
 
 The idea is asyncpg's (asyncpg/_testbase/fuzzer.py).
 """
@@ -14,14 +14,14 @@ _PIECE = 65536
 
 
 class Cut(Enum):
-    """Where a connection is cut when a client sends what the test watches for."""
+    """Where a connection is cut when a client sends the watched bytes."""
 
     BEFORE = auto()
-    """The server never hears of it."""
+    """The server does not receive them."""
     AFTER = auto()
-    """The server does it, and its answer is lost."""
+    """The server executes them, and its answer is lost."""
     SILENCE = auto()
-    """The server does not hear of it before `come_back`, nor of anything else on any connection."""
+    """The server receives nothing on any connection until `restore`."""
 
 
 @dataclass(eq=False)
@@ -47,28 +47,28 @@ class TcpProxy:
         self._tells_server.set()
         self._watched: tuple[tuple[bytes, ...], Cut] | None = None
         self.was_cut = asyncio.Event()
-        """Set when a watched cut has happened."""
+        """Set after a watched cut."""
         self.cuts = 0
-        """How many watched cuts have."""
+        """Number of watched cuts."""
         self.rejected = asyncio.Event()
-        """Set when somebody tried to connect while it was down."""
+        """Set after a connection attempt while it is down."""
         self.latency_s = 0.0
-        """How long each piece is under way, each way."""
+        """Delay of each piece in each direction."""
         self.port = 0
 
     def url(self, url: str) -> str:
-        """The same database through this proxy."""
+        """Returns the URL of the same database through this proxy."""
         parts = urlsplit(url)
         credentials = parts.netloc.rpartition("@")[0]
         return urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{self.port}"))
 
     def cut(self) -> None:
-        """Resets every connection there is."""
+        """Resets every connection."""
         for link in list(self._links):
             link.cut()
 
     def cut_clients(self) -> None:
-        """Resets every connection, but the server learns of it only from `tell_server`."""
+        """Resets every connection, but closes the server's side only at `close_server_side`."""
         self._tells_server.clear()
         for link in list(self._links):
             link.client.transport.abort()
@@ -77,17 +77,17 @@ class TcpProxy:
         self._tells_server.set()
 
     def shut_down(self) -> None:
-        """Resets every connection, and new ones at once."""
+        """Resets every connection, and new ones immediately."""
         self.reject_new()
         self.cut()
 
     def reject_new(self) -> None:
-        """Resets new connections at once, and leaves alone those there are."""
+        """Resets new connections immediately, but keeps existing ones."""
         self.rejected.clear()
         self._refuses = True
 
     def stop_forwarding(self) -> None:
-        """Nothing comes through any more, not even an end, and nobody is told: a firewall, a vanished host."""
+        """Forwards nothing, not even a close, and resets nothing: like a firewall or a lost host."""
         self._flows.clear()
 
     def restore(self) -> None:
@@ -95,7 +95,7 @@ class TcpProxy:
         self._flows.set()
 
     def cut_at(self, words: bytes | tuple[bytes, ...], where: Cut) -> None:
-        """Cuts the next connection that sends `words`, or any of several, once; a statement's text is sent when it is prepared."""
+        """Cuts the next connection that sends `words`, or any of several, once. A statement's text is sent at its prepare."""
         self.was_cut.clear()
         self._watched = (words if isinstance(words, tuple) else (words,), where)
 
@@ -104,7 +104,7 @@ class TcpProxy:
         assert task is not None
         self._tasks.add(task)
         try:
-            with suppress(asyncio.CancelledError):  # which asyncio.streams would log
+            with suppress(asyncio.CancelledError):  # asyncio.streams would log it
                 await self._serve(reader, writer)
         finally:
             writer.transport.abort()
@@ -176,7 +176,7 @@ class TcpProxy:
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
-    """Nothing at the end, whether it was polite or not."""
+    """Returns nothing at the end, even after a reset."""
     with suppress(OSError):
         return await reader.read(_PIECE)
     return b""
@@ -184,7 +184,7 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
 
 @asynccontextmanager
 async def proxying(url: str) -> AsyncIterator[TcpProxy]:
-    """Before the database that `url` names."""
+    """Yields a proxy in front of the database of `url`."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     proxy = TcpProxy(parts.hostname, parts.port or 5432)

@@ -1,7 +1,7 @@
-"""TLS before a test's database, by PostgreSQL's protocol: the embedded server is built without it.
+"""A TLS front for a test's database by PostgreSQL's protocol, because the embedded server is built without TLS.
 
-Everything after the handshake is the real server's. It refuses in PostgreSQL's words what pg_hba.conf would refuse:
-logins of another kind than `only`, and those without a client's certificate.
+After the handshake everything is forwarded to the real server. The front rejects, with PostgreSQL's messages, what
+pg_hba.conf would reject: logins of another kind than `only`, and those without a client certificate.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 class TlsFront:
-    """All but the port may be changed between logins. `context` None: it has no TLS."""
+    """All attributes except the port may change between logins. Without `context` it has no TLS."""
 
     def __init__(self, url: str, context: ssl.SSLContext | None) -> None:
         self._url = urlsplit(url)

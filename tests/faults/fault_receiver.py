@@ -1,6 +1,6 @@
-"""The receiving side of the fault suite: verifies every request, answers as its temper says, and counts.
+"""The fault suite's receiver: it verifies every request, responds by a rule, and counts.
 
-It keeps a number for each (path, event) and no request, so that hundreds of thousands fit.
+It keeps a number per (path, event) instead of requests, so that hundreds of thousands fit in memory.
 """
 
 import asyncio
@@ -34,26 +34,26 @@ class Answer:
     after_s: float = 0.0
 
 
-Temper = Callable[[str, str, int], Answer]
-"""The answer to the nth request (from 1) for a path and an event id."""
+ResponseRule = Callable[[str, str, int], Answer]
+"""Returns the response to the nth request (from 1) for a path and an event id."""
 
 
-def troubled(path: str, event_id: str) -> bool:
-    """One delivery in twenty is refused at its first request."""
+def fails_first(path: str, event_id: str) -> bool:
+    """Returns whether the first request of this delivery fails: one in twenty does."""
     return crc32(f"{path} {event_id}".encode()) % 20 == 0
 
 
-def human(path: str, event_id: str, nth: int) -> Answer:
-    """Mostly quick, sometimes slow, and now and then out of order for a moment."""
-    if nth == 1 and troubled(path, event_id):
+def mostly_successful(path: str, event_id: str, nth: int) -> Answer:
+    """Responds quickly or slowly, and fails some first requests."""
+    if nth == 1 and fails_first(path, event_id):
         return Answer(500)
     return Answer(after_s=(crc32(event_id.encode()) % 8) * 0.01)
 
 
-class Merchant:
-    def __init__(self, temper: Temper = human, tolerance_s: float = 300.0) -> None:
+class FaultReceiver:
+    def __init__(self, respond: ResponseRule = mostly_successful, tolerance_s: float = 300.0) -> None:
         self.url = ""
-        self.temper = temper
+        self.respond = respond
         self.requests: Counter[Pair] = Counter()
         self.arrived: defaultdict[Pair, list[float]] = defaultdict(list)
         """When, on the loop's clock; only if `timed`."""
@@ -68,20 +68,20 @@ class Merchant:
     def total(self) -> int:
         return self.requests.total()
 
-    def opens(self, path: str) -> str:
-        """The secret of a new endpoint."""
+    def register_endpoint(self, path: str) -> str:
+        """Registers an endpoint and returns its secret."""
         self._secrets[path] = f"whsec_{b64encode(token_bytes(32)).decode()}"
         return self._secrets[path]
 
     async def until(self, holds: Callable[[], bool], what: str, within_s: float = PATIENCE_S) -> None:
-        """Looks whenever a request has arrived."""
+        """Checks the condition after each request."""
         try:
             async with asyncio.timeout(within_s):
                 while not holds():
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
-            raise AssertionError(f"{self.total} requests, and not: {what}") from None
+            raise AssertionError(f"after {self.total} requests still not: {what}") from None
 
     async def receive(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -96,44 +96,44 @@ class Merchant:
         if self.timed:
             self.arrived[pair].append(asyncio.get_running_loop().time())
         self._news.set()
-        answer = self.temper(*pair, self.requests[pair])
+        answer = self.respond(*pair, self.requests[pair])
         if answer.after_s:
             await asyncio.sleep(answer.after_s)
         return web.Response(status=answer.status)
 
     def _problem(self, request: web.Request, body: bytes) -> str | None:
-        """With the public package and by hand, from what the endpoint's owner knows. None when all is well."""
+        """Verifies with the public package and by hand. Returns None for a valid request."""
         secret = self._secrets.get(request.path)
         if secret is None:
-            return f"nobody lives at {request.path}"
+            return f"there is no endpoint at {request.path}"
         event_id, stamp = request.headers["webhook-id"], int(request.headers["webhook-timestamp"])
         self.stamps.add(stamp)
         when = datetime.fromtimestamp(stamp, UTC)
         standard = standardwebhooks.Webhook(secret).sign(event_id, when, body.decode())
         if not hmac.compare_digest(standard, request.headers["webhook-signature"]):
             return f"{event_id}: webhook-signature is wrong"
-        ours = hmac.new(secret.encode(), f"{stamp}.".encode() + body, sha256).hexdigest()
-        if request.headers["Duro-Signature"] != f"t={stamp},v1={ours}":
+        expected = hmac.new(secret.encode(), f"{stamp}.".encode() + body, sha256).hexdigest()
+        if request.headers["Duro-Signature"] != f"t={stamp},v1={expected}":
             return f"{event_id}: Duro-Signature is wrong"
         if abs(time.time() - stamp) > self._tolerance_s:
-            return f"{event_id}: signed at {stamp}, which is not now"
+            return f"{event_id}: the timestamp {stamp} is outside the tolerance"
         if orjson.loads(body)["id"] != event_id or request.headers["Duro-Event-Id"] != event_id:
-            return f"{event_id}: another event's body"
+            return f"{event_id}: the body has another event id"
         return None
 
 
 @asynccontextmanager
-async def merchant(
-    temper: Temper = human, *, tolerance_s: float = 300.0, listens: socket | None = None
-) -> AsyncIterator[Merchant]:
-    """On loopback, unless `listens` is a socket elsewhere."""
-    this = Merchant(temper, tolerance_s)
+async def fault_receiver(
+    respond: ResponseRule = mostly_successful, *, tolerance_s: float = 300.0, listens: socket | None = None
+) -> AsyncIterator[FaultReceiver]:
+    """Listens on loopback, unless `listens` is another socket."""
+    this = FaultReceiver(respond, tolerance_s)
     app = web.Application()
     app.router.add_post("/{tail:.*}", this.receive)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.SockSite(runner, listens or create_server(("127.0.0.1", 0)), backlog=1024)
-    await site.start()
+    setup = web.SockSite(runner, listens or create_server(("127.0.0.1", 0)), backlog=1024)
+    await setup.start()
     host, port = runner.addresses[0][:2]
     this.url = f"http://{host}:{port}"
     try:

@@ -1,7 +1,7 @@
-"""Nothing that befalls a database dead-letters an event, drops a result, or sends a delivery once more.
+"""No database failure dead-letters an event, drops a result or repeats a delivery.
 
-Each case makes its trouble while events are recorded, sequenced, fanned out, delivered, retried and folded, holds it past
-every timeout, and takes it back. Then everything goes on by itself.
+Each case causes a failure while events are recorded, sequenced, fanned out, delivered, retried and folded. It lasts
+longer than every timeout and ends. Then all work continues without help.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ STATES = ("53100", "57014", "42501", "XX000")
 
 
 @dataclass
-class World:
+class Workload:
     engine: Engine
     consumers: Sequence[Consumer]
     superuser: asyncpg.Connection
@@ -81,7 +81,7 @@ class World:
             )
             self.expected += 1
 
-    async def all_is_done(self, what: object) -> None:
+    async def wait_done(self, what: object) -> None:
         until = asyncio.get_running_loop().time() + 30
         while not await self._is_done():
             assert asyncio.get_running_loop().time() < until, (what, await self._standing())
@@ -110,10 +110,10 @@ class World:
 
 
 @pytest.fixture
-async def world(
+async def workload(
     db_url: str, key: bytes, tenant: UUID, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[World]:
-    """Each fifth event is refused once, and delivered by its retry."""
+) -> AsyncIterator[Workload]:
+    """The receiver fails every fifth request. The retry succeeds."""
     monkeypatch.setattr(databases, "STATEMENT_TIMEOUT", "1500ms")
     monkeypatch.setattr(databases, "LOCK_TIMEOUT", "60ms")
     monkeypatch.setattr(consumer, "TRIES_PER_BATCH", 1)
@@ -147,7 +147,7 @@ async def world(
             [Part("attempt folder", AttemptFolder(ours.pool))],
         ]
         running = asyncio.create_task(Supervisor(stages).run(stop))
-        yield World(ours, [ours.fanout, *projections], await connect(SUPERUSER), tenant, received, refused)
+        yield Workload(ours, [ours.fanout, *projections], await connect(SUPERUSER), tenant, received, refused)
         stop.set()
         await asyncio.wait_for(running, 20)
 
@@ -160,89 +160,91 @@ async def _engine(database: Database) -> AsyncIterator[tuple[Engine, Presence]]:
         yield ours, presence
 
 
-async def test_locks_held_past_every_timeout_cost_nothing(world: World, connect: Connect) -> None:
-    """Of whole tables, as schema changes take them and index builds; and of all rows."""
+async def test_locks_longer_than_every_timeout_lose_nothing(workload: Workload, connect: Connect) -> None:
+    """The locks are those of schema changes and index builds on whole tables, and of all rows."""
     holder, observer = await connect(SUPERUSER), await connect(SUPERUSER)
     cases = [f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE" for table in HOT]
     cases += [f"LOCK TABLE {', '.join(HOT)} IN SHARE MODE"]
     cases += [f"SELECT count(*) FROM (SELECT FROM {table} FOR UPDATE) AS held" for table in ROWS]
     for case in cases:
-        await world.record()
+        await workload.record()
         async with locked(holder, observer, case, waits=4):
-            recording = asyncio.create_task(world.record())
+            recording = asyncio.create_task(workload.record())
         await recording
-        await world.all_is_done(case)
-        await world.assert_nothing_was_lost(case)
-    assert all(consumer._size == 1000 for consumer in world.consumers)
+        await workload.wait_done(case)
+        await workload.assert_nothing_was_lost(case)
+    assert all(consumer._size == 1000 for consumer in workload.consumers)
 
 
-async def test_errors_of_the_server_cost_nothing(world: World, connect: Connect) -> None:
+async def test_server_errors_lose_nothing(workload: Workload, connect: Connect) -> None:
     owner = await connect(OWNER)
     for state in STATES:
-        await world.record()
+        await workload.record()
         async with failing_writes(owner, WRITTEN, state, times=14):
             pass
-        await world.record()
-        await world.all_is_done(state)
-        await world.assert_nothing_was_lost(state)
+        await workload.record()
+        await workload.wait_done(state)
+        await workload.assert_nothing_was_lost(state)
 
 
 @pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])
-async def test_cancels_and_ended_sessions_cost_nothing(world: World, connect: Connect, how: str) -> None:
+async def test_cancelled_statements_and_ended_sessions_lose_nothing(
+    workload: Workload, connect: Connect, how: str
+) -> None:
     killer, ended = await connect(SUPERUSER), 0
     while ended < 60:
-        await world.record(1)
+        await workload.record(1)
         for _ in range(5):
             ended += await end_sessions(killer, how)
             await asyncio.sleep(0.003)
-    await world.all_is_done(how)
-    await world.assert_nothing_was_lost(how)
+    await workload.wait_done(how)
+    await workload.assert_nothing_was_lost(how)
 
 
 @pytest.mark.parametrize(
-    ("trouble", "relief"),
+    ("failure", "recovery"),
     [
         ("CONNECTION LIMIT 0", "CONNECTION LIMIT -1"),
         ("NOLOGIN", "LOGIN"),
     ],
     ids=["no connections left", "no login"],
 )
-async def test_a_server_that_takes_no_work_for_a_while_costs_nothing(
-    world: World, trouble: str, relief: str
+async def test_a_server_that_rejects_logins_loses_nothing(
+    workload: Workload, failure: str, recovery: str
 ) -> None:
     for role in ("duro_sandbox", "duro_core"):
-        await world.superuser.execute(f"ALTER ROLE {role} {trouble}")
+        await workload.superuser.execute(f"ALTER ROLE {role} {failure}")
     try:
-        await end_sessions(world.superuser)
-        await world.record(20)
+        await end_sessions(workload.superuser)
+        await workload.record(20)
         await asyncio.sleep(0.5)  # long enough for many tries of each part
-        assert not await world._is_done()
+        assert not await workload._is_done()
     finally:
         for role in ("duro_sandbox", "duro_core"):
-            await world.superuser.execute(f"ALTER ROLE {role} {relief}")
-        await end_sessions(world.superuser)
-    await world.all_is_done(trouble)
-    await world.assert_nothing_was_lost(trouble)
+            await workload.superuser.execute(f"ALTER ROLE {role} {recovery}")
+        await end_sessions(workload.superuser)
+    await workload.wait_done(failure)
+    await workload.assert_nothing_was_lost(failure)
 
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix="duro-small-disk-"))
+    directory = Path(tempfile.mkdtemp(prefix="duro-small-disk-"))
     mounted = (
         os.geteuid() == 0
         and subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=6m", "none", place], check=False, capture_output=True
+            ["mount", "-t", "tmpfs", "-o", "size=6m", "none", directory], check=False, capture_output=True
         ).returncode
         == 0
     )
     if not mounted:
-        place.rmdir()
+        directory.rmdir()
         pytest.skip("only root may mount a small tmpfs")
     try:
-        yield place
+        yield directory
     finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
-        place.rmdir()
+        subprocess.run(["umount", "--lazy", directory], check=True)
+        directory.rmdir()
 
 
 def _give_to_owner_of(data_directory: str, store: Path) -> None:
@@ -252,32 +254,32 @@ def _give_to_owner_of(data_directory: str, store: Path) -> None:
     os.chown(store, owner.st_uid, owner.st_gid)
 
 
-async def test_a_full_disk_costs_nothing(world: World, small_disk: Path) -> None:
-    """Of the tables that grow with every delivery."""
+async def test_a_full_disk_loses_nothing(workload: Workload, small_disk: Path) -> None:
+    """The disk holds the tables that grow with every delivery."""
     store = small_disk / "tablespace"
-    _give_to_owner_of(await world.superuser.fetchval("SHOW data_directory"), store)
+    _give_to_owner_of(await workload.superuser.fetchval("SHOW data_directory"), store)
     name = f"small_{small_disk.name.rpartition('-')[2]}"
-    await world.superuser.execute(f"CREATE TABLESPACE {name} LOCATION '{store}'")
-    leaves = await world.superuser.fetch(
+    await workload.superuser.execute(f"CREATE TABLESPACE {name} LOCATION '{store}'")
+    leaves = await workload.superuser.fetch(
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent IN"
         " ('event_log'::regclass, 'webhook_deliveries'::regclass, 'webhook_attempts'::regclass)"
     )
     try:
         for leaf in leaves:
-            await world.superuser.execute(f"ALTER TABLE {leaf['name']} SET TABLESPACE {name}")
+            await workload.superuser.execute(f"ALTER TABLE {leaf['name']} SET TABLESPACE {name}")
         filler = small_disk / "filler"
         filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 16384))
-        await world.record(400)
+        await workload.record(400)
         async with asyncio.timeout(30):
             while shutil.disk_usage(small_disk).free > 0:  # noqa: ASYNC110  nor does a disk
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.5)  # long enough for many tries of each part
-        assert not await world._is_done()
+        assert not await workload._is_done()
         filler.unlink()
-        await world.all_is_done("full disk")
-        await world.assert_nothing_was_lost("full disk")
+        await workload.wait_done("full disk")
+        await workload.assert_nothing_was_lost("full disk")
     finally:
         (small_disk / "filler").unlink(missing_ok=True)
         for leaf in leaves:
-            await world.superuser.execute(f"ALTER TABLE {leaf['name']} SET TABLESPACE pg_default")
-        await world.superuser.execute(f"DROP TABLESPACE {name}")
+            await workload.superuser.execute(f"ALTER TABLE {leaf['name']} SET TABLESPACE pg_default")
+        await workload.superuser.execute(f"DROP TABLESPACE {name}")

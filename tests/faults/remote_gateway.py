@@ -1,10 +1,10 @@
-"""A gateway that outlives the workers that ask it: a server in the test's process, and what a worker asks it with.
+"""A gateway that outlives the workers: a server in the test's process, and the workers' client for it.
 
     connect ──► asked ──► charged ──► answered ──► the worker has read the answer
                   │          │
-                  └──────────┴── now and then the connection ends here instead, without a word
+                  └──────────┴── some connections end here instead, without an answer
 
-It knows a charge by its reference: it answers again what it has answered, and takes money once.
+It identifies a charge by its reference: it repeats an earlier answer and takes the money once.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ import orjson
 from schema.billing.rows import Rail
 from service.billing.gateway.gateway import GatewayUnavailable, Order, Outcome
 from service.billing.gateway.scenario_gateway import TEST_CARDS, failure_of
-from tests.support.billing.payment_totals import Known
+from tests.support.billing.payment_totals import GatewayRecords
 
 _SLOWEST_S = 0.02
-_LOST = 0.03  # of all requests before the charge, and as many after it
+_LOST = 0.03  # share of requests lost before the charge, and the same share after it
 _BACKLOG = 1024
 
 
-class Moment(StrEnum):
-    """Of a request, as the gateway sees it."""
+class ChargeStage(StrEnum):
+    """Stages of a request at the gateway."""
 
     ASKED = "asked"
     CHARGED = "charged"
     ANSWERED = "answered"
-    """And the worker has the answer in its hand."""
+    """The worker has read the answer."""
 
 
 class GatewayServer:
@@ -45,13 +45,13 @@ class GatewayServer:
         self.asked: Counter[str] = Counter()
         self.lost = 0
         """Charges whose answer was not sent."""
-        self.watch: Callable[[Moment, int], None] = lambda _moment, _worker: None
-        """EventFacts of each moment of each request, with the process that asks."""
+        self.watch: Callable[[ChargeStage, int], None] = lambda _moment, _worker: None
+        """Called at each stage of each request, with the requesting process."""
         self._chance = chance
 
     @property
-    def known(self) -> Known:
-        return Known(self.taken, self.refused.keys())
+    def known(self) -> GatewayRecords:
+        return GatewayRecords(self.taken, self.refused.keys())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):  # the worker is dead
@@ -65,12 +65,12 @@ class GatewayServer:
         request = orjson.loads(line)
         reference, worker = request["reference"], request["worker"]
         self.asked[reference] += 1
-        self.watch(Moment.ASKED, worker)
+        self.watch(ChargeStage.ASKED, worker)
         await self._take_time()
         if self._chance.random() < _LOST:
             return
         self._charge(request)
-        self.watch(Moment.CHARGED, worker)
+        self.watch(ChargeStage.CHARGED, worker)
         await self._take_time()
         if self._chance.random() < _LOST:
             self.lost += 1
@@ -78,7 +78,7 @@ class GatewayServer:
         writer.write(orjson.dumps({"failure": self.refused.get(reference)}) + b"\n")
         await writer.drain()
         if not await reader.read():  # it has read the answer, and closed
-            self.watch(Moment.ANSWERED, worker)
+            self.watch(ChargeStage.ANSWERED, worker)
 
     def _charge(self, request: dict[str, Any]) -> None:
         reference = request["reference"]
@@ -100,10 +100,10 @@ class GatewayServer:
 
 @asynccontextmanager
 async def gateway_server(chance: Random) -> AsyncIterator[tuple[GatewayServer, str]]:
-    """And the path of its socket."""
+    """Yields the server and the path of its socket."""
     this = GatewayServer(chance)
-    with tempfile.TemporaryDirectory() as place:  # pytest's own is too long for a socket
-        path = str(Path(place) / "gateway")
+    with tempfile.TemporaryDirectory() as directory:  # pytest's tmp_path is too long for a socket
+        path = str(Path(directory) / "gateway")
         server = await asyncio.start_unix_server(this.serve, path, backlog=_BACKLOG)
         try:
             yield this, path
@@ -112,8 +112,8 @@ async def gateway_server(chance: Random) -> AsyncIterator[tuple[GatewayServer, s
             await server.wait_closed()
 
 
-class FarGateway:
-    """As a worker knows it."""
+class RemoteGateway:
+    """The worker's client of the gateway."""
 
     def __init__(self, path: str, worker: int) -> None:
         self._path = path

@@ -1,11 +1,11 @@
-"""A database with tenants whose events go to a merchant, producers that write them, and the final account.
+"""A fault scenario: a database with tenants, producers, a receiver, and the final check.
 
-The account, once everything has been told to be quiet:
+The final check, after the producers have ended:
 
-    every committed event   one delivery row per endpoint, delivered, attempts counted, no lease, verified at the merchant
+    every committed event   one delivery row per endpoint, delivered, attempts counted, no lease, verified at the receiver
     every rolled back one   nowhere
     every doubtful one      in the log and everywhere, or not in the log and nowhere
-    repeats                 no more than were in flight when something was done to them
+    repeats                 no more than were in flight at the faults
 """
 
 import asyncio
@@ -21,15 +21,15 @@ import asyncpg
 from schema.connections.database import Database
 from schema.core import tenants
 from schema.modes import Mode
+from tests.faults.fault_receiver import FaultReceiver
 from tests.faults.figures import Figures
 from tests.faults.length import PATIENCE_S, SEED
-from tests.faults.merchant import Merchant
 from tests.faults.producers import EVENT_TYPE, Connect, Producer, Stream
 from tests.support.engine import add_endpoint
 from tests.support.servers.duro_process import eventually
 
 _ENDPOINTS = 2  # of each tenant
-_AHEAD = 500  # deliveries that producers may be ahead of the merchant
+_AHEAD = 500  # deliveries that producers may be ahead of the receiver
 
 _UNSETTLED = """
 SELECT (SELECT count(*) FROM {schema}.webhook_deliveries d WHERE d.event_type = $1) < $2
@@ -55,12 +55,12 @@ SELECT (SELECT count(*) FROM {schema}.events) AS events, count(*) AS logged, coa
 
 
 @dataclass
-class World:
+class Scenario:
     url: str = field(repr=False)
-    """As the owner."""
+    """Logs in as the owner."""
     key: bytes = field(repr=False)
     owner: asyncpg.Pool
-    merchant: Merchant
+    receiver: FaultReceiver
     streams: Sequence[Stream]
     figures: Figures
     chance: Random
@@ -68,7 +68,7 @@ class World:
     # Producing
 
     def produce(self, deliveries: int, connect: Connect | None = None) -> "asyncio.Task[None]":
-        """So many, over all streams, by two producers each. Ends when all are committed."""
+        """Records events for that many deliveries, with two producers per stream. Ends when all are committed."""
         producers = [
             Producer(stream, connect or self.connect, Random(self.chance.random()), self._caught_up)
             for stream in self.streams
@@ -84,51 +84,51 @@ class World:
         return asyncio.create_task(run())
 
     async def connect(self, mode: Mode) -> asyncpg.Connection:
-        """As a product's own connection: straight to the database, and soon tired of waiting for it."""
+        """Connects directly to the database, as a product would, with a short timeout."""
         settings = {"search_path": mode.schema}
         return await asyncpg.connect(self.url, server_settings=settings, timeout=5, command_timeout=30)
 
     async def _caught_up(self) -> None:
-        await self.merchant.until(
-            lambda: self.committed - len(self.merchant.requests) < _AHEAD, "the merchant has caught up"
+        await self.receiver.until(
+            lambda: self.committed - len(self.receiver.requests) < _AHEAD, "the receiver has caught up"
         )
 
     @property
     def committed(self) -> int:
-        """Deliveries that must come."""
+        """Number of deliveries that must arrive."""
         return sum(len(stream.committed) * len(stream.paths) for stream in self.streams)
 
     async def arrived(self, within_s: float = PATIENCE_S) -> None:
-        """Until the merchant has had all that is committed now."""
+        """Waits until the receiver has every event that is committed now."""
         missing = [pair for stream in self.streams for pair in stream.expected()]
 
         def all_there() -> bool:
-            while missing and missing[-1] in self.merchant.requests:
+            while missing and missing[-1] in self.receiver.requests:
                 missing.pop()
             return not missing
 
-        await self.merchant.until(all_there, "all that was committed has arrived", within_s)
+        await self.receiver.until(all_there, "all that was committed has arrived", within_s)
 
-    # Asking the database
+    # Querying the database
 
     async def ask(self, sql: str, mode: Mode, *arguments: Any) -> Any:
         return await self.owner.fetchval(sql.format(schema=mode.schema), *arguments)
 
     async def leased(self, worker: int | None = None) -> int:
-        """Deliveries in flight, of one worker or of all."""
+        """Returns the number of deliveries in flight, of one worker or of all."""
         held = "SELECT count(*) FROM {schema}.webhook_deliveries WHERE lease IS NOT NULL AND leased_by = coalesce($1, leased_by)"
         return sum([await self.ask(held, mode, worker) for mode in Mode])
 
     async def workers(self) -> set[int]:
         return {row["id"] for row in await self.owner.fetch("SELECT id FROM core.workers")}
 
-    async def forgotten(self, worker: int) -> bool:
+    async def is_taken_over(self, worker: int) -> bool:
         return worker not in await self.workers() and not await self.leased(worker)
 
-    # The account
+    # The final check
 
     async def check_deliveries(self, living: set[int]) -> None:
-        """Waits until all is settled, looks at everything, and writes down the figures."""
+        """Waits until all is settled, checks every row and arrival, and records the figures."""
         for stream in self.streams:
             await self._resolve_doubts(stream)
         await self.arrived()
@@ -165,7 +165,7 @@ class World:
         assert len(rows) == len(wanted), "one row for each event and endpoint"
         assert {(row["event_id"], row["endpoint_id"]) for row in rows} == wanted
         wrong = await self.owner.fetch(_WRONG.format(schema=mode.schema) + " LIMIT 5")
-        assert not wrong, f"deliveries that are not as they should be: {wrong}"
+        assert not wrong, f"wrong deliveries: {wrong}"
         log = await self.owner.fetchrow(_GAPS.format(schema=mode.schema))
         assert log["events"] == log["logged"] == log["last"], "every event has its position, without a gap"
         assert log["dead"] == 0
@@ -173,38 +173,42 @@ class World:
         assert await self.owner.fetchval(enabled), "no endpoint was disabled"
 
     def _check_arrivals(self) -> None:
-        assert not self.merchant.refused, self.merchant.refused[:5]
+        assert not self.receiver.refused, self.receiver.refused[:5]
         expected = set().union(*(stream.expected() for stream in self.streams))
-        assert self.merchant.requests.keys() == expected
-        repeats = [count - 1 - self._failures(pair) for pair, count in self.merchant.requests.items()]
-        assert min(repeats) >= 0, "what was refused came again"
+        assert self.receiver.requests.keys() == expected
+        repeats = [count - 1 - self._failures(pair) for pair, count in self.receiver.requests.items()]
+        assert min(repeats) >= 0, "a failed request was not retried"
         self.figures.deliveries = len(expected)
         self.figures.duplicates = sum(repeats)
         assert self.figures.duplicates <= self.figures.in_flight, self.figures.line()
 
     def _failures(self, pair: tuple[str, str]) -> int:
-        """How often the merchant refused it on purpose."""
-        return sum(self.merchant.temper(*pair, nth).status != 200 for nth in (1, 2, 3))
+        """Returns how often the receiver failed it on purpose."""
+        return sum(self.receiver.respond(*pair, nth).status != 200 for nth in (1, 2, 3))
 
 
 @asynccontextmanager
-async def world(url: str, key: bytes, merchant: Merchant, figures: Figures) -> AsyncIterator[World]:
-    """A tenant with endpoints at the merchant in each mode of a migrated database. `url` is its owner's."""
+async def scenario(
+    url: str, key: bytes, receiver: FaultReceiver, figures: Figures
+) -> AsyncIterator[Scenario]:
+    """Creates a tenant with endpoints at the receiver in each mode of a migrated database. `url` is its owner's."""
     async with Database.open(url, key, max_per_role=1) as database:
-        streams = [await _stream(database, mode, merchant) for mode in Mode]
+        streams = [await _stream(database, mode, receiver) for mode in Mode]
     owner = await asyncpg.create_pool(url, min_size=0, max_size=4, timeout=5, command_timeout=30)
     try:
-        yield World(url, key, owner, merchant, streams, figures, Random(SEED))
+        yield Scenario(url, key, owner, receiver, streams, figures, Random(SEED))
     finally:
         owner.terminate()
         await asyncio.sleep(0)  # the loop closes what has been terminated
 
 
-async def _stream(database: Database, mode: Mode, merchant: Merchant) -> Stream:
+async def _stream(database: Database, mode: Mode, receiver: FaultReceiver) -> Stream:
     tenant, _keys = await tenants.create(database.core, f"Lagos Gym {mode}")
-    paths = {f"/{mode}/{number}": merchant.opens(f"/{mode}/{number}") for number in range(_ENDPOINTS)}
+    paths = {
+        f"/{mode}/{number}": receiver.register_endpoint(f"/{mode}/{number}") for number in range(_ENDPOINTS)
+    }
     ids = {
-        path: await add_endpoint(database, tenant, merchant.url + path, mode=mode, secret=secret)
+        path: await add_endpoint(database, tenant, receiver.url + path, mode=mode, secret=secret)
         for path, secret in paths.items()
     }
     return Stream(mode, tenant, ids)
