@@ -1,7 +1,7 @@
-"""A child process that works for this one. It ends with this process, however that ends: its standard input is a pipe from
-here, and it stops when the pipe closes.
+"""Runs a child process that ends with this one, even after SIGKILL: its standard input is a pipe from this process, and
+it stops when the pipe closes.
 
-It leads a session of its own, so Ctrl-C in a terminal reaches the parent alone, which then ends its children in order.
+The child has its own session, so Ctrl-C in a terminal reaches only the parent, which then ends its children in order.
 `stdin_reader()` is the child's side.
 """
 
@@ -41,37 +41,37 @@ class ChildProcess:
         return self._process.returncode is None
 
     async def write(self, line: bytes) -> None:
-        """Does nothing when the process has ended; `ended` says so."""
+        """Writes to its standard input. Does nothing if the process has ended; `ended` shows that."""
         assert self._process.stdin
         with suppress(ConnectionError):
             self._process.stdin.write(line)
             await self._process.stdin.drain()
 
     async def readline(self) -> bytes:
-        """The next line of its standard output, for who gave no `on_line`; empty when it has ended."""
+        """Returns the next line of its standard output, or nothing after its end. Not together with `on_line`."""
         assert self._process.stdout
         return await self._process.stdout.readline()
 
     async def end(self, within_s: float = _ENDS_WITHIN_S) -> int | None:
-        """Closes its standard input. Returns the exit status, or None when it did not end in time."""
+        """Closes its standard input. Returns the exit status, or None if it did not end in time."""
         assert self._process.stdin
         self._process.stdin.close()
         return await self._wait(within_s)
 
     async def terminate(self, within_s: float = _TERMINATES_WITHIN_S) -> int | None:
-        """Like `end`, by SIGTERM."""
+        """Sends SIGTERM. Returns like `end`."""
         if self.running:
             self._process.terminate()
         return await self._wait(within_s)
 
     def kill(self) -> None:
-        """SIGKILL to its whole group."""
+        """Sends SIGKILL to its whole group."""
         if self.running:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    async def make_sure(self) -> None:
-        """Leaves no process behind, whatever happened before."""
+    async def close(self) -> None:
+        """Ends the process in any state, so that none is left behind."""
         try:
             await self.terminate()
         finally:
@@ -94,7 +94,7 @@ class ChildProcess:
             on_line(line)
 
     async def _follow_errors(self) -> None:
-        """By chunks, for a line may be longer than any limit."""
+        """Reads in chunks, because a line may be longer than any limit."""
         assert self._process.stderr
         rest = ""
         while chunk := await self._process.stderr.read(_STDERR_CHUNK):
@@ -114,9 +114,9 @@ async def child_process(
     environment: Mapping[str, str] | None = None,
     on_line: Callable[[bytes], None] | None = None,
 ) -> AsyncIterator[ChildProcess]:
-    """`python ARGUMENTS` without the user's own DURO_ settings. `on_line` is called with each line of its standard output.
+    """Runs `python ARGUMENTS` without the user's DURO_ settings. `on_line` is called with each line of its output.
 
-    -P: a folder named `service` in the working directory must not be taken for ours.
+    -P: a folder named `service` in the working directory must not shadow the package.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -134,7 +134,7 @@ async def child_process(
         yield child
         await child.end()
     finally:
-        await asyncio.shield(child.make_sure())
+        await asyncio.shield(child.close())
 
 
 def _clean_environment() -> dict[str, str]:
@@ -142,7 +142,7 @@ def _clean_environment() -> dict[str, str]:
 
 
 async def stdin_reader() -> asyncio.StreamReader:
-    """In the child: its standard input, which ends when the parent does."""
+    """Returns, in the child, its standard input, which ends with the parent."""
     reader = asyncio.StreamReader(limit=_LONGEST_LINE)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin

@@ -1,12 +1,12 @@
-"""A local receiver for development: takes webhooks, checks them, hands them on.
+"""A local receiver for development: it receives webhooks, verifies them and can forward them.
 
-    POST ─► body, at most 1 MiB ─► signatures ──► wrong: 400, and not handed on
-                                    │ right, or no secret to check with
-                                    ├─► set to fail ──► 503
-                                    ├─► forward to a local URL ──► its answer
-                                    └─► the answer that was asked for, 200
+    POST ─► body, at most 1 MiB ─► signatures ──► invalid: 400, not forwarded
+                                    │ valid, or no secret given
+                                    ├─► --fail-first ──► 503
+                                    ├─► forward to a local URL ──► its response
+                                    └─► the status of --status, by default 200
 
-It listens on 127.0.0.1 alone and keeps nothing but a bounded count of attempts per event.
+It listens on 127.0.0.1 only. It stores nothing except a bounded count of attempts per event.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from service.receiver.webhook_check import Check, check_webhook
 
 HOST: Final = "127.0.0.1"
 MOST_BYTES: Final = 1024 * 1024
-FORWARD_WITHIN_S: Final = 14.0  # less than the sender's own deadline, so that it gets an answer
+FORWARD_WITHIN_S: Final = 14.0  # shorter than the sender's attempt timeout, so that it gets a response
 _READ_WITHIN_S: Final = 15.0
 _MOST_EVENTS: Final = 10_000
 _MOST_ANSWER: Final = 64 * 1024
@@ -45,15 +45,15 @@ _NOT_FORWARDED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One attempt, as it was taken and answered."""
+    """One attempt and its response."""
 
     id: str
     type: str
     timestamp: str
     attempt: int
-    """How often this event has come, this time included."""
+    """Number of attempts of this event so far, including this one."""
     check: Check | None
-    """None when there was no secret to check with."""
+    """None if no secret was given."""
     status: int
     note: str | None
     body: bytes
@@ -63,7 +63,7 @@ class Received:
 class Behaviour:
     status: int = 200
     fail_first: int = 0
-    """So many attempts of each event are answered 503."""
+    """Number of first attempts of each event that get 503."""
     forward_to: str | None = None
 
 
@@ -88,16 +88,16 @@ class Receiver:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
     async def listen(self, port: int) -> str:
-        """Returns the URL. Raises Unavailable when the port cannot be had."""
+        """Returns the URL. Raises Unavailable if the port cannot be used."""
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, HOST, port).start()
         except OSError as error:
             await self._runner.cleanup()
-            taken = error.errno == errno.EADDRINUSE
-            reason = "is in use" if taken else f"cannot be used ({error.strerror})"
+            in_use = error.errno == errno.EADDRINUSE
+            reason = "is in use" if in_use else f"cannot be used ({error.strerror})"
             raise Unavailable(
-                f"Port {port} on {HOST} {reason}: choose another with --port (0 takes a free one)."
+                f"Port {port} on {HOST} {reason}. Choose another with --port (0 for any free port)."
             ) from None
         return f"http://{HOST}:{self._runner.addresses[0][1]}/"
 
@@ -142,7 +142,7 @@ class Receiver:
         self, request: web.Request, body: bytes, check: Check | None, attempt: int
     ) -> tuple[web.Response, str | None]:
         if check is not None and not check.valid:
-            return web.Response(status=400, text="Invalid signature.\n"), "refused"
+            return web.Response(status=400, text="Invalid signature.\n"), "rejected"
         if attempt <= self._behaviour.fail_first:
             return web.Response(status=503, text="failing on request\n"), "failed on request"
         if self._behaviour.forward_to is None:
@@ -165,12 +165,12 @@ class Receiver:
                 }
                 return web.Response(status=answer.status, body=text, headers=passed_on), "forwarded"
         except (ClientError, TimeoutError) as error:
-            reason = str(error) or "timed out waiting for an answer"
+            reason = str(error) or "timed out waiting for a response"
             return web.Response(status=502, text="Forwarding failed.\n"), f"not forwarded: {reason}"
 
 
 async def _body(request: web.Request) -> bytes:
-    """Raises the answers 408 and 413."""
+    """Reads the body. Raises the HTTP errors 408 and 413."""
     try:
         async with asyncio.timeout(_READ_WITHIN_S):
             return await request.read()
@@ -179,7 +179,7 @@ async def _body(request: web.Request) -> bytes:
 
 
 class AttemptCounts:
-    """How often each event came. The longest unseen is forgotten first."""
+    """Counts the attempts of each event. The least recently seen event is evicted first."""
 
     def __init__(self, most: int) -> None:
         self._most = most

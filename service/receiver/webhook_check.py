@@ -15,28 +15,28 @@ STANDARD: Final = "webhook-signature"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SignatureCheck:
     header: str
     fault: str | None
-    """None when the signature is valid."""
+    """None if the signature is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Valid when there is a signature and none is wrong."""
+    """Valid if there is a signature and none is invalid."""
 
-    findings: Sequence[Finding]
+    signatures: Sequence[SignatureCheck]
 
     @property
     def valid(self) -> bool:
-        return bool(self.findings) and all(finding.fault is None for finding in self.findings)
+        return bool(self.signatures) and all(each.fault is None for each in self.signatures)
 
     @property
     def fault(self) -> str | None:
-        """The first, for one line."""
-        if not self.findings:
-            return "it has no signature: give all its headers."
-        return next((f"{f.header}: {f.fault}" for f in self.findings if f.fault is not None), None)
+        """The first fault, or None."""
+        if not self.signatures:
+            return "it has no signature. Pass all its headers."
+        return next((f"{s.header}: {s.fault}" for s in self.signatures if s.fault is not None), None)
 
 
 def check_webhook(
@@ -49,32 +49,32 @@ def check_webhook(
     tolerance_s: float | None = DEFAULT_TOLERANCE_S,
     both: bool = False,
 ) -> Check:
-    """Checks whichever signatures are there, or insists on both. Raises InvalidInput when a secret is malformed."""
+    """Checks the signatures that are present, or requires both. Raises InvalidInput if a secret is malformed."""
     found = {name.lower(): value for name, value in headers.items()}
     duro = f"{prefix}-Signature"
-    findings = []
+    signatures = []
     if both or duro.lower() in found:
-        findings.append(_duro(duro, found.get(duro.lower(), ""), body, secrets, now, tolerance_s))
+        signatures.append(_duro(duro, found.get(duro.lower(), ""), body, secrets, now, tolerance_s))
     if both or any(name.startswith("webhook-") for name in found):
-        findings.append(_standard(found, body, secrets, now, tolerance_s))
-    return Check(findings)
+        signatures.append(_standard(found, body, secrets, now, tolerance_s))
+    return Check(signatures)
 
 
 def _duro(
     name: str, header: str, body: bytes, secrets: Sequence[str], now: float, tolerance_s: float | None
-) -> Finding:
+) -> SignatureCheck:
     try:
         verify_duro_signature(header, body, secrets, now, tolerance_s)
     except SignatureRejected as rejected:
-        return Finding(name, str(rejected))
-    return Finding(name, None)
+        return SignatureCheck(name, str(rejected))
+    return SignatureCheck(name, None)
 
 
 def _standard(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: float, tolerance_s: float | None
-) -> Finding:
+) -> SignatureCheck:
     try:
         verify_standard(headers, body, secrets, now, tolerance_s)
     except SignatureRejected as rejected:
-        return Finding(STANDARD, str(rejected))
-    return Finding(STANDARD, None)
+        return SignatureCheck(STANDARD, str(rejected))
+    return SignatureCheck(STANDARD, None)

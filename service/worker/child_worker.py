@@ -41,7 +41,7 @@ class ChildWorker:
             if not stop.is_set():
                 await sleep_unless(stop, 0.1)  # a signal to the whole group reaches the child first
             if not stop.is_set():
-                raise RuntimeError(f"a worker process ended by itself with status {process.returncode}")
+                raise RuntimeError(f"a worker process ended unexpectedly with status {process.returncode}")
             assert process.stdin is not None
             process.stdin.close()
             await asyncio.wait((ended,), timeout=_STOP_WITHIN_S)

@@ -30,10 +30,10 @@ def listener(host: str, port: int) -> socket.socket:
 def cannot_listen(host: str, port: int, error: OSError) -> Unavailable:
     if error.errno == errno.EADDRINUSE:
         reason = (
-            "is in use: stop the program that uses it, or choose another with --port (0 takes a free one)"
+            "is in use. Stop the program that uses it, or choose another with --port (0 for any free port)"
         )
     else:
-        reason = f"cannot be used ({error.strerror}): choose another with --port or DURO_HOST"
+        reason = f"cannot be used ({error.strerror}). Choose another with --port or DURO_HOST"
     return Unavailable(f"Port {port} on {host} {reason}.")
 
 

@@ -90,12 +90,12 @@ def _shape(check: Check) -> dict[str, object]:
     return {
         "valid": check.valid,
         "signatures": [
-            {"header": finding.header, "valid": finding.fault is None, "fault": finding.fault}
-            for finding in check.findings
+            {"header": signature.header, "valid": signature.fault is None, "fault": signature.fault}
+            for signature in check.signatures
         ],
     }
 
 
 def _show(out: Console, check: Check) -> None:
-    rows = [(f.header, "valid" if f.fault is None else "not valid") for f in check.findings]
+    rows = [(f.header, "valid" if f.fault is None else "not valid") for f in check.signatures]
     table(out, ("Signature", "Verdict"), rows, none="No signature in these headers.")

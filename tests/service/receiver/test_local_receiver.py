@@ -48,7 +48,7 @@ async def listening(secrets: Sequence[str] = (SECRET,), **behaviour: object) -> 
     await receiver.close()
 
 
-async def test_a_genuine_webhook_is_taken() -> None:
+async def test_a_genuine_webhook_is_accepted() -> None:
     async with listening() as local:
         assert (await local.post())[0] == 200
     [received] = local.received
@@ -58,21 +58,21 @@ async def test_a_genuine_webhook_is_taken() -> None:
 
 
 @pytest.mark.parametrize("leave_out", ["Duro-Signature", "webhook-signature", "webhook-id"])
-async def test_both_signatures_are_needed(leave_out: str) -> None:
+async def test_both_signatures_are_required(leave_out: str) -> None:
     async with listening() as local:
         assert (await local.post(leave_out=leave_out))[0] == 400
 
 
-async def test_what_is_not_genuine_is_refused_and_not_forwarded() -> None:
+async def test_an_invalid_webhook_is_rejected_and_not_forwarded() -> None:
     async with listening() as inner, listening(forward_to=inner.url) as local:
         assert (await local.post(BODY + b" "))[0] == 400
         assert (await local.post(secret=generate_secret()))[0] == 400
     assert inner.received == []
-    assert [received.note for received in local.received] == ["refused", "refused"]
+    assert [received.note for received in local.received] == ["rejected", "rejected"]
 
 
-async def test_forwarding_keeps_body_and_headers_and_passes_the_answer_back() -> None:
-    """The inner one verifies for itself, so every signed byte came through."""
+async def test_forwarding_keeps_the_request_and_returns_the_response() -> None:
+    """The inner receiver verifies the signatures, so every signed byte is unchanged."""
     async with listening(fail_first=1) as inner, listening(forward_to=inner.url) as local:
         assert await local.post() == (503, "failing on request\n")
         assert (await local.post())[0] == 200
@@ -82,7 +82,7 @@ async def test_forwarding_keeps_body_and_headers_and_passes_the_answer_back() ->
     ]
 
 
-async def test_a_forward_that_reaches_nobody_is_a_502() -> None:
+async def test_an_unreachable_forward_gives_502() -> None:
     async with listening(forward_to="http://127.0.0.1:1/") as local:
         assert (await local.post())[0] == 502
     assert str(local.received[0].note).startswith("not forwarded")
@@ -94,13 +94,13 @@ async def test_without_a_secret_nothing_is_checked() -> None:
     assert local.received[0].check is None
 
 
-async def test_it_fails_as_asked_for_each_event_alone() -> None:
+async def test_fail_first_counts_each_event_separately() -> None:
     async with listening(fail_first=2, status=204) as local:
         statuses = [(await local.post(event=event))[0] for event in ("a", "a", "b", "a", "b", "b")]
     assert statuses == [503, 503, 503, 204, 503, 204]
 
 
-async def test_a_body_beyond_the_limit_is_a_413() -> None:
+async def test_a_body_over_the_limit_gives_413() -> None:
     async with listening() as local:
         assert (await local.post(b"x" * (MOST_BYTES + 1)))[0] == 413
     assert local.received == []

@@ -1,4 +1,4 @@
-"""A worker process beside this one: kept running, stopped politely, and never left behind."""
+"""A child worker process runs, stops in order, and is never left behind."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ async def registered(database: Database) -> int:
     return count
 
 
-async def at_work(database: Database) -> bool:
+async def is_registered(database: Database) -> bool:
     return await registered(database) == 1
 
 
@@ -50,28 +50,24 @@ def _command_of(pid: int) -> bytes:
         return b""
 
 
-async def test_it_works_until_it_is_stopped_and_gives_back_what_it_has(
-    database: Database, db_url: str, key: bytes
-) -> None:
+async def test_it_runs_until_stopped_and_unregisters(database: Database, db_url: str, key: bytes) -> None:
     stop = asyncio.Event()
     running = asyncio.create_task(ChildWorker(settings(db_url, key)).run(stop))
-    await eventually(lambda: at_work(database), "the child registers")
+    await eventually(lambda: is_registered(database), "the child registers")
     assert len(children()) == 1
     stop.set()
     async with asyncio.timeout(10):
         await running
-    assert await none_left(database), "it left by itself"
+    assert await none_left(database), "it unregistered"
     assert children() == []
 
 
-async def test_a_child_that_dies_is_an_error_so_that_another_is_started(
-    database: Database, db_url: str, key: bytes
-) -> None:
+async def test_a_killed_child_raises(database: Database, db_url: str, key: bytes) -> None:
     running = asyncio.create_task(ChildWorker(settings(db_url, key)).run(asyncio.Event()))
-    await eventually(lambda: at_work(database), "the child registers")
+    await eventually(lambda: is_registered(database), "the child registers")
     (child,) = children()
     os.kill(child, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="ended by itself with status -9"):
+    with pytest.raises(RuntimeError, match="ended unexpectedly with status -9"):
         await asyncio.wait_for(running, 10)
 
 
@@ -81,7 +77,7 @@ async def test_a_child_that_does_not_stop_is_killed(
     monkeypatch.setattr(child_worker, "_STOP_WITHIN_S", 0.1)
     stop = asyncio.Event()
     running = asyncio.create_task(ChildWorker(settings(db_url, key)).run(stop))
-    await eventually(lambda: at_work(database), "the child registers")
+    await eventually(lambda: is_registered(database), "the child registers")
     (child,) = children()
     os.kill(child, signal.SIGSTOP)
     stop.set()
@@ -90,7 +86,7 @@ async def test_a_child_that_does_not_stop_is_killed(
 
 
 async def test_a_cancelled_parent_leaves_nothing_behind(db_url: str, key: bytes) -> None:
-    """At any moment: while the child is being started, too."""
+    """The cancellation may happen while the child starts."""
     for turns in (0, 1, 5):
         running = asyncio.create_task(ChildWorker(settings(db_url, key)).run(asyncio.Event()))
         for _ in range(turns):
@@ -102,21 +98,21 @@ async def test_a_cancelled_parent_leaves_nothing_behind(db_url: str, key: bytes)
 
 
 async def test_it_ends_when_its_parent_is_killed(database: Database, db_url: str, key: bytes) -> None:
-    """SIGKILL lets nobody say goodbye; the closed pipe does."""
+    """After SIGKILL of the parent, the closed pipe ends it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DURO_")}
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PARENT, env={**environment, **settings(db_url, key)}, cwd=REPOSITORY
     )
-    await eventually(lambda: at_work(database), "the child registers")
+    await eventually(lambda: is_registered(database), "the child registers")
     parent.kill()
     await parent.wait()
     await eventually(lambda: none_left(database), "the child leaves")
 
 
-async def test_a_signal_after_the_end_of_its_input_does_not_cut_it_off(
+async def test_a_signal_after_its_input_ended_is_the_first(
     database: Database, db_url: str, key: bytes, tenant: UUID
 ) -> None:
-    """Ctrl-C reaches the child too, and its parent may have closed the pipe before: that is not a second signal."""
+    """Ctrl-C reaches the child too. Its parent may have closed the pipe before, which does not count as a signal."""
     held = asyncio.Event()
     async with receiving() as receiver:
         receiver.answer = lambda _request: Answer(held_by=held)
@@ -132,7 +128,7 @@ async def test_a_signal_after_the_end_of_its_input_does_not_cut_it_off(
         await record(database.data(Mode.TEST), tenant)
         await receiver.requests.count(1)
         child.stdin.close()
-        await asyncio.sleep(0.3)  # nothing tells when it has read the end
+        await asyncio.sleep(0.3)  # no signal shows when it has read the end
         child.send_signal(signal.SIGINT)
         await asyncio.sleep(0.1)
         held.set()

@@ -1,4 +1,4 @@
-"""A worker takes the descriptors it may have, and keeps some of them for what is not a kept connection."""
+"""A worker raises its descriptor limit, and reserves some for other uses than idle connections."""
 
 import resource
 import subprocess
@@ -11,7 +11,7 @@ from service.worker.descriptors import kept_open
 
 @pytest.mark.parametrize(("soft", "hard"), [(64, 512), (300, 300)])
 def test_the_soft_limit_is_raised_to_the_hard_one(soft: int, hard: int) -> None:
-    """In a process of its own: limits are for good."""
+    """It needs a separate process, because a lowered hard limit is permanent."""
     program = (
         "import resource; from service.worker.descriptors import raise_limit;"
         "print(raise_limit(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
@@ -26,5 +26,5 @@ def test_the_soft_limit_is_raised_to_the_hard_one(soft: int, hard: int) -> None:
 
 
 @pytest.mark.parametrize(("descriptors", "kept"), [(1024, 384), (65_536, 32_640), (100, 64)])
-def test_half_of_what_others_leave_is_for_kept_connections(descriptors: int, kept: int) -> None:
+def test_idle_connections_get_half_of_the_rest(descriptors: int, kept: int) -> None:
     assert kept_open(descriptors) == kept

@@ -141,13 +141,13 @@ async def test_a_port_that_is_taken_is_one_sentence(far_worker: Worker) -> None:
         with pytest.raises(Unavailable) as refused:
             await server.bind("127.0.0.1", port)
     assert str(refused.value) == (
-        f"Port {port} on 127.0.0.1 is in use: stop the program that uses it, or choose another with --port (0 takes a free one)."
+        f"Port {port} on 127.0.0.1 is in use. Stop the program that uses it, or choose another with --port (0 for any free port)."
     )
 
 
 async def test_an_address_that_is_not_ours_is_one_sentence(far_worker: Worker) -> None:
     server = HttpServer(far_worker, Telemetry(far_worker), asyncio.Event())
-    with pytest.raises(Unavailable, match=r"^Port 0 on 192\.0\.2\.1 cannot be used \(.*\): choose another"):
+    with pytest.raises(Unavailable, match=r"^Port 0 on 192\.0\.2\.1 cannot be used \(.*\)\. Choose another"):
         await server.bind("192.0.2.1", 0)
 
 
