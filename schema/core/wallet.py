@@ -117,7 +117,7 @@ async def verify(core: Pool, key: bytes, phone: str, code: str) -> UUID:
 
     `core` is a pool so that no transaction of the caller can undo the count of attempts. Raises Conflict.
     """
-    tried = await core.fetchrow(_SQL["count_try"], normalise_phone(phone), MOST_TRIES)
+    tried = await core.fetchrow(_SQL["count_attempt"], normalise_phone(phone), MOST_TRIES)
     if tried is not None and hmac.compare_digest(_code_hash(key, tried["id"], code), tried["code_hash"]):
         identity_id: UUID | None = await core.fetchval(_SQL["accept"], tried["id"], new_id())
         if identity_id is not None:
@@ -158,7 +158,7 @@ async def remove_method(core: Pool, identity_id: UUID, method_id: UUID) -> None:
                 f"Identity {format_id(IDENTITY, identity_id)} has no payment method "
                 f"{format_id(PAYMENT_METHOD, method_id)}; it may have been removed already."
             )
-        await tx.execute(_SQL["appoint_default"], identity_id)
+        await tx.execute(_SQL["set_default"], identity_id)
 
 
 async def list_methods(core: Executor, identity_id: UUID) -> list[Method]:
@@ -200,7 +200,7 @@ async def _enrol(
     phones = [normalise_phone(phone) for phone, _ in entries]
     ids = {phone: new_id() for phone in phones}
     async with core.acquire() as tx, tx.transaction():
-        rows = await tx.fetch(_SQL["enrol"], list(ids.values()), list(ids))
+        rows = await tx.fetch(_SQL["add_identities"], list(ids.values()), list(ids))
         found: dict[str, UUID] = {row["phone"]: row["id"] for row in rows}
         owned = [(found[phone], new) for phone, (_, new) in zip(phones, entries, strict=True)]
         method_ids = await _add(tx, box, owned)

@@ -47,7 +47,7 @@ async def refuse_foreign_roles(owner: asyncpg.Connection, key: bytes) -> bool:
 
     Raises Unavailable when another installation in this cluster has set their passwords with another key.
     """
-    marked = await owner.fetchval(_SQL["key_of_role"], CORE_ROLE)
+    marked = await owner.fetchval(_SQL["saved_key_check"], CORE_ROLE)
     if marked not in {None, key_check(key)}:
         raise Unavailable(
             "The roles duro_… of this cluster belong to a duro database with another secret key: set DURO_SECRET_KEY "
@@ -93,7 +93,7 @@ async def ensure_roles(owner: asyncpg.Connection, key: bytes) -> list[str]:
             limits = _SQL["limit_analyst"].replace(":role", analyst_of(mode)).replace(":schema", mode.schema)
             await _execute_with_retries(owner, limits)
         if not marked:
-            note = _SQL["note_key"].replace(":role", CORE_ROLE).replace(":key_check", key_check(key))
+            note = _SQL["save_key_check"].replace(":role", CORE_ROLE).replace(":key_check", key_check(key))
             await _execute_with_retries(owner, note)
         for role in LOGIN_ROLES:
             await _set_password(owner, role, derive_role_password(key, role))
@@ -143,10 +143,12 @@ async def _grant_admin_to_owner(login: asyncpg.Connection) -> str | None:
 
 async def _grant_connect(owner: asyncpg.Connection) -> None:
     """Grants CONNECT to the roles that lack it; rights of other roles do not change."""
-    if not await owner.fetch(_SQL["cannot_connect"], list(ALL_ROLES)):
+    if not await owner.fetch(_SQL["roles_without_connect"], list(ALL_ROLES)):
         return
     await owner.execute(_SQL["grant_connect"].replace(":roles", ", ".join(ALL_ROLES)))
-    if without := [row["rolname"] for row in await owner.fetch(_SQL["cannot_connect"], list(ALL_ROLES))]:
+    if without := [
+        row["rolname"] for row in await owner.fetch(_SQL["roles_without_connect"], list(ALL_ROLES))
+    ]:
         database = await owner.fetchval(_SQL["database"])
         raise Unavailable(
             f"{', '.join(without)} may not connect to this database: run as its owner: "

@@ -2,7 +2,7 @@
 -- schema/retention/retention_rules.py for the rules and schema/retention/retention_run.py for the protocol.
 -- A month is [$1, $2).
 
--- name: stay
+-- name: disable_time_limits
 -- For the session that only holds the lock: no time limit ends it, but a lost connection does.
 SELECT set_config('idle_in_transaction_session_timeout', '0', false),
        set_config('statement_timeout', '0', false),
@@ -30,7 +30,7 @@ SELECT p.relname AS parent, c.relname AS partition,
  WHERE left(c.relname, -8) = p.relname AND right(c.relname, 8) ~ '^_\d{4}_(0[1-9]|1[0-2])$'
  ORDER BY month, parent;
 
--- name: facts
+-- name: month_facts
 -- $1 and $2. Of a month's events: how many there are, how many have no position, the first and the last
 -- position. Of its deliveries: how many are pending, and how many were settled so recently that a late
 -- result may still come. Of its attempts: how many are not folded yet; all of them while a restore has not
@@ -56,7 +56,7 @@ SELECT (SELECT count(*) FROM events e WHERE e.created_at >= $1 AND e.created_at 
                count(*) FILTER (WHERE settled_at > now() - interval '1 hour') AS just_settled
           FROM webhook_deliveries WHERE created_at >= $1 AND created_at < $2) AS d;
 
--- name: behind
+-- name: lagging_consumers
 -- $1 and $2. Consumers that have not applied all of a month's events, and how many they lack.
 SELECT h.consumer, m.events
   FROM retention_consumers() h
@@ -79,22 +79,22 @@ SELECT id
    AND (at_time < $2 AND until > $1 OR at_pos < $4::bigint AND until_pos >= $3::bigint)
  ORDER BY id;
 
--- name: not_for_long
+-- name: limit_statement_time
 -- For this transaction, because others wait for it.
 SET LOCAL statement_timeout = '5s';
 
--- name: by_index
+-- name: prefer_indexes
 -- For this transaction, because others wait for it.
 SET LOCAL enable_seqscan = off;
 
--- name: waits_for_delivery
+-- name: has_pending_delivery
 -- $1 and $2. Whether a delivery is pending. By two indexes, because it runs under a lock.
 SELECT EXISTS (SELECT FROM webhook_deliveries
                 WHERE created_at >= $1 AND created_at < $2 AND status = 'pending' AND lease IS NULL)
     OR EXISTS (SELECT FROM webhook_deliveries
                WHERE created_at >= $1 AND created_at < $2 AND lease IS NOT NULL);
 
--- name: waits_for_fold
+-- name: has_unfolded_attempt
 -- $1 and $2. Whether an attempt is not folded yet. By index, for the same reason.
 SELECT EXISTS (SELECT FROM webhook_attempts a
                 WHERE a.created_at >= $1 AND a.created_at < $2
@@ -112,7 +112,7 @@ SELECT seal_partition($1::text::regclass);
 -- $1 partition.
 SELECT unseal_partition($1::text::regclass);
 
--- name: sealed
+-- name: sealed_leftovers
 -- Sealed partitions of months that are not being retired: a run was interrupted.
 SELECT c.relname FROM sealed_leftovers() AS leaf JOIN pg_class c ON c.oid = leaf;
 
@@ -128,15 +128,15 @@ SELECT NOT EXISTS (SELECT FROM unnest($1::text[]) AS name
                                          AND t.tgname = 'retiring'
                                          AND t.tgenabled <> 'D'));
 
--- name: empty
+-- name: truncate
 -- $1 partition.
 SELECT truncate_partition($1::text::regclass);
 
--- name: lock_book
+-- name: lock_retired_months
 -- For this transaction: no rebuild begins meanwhile (see refuse_lossy_rebuild).
 LOCK TABLE retired_months IN SHARE ROW EXCLUSIVE MODE;
 
--- name: begin
+-- name: begin_retiring
 -- $1 month, $2 its last position, $3 how many events it has, $4 its partitions. Once this is committed the
 -- month will be dropped.
 INSERT INTO retired_months (month, last_pos, events, tables, oids)
@@ -144,7 +144,7 @@ VALUES ($1, $2, $3, $4, ARRAY(SELECT to_regclass(quote_ident(name))::oid
                                 FROM unnest($4::text[]) WITH ORDINALITY AS partition (name, nth)
                                ORDER BY nth));
 
--- name: under_way
+-- name: unfinished_months
 -- Months that are being retired, and those of their partitions that still exist.
 SELECT m.month, m.events,
        ARRAY(SELECT partition.name
@@ -156,11 +156,11 @@ SELECT m.month, m.events,
  WHERE m.finished_at IS NULL
  ORDER BY m.month;
 
--- name: finish
+-- name: finish_retiring
 -- $1 month.
 UPDATE retired_months SET finished_at = clock_timestamp() WHERE month = $1 AND finished_at IS NULL;
 
--- name: state
+-- name: partition_state
 -- $1 partition. Null if there is no such table; otherwise attached, pending (detaching was interrupted) or
 -- detached, and its size in bytes.
 SELECT CASE WHEN i.inhrelid IS NULL THEN 'detached'

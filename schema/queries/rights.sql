@@ -87,7 +87,7 @@ SELECT f.kind, f.name, f.declared, pg_get_userbyid(f.owner)::text AS owner,
   FROM found f
  ORDER BY array_position(ARRAY['SCHEMA', 'TYPE', 'TABLE', 'FUNCTION'], f.kind), f.name;
 
--- name: held_by
+-- name: may_take_over
 -- $1 role, $2 another role. Whether this login may take over what the first role owns and give it to the
 -- second.
 SELECT pg_has_role($1, 'USAGE') AND pg_has_role($2, 'SET') AS may,
@@ -102,7 +102,7 @@ SELECT EXISTS (SELECT FROM pg_default_acl WHERE defaclrole = current_user::regro
 SELECT ARRAY(SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace($1)) AS relations,
        ARRAY(SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace($1)) AS functions;
 
--- name: given_by_default
+-- name: granted_by_default
 -- $1 schema, $2 and $3 the relations and functions that existed before. Statements that revoke what others
 -- may do with the new ones.
 SELECT format('REVOKE ALL ON %s FROM %s CASCADE', made.object,

@@ -13,12 +13,12 @@ END $$;
 -- The SCRAM verifier that the server stores. The password itself never leaves the process.
 ALTER ROLE :role PASSWORD ':verifier';
 
--- name: key_of_role
+-- name: saved_key_check
 -- $1 role. Roles belong to the cluster, so the check value of the key that their passwords come from is a
 -- comment on one of them.
 SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1;
 
--- name: note_key
+-- name: save_key_check
 -- :key_check tells keys apart and reveals nothing else about them.
 COMMENT ON ROLE :role IS ':key_check';
 
@@ -51,7 +51,7 @@ SELECT rolname::text, rolcanlogin, coalesce(rolvaliduntil < now(), false) AS exp
                           CASE WHEN rolreplication THEN 'NOREPLICATION' END], NULL) AS powers
   FROM pg_roles WHERE rolname = ANY($1::text[]) ORDER BY rolname;
 
--- name: cannot_connect
+-- name: roles_without_connect
 -- $1 roles. Those that cannot connect to this database, or only through PUBLIC although this login could
 -- grant it.
 SELECT r.rolname::text

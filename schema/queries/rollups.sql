@@ -43,7 +43,7 @@ SELECT $1, * FROM unnest($2::uuid[], $3::timestamptz[], $4::text[], $5::text[], 
 ON CONFLICT (generation, tenant_id, hour, kind, failure_code, currency) DO UPDATE
    SET subscriptions = h.subscriptions + excluded.subscriptions, amount = h.amount + excluded.amount;
 
--- name: put_states
+-- name: save_states
 -- $1 generation; arrays of $2 tenants, $3 subscriptions, $4 positions, $5 statuses, $6 plans, $7
 -- currencies, $8 MRR, $9 whether it was active, $10 failure codes.
 INSERT INTO subscription_states

@@ -22,7 +22,7 @@ UPDATE otp_challenges SET ended_at = now() WHERE phone = $1 AND ended_at IS NULL
 -- $1 id, $2 phone, $3 hash of the code, $4 lifetime.
 INSERT INTO otp_challenges (id, phone, code_hash, expires_at) VALUES ($1, $2, $3, now() + $4::interval);
 
--- name: count_try
+-- name: count_attempt
 -- $1 phone, $2 attempts allowed. Counts an attempt and returns the open challenge; no row if there is none,
 -- it has expired, or its attempts are used up.
 UPDATE otp_challenges
@@ -43,7 +43,7 @@ SELECT $2, phone, now() FROM ended
 ON CONFLICT (phone) DO UPDATE SET verified_at = excluded.verified_at
 RETURNING id;
 
--- name: enrol
+-- name: add_identities
 -- Column arrays: $1 ids for the new ones, $2 phones, each once. Returns every phone's identity, and locks it.
 INSERT INTO customer_identities AS i (id, phone, verified_at)
 SELECT n.id, n.phone, now()
@@ -91,7 +91,7 @@ UPDATE saved_payment_methods
  WHERE id = $2 AND identity_id = $1 AND removed_at IS NULL
 RETURNING id;
 
--- name: appoint_default
+-- name: set_default
 -- $1 identity. Makes its newest method the default, unless it has a default or no method.
 UPDATE saved_payment_methods
    SET is_default = true

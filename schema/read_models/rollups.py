@@ -92,7 +92,7 @@ async def add(tx: Connection, generation: int, deltas: Deltas) -> None:
     await _write(tx, "add_recoveries", generation, _rows(deltas.recoveries))
     await _write(
         tx,
-        "put_states",
+        "save_states",
         generation,
         [
             (*whose, s.pos, s.status, s.plan_id, s.currency, s.mrr, s.was_active, s.failure_code)

@@ -240,9 +240,9 @@ async def monthly_partitions(owner: asyncpg.Connection) -> dict[Month, list[Part
 
 async def facts_of(owner: asyncpg.Connection, month: Month) -> Facts:
     span = (month.start, month.end)
-    row = await owner.fetchrow(_SQL["facts"], *span)
+    row = await owner.fetchrow(_SQL["month_facts"], *span)
     assert row is not None
-    behind = await owner.fetch(_SQL["behind"], *span)
+    behind = await owner.fetch(_SQL["lagging_consumers"], *span)
     dead = await owner.fetch(_SQL["dead_events"], *span)
     replays = await owner.fetch(_SQL["replays"], *span, row["first_pos"], row["last_pos"])
     return Facts(

@@ -85,7 +85,7 @@ async def exclusive_run(lock_holder: asyncpg.Connection) -> AsyncIterator[None]:
 
     An idle transaction of `lock_holder` holds the lock, so that connection is reserved meanwhile.
     """
-    await lock_holder.execute(_SQL["stay"])
+    await lock_holder.execute(_SQL["disable_time_limits"])
     transaction = lock_holder.transaction()
     await transaction.start()
     try:
@@ -212,7 +212,7 @@ class RetentionRun:
                 )
 
     async def _unseal_leftovers(self) -> None:
-        for row in await self._owner.fetch(_SQL["sealed"]):
+        for row in await self._owner.fetch(_SQL["sealed_leftovers"]):
             name = row["relname"]
             await self._with_retries(name, _SHORT, partial(self._owner.execute, _SQL["unseal"], name))
 
@@ -221,12 +221,14 @@ class RetentionRun:
         month = candidate.month
         async with self._owner.transaction():
             await self._owner.execute("SET LOCAL lock_timeout = 0")  # this lock is never held for long
-            await self._owner.execute(_SQL["lock_book"])
+            await self._owner.execute(_SQL["lock_retired_months"])
             facts = await facts_of(self._owner, month)
             reasons = reasons_to_keep(facts, candidate.kind, self._mode)
             if not reasons:
                 await self._require_sealed(candidate)
-                await self._owner.execute(_SQL["begin"], month.first, facts.last_pos, facts.events, tables)
+                await self._owner.execute(
+                    _SQL["begin_retiring"], month.first, facts.last_pos, facts.events, tables
+                )
         return facts, reasons
 
     async def _require_sealed(self, candidate: Candidate) -> None:
@@ -237,7 +239,7 @@ class RetentionRun:
             )
 
     async def _finish_earlier_runs(self) -> None:
-        for row in await self._owner.fetch(_SQL["under_way"]):
+        for row in await self._owner.fetch(_SQL["unfinished_months"]):
             self._report(month := Month(row["month"]), "finishing an earlier run")
             await self._finish(month, row["events"], row["tables"])
 
@@ -252,7 +254,7 @@ class RetentionRun:
                     await self._require_unchanged(name, events)
                 self._report(month, f"dropping {name}")
                 await self._with_retries(name, _LONG, partial(self._drop, name))
-        await self._owner.execute(_SQL["finish"], month.first)
+        await self._owner.execute(_SQL["finish_retiring"], month.first)
 
     async def _detach(self, parent: str, name: str) -> None:
         async def detach() -> None:
@@ -282,16 +284,16 @@ class RetentionRun:
 
         async def empty() -> None:
             async with self._owner.transaction():
-                await self._owner.execute(_SQL["not_for_long"])
+                await self._owner.execute(_SQL["limit_statement_time"])
                 # Deliveries first: the order in which workers settle.
                 for partition in sorted(candidate.partitions, key=lambda each: each.parent, reverse=True):
                     await self._owner.execute(_named("lock", partition.name))
-                await self._owner.execute(_SQL["by_index"])
+                await self._owner.execute(_SQL["prefer_indexes"])
                 reasons.extend(await self._recheck(candidate))
                 if reasons:
                     return
                 for partition in candidate.partitions:
-                    await self._owner.execute(_SQL["empty"], partition.name)
+                    await self._owner.execute(_SQL["truncate"], partition.name)
 
         self._report(candidate.month, "emptying")
         try:
@@ -305,16 +307,16 @@ class RetentionRun:
         if candidate.kind is RowKind.ACTIVITY:
             return []
         span = (candidate.month.start, candidate.month.end)
-        if await self._owner.fetchval(_SQL["waits_for_delivery"], *span):
+        if await self._owner.fetchval(_SQL["has_pending_delivery"], *span):
             return ["a delivery has just become pending"]
-        if await self._owner.fetchval(_SQL["waits_for_fold"], *span):
+        if await self._owner.fetchval(_SQL["has_unfolded_attempt"], *span):
             return ["an attempt has just been made"]
         return []
 
     # Waiting
 
     async def _state(self, name: str) -> str | None:
-        row = await self._owner.fetchrow(_SQL["state"], name)
+        row = await self._owner.fetchrow(_SQL["partition_state"], name)
         return row["state"] if row else None
 
     async def _with_retries(self, name: str, wait: str, action: Callable[[], Awaitable[object]]) -> None:

@@ -23,6 +23,6 @@ async def without_default_privileges(owner: asyncpg.Connection, schema: str) -> 
         return
     (existing,) = await owner.fetch(_SQL["existing_objects"], schema)
     yield
-    rows = await owner.fetch(_SQL["given_by_default"], schema, existing["relations"], existing["functions"])
+    rows = await owner.fetch(_SQL["granted_by_default"], schema, existing["relations"], existing["functions"])
     if rows:
         await owner.execute(";\n".join(row["statement"] for row in rows))

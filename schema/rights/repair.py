@@ -48,7 +48,7 @@ async def take_over(owner: asyncpg.Connection, intended: IntendedOwner) -> list[
         if repair.kind is Kind.OWNER
     ]
     for current in sorted({repair.role for repair in repairs}):
-        (held,) = await owner.fetch(_SQL["held_by"], current, intended.owner)
+        (held,) = await owner.fetch(_SQL["may_take_over"], current, intended.owner)
         if not held["may"]:
             raise Unavailable(_refusal(intended, current, current_is_superuser=held["superuser"]))
     await _run(owner, repairs)

@@ -250,7 +250,7 @@ async def test_a_code_is_taken_until_its_end_and_not_at_it(
 ) -> None:
     phone = new_phone()
     challenge = await start_challenge(core_tx, phone, left)
-    tried = await core_tx.fetchrow(load("wallet")["count_try"], phone, 5)
+    tried = await core_tx.fetchrow(load("wallet")["count_attempt"], phone, 5)
     accepted = await core_tx.fetchrow(load("wallet")["accept"], challenge, new_id())
     assert (tried is not None, accepted is not None) == (taken, taken)
 
@@ -258,7 +258,7 @@ async def test_a_code_is_taken_until_its_end_and_not_at_it(
 async def test_a_code_has_as_many_tries_as_it_may_and_ends_once(core_tx: Connection) -> None:
     phone = new_phone()
     challenge = await start_challenge(core_tx, phone, AGE)
-    tries = [await core_tx.fetchval(load("wallet")["count_try"], phone, 3) for _ in range(4)]
+    tries = [await core_tx.fetchval(load("wallet")["count_attempt"], phone, 3) for _ in range(4)]
     assert tries == [challenge] * 3 + [None]
     accepted = [await core_tx.fetchval(load("wallet")["accept"], challenge, new_id()) for _ in range(2)]
     assert accepted[0] is not None

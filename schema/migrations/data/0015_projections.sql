@@ -146,7 +146,7 @@ END $$;
 -- too late:
 --   more with a position       the beginning of the first month that has one
 --   more without a position    the log's first month
---   after a logical restore    the log's first month, until the events are sequenced: no xid tells what is
+--   after a logical restore    the log's first month, until the events are sequenced: no xid shows what is
 --                              missing
 -- `newly_finished` and the condition on restore_floor are those of sequence_events(). plpgsql keeps the
 -- plans: planning the months' partitions took 60 ms of each call.

@@ -74,10 +74,10 @@ async def test_what_requests_and_renewals_ask_walks_an_index(core: Pool) -> None
             ("sealed_tokens", (ids[:50],), 50),
             ("identity_of", (phones[0],), 1),
             ("methods", (new_id(),), 1),
-            ("count_try", (phones[0], MOST_TRIES), 1),
+            ("count_attempt", (phones[0], MOST_TRIES), 1),
             ("recent_challenges", (phones[0], wallet.PER), 5),
             ("end_challenge", (phones[0],), 1),
-            ("enrol", ([new_id() for _ in phones], phones), 20),
+            ("add_identities", ([new_id() for _ in phones], phones), 20),
         ):
             plan = await explain(connection, SQL[name], *arguments)
             assert plan.full_scans() == set(), name

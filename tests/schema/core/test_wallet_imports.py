@@ -48,7 +48,7 @@ async def test_hundreds_are_enrolled_in_two_statements_in_order(
     spelled = [*phones, *(f"{phone[:4]} {phone[4:]}" for phone in phones[50:])]
     entries = [(phone, card(f"AUTH_{n}")) for n, phone in enumerate(spelled)]
     ids = await wallet.enrol_many(core, BOX, entries)
-    assert [s.query for s in statements if s.args] == [SQL["enrol"], SQL["add_methods"]]
+    assert [s.query for s in statements if s.args] == [SQL["add_identities"], SQL["add_methods"]]
     found = await wallet.open_tokens(core, BOX, ids)
     assert [found[id_].token for id_ in ids] == [f"AUTH_{n}" for n in range(350)]
     rows = await core.fetch(
