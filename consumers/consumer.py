@@ -39,7 +39,7 @@ from schema.connections.error_kinds import describe, is_data_fault, is_query_can
 from schema.event_log import log
 from schema.event_log.log import Batch, Cursor, LogEntry, LoggedEvent
 from schema.failures import current_part, failed, succeeded
-from schema.polling import Pace, through_outages
+from schema.polling import PollTimer, through_outages
 
 _logger = logging.getLogger(__name__)
 _APPLY: Final = "apply events"
@@ -113,7 +113,7 @@ class Consumer:
         self._most = batch_size
         self._size = batch_size
         # The worker that sequences events wakes its own consumers. This poll is for when that worker dies in between.
-        self.pace = Pace(first=0.02, most=0.25)
+        self.poll_timer = PollTimer(first=0.02, most=0.25)
         self._hinted = False  # there is work, so the check of the backlog can be skipped
         self._suspect: _Suspect | None = None
         self._conclusive = True
@@ -130,7 +130,7 @@ class Consumer:
             moved = await through_outages(
                 stop, f"consumer {self._handler.name}", self.step, conclusive=lambda _moved: self._conclusive
             )
-            self._hinted = await self.pace.wait(found=bool(moved))
+            self._hinted = await self.poll_timer.wait(found=bool(moved))
 
     async def step(self) -> int:
         """Moves the cursor by one batch and returns by how many events. Raises errors that are not the events' fault."""

@@ -8,7 +8,7 @@ import asyncpg
 
 from schema.connections.database import Pool
 from schema.event_log import log
-from schema.polling import Pace, through_outages
+from schema.polling import PollTimer, through_outages
 
 _logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ class Sequencer:
         self._pool = pool
         self._wake = wake
         self._batch_size = batch_size
-        self._pace = Pace(first=0.002, most=0.025)
+        self._poll_timer = PollTimer(first=0.002, most=0.025)
         self.sequenced = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -27,7 +27,7 @@ class Sequencer:
             found = await through_outages(
                 stop, "sequence events", self.step, conclusive=lambda count: count is not None
             )
-            await self._pace.wait(found=bool(found))
+            await self._poll_timer.wait(found=bool(found))
 
     async def step(self) -> int | None:
         """Sequences one batch. Returns how many events got a position, or None while another worker is sequencing."""

@@ -28,7 +28,7 @@ from consumers.recent_events import RecentEvents
 from consumers.tail_listener import Listener
 from schema.connections.database import Pool
 from schema.event_log.positions import EventsAfter, events_after, events_of_tenants, log_end
-from schema.polling import Pace, through_outages
+from schema.polling import PollTimer, through_outages
 
 PAGE_EVENTS: Final = 100
 PAGE_BYTES: Final = 256 * 1024  # each listener that catches up holds one page, and there may be hundreds
@@ -41,14 +41,14 @@ class Tail:
     ) -> None:
         self._pool = pool
         self._recent = RecentEvents(max_events, max_characters)
-        self._pace = Pace(first=0.02, most=0.25)
+        self._poll_timer = PollTimer(first=0.02, most=0.25)
         self._joined = asyncio.Event()
         self._stopped = asyncio.Event()
         self._page_reads = asyncio.Semaphore(_CONCURRENT_PAGES)
 
     def hint(self) -> None:
         """Makes the next poll come immediately. This process's sequencer calls it after each batch."""
-        self._pace.hint()
+        self._poll_timer.hint()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follows the log until `stop`. Then all listeners end."""
@@ -59,7 +59,7 @@ class Tail:
                     await self._wait_for_listener(stop)
                 else:
                     found = await through_outages(stop, "tail", self._poll)
-                    await self._pace.wait(found=bool(found))
+                    await self._poll_timer.wait(found=bool(found))
         finally:
             self._stopped.set()
             self._recent.notify_all()

@@ -1,13 +1,13 @@
-"""Since when the operations of a part have been failing, and why: for readiness, for metrics and for the log.
+"""Tracks since when and why the operations of a part fail, for readiness, metrics and the log.
 
       well ──failed()──► failing ──failed()──► failing      a streak: logged when it begins, with the traceback of a
         ▲                   │                               defect, and then once a minute at most
         └────succeeded()────┘                               logged, with how long it lasted, if its failures were
 
-The supervisor names the part in the context of the part's task, and tasks that the part starts inherit it. So code
-that catches an error and carries on reports it with `failed` and needs to know no name but that of its own operation.
-Whoever reports failures of an operation has to report its successes too, or it is failing for ever. Names of operations
-are constants: no id, no URL.
+The supervisor sets the part in the context of its task, and tasks that the part starts inherit it. So code
+that catches an error and continues reports it with `failed`, and needs to know only the name of its own
+operation. Code that reports failures of an operation must also report its successes, or the operation counts
+as failing forever. Names of operations are constants without ids or URLs.
 """
 
 import logging
@@ -28,16 +28,18 @@ from schema.errors import DuroError
 from schema.timestamps import iso_millis
 
 FAILING_AFTER_S: Final = 10.0
-"""How long a part may fail before its worker is not ready: longer than a failover's first refusals, a deadlock or a
-restart of the part takes, and as long as a take-over of its work by other workers may take."""
+"""How long a part may fail before its worker is not ready.
+
+Longer than the first refusals of a failover, a deadlock or a restart of the part, and as long as a take-over
+of its work by other workers may take.
+"""
 LOG_EVERY_S: Final = 60.0
 REFUSED_FOR_S: Final = 30.0
-"""How long after the last refusal the database is said to allow too few connections: longer than the longest pause
-between two tries of a part."""
+"""How long the last refusal of a connection is reported: longer than the longest pause between two tries."""
 RUN: Final = "run"
-"""The operation of a part that raised outside of every named one."""
+"""The operation name for errors outside any named operation."""
 _LONGEST_REASON: Final = 300
-_DATA_CLASSES: Final = ("22", "23")  # their messages quote rows
+_DATA_CLASSES: Final = ("22", "23")  # their messages contain row data
 _PASSWORD: Final = re.compile(r"//[^/@\s]*@")
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class _Streak:
 
 
 class PartFailures:
-    """What fails in one part. `name` is empty for code that no supervisor runs."""
+    """The failures of one part. `name` is empty for code that no supervisor runs."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
@@ -62,7 +64,7 @@ class PartFailures:
         self._logged_at: dict[tuple[str, type[BaseException] | None], float] = {}
         self._raised: tuple[int, str] | None = None
         self.refused_at: float | None = None
-        """When the database last refused a connection because there were too many."""
+        """When the database last refused a connection because of its limit."""
         self.refusal = ""
 
     @property
@@ -71,15 +73,15 @@ class PartFailures:
 
     @property
     def failing_seconds(self) -> float:
-        """Of the operation that has been failing for longest; 0: none is."""
+        """Returns for how long the longest-failing operation has been failing; 0 if none is."""
         now = self._clock()
         return max((now - streak.since for streak in self._streaks.values()), default=0.0)
 
     def failed(
         self, operation: str, error: BaseException, about: str = "", *, harmless: bool = False
     ) -> None:
-        """`about`: the item that it failed for, if it is one of many. `harmless`: the part does its work all the same, so
-        that readiness does not change.
+        """`about` names the item, if the operation handles many. `harmless`: the part still does its work, so
+        readiness does not change.
         """
         now = self._clock()
         streak = self._streaks.setdefault(operation, _Streak(now))
@@ -89,7 +91,8 @@ class PartFailures:
         self.total += 1
         if isinstance(error, asyncpg.TooManyConnectionsError):
             self.refused_at, self.refusal = now, reason_of(error)
-        # By class only for defects, each of which has a traceback to show: an outage has many faces.
+        # Per error class only for defects, so that each logs its traceback. One outage raises errors of many
+        # classes.
         defect = type(error) if needs_operator(error) or not is_transient(error) else None
         logged_at = self._logged_at.get((operation, defect))
         if logged_at is not None and now - logged_at < LOG_EVERY_S:
@@ -120,7 +123,7 @@ class PartFailures:
             )
 
     def note_raised(self, operation: str, error: BaseException) -> None:
-        """The operation lets this error through; if nobody handles it, it ends the part and is this operation's."""
+        """The operation raises this error. If the error ends the part, it counts for this operation."""
         self._raised = (id(error), operation)
 
     def ended_by(self, error: BaseException) -> None:
@@ -130,7 +133,7 @@ class PartFailures:
         self.failed(operation if by == id(error) else RUN, error)
 
     def reasons(self, after_s: float = FAILING_AFTER_S) -> list[str]:
-        """One sentence for each operation that has been failing for as long."""
+        """Returns one sentence per operation that has been failing for at least `after_s`."""
         now = self._clock()
         wall = datetime.now(UTC)
         return [
@@ -147,7 +150,7 @@ class PartFailures:
 
 
 class Failures:
-    """Of all parts of one process."""
+    """The failures of all parts of one process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -163,7 +166,7 @@ class Failures:
 
     def reasons(self, after_s: float = FAILING_AFTER_S) -> list[str]:
         found = [sentence for part in self for sentence in part.reasons(after_s)]
-        # Parts that share too few connections fail and recover in turns, so that none of them fails for long.
+        # Parts that share too few connections fail and recover alternately, so none of them fails for long.
         refused = [part for part in self if part.refused_at is not None]
         last = max(refused, key=lambda part: part.refused_at or 0.0, default=None)
         if last and last.refused_at is not None and self._clock() - last.refused_at < REFUSED_FOR_S:
@@ -175,12 +178,12 @@ _part: ContextVar[PartFailures | None] = ContextVar("part", default=None)
 
 
 def enter_part(part: PartFailures) -> None:
-    """From here on this task, and the tasks that it starts, report to this part."""
+    """Makes this task, and the tasks that it starts, report to this part."""
     _part.set(part)
 
 
 def current_part() -> PartFailures:
-    """Outside of every part: a new one without a name, which logs and is forgotten."""
+    """Returns the current part; outside any part a new one without a name, which only logs."""
     return _part.get() or PartFailures("")
 
 
@@ -196,23 +199,23 @@ def succeeded(operation: str) -> None:
 
 @contextmanager
 def carrying_on(operation: str, about: str = "") -> Iterator[None]:
-    """Reports an error and swallows it: that it is tried again is up to the caller."""
+    """Reports an error and suppresses it. The caller decides whether to retry."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001  whatever it is, it is reported
+    except Exception as error:  # noqa: BLE001  every error is reported
         failed(operation, error, about)
     else:
         succeeded(operation)
 
 
 def reason_of(error: BaseException) -> str:
-    """One sentence, fit for whoever may see whether a worker is ready: no password, and nothing of the data."""
+    """Returns one sentence for the readiness endpoint, without passwords and data."""
     return _PASSWORD.sub("//…@", " ".join(_as_text(_words(error)).split()))[:_LONGEST_REASON]
 
 
-def _as_text(said: str) -> str:
-    """An error may quote what no log can hold."""
-    return said.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+def _as_text(message: str) -> str:
+    """Escapes characters that a log cannot contain."""
+    return message.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _words(error: BaseException) -> str:
@@ -228,7 +231,7 @@ def _words(error: BaseException) -> str:
             return f"the database refused the data ({name}, SQLSTATE {state})"
         return f"{error.args[0] if error.args else name} (SQLSTATE {state})"
     if isinstance(error, TimeoutError):
-        return "no answer in time"
+        return "timed out"
     if isinstance(error, OSError | DuroError) or type(error) in (
         asyncpg.InterfaceError,
         asyncpg.InternalClientError,

@@ -1,4 +1,6 @@
-"""How loops wait. Polling is the truth; a hint only makes the next poll come sooner."""
+"""Waiting and retrying for polling loops. Correctness depends on polling; a hint only makes the next poll
+earlier.
+"""
 
 import asyncio
 import random
@@ -13,8 +15,8 @@ from schema.failures import PartFailures, current_part
 T = TypeVar("T")
 
 
-class Pace:
-    """Polls without pause while there is work, then ever more slowly up to `most` seconds."""
+class PollTimer:
+    """Times polls: no pause while there is work, then growing intervals up to `most` seconds."""
 
     def __init__(self, first: float, most: float, growth: float = 1.5) -> None:
         self._first = first
@@ -25,20 +27,20 @@ class Pace:
         self._hint = asyncio.Event()
 
     def hint(self) -> None:
-        """There may be work: poll now."""
+        """Makes the next poll immediate, because there may be work."""
         self._hint.set()
 
     def no_later_than(self, seconds: float) -> None:
-        """The next poll, and that one alone, is not to be later."""
+        """Limits the wait for the next poll, and only that one."""
         self._next_at_most = min(self._next_at_most, seconds)
 
     async def wait(self, *, found: bool) -> bool:
-        """Whether there was a hint meanwhile."""
+        """Waits for the next poll. Returns whether there was a hint."""
         interval, self._next_at_most = min(self._interval, self._next_at_most), self._most
         if found:
             self._interval = self._first
             await asyncio.sleep(0)
-            return self._taken_hint()
+            return self._take_hint()
         try:
             async with asyncio.timeout(interval):
                 await self._hint.wait()
@@ -46,16 +48,16 @@ class Pace:
             self._interval = min(self._most, self._interval * self._growth)
         else:
             self._interval = self._first
-        return self._taken_hint()
+        return self._take_hint()
 
-    def _taken_hint(self) -> bool:
+    def _take_hint(self) -> bool:
         hinted = self._hint.is_set()
         self._hint.clear()
         return hinted
 
 
 async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
-    """Sleeps, but not past `stop`."""
+    """Sleeps until the time has passed or `stop` is set."""
     try:
         async with asyncio.timeout(seconds):
             await stop.wait()
@@ -71,16 +73,18 @@ async def through_outages(
     *,
     conclusive: Callable[[T], bool] = lambda _result: True,
 ) -> T | None:
-    """The operation's result, retried through transient errors with jittered backoff; each is reported (failures.py).
+    """Returns the operation's result. Retries transient errors with jittered backoff and reports each
+    (failures.py).
 
-    None when `stop` came first. Other errors are raised at once. `conclusive`: whether a result shows that the operation
-    does not fail any more. That it is another worker's turn does not: several that fail in turns would all seem well.
+    Returns None when `stop` is set first. Other errors are raised immediately. `conclusive`: whether a result
+    shows that the operation does not fail any more. That it is another worker's turn does not: several that
+    fail in turns would all seem well.
     """
     part = current_part()
     try:
         result = (
             await operation()
-        )  # as nearly always: the machinery of retrying cost a fifth of an idle worker's time
+        )  # the common case: the retry machinery took a fifth of an idle worker's CPU time
     except Exception as error:
         if not is_transient(error):
             part.note_raised(what, error)

@@ -1,6 +1,6 @@
-"""Settings: read once from the environment, validated, frozen. `duro config` prints this table.
+"""Settings: read once from the environment, validated and frozen. `duro config` prints this table.
 
-Every default is meant to be right for a first day in production; its reason stands in its help.
+Every default suits a first day in production.
 """
 
 import os
@@ -39,17 +39,17 @@ def _setting(
     return field(default=default, metadata=metadata, repr=not secret)
 
 
-def _integer(least: int, most: int) -> Callable[[str], int]:
+def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (_DIGITS.fullmatch(text) and least <= int(text) <= most):
-            raise InvalidInput(f"{text!r} is not a whole number from {least} to {most}.")
+        if not (_DIGITS.fullmatch(text) and minimum <= int(text) <= maximum):
+            raise InvalidInput(f"{text!r} is not a whole number from {minimum} to {maximum}.")
         return int(text)
 
     return parse
 
 
-def _duration(least: timedelta, most: timedelta) -> Callable[[str], timedelta]:
-    return lambda text: parse_duration(text, minimum=least, maximum=most)
+def _duration(minimum: timedelta, maximum: timedelta) -> Callable[[str], timedelta]:
+    return lambda text: parse_duration(text, minimum=minimum, maximum=maximum)
 
 
 def _ports(text: str) -> frozenset[int]:
@@ -89,7 +89,7 @@ def _list(values: Any) -> str:
 
 
 def _default_data_dir() -> Path:
-    """Where the system keeps a service's state, and for an ordinary user where the desktop's rules put it."""
+    """Returns /var/lib/duro for root, and a directory by the XDG rules for other users."""
     if os.geteuid() == 0:
         return Path("/var/lib/duro")
     try:
@@ -201,7 +201,7 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "Settings":
-        """Raises InvalidInput for a value that cannot be read, and for a DURO_ name that is none."""
+        """Reads the DURO_ variables. Raises InvalidInput for invalid values and unknown names."""
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         values: dict[str, Any] = {}
         for name, text in environment.items():
@@ -218,7 +218,7 @@ class Settings:
         return cls(**values)
 
     def rows(self) -> list[dict[str, str | bool]]:
-        """For `duro config`: name, value, default, whether it is set, help. Secrets are not shown."""
+        """Returns the rows of `duro config`: name, value, default, set and help. Secrets are hidden."""
         defaults = Settings()
         return [
             _row(f.name, getattr(self, f.name), getattr(defaults, f.name), f.metadata) for f in fields(self)

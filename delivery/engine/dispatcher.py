@@ -32,7 +32,7 @@ from schema.connections.database import Pool
 from schema.deliveries import deliveries
 from schema.deliveries.deliveries import ClaimedDelivery, Lane
 from schema.failures import PartFailures, current_part
-from schema.polling import Pace, through_outages
+from schema.polling import PollTimer, through_outages
 
 _logger = logging.getLogger(__name__)
 _FEW = 8  # an eighth of the slots
@@ -84,7 +84,7 @@ class Dispatcher:
         self._audit_at = 0.0
         self._queue: deque[tuple[ClaimedDelivery, Message]] = deque()
         self._senders: set[asyncio.Task[None]] = set()
-        self._pace = Pace(first=0.02, most=0.5)
+        self._poll_timer = PollTimer(first=0.02, most=0.5)
         self._accepting = True
         self._slots_scarce = False
         """A worker or tenant limit refused a slot: any response may free the one that is needed."""
@@ -120,7 +120,7 @@ class Dispatcher:
         A log that is far behind fills the table faster than claims empty it, and then each delivery is written, claimed
         and read again. The wait is bounded, because one slow endpoint may have most of the deliveries."""
         self._caught_up.clear()
-        self._pace.hint()
+        self._poll_timer.hint()
         try:
             async with asyncio.timeout(_CATCH_UP_S):
                 if self._overflow:
@@ -150,7 +150,7 @@ class Dispatcher:
     def report_uncertain_commit(self, lease: int) -> None:
         """Remembers a lease whose commit failed: it may be in the database although nothing is held under it here."""
         self._uncertain[lease] = (self._worker_id(), asyncio.get_running_loop().time() + UNCERTAIN_FOR_S)
-        self._pace.hint()
+        self._poll_timer.hint()
 
     def submit(self, claims: Sequence[ClaimedDelivery], *, others_wait: bool = False) -> None:
         made = messages(claims)
@@ -162,7 +162,7 @@ class Dispatcher:
         if others_wait:
             self._overflow.add(self._overflow_uncommitted)
             self._overflow_uncommitted.clear()
-            self._pace.hint()
+            self._poll_timer.hint()
 
     def _send_out(self) -> None:
         """Starts senders, some per iteration of the event loop, until the queue is empty. A sender with a quick response
@@ -185,7 +185,7 @@ class Dispatcher:
         try:
             while not stop.is_set():
                 found = await through_outages(stop, "claim deliveries", self.claim)
-                await self._pace.wait(found=bool(found))
+                await self._poll_timer.wait(found=bool(found))
             await self._drain()
         except asyncio.CancelledError:
             await self._cut_off()
@@ -204,7 +204,7 @@ class Dispatcher:
             self.submit(round_.claims)
             moved += len(round_.claims) + round_.skipped
             if round_.more_soon:
-                self._pace.no_later_than(SOON_S)
+                self._poll_timer.no_later_than(SOON_S)
         if not self._overflow:
             self._caught_up.set()
         return moved
@@ -215,7 +215,7 @@ class Dispatcher:
         if not self._uncertain or now < self._release_uncertain_at:
             return
         self._release_uncertain_at = now + RELEASE_UNCERTAIN_EVERY_S
-        self._pace.no_later_than(RELEASE_UNCERTAIN_EVERY_S)
+        self._poll_timer.no_later_than(RELEASE_UNCERTAIN_EVERY_S)
         leases = list(self._uncertain)
         workers = {worker for worker, _ in self._uncertain.values()}
         async with self._pool.acquire() as connection:
@@ -262,7 +262,7 @@ class Dispatcher:
         self.capacity.release_slot(_slot(claim))
         self._signal_free_slots()
         if claim.endpoint_id in self._overflow or (self._slots_scarce and self._overflow):
-            self._pace.hint()
+            self._poll_timer.hint()
         self._settler.put(result)
         if result.settlement.attempt is None:
             return
@@ -289,7 +289,7 @@ class Dispatcher:
     def _on_settled(self, result: PendingSettlement) -> None:
         self._finish(result.settlement.claim)
         if self._slots_scarce and self._overflow:
-            self._pace.hint()
+            self._poll_timer.hint()
 
     async def _drain(self) -> None:
         self._accepting = False

@@ -17,7 +17,7 @@ from schema.errors import Conflict, Unavailable
 from schema.event_log import events
 from schema.event_log.events import EventDetail
 from schema.ids import DELIVERY, ENDPOINT, EVENT, format_id
-from schema.polling import Pace
+from schema.polling import PollTimer
 
 MESSAGE: Final = "A test event. Verify its signature like that of any other event."
 
@@ -50,7 +50,7 @@ async def first_attempt(
     `attempt_timeout` is only for that message: how long the attempt in flight may take.
     """
     deadline = time.monotonic() + within_s
-    pace = Pace(first=0.02, most=0.5)
+    poll_timer = PollTimer(first=0.02, most=0.5)
     while True:
         event = await events.show(data, sent.endpoint.tenant_id, sent.event_id)
         in_flight = False
@@ -62,8 +62,8 @@ async def first_attempt(
         left = deadline - time.monotonic()
         if left <= 0:
             raise Unavailable(_being_sent(event, attempt_timeout) if in_flight else _how_far(event, within_s))
-        pace.no_later_than(left)
-        await pace.wait(found=False)
+        poll_timer.no_later_than(left)
+        await poll_timer.wait(found=False)
 
 
 def _being_sent(event: EventDetail, attempt_timeout: timedelta) -> str:

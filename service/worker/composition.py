@@ -182,7 +182,7 @@ def _mode_parts(
 
     def wake() -> None:
         for consumer in (fanout, *projections.values()):
-            consumer.pace.hint()
+            consumer.poll_timer.hint()
 
     return ModeParts(
         mode,

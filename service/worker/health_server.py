@@ -22,10 +22,15 @@ from service.worker.telemetry.exposition import Telemetry
 
 T = TypeVar("T")
 _ANSWER_WITHIN_S: Final = 5.0
-_TROUBLE: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_DATABASE_ERRORS: Final = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
-class HttpServer:
+class HealthServer:
     def __init__(self, worker: Worker, telemetry: Telemetry, stopping: asyncio.Event) -> None:
         self._worker = worker
         self._telemetry = telemetry
@@ -46,7 +51,7 @@ class HttpServer:
             raise cannot_listen(host, port, error) from None
         return url_at(host, self._runner.addresses[0][1])
 
-    async def adopt(self, sock: socket.socket) -> None:
+    async def listen_on(self, sock: socket.socket) -> None:
         """Listens on a socket that the parent process has bound."""
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
@@ -68,8 +73,8 @@ class HttpServer:
         if self._stopping.is_set():
             reasons.append("stopping")
         try:
-            await _in_time(self._worker.database.core.fetchval("SELECT 1"))
-        except _TROUBLE:
+            await _with_timeout(self._worker.database.core.fetchval("SELECT 1"))
+        except _DATABASE_ERRORS:
             reasons.append("database unavailable")
         if not self._worker.presence.session_is_open:
             reasons.append("not registered as a worker")
@@ -81,14 +86,14 @@ class HttpServer:
         )
 
 
-async def _in_time(answer: Coroutine[Any, Any, T]) -> T:
+async def _with_timeout(answer: Coroutine[Any, Any, T]) -> T:
     """Raises TimeoutError without waiting for the driver, whose cancellation may take long with a silent server."""
-    asking = asyncio.create_task(answer)
-    asking.add_done_callback(
+    query = asyncio.create_task(answer)
+    query.add_done_callback(
         lambda task: task.cancelled() or task.exception()
     )  # retrieves the exception, or asyncio logs it
-    await asyncio.wait((asking,), timeout=_ANSWER_WITHIN_S)
-    if not asking.done():
-        asking.cancel()
+    await asyncio.wait((query,), timeout=_ANSWER_WITHIN_S)
+    if not query.done():
+        query.cancel()
         raise TimeoutError
-    return asking.result()
+    return query.result()

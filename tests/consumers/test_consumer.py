@@ -13,7 +13,7 @@ from schema.connections.database import Connection, Database, Executor, Pool
 from schema.event_log import log
 from schema.event_log.log import LoggedEvent
 from schema.modes import Mode
-from schema.polling import Pace
+from schema.polling import PollTimer
 from tests.support.arrivals import Arrivals
 from tests.support.events import sequenced
 from tests.support.servers.connections import Connect
@@ -192,19 +192,19 @@ async def test_a_hint_saves_a_query_and_a_wrong_hint_is_harmless(
 
     monkeypatch.setattr(log, "backlog", counted)
     consumer = Watched(data, projection)
-    consumer.pace = Pace(first=3600, most=3600)
+    consumer.poll_timer = PollTimer(first=3600, most=3600)
     stop = asyncio.Event()
     running = asyncio.create_task(consumer.run(stop))
     await steps.count(1)
-    consumer.pace.hint()
+    consumer.poll_timer.hint()
     await steps.count(2)
     await sequenced(data, tenant, 1)
     assert looks == 1, "before the first hint"
-    consumer.pace.hint()
+    consumer.poll_timer.hint()
     await steps.count(4)
     assert (list(steps), looks) == ([0, 0, 1, 0], 2), "and after the work was done"
     stop.set()
-    consumer.pace.hint()
+    consumer.poll_timer.hint()
     await running
     assert await projected(data) == [1]
 

@@ -137,7 +137,7 @@ async def test_the_serving_generation_keeps_up_during_a_rebuild(
     small_batches(monkeypatch, 3)
     await sequenced(data, tenant, 60)
     serving = Consumer(data, ProjectionHandler(Notes(), batch_size=2))
-    async with running(serving, Sequencer(data, serving.pace.hint)):
+    async with running(serving, Sequencer(data, serving.poll_timer.hint)):
         for _ in range(3):
             rebuild = Rebuild(data, Notes(), share=1)
             async for progress in rebuild.run(asyncio.Event()):

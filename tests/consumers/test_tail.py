@@ -106,7 +106,7 @@ async def test_it_receives_its_tenants_events_of_the_wanted_types(
 
 async def test_a_hint_causes_a_poll_before_the_interval_ends(data: Pool, tenant: UUID) -> None:
     tail = Tail(data)
-    tail._pace = tails.Pace(first=3600, most=3600)
+    tail._poll_timer = tails.PollTimer(first=3600, most=3600)
     async with running(tail), listening(tail, tenant, after=0) as listener:
         await until_in_window(tail, 0)
         await sequenced(data, tenant, 1)
@@ -140,7 +140,7 @@ async def test_500_listeners_cost_one_stream_of_queries(
     others = [await new_tenant() for _ in range(9)]
     counted = CountingPool(data)
     tail = Tail(counted)  # type: ignore[arg-type]  # as much of a pool as it needs
-    tail._pace = tails.Pace(first=3600, most=3600)
+    tail._poll_timer = tails.PollTimer(first=3600, most=3600)
 
     async def record_and_hint(count: int) -> list[int]:
         events = await sequenced(data, tenant, count)
@@ -313,7 +313,7 @@ async def test_events_dropped_between_two_polls_are_reported(
 ) -> None:
     """Events that are written and dropped before the tail reads them."""
     tail = Tail(data)
-    tail._pace = tails.Pace(first=3600, most=3600)
+    tail._poll_timer = tails.PollTimer(first=3600, most=3600)
     async with running(tail), listening(tail, tenant, after=0) as listener:
         await until_in_window(tail, 0)
         await sequenced(data, tenant, 3)

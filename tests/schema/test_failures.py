@@ -49,7 +49,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_a_streak_is_logged_at_once_then_once_a_minute_and_when_it_ends(
+def test_a_streak_is_logged_at_start_every_minute_and_end(
     part: PartFailures, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = ConnectionRefusedError("refused")
@@ -65,7 +65,9 @@ def test_a_streak_is_logged_at_once_then_once_a_minute_and_when_it_ends(
     assert "Traceback" not in caplog.text, "an outage has none"
 
 
-def test_the_minute_is_exact(part: PartFailures, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_interval_is_exact(
+    part: PartFailures, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     part.failed("write", OSError("x"))
     clock.now += 59.999
     part.failed("write", OSError("x"))
@@ -86,7 +88,7 @@ def test_a_defect_shows_its_traceback_once(
     assert caplog.records[0].levelno == logging.ERROR
 
 
-def test_an_error_that_no_log_can_hold_is_escaped(
+def test_characters_that_logs_cannot_hold_are_escaped(
     part: PartFailures, caplog: pytest.LogCaptureFixture
 ) -> None:
     part.failed("write", raised(ValueError("a \0 and a \ud800")))
@@ -94,7 +96,7 @@ def test_an_error_that_no_log_can_hold_is_escaped(
     assert reason_of(InvalidInput("a \0 and a \ud800")) == r"a \0 and a \ud800"
 
 
-def test_a_defect_within_an_outage_is_logged_at_once(
+def test_a_defect_within_an_outage_is_logged_immediately(
     part: PartFailures, caplog: pytest.LogCaptureFixture
 ) -> None:
     part.failed("write", OSError("away"))
@@ -103,14 +105,14 @@ def test_a_defect_within_an_outage_is_logged_at_once(
     assert ["Traceback" in line for line in lines(caplog)] == [False, True]
 
 
-def test_the_item_that_failed_is_named_and_opens_no_streak_of_its_own(part: PartFailures) -> None:
+def test_a_failed_item_is_named_without_its_own_streak(part: PartFailures) -> None:
     part.failed("take over", OSError("locked"), "worker 2")
     part.failed("take over", OSError("locked"), "worker 3")
     (reason,) = part.reasons(0)
     assert reason.endswith("Z: worker 3: locked")
 
 
-def test_failing_and_recovering_in_turns_fills_no_log(
+def test_alternating_failures_do_not_flood_the_log(
     part: PartFailures, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(470):
@@ -121,7 +123,7 @@ def test_failing_and_recovering_in_turns_fills_no_log(
     assert part.total == 470
 
 
-def test_the_reasons_come_when_it_has_failed_for_so_long(part: PartFailures, clock: Clock) -> None:
+def test_reasons_appear_after_the_configured_time(part: PartFailures, clock: Clock) -> None:
     part.failed("write", OSError("first"))
     clock.now += 9.999
     part.failed("write", OSError("last"))
@@ -135,7 +137,7 @@ def test_the_reasons_come_when_it_has_failed_for_so_long(part: PartFailures, clo
     assert (part.reasons(10), part.failing_seconds) == ([], 0)
 
 
-def test_operations_of_a_part_fail_and_recover_apart(part: PartFailures, clock: Clock) -> None:
+def test_operations_of_a_part_fail_independently(part: PartFailures, clock: Clock) -> None:
     part.failed("write", OSError("a"))
     clock.now += 5
     part.failed("disable", OSError("b"))
@@ -145,7 +147,7 @@ def test_operations_of_a_part_fail_and_recover_apart(part: PartFailures, clock: 
     assert part.failing_seconds == 2
 
 
-def test_an_error_that_ends_a_part_is_of_the_operation_that_raised_it(part: PartFailures) -> None:
+def test_an_error_that_ends_a_part_counts_for_its_operation(part: PartFailures) -> None:
     error, other = KeyError("x"), KeyError("x")
     part.note_raised("write", error)
     part.ended_by(error)
@@ -157,7 +159,7 @@ def test_an_error_that_ends_a_part_is_of_the_operation_that_raised_it(part: Part
     assert part.reasons(0)[0].startswith("settler test has been ")
 
 
-def test_what_the_part_works_without_does_not_change_readiness(part: PartFailures, clock: Clock) -> None:
+def test_harmless_failures_do_not_change_readiness(part: PartFailures, clock: Clock) -> None:
     part.failed("write", OSError("x"), harmless=True)
     clock.now += 60
     assert part.reasons(0) == []
@@ -166,7 +168,7 @@ def test_what_the_part_works_without_does_not_change_readiness(part: PartFailure
     assert len(part.reasons(10)) == 1
 
 
-async def test_code_reports_to_the_part_that_it_runs_in(part: PartFailures) -> None:
+async def test_code_reports_to_its_current_part(part: PartFailures) -> None:
     await asyncio.create_task(_report(part))
     assert current_part() is not part
 
@@ -200,7 +202,7 @@ def server_error(kind: type[asyncpg.PostgresError], message: str, detail: str) -
     ("error", "reason"),
     [
         (OSError("no way to\n postgresql://owner:hunter2@db/duro"), "no way to postgresql://…@db/duro"),
-        (TimeoutError(), "no answer in time"),
+        (TimeoutError(), "timed out"),
         (ConnectionResetError(), "ConnectionResetError"),
         (asyncpg.InterfaceError("connection is closed"), "connection is closed"),
         (InvalidInput("A sentence of ours."), "A sentence of ours."),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schema.connections.error_kinds import is_data_fault, is_query_canceled
-from schema.polling import Pace, sleep_unless, through_outages
+from schema.polling import PollTimer, sleep_unless, through_outages
 
 MUCH_TOO_LONG = 3600.0
 
@@ -56,7 +56,7 @@ OWN_FAULT = [
 
 
 @pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__)
-async def test_troubles_of_the_moment_are_waited_out(error: Exception) -> None:
+async def test_transient_errors_are_retried_until_they_pass(error: Exception) -> None:
     assert not is_data_fault(error)
     operation = Flaky(error, error, error)
     assert await soon(through_outages(asyncio.Event(), "a test", operation, 0.01)) == "done"
@@ -64,7 +64,7 @@ async def test_troubles_of_the_moment_are_waited_out(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", OWN_FAULT, ids=lambda error: type(error).__name__)
-async def test_other_errors_go_through_at_once(error: Exception) -> None:
+async def test_other_errors_are_raised_immediately(error: Exception) -> None:
     assert is_data_fault(error)
     operation = Flaky(error)
     with pytest.raises(type(error)):
@@ -72,7 +72,7 @@ async def test_other_errors_go_through_at_once(error: Exception) -> None:
     assert operation.calls == 1
 
 
-def test_a_statement_timeout_asks_for_a_smaller_batch() -> None:
+def test_a_canceled_statement_is_recognized_for_a_smaller_batch() -> None:
     """In contrast to silence, which is the connection's fault."""
     assert is_query_canceled(asyncpg.QueryCanceledError("canceling statement due to statement timeout"))
     assert not is_query_canceled(TimeoutError())
@@ -85,7 +85,7 @@ async def test_cancellation_is_not_an_outage() -> None:
     assert operation.calls == 1
 
 
-async def test_a_stop_ends_the_wait_for_an_outage_to_pass() -> None:
+async def test_a_stop_ends_the_retries_of_an_outage() -> None:
     stop, failing = asyncio.Event(), asyncio.Event()
 
     failures = Flaky(*[ConnectionRefusedError()] * 1000)
@@ -110,80 +110,80 @@ async def test_after_a_stop_there_is_one_try() -> None:
 
 
 async def test_a_hint_ends_the_wait_and_shortens_the_next() -> None:
-    pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
-    waiting = asyncio.create_task(pace.wait(found=False))
+    poll_timer = PollTimer(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
+    waiting = asyncio.create_task(poll_timer.wait(found=False))
     await asyncio.sleep(0)
-    pace.hint()
+    poll_timer.hint()
     await soon(waiting)
 
 
 async def test_a_hint_before_the_wait_counts_once() -> None:
-    pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
-    pace.hint()
-    pace.hint()
-    await soon(pace.wait(found=False))
-    waiting = asyncio.create_task(pace.wait(found=False))
+    poll_timer = PollTimer(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
+    poll_timer.hint()
+    poll_timer.hint()
+    await soon(poll_timer.wait(found=False))
+    waiting = asyncio.create_task(poll_timer.wait(found=False))
     done, _ = await asyncio.wait([waiting], timeout=0.05)
     assert not done
     waiting.cancel()
 
 
-async def test_a_wait_tells_whether_there_was_a_hint() -> None:
-    pace = Pace(first=0.001, most=0.001)
-    assert not await pace.wait(found=False)
+async def test_a_wait_returns_whether_there_was_a_hint() -> None:
+    poll_timer = PollTimer(first=0.001, most=0.001)
+    assert not await poll_timer.wait(found=False)
     for found in (True, False):
-        pace.hint()
-        assert await pace.wait(found=found)
-        assert not await pace.wait(found=found), "it counts once"
-    pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
-    waiting = asyncio.create_task(pace.wait(found=False))
+        poll_timer.hint()
+        assert await poll_timer.wait(found=found)
+        assert not await poll_timer.wait(found=found), "it counts once"
+    poll_timer = PollTimer(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
+    waiting = asyncio.create_task(poll_timer.wait(found=False))
     await asyncio.sleep(0)
-    pace.hint()
+    poll_timer.hint()
     assert await soon(waiting)
 
 
 async def test_only_the_next_wait_can_be_shortened() -> None:
-    pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
-    pace.no_later_than(0.01)
-    pace.no_later_than(MUCH_TOO_LONG)
-    assert not await soon(pace.wait(found=False))
-    waiting = asyncio.create_task(pace.wait(found=False))
+    poll_timer = PollTimer(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
+    poll_timer.no_later_than(0.01)
+    poll_timer.no_later_than(MUCH_TOO_LONG)
+    assert not await soon(poll_timer.wait(found=False))
+    waiting = asyncio.create_task(poll_timer.wait(found=False))
     done, _ = await asyncio.wait([waiting], timeout=0.05)
     assert not done
     waiting.cancel()
 
 
-async def test_asking_for_a_short_wait_makes_none_longer() -> None:
-    pace = Pace(first=0.001, most=MUCH_TOO_LONG)
-    pace.no_later_than(MUCH_TOO_LONG)
-    await soon(pace.wait(found=False))
+async def test_a_limit_never_makes_a_wait_longer() -> None:
+    poll_timer = PollTimer(first=0.001, most=MUCH_TOO_LONG)
+    poll_timer.no_later_than(MUCH_TOO_LONG)
+    await soon(poll_timer.wait(found=False))
 
 
 async def test_there_is_no_pause_while_there_is_work() -> None:
-    pace = Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
-    await soon(pace.wait(found=True))
+    poll_timer = PollTimer(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG)
+    await soon(poll_timer.wait(found=True))
 
 
-async def test_work_without_end_lets_others_run() -> None:
+async def test_endless_work_lets_other_tasks_run() -> None:
     """A loop that always finds something must not starve the loop it runs in."""
     ran = asyncio.Event()
     asyncio.get_running_loop().call_soon(ran.set)
-    await Pace(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG).wait(found=True)
+    await PollTimer(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG).wait(found=True)
     assert ran.is_set()
 
 
 @given(st.lists(st.sampled_from(["found", "idle", "hint"]), max_size=30))
 def test_intervals_grow_while_idle_up_to_the_maximum(history: list[str]) -> None:
-    pace = Pace(first=1e-6, most=5e-6)
+    poll_timer = PollTimer(first=1e-6, most=5e-6)
 
     async def live() -> None:
         for moment in history:
-            before = pace._interval
+            before = poll_timer._interval
             if moment == "hint":
-                pace.hint()
-            await pace.wait(found=moment == "found")
+                poll_timer.hint()
+            await poll_timer.wait(found=moment == "found")
             expected = min(5e-6, before * 1.5) if moment == "idle" else 1e-6
-            assert pace._interval == expected
+            assert poll_timer._interval == expected
 
     asyncio.run(live())
 

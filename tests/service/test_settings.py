@@ -21,7 +21,7 @@ SECRETS = {
 }
 
 
-def test_without_any_variable_every_default_holds() -> None:
+def test_defaults_apply_without_variables() -> None:
     assert Settings.read({"PATH": "/bin", "HOME": "/root"}) == Settings()
 
 
@@ -94,7 +94,7 @@ def test_each_setting_is_read(name: str, text: str, value: object) -> None:
         ("LOG_LEVEL", "INFO"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_the_setting_s_name(name: str, text: str) -> None:
+def test_an_invalid_value_is_refused_with_its_setting(name: str, text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         Settings.read({PREFIX + name: text})
     message = str(refused.value)
@@ -103,10 +103,10 @@ def test_what_cannot_be_read_is_refused_with_the_setting_s_name(name: str, text:
     assert refused.value.exit_status == 2
 
 
-def test_every_setting_can_be_refused_or_takes_any_text() -> None:
+def test_every_setting_has_a_refused_value_or_takes_any_text() -> None:
     """The table above is whole: a setting added later must join it."""
     free_text = {"database_url", "data_dir", "host"}
-    tabled = {case[0].lower() for case in _cases(test_what_cannot_be_read_is_refused_with_the_setting_s_name)}
+    tabled = {case[0].lower() for case in _cases(test_an_invalid_value_is_refused_with_its_setting)}
     assert tabled | free_text == {field.name for field in dataclasses.fields(Settings)}
 
 
@@ -116,7 +116,7 @@ def _cases(test: object) -> list[tuple[str, str]]:
     return cases
 
 
-def test_an_empty_variable_is_as_good_as_none() -> None:
+def test_an_empty_variable_counts_as_unset() -> None:
     """As compose files and unit files leave them."""
     assert Settings.read({"DURO_PORT": "", "DURO_DATABASE_URL": ""}) == Settings()
 
@@ -146,13 +146,13 @@ def test_no_secret_is_shown() -> None:
         assert rows[name]["set"] is True
 
 
-def test_an_unreadable_secret_is_not_repeated() -> None:
+def test_an_invalid_secret_is_not_repeated() -> None:
     with pytest.raises(InvalidInput) as refused:
         Settings.read({"DURO_SECRET_KEY": "hunter2"})
     assert "hunter2" not in str(refused.value)
 
 
-def test_rows_tell_each_setting_s_value_default_and_reason() -> None:
+def test_rows_have_value_default_and_help() -> None:
     rows = {row["name"]: row for row in Settings.read({"DURO_PORT": "9000"}).rows()}
     assert len(rows) == len(dataclasses.fields(Settings))
     assert (rows["DURO_PORT"]["value"], rows["DURO_PORT"]["default"], rows["DURO_PORT"]["set"]) == (
@@ -166,7 +166,7 @@ def test_rows_tell_each_setting_s_value_default_and_reason() -> None:
     assert all(row["help"] for row in rows.values())
 
 
-def test_what_rows_show_can_be_read_again() -> None:
+def test_shown_values_can_be_parsed_again() -> None:
     settings = Settings.read(
         {"DURO_EGRESS_ALLOW": "10.0.0.0/8", "DURO_RETRY_SCHEDULE": "1h30m", "DURO_ATTEMPT_TIMEOUT": "1500ms"}
     )
@@ -179,9 +179,7 @@ def test_what_rows_show_can_be_read_again() -> None:
 
 
 @given(st.sampled_from(dataclasses.fields(Settings)), st.text(min_size=1, max_size=30))
-def test_whatever_stands_in_a_variable_is_read_or_refused(
-    field: "dataclasses.Field[object]", text: str
-) -> None:
+def test_any_value_is_parsed_or_refused(field: "dataclasses.Field[object]", text: str) -> None:
     """Never a traceback."""
     try:
         settings = Settings.read({PREFIX + field.name.upper(): text})

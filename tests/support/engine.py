@@ -120,7 +120,7 @@ async def engine(
     fanout = Consumer(pool, FanOut(dispatcher, worker_id))
     settled = listen(settler)
     try:
-        yield Engine(pool, dispatcher, settler, fanout, Sequencer(pool, fanout.pace.hint), settled)
+        yield Engine(pool, dispatcher, settler, fanout, Sequencer(pool, fanout.poll_timer.hint), settled)
     finally:
         await sender.close()
         await resolver.close()

@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.supervisor import Part, Supervisor
 from service.worker.child_worker import ChildWorker
 from service.worker.composition import worker
-from service.worker.health_server import HttpServer
+from service.worker.health_server import HealthServer
 from service.worker.listen_socket import listener, url_at
 from service.worker.signals import stop_on_signals
 from service.worker.telemetry.exposition import Telemetry
@@ -59,7 +59,7 @@ async def _up(app: App, settings: Settings, base: DatabaseAccess, workers: int, 
     await base.migrate(app.progress, beside=beside)
     async with worker(settings, base.url, base.key) as first:
         own = Supervisor(first.stages(), first.failures)
-        http = HttpServer(first, Telemetry(first), stop)
+        http = HealthServer(first, Telemetry(first), stop)
         url = await http.bind(settings.host, settings.port)
         with _listeners(settings, workers - 1) as sockets:
             urls = [url, *(url_at(settings.host, sock.getsockname()[1]) for sock in sockets)]

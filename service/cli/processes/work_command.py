@@ -12,7 +12,7 @@ from service.cli.app import App, command, database_errors, main
 from service.database_access import DatabaseAccess, open_database
 from service.supervisor import Part, Supervisor
 from service.worker.composition import worker
-from service.worker.health_server import HttpServer
+from service.worker.health_server import HealthServer
 from service.worker.signals import stop_on_signals
 from service.worker.telemetry.exposition import Telemetry
 
@@ -53,13 +53,13 @@ async def _work(
     if base.embedded:
         await base.migrate(app.progress)
     async with worker(app.settings, base.url, base.key) as this:
-        http = HttpServer(this, Telemetry(this), stop)
+        http = HealthServer(this, Telemetry(this), stop)
         supervisor = Supervisor([[Part("http", http)], *this.stages()], this.failures)
         ready: dict[str, str | int] = {}
         if port is not None:
             ready["api"] = await http.bind(app.settings.host, port)
         elif http_fd is not None:
-            await http.adopt(socket.socket(fileno=http_fd))
+            await http.listen_on(socket.socket(fileno=http_fd))
         await this.register()
         ready["worker"] = this.presence.worker_id
         running = asyncio.create_task(supervisor.run(stop))

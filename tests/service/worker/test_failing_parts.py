@@ -23,7 +23,7 @@ from service.settings import Settings
 from service.supervisor import Part, Supervisor
 from service.worker import housekeeping
 from service.worker.composition import Worker, worker
-from service.worker.health_server import HttpServer
+from service.worker.health_server import HealthServer
 from service.worker.telemetry.exposition import Telemetry
 from tests.support.servers.duro_process import eventually
 
@@ -90,7 +90,7 @@ async def started(
     """It is broken after it has registered and before its parts begin."""
     clock, stop = Clock(), asyncio.Event()
     async with worker(Settings(), db_url, key, clock) as this:
-        http = HttpServer(this, Telemetry(this), stop)
+        http = HealthServer(this, Telemetry(this), stop)
         url = await http.bind("127.0.0.1", 0)
         await this.register()
         for statement in broken_by:

@@ -19,7 +19,7 @@ from schema.modes import Mode
 from service.settings import Settings
 from service.supervisor import Part, Supervisor
 from service.worker.composition import Worker, worker
-from service.worker.health_server import HttpServer
+from service.worker.health_server import HealthServer
 from service.worker.telemetry.exposition import Telemetry
 from tests.support.engine import add_endpoint
 from tests.support.servers.duro_process import eventually
@@ -56,7 +56,7 @@ async def working(db_url: str, key: bytes) -> AsyncIterator[Site]:
     )
     clock, stop = Clock(), asyncio.Event()
     async with worker(settings, db_url, key, clock) as this:
-        http = HttpServer(this, Telemetry(this), stop)
+        http = HealthServer(this, Telemetry(this), stop)
         url = await http.bind("127.0.0.1", 0)
         await this.register()
         whole = Supervisor([[Part("http", http)], *this.stages()], this.failures, patience_s=10)

@@ -16,7 +16,7 @@ from schema.polling import through_outages
 from service.settings import Settings
 from service.worker import health_server
 from service.worker.composition import Worker, worker
-from service.worker.health_server import HttpServer
+from service.worker.health_server import HealthServer
 from service.worker.listen_socket import listener
 from service.worker.telemetry import database_facts
 from service.worker.telemetry.exposition import Telemetry
@@ -58,7 +58,7 @@ async def look(far_worker: Worker) -> None:
 @pytest.fixture
 async def site(far_worker: Worker) -> AsyncIterator[Site]:
     stopping, stop = asyncio.Event(), asyncio.Event()
-    server = HttpServer(far_worker, Telemetry(far_worker), stopping)
+    server = HealthServer(far_worker, Telemetry(far_worker), stopping)
     url = await server.bind("127.0.0.1", 0)
     running = asyncio.create_task(server.run(stop))
     yield Site(url, stopping)
@@ -137,7 +137,7 @@ async def test_from_the_first_signal_to_stop_it_is_not_ready(site: Site) -> None
 async def test_a_port_that_is_taken_is_one_sentence(far_worker: Worker) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        server = HttpServer(far_worker, Telemetry(far_worker), asyncio.Event())
+        server = HealthServer(far_worker, Telemetry(far_worker), asyncio.Event())
         with pytest.raises(Unavailable) as refused:
             await server.bind("127.0.0.1", port)
     assert str(refused.value) == (
@@ -146,7 +146,7 @@ async def test_a_port_that_is_taken_is_one_sentence(far_worker: Worker) -> None:
 
 
 async def test_an_address_that_is_not_ours_is_one_sentence(far_worker: Worker) -> None:
-    server = HttpServer(far_worker, Telemetry(far_worker), asyncio.Event())
+    server = HealthServer(far_worker, Telemetry(far_worker), asyncio.Event())
     with pytest.raises(Unavailable, match=r"^Port 0 on 192\.0\.2\.1 cannot be used \(.*\)\. Choose another"):
         await server.bind("192.0.2.1", 0)
 
@@ -169,8 +169,8 @@ async def test_metrics_are_prometheus_text_in_its_own_content_type(site: Site) -
 async def test_it_serves_on_a_socket_that_somebody_else_has_bound(far_worker: Worker) -> None:
     stop = asyncio.Event()
     sock = listener("127.0.0.1", 0)
-    server = HttpServer(far_worker, Telemetry(far_worker), asyncio.Event())
-    await server.adopt(sock)
+    server = HealthServer(far_worker, Telemetry(far_worker), asyncio.Event())
+    await server.listen_on(sock)
     running = asyncio.create_task(server.run(stop))
     site = Site(f"http://127.0.0.1:{sock.getsockname()[1]}", asyncio.Event())
     assert (await site.get("/readyz"))[0] == 200
@@ -179,7 +179,7 @@ async def test_it_serves_on_a_socket_that_somebody_else_has_bound(far_worker: Wo
 
 
 async def test_a_server_that_listens_nowhere_keeps_the_contract_too(far_worker: Worker) -> None:
-    await stress_lifecycle(HttpServer(far_worker, Telemetry(far_worker), asyncio.Event()), turns=3)
+    await stress_lifecycle(HealthServer(far_worker, Telemetry(far_worker), asyncio.Event()), turns=3)
 
 
 async def test_nothing_else_is_served(site: Site) -> None:
@@ -188,6 +188,6 @@ async def test_nothing_else_is_served(site: Site) -> None:
 
 
 async def test_it_keeps_the_lifecycle_s_contract(far_worker: Worker) -> None:
-    server = HttpServer(far_worker, Telemetry(far_worker), asyncio.Event())
+    server = HealthServer(far_worker, Telemetry(far_worker), asyncio.Event())
     await server.bind("127.0.0.1", 0)
     await stress_lifecycle(server)

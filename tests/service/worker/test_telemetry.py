@@ -246,7 +246,7 @@ async def test_a_sequenced_event_wakes_every_consumer(
     await record_many(database.data(Mode.TEST), tenant, 1)
     await parts.sequencer.step()
     for consumer in parts.consumers.values():
-        assert await consumer.pace.wait(found=True)
+        assert await consumer.poll_timer.wait(found=True)
 
 
 async def test_the_process_and_its_version_are_told(whole: Worker) -> None:
