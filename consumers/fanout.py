@@ -133,7 +133,7 @@ class FanOut:
             self._insert_only = len(new) < len(planned)
             return new
         try:
-            return await deliveries.fan_out_fresh(tx, planned, lease, worker, now, self._lease_for)
+            return await deliveries.copy_new_deliveries(tx, planned, lease, worker, now, self._lease_for)
         except asyncpg.UniqueViolationError:
             self._insert_only = True
             raise

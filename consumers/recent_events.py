@@ -35,7 +35,7 @@ class Channel:
                 return events[index]
         return None
 
-    def begin(self, complete_from: int) -> None:
+    def restart(self, complete_from: int) -> None:
         self._events.clear()
         self.complete_from = complete_from
         self.notify()
@@ -43,8 +43,8 @@ class Channel:
     def add(self, event: LoggedEvent) -> None:
         self._events.append(event)
 
-    def forget(self, event: LoggedEvent) -> None:
-        """Removes the oldest event, unless `begin` has removed it already."""
+    def remove_oldest(self, event: LoggedEvent) -> None:
+        """Removes the oldest event, unless `restart` has removed it already."""
         if self._events and self._events[0] is event:
             self._events.popleft()
             self.complete_from = event.pos
@@ -89,15 +89,15 @@ class RecentEvents:
             self.characters = 0
             self.end = None
 
-    def begin(self, end: int) -> None:
+    def restart(self, end: int) -> None:
         """Restarts the window at `end`. Listeners before it catch up through the database."""
         self._in_order.clear()
         self.characters = 0
         self.end = end
         for channel in self._channels.values():
-            channel.begin(end)
+            channel.restart(end)
 
-    def take(self, events: Sequence[LoggedEvent], reached: int, requested: Mapping[UUID, Channel]) -> None:
+    def extend(self, events: Sequence[LoggedEvent], reached: int, requested: Mapping[UUID, Channel]) -> None:
         """Adds all events of the `requested` tenants at positions in (end, reached]. A channel that joined after the
         request begins at `reached`."""
         grown = set()
@@ -111,7 +111,7 @@ class RecentEvents:
         self.end = reached
         for tenant_id, channel in self._channels.items():
             if requested.get(tenant_id) is not channel:
-                channel.begin(reached)
+                channel.restart(reached)
         self._shrink()
         for channel in grown:
             channel.notify()
@@ -120,7 +120,7 @@ class RecentEvents:
         while len(self._in_order) > self._max_events or self.characters > self._max_characters:
             channel, event = self._in_order.popleft()
             self.characters -= len(event.data)
-            channel.forget(event)
+            channel.remove_oldest(event)
 
     def notify_all(self) -> None:
         for channel in self._channels.values():

@@ -101,19 +101,17 @@ class Tail:
         end = await log_end(self._pool)
         if start is None:
             if recent.end is None and recent.channels:
-                recent.begin(end.pos)
+                recent.restart(end.pos)
             return False
         if end.pos == start:
             return False
         found = await events_of_tenants(self._pool, start, listened)
         if recent.end != start:  # all listeners left during the read
             return True
-        if (
-            found.end.dropped_up_to > start
-        ):  # dropped before it was read: each listener's next page reports it
-            recent.begin(found.end.pos)
+        if found.end.dropped_up_to > start:  # each listener's next page reports the dropped events
+            recent.restart(found.end.pos)
         else:
-            recent.take(found.events, found.reached, listened)
+            recent.extend(found.events, found.reached, listened)
         return True
 
     async def _page(self, tenant_id: UUID, types: frozenset[str], pos: int) -> EventsAfter:

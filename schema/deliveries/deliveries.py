@@ -222,7 +222,7 @@ async def fan_out(
     return {row["id"] for row in rows}
 
 
-async def fan_out_fresh(
+async def copy_new_deliveries(
     tx: Connection,
     planned: Sequence[PlannedDelivery],
     lease: int,

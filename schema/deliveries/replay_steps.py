@@ -80,7 +80,7 @@ async def step(data: Pool, replay_id: UUID, event_types: Sequence[str], size: in
 
 
 async def _lock(tx: Connection, replay_id: UUID) -> Replay:
-    await tx.execute(_SQL["wait_for_turn"])
+    await tx.execute(_SQL["set_lock_timeout"])
     try:
         row = await tx.fetchrow(_SQL["lock"], replay_id)
     except asyncpg.LockNotAvailableError:

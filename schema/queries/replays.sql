@@ -47,7 +47,7 @@ SELECT *
  ORDER BY created_at DESC, id DESC
  LIMIT $4;
 
--- name: wait_for_turn
+-- name: set_lock_timeout
 -- For this transaction: another process may be running a step of the same job.
 SET LOCAL lock_timeout = '10s';
 

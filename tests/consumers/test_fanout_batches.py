@@ -109,7 +109,7 @@ async def test_copy_is_used_again_after_existing_deliveries_are_passed(
     database: Database, data: Pool, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = 0
-    copy = deliveries.fan_out_fresh
+    copy = deliveries.copy_new_deliveries
 
     async def counted(*args: Any) -> set[UUID]:
         nonlocal copied
@@ -117,7 +117,7 @@ async def test_copy_is_used_again_after_existing_deliveries_are_passed(
         copied += 1
         return new
 
-    monkeypatch.setattr(deliveries, "fan_out_fresh", counted)
+    monkeypatch.setattr(deliveries, "copy_new_deliveries", counted)
     targets = await many(database, data, tenant)
     consumer = fan_out(data, CountedSlots(per_endpoint=9))
     await consumer.step()

@@ -285,7 +285,7 @@ async def test_two_processes_at_one_job_take_turns(
 async def test_a_process_that_hangs_in_a_step_is_reported(
     queue: Queue, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sql = {**replay_steps._SQL, "wait_for_turn": "SET LOCAL lock_timeout = '50ms'"}
+    sql = {**replay_steps._SQL, "set_lock_timeout": "SET LOCAL lock_timeout = '50ms'"}
     monkeypatch.setattr(replay_steps, "_SQL", sql)
     job = await begin(queue)
     holder = await connect()
