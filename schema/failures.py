@@ -229,7 +229,12 @@ def _words(error: BaseException) -> str:
         state = error.sqlstate or ""
         if state.startswith(_DATA_CLASSES):
             return f"the database refused the data ({name}, SQLSTATE {state})"
-        return f"{error.args[0] if error.args else name} (SQLSTATE {state})"
+        advice = (
+            ": run duro migrate with this DURO_SECRET_KEY"
+            if type(error) is asyncpg.InvalidPasswordError
+            else ""
+        )
+        return f"{error.args[0] if error.args else name} (SQLSTATE {state}){advice}"
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, OSError | DuroError) or type(error) in (

@@ -224,6 +224,10 @@ def server_error(kind: type[asyncpg.PostgresError], message: str, detail: str) -
             "the database refused the data (InvalidTextRepresentationError, SQLSTATE 22P02)",
         ),
         (
+            server_error(asyncpg.InvalidPasswordError, "password authentication failed", ""),
+            "password authentication failed (SQLSTATE 28P01): run duro migrate with this DURO_SECRET_KEY",
+        ),
+        (
             server_error(asyncpg.RaiseError, "not today", "Token hunter2 is wrong."),
             "not today (SQLSTATE P0001)",
         ),
