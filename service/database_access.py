@@ -8,6 +8,7 @@ from typing import Final
 from schema.connections.database import connect_as_owner
 from schema.embedded import attach, ensure_secret_key, wait_stopped
 from schema.installation.migrate import MigrationResult, migrate
+from schema.secret_repr import HidesSecrets
 from service.settings import Settings
 
 Progress = Callable[[str], None]
@@ -15,7 +16,7 @@ STOPS_WITHIN_S: Final = 30.0
 
 
 @dataclass(frozen=True)
-class DatabaseAccess:
+class DatabaseAccess(HidesSecrets):
     url: str = field(repr=False)
     """With the owner's login."""
     key: bytes = field(repr=False)

@@ -20,6 +20,7 @@ from schema.connections.database_url import parse_database_url
 from schema.durations import format_duration, parse_duration, parse_schedule
 from schema.errors import DuroError, InvalidInput
 from schema.secret_box import parse_secret_key
+from schema.secret_repr import HidesSecrets
 
 PREFIX: Final = "DURO_"
 _DIGITS: Final = re.compile("[0-9]{1,10}")
@@ -100,7 +101,7 @@ def _default_data_dir() -> Path:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(HidesSecrets):
     database_url: str | None = _setting(
         None,
         "URL of a PostgreSQL 16 or newer. duro migrate, up, retention and analytics password log in as the user in it, the "

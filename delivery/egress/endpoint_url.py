@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 from urllib.parse import quote
 
 from schema.errors import InvalidInput
+from schema.secret_repr import HidesSecrets
 
 MAX_URL: Final = 2048
 MAX_HOST: Final = 253
@@ -33,7 +34,7 @@ _QUERY_SAFE: Final = _PATH_SAFE + "?"
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointUrl:
+class EndpointUrl(HidesSecrets):
     scheme: str
     host: str
     """A lower-case ASCII name (with a trailing dot if it has one) or a canonical address without brackets."""

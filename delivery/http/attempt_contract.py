@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from delivery.egress.endpoint_url import EndpointUrl
+from schema.secret_repr import HidesSecrets
 
 
 class Outcome(StrEnum):
@@ -49,7 +50,7 @@ class SendLimits:
 
 
 @dataclass(slots=True)  # not frozen, for speed: see schema/deliveries/deliveries.py
-class OutboundRequest:
+class OutboundRequest(HidesSecrets):
     url: EndpointUrl
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     """All headers in order, without Host and Content-Length."""
@@ -68,7 +69,7 @@ class AttemptTimings(NamedTuple):
 
 
 @dataclass(slots=True)  # not frozen, for speed: see schema/deliveries/deliveries.py
-class AttemptResult:
+class AttemptResult(HidesSecrets):
     outcome: Outcome
     status: int | None
     """Set once the status line has arrived, whatever follows it."""

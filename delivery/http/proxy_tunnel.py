@@ -30,6 +30,7 @@ from delivery.http.attempt_failed import AttemptFailed, os_reason
 from delivery.http.local_faults import LocalFault, RateLimitedWarning
 from delivery.http.sockets import connect_socket, first_reached
 from schema.errors import InvalidInput
+from schema.secret_repr import HidesSecrets
 
 MAX_RESPONSE: Final = 16 * 1024
 _URL: Final = re.compile(r"http://(?:([^@/]*)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})/?")
@@ -44,7 +45,7 @@ _REFUSALS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class EgressProxy:
+class EgressProxy(HidesSecrets):
     host: str
     port: int
     authorization: str | None = field(default=None, repr=False)

@@ -19,6 +19,7 @@ from typing import Final, Self
 
 from delivery.message.endpoint_secret import parse_secret
 from schema.errors import DuroError
+from schema.secret_repr import HidesSecrets
 
 DEFAULT_TOLERANCE_S: Final = 300
 
@@ -64,7 +65,7 @@ class _Hmac:
 
 
 @dataclass(frozen=True, slots=True)
-class SigningKey:
+class SigningKey(HidesSecrets):
     """A secret prepared once for signing many attempts."""
 
     text: _Hmac = field(repr=False)

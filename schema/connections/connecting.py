@@ -37,6 +37,7 @@ from schema.connections.session_settings import VERSION_DEPENDENT
 from schema.connections.tls import client_context
 from schema.errors import Unavailable
 from schema.queries import load
+from schema.secret_repr import HidesSecrets
 
 # The socket directories of distributions and PostgreSQL, then TCP: the same order as the driver's.
 _DEFAULT_HOSTS: Final = ("/run/postgresql", "/var/run/postgresql", "/tmp", "localhost")  # noqa: S108 -- only read
@@ -46,7 +47,7 @@ _IS_WRITABLE: Final = load("sessions")["is_writable"]
 
 
 @dataclass(frozen=True)
-class Login:
+class Login(HidesSecrets):
     user: str
     password: str = field(repr=False)
 

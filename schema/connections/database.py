@@ -27,6 +27,7 @@ from schema.modes import Mode
 from schema.queries import load
 from schema.rights.repair import roles_lacking_rights
 from schema.secret_box import derive_role_password
+from schema.secret_repr import HidesSecrets
 
 Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy"
 Pool: TypeAlias = "asyncpg.Pool"
@@ -69,7 +70,7 @@ _PLANNING = {
 
 
 @dataclass(frozen=True)
-class Database:
+class Database(HidesSecrets):
     url: str = field(repr=False)
     target: DatabaseTarget
     key: bytes = field(repr=False)

@@ -6,6 +6,8 @@ from enum import IntEnum
 from typing import Final
 from urllib.parse import quote
 
+from schema.secret_repr import HidesSecrets
+
 DEFAULT_PORT: Final = 5432
 DEFAULT_CONNECT_TIMEOUT_S: Final = 10.0
 SYSTEM_AUTHORITIES: Final = "system"
@@ -40,7 +42,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class TlsSettings:
+class TlsSettings(HidesSecrets):
     mode: TlsMode = TlsMode.PREFER
     root: str | None = None
     """File of trusted authorities, or "system" for the system's; None when nothing is verified."""
@@ -55,7 +57,7 @@ class TlsSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class DatabaseTarget:
+class DatabaseTarget(HidesSecrets):
     """A database and how to connect to it. str() and repr() contain no secret."""
 
     hosts: tuple[Host, ...]

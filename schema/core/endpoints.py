@@ -15,6 +15,7 @@ from schema.ids import ENDPOINT, format_id, new_id
 from schema.modes import Mode
 from schema.pages import After, Page, page
 from schema.queries import load
+from schema.secret_repr import HidesSecrets
 
 NO_HEADERS: Final = b""
 NO_LIMIT: Final = 0
@@ -25,7 +26,7 @@ MAX_SECRETS: Final = 10  # each adds a signature to every webhook's headers
 
 
 @dataclass(frozen=True, slots=True)
-class NewEndpoint:
+class NewEndpoint(HidesSecrets):
     id: UUID
     tenant_id: UUID
     mode: Mode
@@ -39,7 +40,7 @@ class NewEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointChanges:
+class EndpointChanges(HidesSecrets):
     """Changes to an endpoint. None leaves a field unchanged."""
 
     url: str | None
@@ -52,7 +53,7 @@ class EndpointChanges:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(HidesSecrets):
     id: UUID
     tenant_id: UUID
     mode: Mode

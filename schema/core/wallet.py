@@ -30,6 +30,7 @@ from schema.errors import Conflict, InvalidInput, NotFound
 from schema.ids import IDENTITY, PAYMENT_METHOD, format_id, new_id
 from schema.queries import load
 from schema.secret_box import SecretBox, derive_code_key
+from schema.secret_repr import HidesSecrets
 
 CODE_LASTS: Final = timedelta(minutes=10)
 MOST_TRIES: Final = 5
@@ -51,7 +52,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class NewMethod:
+class NewMethod(HidesSecrets):
     rail: str
     """One of RAILS."""
     token: str = field(repr=False)
@@ -77,7 +78,7 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class Token(HidesSecrets):
     """What a charge needs."""
 
     rail: str

@@ -16,6 +16,7 @@ from asyncpg import Record
 
 from schema.connections.database import Connection, Executor
 from schema.queries import load
+from schema.secret_repr import HidesSecrets
 
 _SQL = load("deliveries")
 LEASE_FOR: Final = timedelta(minutes=10)
@@ -95,7 +96,7 @@ class PlannedDelivery:
 
 
 @dataclass(slots=True)
-class ClaimedDelivery:
+class ClaimedDelivery(HidesSecrets):
     """A delivery leased by this worker, with everything that an attempt needs. Its data is dropped once the body is built."""
 
     id: UUID

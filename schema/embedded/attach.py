@@ -45,6 +45,7 @@ from schema.embedded.process import cluster, owner, server
 from schema.embedded.process.keeper_process import ensure_keeper
 from schema.embedded.process.waiting import wait_until
 from schema.errors import Unavailable
+from schema.secret_repr import HidesSecrets
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ _NO_TLS: Final = "sslmode=disable"
 
 
 @dataclass(frozen=True)
-class EmbeddedServer:
+class EmbeddedServer(HidesSecrets):
     """A process's attachment to the server, which runs at least until `release` or the end of this process.
 
     Forked children share the attachment. The URLs use TCP loopback and contain passwords.

@@ -26,6 +26,7 @@ from schema.ids import ENDPOINT, TENANT, format_id, new_id
 from schema.modes import Mode
 from schema.pages import After, Page
 from schema.secret_box import SecretBox
+from schema.secret_repr import HidesSecrets
 from service.settings import Settings
 
 _LONGEST_DESCRIPTION: Final = 500
@@ -33,7 +34,7 @@ _LONGEST_REASON: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointInput:
+class EndpointInput(HidesSecrets):
     """Unchecked input for an endpoint. In an update, None leaves a field unchanged."""
 
     url: str | None = None

@@ -13,6 +13,7 @@ from schema.connections.database import Database
 from schema.core import tenants
 from schema.errors import Conflict
 from schema.modes import Mode
+from schema.secret_repr import HidesSecrets
 from service.admin.endpoint_admin import EndpointAdmin, EndpointInput, endpoint_admin
 from service.settings import Settings
 
@@ -47,7 +48,7 @@ PLAN: Final[Mapping[str, Sequence[EndpointPlan]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(HidesSecrets):
     id: UUID
     mode: Mode
     path: str

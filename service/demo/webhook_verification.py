@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from schema.secret_repr import HidesSecrets
+
 TOLERANCE_S: Final = 300
 _KEYS: Final = ["id", "type", "createdAt", "data"]
 
@@ -20,7 +22,7 @@ class InvalidWebhook(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Expectation:
+class Expectation(HidesSecrets):
     """What the endpoint's owner knows about its webhooks."""
 
     secret: str = field(repr=False)

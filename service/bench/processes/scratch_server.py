@@ -23,6 +23,7 @@ from schema.embedded import attach, wait_stopped
 from schema.embedded.files.data_dir import DataDir
 from schema.embedded.process.owner import OWNER as _OWNER
 from schema.installation.migrate import migrate
+from schema.secret_repr import HidesSecrets
 
 _TEMPLATE: Final = "bench_template"
 _STOPS_WITHIN_S: Final = 30.0
@@ -43,7 +44,7 @@ REPORTED_SETTINGS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class ScratchServer:
+class ScratchServer(HidesSecrets):
     url: str = field(repr=False)
     superuser_url: str = field(repr=False)
     key: bytes = field(repr=False)

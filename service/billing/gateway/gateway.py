@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from schema.billing.rows import Rail
+from schema.secret_repr import HidesSecrets
 
 
 class GatewayUnavailable(Exception):
@@ -18,7 +19,7 @@ class GatewayUnavailable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Order(HidesSecrets):
     """One movement of money. `amount` is in minor units, more than 0."""
 
     reference: str
