@@ -197,7 +197,7 @@ def data_schema(mode: Mode) -> DeclaredSchema:
             "unseal_leftovers()": {data: CALL},
             "unseal_partition(regclass)": NO_ACCESS,
         },
-        types=("currency", "id_range", "kobo"),
+        types=("currency", "id_range", "minor_units"),
     )
 
 

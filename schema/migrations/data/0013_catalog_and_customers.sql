@@ -16,7 +16,7 @@ CREATE TABLE plans (
     tenant_id       uuid NOT NULL REFERENCES core.tenants,
     id              uuid NOT NULL,
     name            text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
-    amount          kobo NOT NULL CHECK (amount > 0),
+    amount          minor_units NOT NULL CHECK (amount > 0),
     currency        currency NOT NULL DEFAULT 'NGN',
     "interval"      text NOT NULL
                     CHECK ("interval" IN ('hour', 'day', 'week', 'month', 'quarter', 'biannual', 'year')),
@@ -57,7 +57,7 @@ CREATE TABLE promo_codes (
     id              uuid NOT NULL,
     code            text NOT NULL CHECK (code ~ '^[A-Z0-9][A-Z0-9_-]{2,39}$'),
     percent_off     integer CHECK (percent_off BETWEEN 1 AND 100),
-    amount_off      kobo CHECK (amount_off > 0),
+    amount_off      minor_units CHECK (amount_off > 0),
     currency        currency,
     max_redemptions integer CHECK (max_redemptions > 0),
     redemptions     integer NOT NULL DEFAULT 0 CHECK (redemptions >= 0),

@@ -64,8 +64,8 @@ CREATE TABLE invoices (
     id              uuid NOT NULL,
     subscription_id uuid NOT NULL,
     status          text NOT NULL CHECK (status IN ('open', 'paid', 'uncollectible', 'void')),
-    amount          kobo NOT NULL,               -- to charge, after the discount
-    discount        kobo NOT NULL DEFAULT 0,
+    amount          minor_units NOT NULL,        -- to charge, after the discount
+    discount        minor_units NOT NULL DEFAULT 0,
     currency        currency NOT NULL DEFAULT 'NGN',
     idempotency_key text NOT NULL CHECK (length(idempotency_key) BETWEEN 1 AND 255),
     period_start    timestamptz NOT NULL,
@@ -104,12 +104,12 @@ CREATE TABLE payment_attempts (
     refund_of       uuid,
     number          integer NOT NULL CHECK (number > 0),
     state           text NOT NULL CHECK (state IN ('in_flight', 'succeeded', 'failed')),
-    amount          kobo NOT NULL,
+    amount          minor_units NOT NULL,
     currency        currency NOT NULL DEFAULT 'NGN',
     rail            text NOT NULL
                     CHECK (rail IN ('card', 'ussd', 'transfer', 'virtual_account', 'direct_debit')),
     failure_code    text CHECK (length(failure_code) BETWEEN 1 AND 100),
-    refunded        kobo NOT NULL DEFAULT 0,
+    refunded        minor_units NOT NULL DEFAULT 0,
     leased_until    timestamptz,
     created_at      timestamptz NOT NULL,
     finished_at     timestamptz,

@@ -83,12 +83,12 @@ WORDS: Final = [
 ]
 
 AMOUNTS: Final = [
-    *outside("kobo", "plans", "amount", *NO_AMOUNTS),
-    *outside("kobo", "promo_codes", "amount_off", *NO_AMOUNTS, percent_off=None, currency="NGN"),
-    *outside("kobo", "invoices", "amount", *NO_AMOUNTS),
-    *outside("kobo", "invoices", "discount", *NO_AMOUNTS),
-    *outside("kobo", "payment_attempts", "amount", *NO_AMOUNTS),
-    *outside("kobo", "payment_attempts", "refunded", *NO_AMOUNTS),
+    *outside("minor_units", "plans", "amount", *NO_AMOUNTS),
+    *outside("minor_units", "promo_codes", "amount_off", *NO_AMOUNTS, percent_off=None, currency="NGN"),
+    *outside("minor_units", "invoices", "amount", *NO_AMOUNTS),
+    *outside("minor_units", "invoices", "discount", *NO_AMOUNTS),
+    *outside("minor_units", "payment_attempts", "amount", *NO_AMOUNTS),
+    *outside("minor_units", "payment_attempts", "refunded", *NO_AMOUNTS),
     *of(
         "plans",
         ("amount_check", "a plan for nothing", {"amount": 0}),
@@ -229,4 +229,4 @@ async def test_every_rule_of_the_tables_has_a_case_here(owner: asyncpg.Connectio
         TABLES,
     )
     tried = {case.rule for case in (*WORDS, *AMOUNTS, *CONTRADICTIONS)} | GUARDS
-    assert {rule["conname"] for rule in rules} == tried - {"kobo_check", "currency_check"}
+    assert {rule["conname"] for rule in rules} == tried - {"minor_units_check", "currency_check"}

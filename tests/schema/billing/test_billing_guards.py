@@ -141,7 +141,7 @@ async def test_refunds_never_exceed_the_payment(data: asyncpg.Connection, rows: 
     await data.execute(refund, charge, 300_000)
     with refused_by("payment_attempts_check3"):
         await data.execute(refund, charge, 200_001)
-    with refused_by("kobo_check", "giving back more than was refunded"):
+    with refused_by("minor_units_check", "giving back more than was refunded"):
         await data.execute(refund, charge, -300_001)
     await data.execute(refund, charge, 200_000)
 

@@ -1,4 +1,4 @@
-"""Money is whole numbers of kobo, each beside its currency, in every column there is."""
+"""Every amount is a whole number of minor units beside its currency."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -32,16 +32,16 @@ async def test_a_fractional_amount_is_refused_not_truncated(data: asyncpg.Connec
             as_array([replace(plan, amount=amount)])  # type: ignore[arg-type]  # that is the point
     for text in ("4999.99", "5e5", "NaN", ""):
         with pytest.raises(asyncpg.InvalidTextRepresentationError):
-            await data.execute(f"SELECT '{text}'::kobo")
+            await data.execute(f"SELECT '{text}'::minor_units")
     await data.execute(load("plans")["add"], as_array([replace(plan, amount=MOST_KOBO)]))
     assert await data.fetchval("SELECT amount FROM plans") == 1_000_000_000_000_000
 
 
 async def test_every_amount_is_a_bigint_with_its_currency_beside_it(owner: asyncpg.Connection) -> None:
-    """Of all columns there are: what counts kobo, and what is no whole number."""
+    """Of all columns there are: amounts in minor units, and columns that are not whole numbers."""
     rows = [row for row in await columns(owner, Mode.TEST.schema) if row["table"] in TABLES]
-    kobo = {(row["table"], row["name"]): row["base"] for row in rows if row["type"] == "kobo"}
-    assert kobo == dict.fromkeys(
+    amounts = {(row["table"], row["name"]): row["base"] for row in rows if row["type"] == "minor_units"}
+    assert amounts == dict.fromkeys(
         [
             ("plans", "amount"),
             ("promo_codes", "amount_off"),
@@ -53,7 +53,7 @@ async def test_every_amount_is_a_bigint_with_its_currency_beside_it(owner: async
         "int8",
     )
     currencies = {row["table"] for row in rows if (row["name"], row["type"]) == ("currency", "currency")}
-    assert {table for table, _ in kobo} <= currencies
+    assert {table for table, _ in amounts} <= currencies
     inexact = {
         (row["table"], row["name"]) for row in rows if row["base"] in {"float4", "float8", "numeric", "money"}
     }

@@ -22,7 +22,7 @@ TYPES = {
     "uuid": UUID,
     "text": str,
     "currency": str,
-    "kobo": int,
+    "minor_units": int,
     "int4": int,
     "bool": bool,
     "timestamptz": datetime,
@@ -87,7 +87,7 @@ def plain(hint: Any) -> type:
 
 async def test_each_class_says_which_columns_are_amounts(tables: Tables) -> None:
     for kind in CLASSES:
-        amounts = [column["name"] for column in tables[kind.TABLE] if column["type"] == "kobo"]
+        amounts = [column["name"] for column in tables[kind.TABLE] if column["type"] == "minor_units"]
         assert list(kind.KOBO) == amounts, kind.TABLE
 
 
@@ -110,11 +110,13 @@ async def test_enumerations_and_checks_have_the_same_words(tables: Tables, check
 async def test_currencies_and_maximum_equal_the_domains(owner: asyncpg.Connection) -> None:
     domains = dict(
         await owner.fetch(
-            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contypid IN ('kobo'::regtype, 'currency'::regtype)"
+            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contypid IN ('minor_units'::regtype, 'currency'::regtype)"
         )
     )
     assert listed(domains["currency_check"]) == set(CURRENCIES)
-    assert [int(number) for number in re.findall(r"\d+", domains["kobo_check"].replace("bigint", ""))] == [
+    assert [
+        int(number) for number in re.findall(r"\d+", domains["minor_units_check"].replace("bigint", ""))
+    ] == [
         0,
         MOST_KOBO,
     ]

@@ -129,10 +129,10 @@ async def test_beside_works_and_leaves_foreign_objects_unchanged(
         ("CREATE SEQUENCE live.events_seq_seq", "sequence live.events_seq_seq"),
         ("CREATE INDEX events_by_xid ON live.orders (at)", "index live.events_by_xid"),
         ("CREATE INDEX tenants_pkey ON core.orders (at)", "index core.tenants_pkey"),
-        ("CREATE DOMAIN live.kobo AS text", "type live.kobo"),
+        ("CREATE DOMAIN live.minor_units AS text", "type live.minor_units"),
         ("CREATE TYPE core.tenants AS ENUM ('a')", "type core.tenants"),
         ("CREATE TYPE core.members AS (a integer)", "composite type core.members"),
-        ("CREATE TABLE sandbox.kobo (id integer)", "table sandbox.kobo"),
+        ("CREATE TABLE sandbox.minor_units (id integer)", "table sandbox.minor_units"),
         ("CREATE TABLE sandbox.events_2031_01 (id integer)", "table sandbox.events_2031_01"),
         (
             "CREATE FUNCTION live.record_event(text, text, jsonb) RETURNS text LANGUAGE sql AS 'SELECT $1'",
