@@ -92,14 +92,14 @@ class SystemResolver:
             return cached
         pending = self._pending.get(host) or self._start(host)
         async with asyncio.timeout_at(deadline):
-            answer = await asyncio.shield(pending)
-        return answer.unwrap()
+            result = await asyncio.shield(pending)
+        return result.unwrap()
 
     def cached(self, host: str) -> tuple[Address, ...] | None:
-        answer = self._cache.get(host)
-        if answer is None or answer.until <= self._clock():
+        result = self._cache.get(host)
+        if result is None or result.until <= self._clock():
             return None
-        return answer.unwrap()
+        return result.unwrap()
 
     async def close(self) -> None:
         for pending in self._pending.values():
@@ -159,9 +159,9 @@ class SystemResolver:
 
     def _remember(self, host: str, addresses: tuple[Address, ...], error: str) -> _CachedResult:
         seconds = POSITIVE_SECONDS if addresses else NEGATIVE_SECONDS
-        answer = _CachedResult(addresses, error, self._clock() + seconds)
-        self._cache[host] = answer
+        result = _CachedResult(addresses, error, self._clock() + seconds)
+        self._cache[host] = result
         self._cache.move_to_end(host)
         while len(self._cache) > self._max_names:
             self._cache.popitem(last=False)
-        return answer
+        return result

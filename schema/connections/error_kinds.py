@@ -127,7 +127,7 @@ def _is_missing_partition(error: asyncpg.PostgresError) -> bool:
 
 
 def _is_refusal(error: asyncpg.PostgresError) -> bool:
-    """A refusal by duro that a retry cannot change. "retiring" may change: retention is at work."""
+    """A refusal by duro that a retry cannot change. "retiring" may change, when retention ends."""
     return type(error) is asyncpg.ObjectNotInPrerequisiteStateError and error.constraint_name != "retiring"
 
 

@@ -1,4 +1,4 @@
-"""A streak of failures is timed, counted and logged, and what it says gives away nothing."""
+"""A streak of failures is timed, counted and logged without data or passwords."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""How loops wait: never past a stop, through outages and nothing else, and at once when there is a hint."""
+"""Loops wait until a stop, retry transient errors only, and poll immediately after a hint."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ MUCH_TOO_LONG = 3600.0
 
 
 class Flaky:
-    """Fails as it is told, then answers."""
+    """Fails with the given errors, then succeeds."""
 
     def __init__(self, *failures: BaseException) -> None:
         self._failures = list(failures)
@@ -73,7 +73,7 @@ async def test_other_errors_are_raised_immediately(error: Exception) -> None:
 
 
 def test_a_canceled_statement_is_recognized_for_a_smaller_batch() -> None:
-    """In contrast to silence, which is the connection's fault."""
+    """Unlike a silent server, which is an outage."""
     assert is_query_canceled(asyncpg.QueryCanceledError("canceling statement due to statement timeout"))
     assert not is_query_canceled(TimeoutError())
 
@@ -165,7 +165,7 @@ async def test_there_is_no_pause_while_there_is_work() -> None:
 
 
 async def test_endless_work_lets_other_tasks_run() -> None:
-    """A loop that always finds something must not starve the loop it runs in."""
+    """A loop that always finds work must not starve the event loop."""
     ran = asyncio.Event()
     asyncio.get_running_loop().call_soon(ran.set)
     await PollTimer(first=MUCH_TOO_LONG, most=MUCH_TOO_LONG).wait(found=True)

@@ -1,4 +1,4 @@
-"""Every way to the database that a URL can name, and one right sentence for each that does not lead there."""
+"""Every kind of connection that a URL can name, and one clear sentence for each failure."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def listening(answer: Answer) -> AsyncIterator[int]:
-    """The port of something that is no PostgreSQL."""
+    """The port of a server that is not PostgreSQL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await answer(reader, writer)

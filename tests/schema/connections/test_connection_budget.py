@@ -1,4 +1,4 @@
-"""A worker's connections are shared out so that it never opens more, and no pool is without one."""
+"""A worker's connections are divided within their limit, and every pool has at least one."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What goes wrong on the way to the database is a sentence without a secret; what goes wrong later has a kind."""
+"""Connection errors are sentences without secrets; later errors are classified."""
 
 import asyncio
 import socket
@@ -136,7 +136,7 @@ async def serialization_failure(connect: Connect) -> Exception:
 
 
 async def read_only(connect: Connect) -> Exception:
-    """What a standby that was promoted elsewhere says."""
+    """The error of a read-only standby."""
     connection = await connect("duro_owner")
     await connection.execute("SET default_transaction_read_only = on")
     return await error_of(connection.execute("CREATE TABLE t ()"))
@@ -159,7 +159,7 @@ async def broken_constraint(connect: Connect) -> Exception:
 
 
 async def broken_cursor(connect: Connect) -> Exception:
-    """The loops' own tables hold nothing of an event."""
+    """The loops' internal tables contain no event data."""
     return await error_of((await connect()).execute("INSERT INTO cursors (consumer, pos) VALUES (NULL, 1)"))
 
 
@@ -173,7 +173,7 @@ async def too_large_for_an_index(connect: Connect) -> Exception:
 
 
 async def error_of_a_trigger(connect: Connect) -> Exception:
-    """The same SQLSTATE as that of a value too large for an index, and of a server that ran out of transaction ids."""
+    """This SQLSTATE also means a value too large for an index, or exhausted transaction ids."""
     return await error_of((await connect()).execute("DO $$ BEGIN RAISE SQLSTATE '54000'; END $$"))
 
 
@@ -202,7 +202,7 @@ async def exhausted_sequence(connect: Connect) -> Exception:
 
 
 async def bug_of_the_driver(_connect: Connect) -> Exception:
-    """As the driver raises when its connection goes away under it."""
+    """The driver's error when its connection is lost."""
     module = {"__name__": "asyncpg.protocol.protocol"}
     exec("def lost(): None.transport", module)
     try:
@@ -220,7 +220,7 @@ async def bug_of_ours(_connect: Connect) -> Exception:
     return KeyError("endpoint")
 
 
-OF_THE_MOMENT = (
+TRANSIENT = (
     killed_backend,
     use_after_the_kill,
     closed_connection,
@@ -239,20 +239,20 @@ OF_THE_MOMENT = (
     broken_cursor,
     bug_of_the_driver,
 )
-OF_THE_DATA = (broken_constraint, too_large_for_an_index, argument_of_another_type, bug_of_ours)
-Trouble = Callable[[Connect], Awaitable[Exception]]
+DATA_ERRORS = (broken_constraint, too_large_for_an_index, argument_of_another_type, bug_of_ours)
+Failure = Callable[[Connect], Awaitable[Exception]]
 
 
-@pytest.mark.parametrize("trouble", OF_THE_MOMENT)
-async def test_transient_errors_are_retried(connect: Connect, trouble: Trouble) -> None:
-    error = await trouble(connect)
+@pytest.mark.parametrize("failure", TRANSIENT)
+async def test_transient_errors_are_retried(connect: Connect, failure: Failure) -> None:
+    error = await failure(connect)
     assert is_transient(error), repr(error)
     assert not is_data_fault(error)
 
 
-@pytest.mark.parametrize("trouble", OF_THE_DATA)
-async def test_data_errors_are_not_retried(connect: Connect, trouble: Trouble) -> None:
-    error = await trouble(connect)
+@pytest.mark.parametrize("failure", DATA_ERRORS)
+async def test_data_errors_are_not_retried(connect: Connect, failure: Failure) -> None:
+    error = await failure(connect)
     assert not is_transient(error), repr(error)
     assert is_data_fault(error)
 
@@ -262,11 +262,11 @@ async def test_a_canceled_statement_may_fit_in_smaller_batches(connect: Connect)
     assert not is_query_canceled(await lock_timeout(connect))
 
 
-@pytest.mark.parametrize(("trouble", "expected"), [(missing_table, True), (lock_timeout, False)])
+@pytest.mark.parametrize(("failure", "expected"), [(missing_table, True), (lock_timeout, False)])
 async def test_errors_that_need_an_operator_are_known(
-    connect: Connect, trouble: Trouble, expected: bool
+    connect: Connect, failure: Failure, expected: bool
 ) -> None:
-    assert needs_operator(await trouble(connect)) == expected
+    assert needs_operator(await failure(connect)) == expected
 
 
 async def test_lock_timeout_is_shorter_than_statement_timeout(database: Database) -> None:
@@ -281,7 +281,7 @@ async def test_lock_timeout_is_shorter_than_statement_timeout(database: Database
 async def test_an_outage_is_logged_by_no_pool(
     cluster: Cluster, superuser: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every part reports its own failures, once a minute; the driver's pools would add a traceback for each try."""
+    """Each part reports its failures once a minute; the driver's pools would log a traceback per try."""
     async with cluster.fresh_database() as name, Database.open(cluster.url(name), cluster.key) as database:
         await superuser.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         await superuser.execute(

@@ -1,4 +1,4 @@
-"""TLS on real sockets: each sslmode gives a connection that is what it says, or one sentence that names the cause."""
+"""TLS on real sockets: each sslmode connects as documented, or gives one sentence with the cause."""
 
 import datetime as dt
 import ssl
@@ -42,7 +42,7 @@ def trusted(tmp_path: Path) -> str:
 
 @pytest.fixture
 async def server(owner_url: str) -> AsyncIterator[TlsFront]:
-    """Has a certificate for localhost, but none for 127.0.0.1."""
+    """Has a certificate for localhost, not for 127.0.0.1."""
     async with tls_front(owner_url, serving(AUTHORITY.issue_cert("localhost"))) as server:
         yield server
 
@@ -239,7 +239,7 @@ async def test_a_server_without_tls_is_used_only_when_allowed(server: TlsFront) 
 
 
 async def test_the_embedded_server_has_no_tls(owner_url: str) -> None:
-    """Its URL says so, for programs that would ask for it otherwise."""
+    """Its URL says so, because other programs would request TLS."""
     assert owner_url.endswith("?sslmode=disable")
     plain = owner_url.partition("?")[0]
     assert "has no TLS" in await refusal(f"{plain}?sslmode=require")

@@ -1,4 +1,4 @@
-"""DURO_DATABASE_URL: every parameter is honoured, ignored or refused with a sentence that quotes no value."""
+"""DURO_DATABASE_URL: every parameter is applied, ignored or refused with a sentence that quotes no value."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Behind a pooler duro works when it keeps one session for each client, and says what to do when it does not."""
+"""duro works behind a pooler with one session per client, and refuses other poolers with what to do."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,7 +37,7 @@ async def pooler(cluster: Cluster) -> AsyncIterator[PgBouncer]:
 
 
 async def in_force(connection: asyncpg.Connection, pinned: dict[str, str]) -> bool:
-    """Whether setting them again changes nothing."""
+    """Whether the settings already have these values."""
     unknown = [
         name
         for name in VERSION_DEPENDENT
@@ -85,7 +85,7 @@ async def test_settings_are_in_effect_even_if_the_pooler_ignores_them(
 async def test_each_client_in_session_mode_has_its_own_settings(
     cluster: Cluster, pooler: PgBouncer, db_url: str
 ) -> None:
-    """The pooler gives a session that another client has used."""
+    """The pooler reuses a session of another client."""
     for silent_for in ("3s", "5s", "0"):
         async with Database.open(pooler.url(db_url), cluster.key) as database:
             guard = await connect_to_core(database, "guard", silent_for=silent_for)
@@ -128,7 +128,7 @@ async def test_shared_sessions_are_refused_and_unchanged(
 
 @asynccontextmanager
 async def crowd(url: str, count: int) -> AsyncIterator[None]:
-    """Clients of the same login, each always in one short transaction after another."""
+    """Clients of the same login that run short transactions continuously."""
 
     async def busy(connection: asyncpg.Connection) -> None:
         while True:
@@ -150,7 +150,7 @@ async def crowd(url: str, count: int) -> AsyncIterator[None]:
 
 
 async def test_transaction_mode_is_detected_among_many_clients(cluster: Cluster, db_url: str) -> None:
-    """Other clients take sessions at the same time, so none stays with us by chance."""
+    """Other clients take sessions at the same time, so that none stays with this client by chance."""
     async with pgbouncer(cluster, "transaction") as pooler:
         url = pooler.url(db_url)
         async with crowd(url, 6):

@@ -1,4 +1,4 @@
-"""A product that has schemas `core`, `live` or `sandbox` of its own: refused untouched, or lived beside without a trace."""
+"""A product with its own schemas `core`, `live` or `sandbox` is refused, or used unchanged with --beside."""
 
 from collections.abc import AsyncIterator
 
@@ -41,7 +41,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT ALL ON SEQUEN
 
 @pytest.fixture
 async def product(cluster: Cluster, template: str) -> AsyncIterator[tuple[str, Connect]]:
-    """A database in which a role of the product's owns all three schemas and has objects in them."""
+    """A database in which a product's role owns all three schemas and objects in them."""
     async with cluster.empty_database() as name, connections(cluster, name) as connect:
         superuser = await connect(SUPERUSER)
         await superuser.execute("CREATE ROLE product; CREATE ROLE product_reader")
@@ -69,7 +69,7 @@ async def run(cluster: Cluster, name: str, *, beside: bool = False) -> None:
 
 
 async def refusal(cluster: Cluster, name: str, *, beside: bool = False) -> str:
-    """Its sentence; the whole catalog is as it was."""
+    """Returns the refusal; checks that the catalog did not change."""
     before = await schema_of(cluster, name)
     with pytest.raises(Unavailable) as refused:
         await run(cluster, name, beside=beside)

@@ -1,4 +1,4 @@
-"""Settings that an operator has put on the database or on roles change nothing: not what is made, recorded or delivered."""
+"""Settings of the database or of roles do not change what is created, recorded or delivered."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -96,7 +96,7 @@ async def friendly(cluster: Cluster, template: str) -> set[tuple[Any, ...]]:
 
 
 async def migrated(cluster: Cluster, name: str) -> set[tuple[Any, ...]]:
-    """Everything that the migrations make there, described by a session that no setting of the database concerns."""
+    """All objects that migrations create, read by a session with default settings."""
     owner = await connect_as_owner(cluster.url(name))
     try:
         await migrate(owner, cluster.key)
@@ -183,7 +183,7 @@ async def test_every_kind_of_session_pins_settings(cluster: Cluster, template: s
 
 
 async def pinned(session: Executor) -> dict[str, str | None]:
-    """What is in force there; None for what this server does not know."""
+    """The settings in effect; None for those that this server does not have."""
     return {name: await session.fetchval("SELECT current_setting($1, true)", name) for name in PINNED}
 
 

@@ -1,4 +1,6 @@
-"""A role's rights end at its schema: whatever it types, the database refuses what is another mode's or core's."""
+"""A role's rights end at its schema: whatever it types, the database refuses what is another mode's or
+core's.
+"""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -338,7 +340,9 @@ async def test_all_objects_are_in_three_schemas(owner: asyncpg.Connection) -> No
 
 
 async def test_rows_have_a_tenant_and_no_mode(owner: asyncpg.Connection) -> None:
-    """The schema says the mode, so that no query can forget to. For the billing tables see test_billing_tenancy.py."""
+    """The schema says the mode, so that no query can forget to. For the billing tables see
+    test_billing_tenancy.py.
+    """
     rows = await columns(owner, "sandbox", "live")
     assert [row["table"] for row in rows if row["name"] == "mode"] == []
     carrying = {(row["schema"], row["table"]) for row in rows if row["name"] == "tenant_id" and row["given"]}

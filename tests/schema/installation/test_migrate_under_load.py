@@ -1,5 +1,5 @@
-"""Migrations of a later version are applied while producers and workers work; and wherever a run ends, the next one
-finishes it.
+"""Migrations of a later version are applied while producers and workers work; and wherever a run ends, the
+next one finishes it.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ BUILDING = "SELECT EXISTS (SELECT FROM pg_stat_progress_create_index WHERE phase
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> int:
-    """This version has the further migrations too. Returns how many they are."""
+    """Adds the further migrations to this version. Returns their number."""
     present, further = list(migrate.migrations()), further_migrations()
     monkeypatch.setattr(migrate, "migrations", lambda: [*present, *further])
     return len(further)
@@ -68,7 +68,7 @@ async def test_producers_and_workers_continue_during_migrations(
     later: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Somebody's long transaction is in the way of the first files; behind a lock that waited, everybody would wait."""
+    """A long transaction blocks the first files; a lock request that waits would block all later statements."""
     monkeypatch.setattr(lock_retries, "LOCK_TIMEOUT_S", 0.3)
     owner, reader = await connect(OWNER), await connect(OWNER)
     sent: Arrivals[UUID] = Arrivals()
@@ -107,7 +107,7 @@ async def test_producers_and_workers_continue_during_migrations(
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 async def test_an_interrupted_migration_is_completed_by_the_next_run(

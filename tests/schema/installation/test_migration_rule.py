@@ -1,4 +1,4 @@
-"""No migration after the released baseline holds up workers or producers for longer than a moment."""
+"""No migration after the released baseline blocks workers or producers for long."""
 
 import asyncpg
 import pytest

@@ -1,4 +1,4 @@
-"""Migrations: safe at once, safe again, whole files or nothing, and never over a database they do not know."""
+"""Migrations are concurrent-safe, idempotent and atomic per file, and refuse unknown databases."""
 
 import asyncio
 import sys
@@ -42,7 +42,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 @asynccontextmanager
 async def migrator(url: str, key: bytes) -> AsyncIterator[Process]:
-    """A process of its own that is about to migrate; one line to its standard input sets it off."""
+    """A process that migrates when it reads a line from its standard input."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", MIGRATOR, url, key.hex()), stdin=PIPE, stdout=PIPE, cwd=REPOSITORY
     )
@@ -99,7 +99,7 @@ async def test_concurrent_processes_apply_each_file_once(
 
 
 async def test_two_databases_of_a_cluster_migrate_concurrently(cluster: Cluster) -> None:
-    """They share the roles, which both create and set passwords for."""
+    """Both create the shared roles and set their passwords."""
     async with cluster.empty_database() as first, cluster.empty_database() as second:
         async with (
             migrator(cluster.url(first), cluster.key) as one,
@@ -112,7 +112,7 @@ async def test_two_databases_of_a_cluster_migrate_concurrently(cluster: Cluster)
 async def test_a_killed_process_leaves_complete_files(
     cluster: Cluster, empty: str, owner_of_empty: asyncpg.Connection
 ) -> None:
-    """It is stopped after the file's last statement, before the commit, and the next one goes on from there."""
+    """It is killed after the file's last statement, before the commit; the next run continues from there."""
     stop_at = ALL.index(("sandbox", "0006_sequencer.sql"))
     await owner_of_empty.execute(
         """
@@ -179,7 +179,7 @@ async def test_another_secret_key_changes_no_password(
 async def test_roles_of_another_installation_are_refused_without_changes(
     owner_of_empty: asyncpg.Connection, owner: asyncpg.Connection, key: bytes
 ) -> None:
-    """Roles are the cluster's: with this key they would no longer open the other database."""
+    """Roles belong to the cluster: with this key they could no longer open the other database."""
     with pytest.raises(Unavailable, match="another secret key"):
         await migrate.migrate(owner_of_empty, bytes(32))
     assert (await migrate.migrate(owner_of_empty, key)).files == len(ALL)

@@ -1,4 +1,4 @@
-"""A database that duro cannot work in is refused before anything is written, with what to do."""
+"""An unsuitable database is refused with what to do, before anything is written."""
 
 import re
 from collections.abc import AsyncIterator, Callable
@@ -27,7 +27,7 @@ async def database_made(cluster: Cluster, command: Callable[[str], str], name: s
 
 
 async def refusal(cluster: Cluster, name: str) -> str:
-    """Of `migrate` and of what opens the database, which is the same; nothing has been made."""
+    """Returns the sentence, the same for `migrate` and for opening; nothing was created."""
     owner = await connect_as_owner(cluster.url(name))
     try:
         with pytest.raises(Unavailable) as refused:

@@ -1,7 +1,7 @@
 """A logical dump restored elsewhere: nothing is lost, nothing repeated, positions already given stay.
 
-The rows keep the transaction ids of the cluster they came from, where they mean nothing, until the new cluster
-hands out the same ids again.
+The rows keep the transaction ids of the cluster they came from, where they mean nothing, until the new
+cluster hands out the same ids again.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -28,7 +28,7 @@ A_RESTORE_TAKES = 2500  # transactions, and amply: one for each thing that is ma
 
 @pytest.fixture(scope="module")
 def new_cluster(cluster: Cluster) -> Iterator[Cluster]:
-    """Its operator has brought the secret key along."""
+    """Its operator has copied the secret key."""
     with running_cluster(cluster.key) as new_cluster:
         yield new_cluster
 

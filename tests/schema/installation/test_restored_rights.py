@@ -1,5 +1,5 @@
-"""A dump restored by the steps of the documentation, into a cluster that has never had duro's roles: `duro migrate` puts
-roles, owners and rights right, and a worker delivers.
+"""A dump restored by the steps of the documentation, into a cluster that has never had duro's roles: `duro
+migrate` puts roles, owners and rights right, and a worker delivers.
 """
 
 import signal
@@ -63,7 +63,7 @@ class Target:
 
 @pytest.fixture(scope="module")
 def new_cluster(cluster: Cluster) -> Iterator[Cluster]:
-    """Its operator has brought the secret key along."""
+    """Its operator has copied the secret key."""
     with running_cluster(cluster.key) as new_cluster:
         yield new_cluster
 
@@ -124,7 +124,7 @@ async def test_a_restored_database_gets_back_roles_owners_and_rights(
 async def test_after_the_documented_steps_a_worker_delivers(
     cluster: Cluster, db_name: str, old: asyncpg.Connection, target: Target, tenant: UUID, database: Database
 ) -> None:
-    """pg_dump as text, psql, duro migrate, duro up; what had not been delivered before is delivered now."""
+    """pg_dump as text, psql, duro migrate, duro up; then pending deliveries are delivered."""
     url = target.url(OWNER)
     async with receiving() as receiver:
         await add_endpoint(database, tenant, receiver.url)
@@ -163,7 +163,7 @@ async def test_a_data_only_restore_keeps_the_log_append_only(
 
 
 async def test_a_superuser_may_migrate_for_the_owner(target: Target) -> None:
-    """Everything belongs to the database's owner then, who can do it the next time."""
+    """The database's owner then owns everything and can run the next migration."""
     assert (await migrate(target.superuser, target.cluster.key)).files > 0
     assert {owner for owner, _ in (await rights(target.owner)).values()} - {"A"} == {OWNER}
     assert await migrate(target.owner, target.cluster.key) == MigrationResult(0, [])

@@ -1,4 +1,4 @@
-"""Rights are declared in one place, and `migrate` makes the catalog equal to it, object by object."""
+"""Rights are declared in one place, and `migrate` repairs the catalog object by object."""
 
 from collections.abc import AsyncIterator
 
@@ -131,7 +131,7 @@ async def test_new_partitions_and_generations_are_repaired_too(
 async def test_foreign_objects_are_not_changed(
     owner: asyncpg.Connection, superuser: asyncpg.Connection, key: bytes
 ) -> None:
-    """The product's own tables and functions beside ours, and what the operator granted to roles of the product's."""
+    """A product's tables and functions beside duro's, and grants to the product's roles."""
     await superuser.execute(
         """
         CREATE ROLE reporting;
@@ -160,7 +160,7 @@ async def test_foreign_objects_are_not_changed(
 
 
 async def test_a_missing_object_is_named(owner: asyncpg.Connection, key: bytes) -> None:
-    """As after a restore whose errors nobody looked at."""
+    """As after a restore with unnoticed errors."""
     await owner.execute("DROP FUNCTION live.parse_id(text, text) CASCADE; DROP TABLE live.plans CASCADE")
     with pytest.raises(
         Unavailable, match=r"lacks live\.plans, live\.parse_id\(text, text\), .*restore the dump again"

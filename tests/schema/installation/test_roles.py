@@ -1,4 +1,4 @@
-"""Roles log in with passwords that the secret key yields, and that no statement and no row carries."""
+"""Roles log in with passwords derived from the secret key; no statement and no row contains them."""
 
 from uuid import UUID
 
@@ -63,7 +63,7 @@ async def test_the_server_stores_no_passwords(superuser: asyncpg.Connection, key
 async def test_a_member_of_the_producer_role_can_only_append_events(
     db_url: str, key: bytes, owner: asyncpg.Connection, superuser: asyncpg.Connection, tenant: UUID
 ) -> None:
-    """From the login on: it may connect although the database is closed to everybody else."""
+    """From the login on: it may connect although the database is closed to PUBLIC."""
     name = await owner.fetchval("SELECT current_database()")
     await superuser.execute(
         f"CREATE ROLE billing LOGIN PASSWORD 'billing'; REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"
