@@ -17,6 +17,7 @@ import asyncpg
 
 from schema.errors import Unavailable
 from schema.installation.beside import refuse_foreign_objects
+from schema.installation.created_names import CreatedNames, created_names
 from schema.installation.index_building import build_index
 from schema.installation.lock_retries import Progress, with_lock_retries
 from schema.installation.migration import Kind, Migration
@@ -116,9 +117,10 @@ async def _migrate(owner: asyncpg.Connection, key: bytes, progress: Progress) ->
     roles = await ensure_roles(owner, key)
     applied = await _applied(owner)
     pending = pending_migrations(applied)
+    names = {schema: created_names(texts.values()) for schema, texts in _texts().items()}
     for migration in pending:
         progress(f"{migration.schema}: {migration.name}")
-        await _apply(owner, migration, intended, progress)
+        await _apply(owner, migration, names[migration.schema], intended, progress)
     rights = await with_lock_retries(owner, "Repairing rights", partial(repair, owner, intended), progress)
     return MigrationResult(len(pending), [*taken_over, *(roles if applied else []), *rights])
 
@@ -127,7 +129,7 @@ async def _claim(owner: asyncpg.Connection, key: bytes, intended: IntendedOwner)
     """Runs in one transaction, so that a refusal changes nothing. Returns one line per change of owner."""
     taken_over = await take_over(owner, intended) if await owner.fetchval(_SQL["is_installed"]) else []
     await refuse_without_create(owner, intended)
-    async with without_default_privileges(owner, "core"):
+    async with without_default_privileges(owner, "core", created_names([_SQL["prepare"]])):
         await owner.execute(_SQL["prepare"])
     if await owner.fetchval(_SQL["claim_key"], key_check(key)) != key_check(key):
         raise Unavailable(
@@ -140,7 +142,11 @@ async def _claim(owner: asyncpg.Connection, key: bytes, intended: IntendedOwner)
 
 
 async def _apply(
-    owner: asyncpg.Connection, migration: Migration, intended: IntendedOwner, progress: Progress
+    owner: asyncpg.Connection,
+    migration: Migration,
+    names: CreatedNames,
+    intended: IntendedOwner,
+    progress: Progress,
 ) -> None:
     """Applies one file and records it. After a kill, the next run continues with the same file."""
     what = f"{migration.schema}: {migration.name}"
@@ -149,7 +155,7 @@ async def _apply(
         # pg_temp comes last, also in the path that functions store: otherwise a caller's temporary table
         # would be used.
         await owner.execute(f"SET LOCAL search_path = {migration.schema}, pg_temp")
-        async with without_default_privileges(owner, migration.schema):
+        async with without_default_privileges(owner, migration.schema, names):
             return await owner.execute(migration.statements)
 
     async def record() -> None:

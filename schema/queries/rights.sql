@@ -105,19 +105,21 @@ SELECT ARRAY(SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace($1)) 
 -- name: granted_by_default
 -- $1 schema, $2 and $3 the relations and functions that existed before. Statements that revoke what others
 -- may do with the new ones.
-SELECT format('REVOKE ALL ON %s FROM %s CASCADE', made.object,
+SELECT made.name, made.is_function,
+       format('REVOKE ALL ON %s FROM %s CASCADE', made.object,
               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END) AS statement
-  FROM (SELECT CASE WHEN relkind = 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || oid::regclass AS object,
+  FROM (SELECT relname::text AS name, false AS is_function,
+               CASE WHEN relkind = 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || oid::regclass AS object,
                relowner AS owner, relacl AS acl
           FROM pg_class
          WHERE relnamespace = to_regnamespace($1) AND oid <> ALL ($2::oid[])
            AND relkind IN ('r', 'p', 'v', 'S')
          UNION ALL
-        SELECT 'FUNCTION ' || oid::regprocedure, proowner, proacl
+        SELECT proname, true, 'FUNCTION ' || oid::regprocedure, proowner, proacl
           FROM pg_proc WHERE pronamespace = to_regnamespace($1) AND oid <> ALL ($3::oid[])) AS made
  CROSS JOIN LATERAL aclexplode(made.acl) AS a
  WHERE a.grantee <> made.owner
- GROUP BY 1;
+ GROUP BY 1, 2, 3;
 
 -- name: has_foreign_objects
 -- $1 schema, $2 names of relations, $3 of functions, $4 of types. Whether it has a table, view, function or

@@ -13,6 +13,7 @@ from schema.installation.created_names import created_names
 from schema.installation.migrate import migrate, migrations
 from schema.modes import Mode
 from schema.queries import load
+from schema.rights.defaults import without_default_privileges
 from tests.support.database_catalog import SCHEMAS, describe
 from tests.support.servers.connections import SUPERUSER, Connect, connections
 from tests.support.servers.databases import OWNER, Cluster
@@ -199,3 +200,26 @@ async def test_commands_refuse_or_accept_beside(cluster: Cluster, product: tuple
         assert (await up.said())["workers"]
     async with duro("migrate", "--json", env=env) as again:
         assert await again.said() == {"applied": 0, "repaired": []}
+
+
+async def test_what_the_product_creates_during_a_migration_keeps_its_privileges(
+    cluster: Cluster, template: str, product: tuple[str, Connect]
+) -> None:
+    """The default privileges are taken back from duro's objects alone."""
+    _name, connect = product
+    owner, other = await connect(OWNER), await connect(OWNER)
+    names = created_names(["CREATE TABLE sessions (); CREATE FUNCTION purge"])
+    async with owner.transaction(), without_default_privileges(owner, "core", names):
+        await owner.execute(
+            "CREATE TABLE core.sessions ();"
+            " CREATE FUNCTION core.purge() RETURNS integer LANGUAGE sql RETURN 1"
+        )
+        await other.execute(
+            "CREATE TABLE core.refunds (); CREATE FUNCTION core.refund() RETURNS integer LANGUAGE sql RETURN 1"
+        )
+    rows = await owner.fetch(
+        "SELECT relname, has_table_privilege('product_reader', oid, 'SELECT') FROM pg_class"
+        " WHERE relname IN ('sessions', 'refunds')"
+        " UNION ALL SELECT proname, proacl::text LIKE '%product_reader%' FROM pg_proc WHERE proname IN ('purge', 'refund')"
+    )
+    assert dict(map(tuple, rows)) == {"sessions": False, "purge": False, "refunds": True, "refund": True}
