@@ -225,7 +225,21 @@ class Claiming:
         claims = await deliveries.claim(tx, self._lane, wanted, lease, self._worker_id(), with_data=with_data)
         if limits and claims:
             await deliveries.advance_rate_limits(tx, _next_at(claims, rates, limits))
+        if not with_data:
+            for claim in claims:
+                await _read_alone(tx, claim)
         return claims
+
+
+async def _read_alone(tx: Connection, claim: ClaimedDelivery) -> None:
+    """Reads the data of a delivery that was claimed without: if another worker has the damaged one at the moment, this is
+    a healthy one."""
+    try:
+        async with tx.transaction():
+            claim.data, claim.readable = await deliveries.event_data(tx, claim), True
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
 
 
 def _at_most(maximum: int, wanted: Sequence[tuple[Slot, int]]) -> list[tuple[Slot, int]]:

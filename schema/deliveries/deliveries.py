@@ -315,6 +315,11 @@ async def claim(
     ]
 
 
+async def event_data(tx: Connection, claim: ClaimedDelivery) -> str:
+    data: str = await tx.fetchval(_SQL["event_data"], claim.tenant_id, claim.event_id, claim.created_at)
+    return data
+
+
 async def skip_waiting(connection: Executor, lane: Lane, endpoint_id: UUID, limit: int) -> int:
     """Skips waiting deliveries of a disabled endpoint; returns how many."""
     return _affected(await connection.execute(_SQL["skip_waiting"], lane, endpoint_id, limit))

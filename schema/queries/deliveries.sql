@@ -115,6 +115,10 @@ SELECT c.id, c.tenant_id, c.endpoint_id, c.event_id, c.event_type, c.created_at,
   FROM claimed c
   JOIN events e ON e.tenant_id = c.tenant_id AND e.id = c.event_id AND e.created_at = c.created_at;
 
+-- name: event_data
+-- $1 tenant, $2 event, $3 its created_at. The data of one event, as `claim` reads it.
+SELECT data::text FROM events WHERE tenant_id = $1 AND id = $2 AND created_at = $3;
+
 -- name: skip_waiting
 -- $1 lane, $2 an endpoint that was found disabled, $3 limit. Skips its due deliveries without an attempt,
 -- if it is still disabled.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -16,9 +17,12 @@ from consumers.rebuild import Rebuild
 from consumers.rollups.rollups_consumer import Rollups
 from consumers.tail import Tail
 from schema.connections.database import Database
+from schema.deliveries import deliveries
+from schema.deliveries.deliveries import ClaimedDelivery
 from schema.errors import Unavailable
 from schema.event_log import events, log
 from schema.event_log.positions import events_after, events_of_tenants
+from schema.ids import EVENT, format_id
 from schema.pages import After
 from service.admin.dead_events import RetryOutcome, retry_dead_events
 from tests.support.engine import Engine, add_endpoint, engine, running
@@ -174,6 +178,39 @@ async def test_a_delivery_of_a_damaged_event_blocks_no_other(
     async with running(*ours.everything()):
         await ours.settled.count(14)
     assert {row["status"] for row in await ours.rows()} == {"delivered"}
+
+
+async def test_while_another_worker_has_it_a_healthy_delivery_is_sent_with_its_data(
+    database: Database,
+    ours: Engine,
+    ascii_session: asyncpg.Connection,
+    tenant: UUID,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two workers at the same damaged delivery: whoever comes second claims the one behind it, alone and without data."""
+    await add_endpoint(database, tenant, receiver.url)
+    bad, good = [await record(ours.pool, tenant, n=n) for n in range(2)]
+    await ours.leave_pending()
+    await damage(ascii_session, bad)
+    claim, other = deliveries.claim, ascii_session.transaction()
+
+    async def claim_second(*arguments: Any, with_data: bool = True) -> list[ClaimedDelivery]:
+        if not with_data and not receiver.requests:
+            await other.start()
+            await ascii_session.execute("SELECT FROM webhook_deliveries WHERE event_id = $1 FOR UPDATE", bad)
+        return await claim(*arguments, with_data=with_data)
+
+    monkeypatch.setattr(deliveries, "claim", claim_second)
+    async with running(*ours.everything()):
+        await ours.settled.count(1)
+        await other.rollback()
+        await ours.settled.count(2)
+    assert receiver.event_ids() == {format_id(EVENT, good): 1}
+    assert [(row["event_id"], row["status"], row["attempts"]) for row in await ours.rows()] == [
+        (bad, "pending", 1),
+        (good, "delivered", 1),
+    ]
 
 
 async def test_showing_it_says_what_to_do(ours: Engine, tenant: UUID, bad: dict[int, UUID]) -> None:
