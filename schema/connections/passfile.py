@@ -1,6 +1,7 @@
 """Reads the `passfile` of DURO_DATABASE_URL: lines of host:port:database:user:password."""
 
 import re
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,10 @@ def password_in(path: str, host: str, port: int, database: str, user: str) -> st
     """
     try:
         file = Path(path)
-        if file.stat().st_mode & _GROUP_AND_OTHERS:
+        mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+            raise Unavailable(f"The passfile {path} is not a regular file: correct DURO_DATABASE_URL.")
+        if mode & _GROUP_AND_OTHERS:
             raise Unavailable(f"The passfile {path} can be read by others: chmod 600 it.")
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -214,6 +214,8 @@ async def test_the_password_comes_from_the_passfile(login: str, port: int, tmp_p
     file.write_text(f"127.0.0.1:{port}:elsewhere:{user}:{password}\n")
     assert "has no line for this host, port, database and user" in await refusal(f"{url}{file}")
     assert "cannot be read (No such file" in await refusal(f"{url}{tmp_path / 'absent'}")
+    os.mkfifo(pipe := tmp_path / "pipe", 0o600)
+    assert "is not a regular file" in await refusal(f"{url}{pipe}")
 
 
 async def test_ignored_parameters_have_no_effect(login: str, port: int) -> None:
