@@ -31,7 +31,7 @@ from delivery.health.health_tracker import HealthTracker
 from schema.connections.database import Pool
 from schema.deliveries import deliveries
 from schema.deliveries.deliveries import ClaimedDelivery, Lane
-from schema.failures import PartFailures, current_part
+from schema.failures import PartFailures, carrying_on, current_part
 from schema.polling import PollTimer, through_outages
 
 _logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ _MANY_REFUSED = 250
 _CATCH_UP_S = 0.1
 UNCERTAIN_FOR_S = 30.0
 RELEASE_UNCERTAIN_EVERY_S = 1.0
+AUDIT_RETRY_S = 1.0  # after a failure
 SENDERS_PER_ROUND = 64
 SOON_S = 0.05
 """How soon a round follows one that a rate limit or its length cut short; well within rate_limit.BURST."""
@@ -218,9 +219,11 @@ class Dispatcher:
         self._poll_timer.no_later_than(RELEASE_UNCERTAIN_EVERY_S)
         leases = list(self._uncertain)
         workers = {worker for worker, _ in self._uncertain.values()}
-        async with self._pool.acquire() as connection:
-            released = await deliveries.release_leases(connection, workers, leases)
-        self._uncertain = {lease: kept for lease, kept in self._uncertain.items() if kept[1] > now}
+        released = 0
+        with carrying_on("release uncertain leases"):
+            async with self._pool.acquire() as connection:
+                released = await deliveries.release_leases(connection, workers, leases)
+            self._uncertain = {lease: kept for lease, kept in self._uncertain.items() if kept[1] > now}
         if released:
             _logger.warning(
                 "released %d deliveries: the commit that leased them had been reported as failed", released
@@ -230,12 +233,15 @@ class Dispatcher:
         now = asyncio.get_running_loop().time()
         if now < self._audit_at:
             return
-        # The connection first: the leases held may change during the wait for one.
-        async with self._pool.acquire() as connection:
-            released = await deliveries.release_unknown_leases(
-                connection, self._worker_id(), list(self._leases), older_than=self._limits.audit_every
-            )
-        self._audit_at = now + self._limits.audit_every.total_seconds()
+        self._audit_at = now + AUDIT_RETRY_S
+        released = 0
+        with carrying_on("audit leases"):
+            # The connection first: the leases held may change during the wait for one.
+            async with self._pool.acquire() as connection:
+                released = await deliveries.release_unknown_leases(
+                    connection, self._worker_id(), list(self._leases), older_than=self._limits.audit_every
+                )
+            self._audit_at = now + self._limits.audit_every.total_seconds()
         if released:
             _logger.warning("released %d deliveries leased to this worker without its knowledge", released)
 

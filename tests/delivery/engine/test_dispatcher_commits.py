@@ -12,6 +12,7 @@ from schema.connections.database import Database
 from schema.connections.error_kinds import is_transient
 from schema.deliveries import deliveries
 from schema.deliveries.deliveries import Lane
+from schema.failures import PartFailures, enter_part
 from schema.modes import Mode
 from tests.support.engine import AT_ONCE, add_endpoint, engine, in_flight_limits, running
 from tests.support.events import event_names, record_many
@@ -138,3 +139,25 @@ async def test_an_audit_releases_only_old_unknown_leases(
         silence.set()
         async with running(ours.settler):
             await ours.settled.count(1)
+
+
+@pytest.mark.parametrize("broken", ["release_leases", "release_unknown_leases"])
+async def test_leases_that_cannot_be_released_stop_no_delivery(
+    database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """The failure is reported, and the claims go on."""
+
+    async def fail(*_arguments: object, **_options: object) -> int:
+        raise asyncpg.DataCorruptedError("damaged")
+
+    await add_endpoint(database, tenant, receiver.url)
+    part = PartFailures("dispatcher test")
+    enter_part(part)
+    async with engine(database) as ours:
+        ours.dispatcher.report_uncertain_commit(9)
+        monkeypatch.setattr(deliveries, broken, fail)
+        await record_many(ours.pool, tenant, 4)
+        await ours.leave_pending()
+        async with running(ours.settler, ours.dispatcher):
+            await ours.settled.count(4)
+        assert part.any

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,7 +13,8 @@ from delivery.engine.dispatcher import DispatchLimits
 from delivery.engine.request_building import Message
 from delivery.engine.settler import PendingSettlement
 from schema.connections.database import Database
-from schema.deliveries.deliveries import ClaimedDelivery, Lane
+from schema.deliveries import deliveries
+from schema.deliveries.deliveries import ClaimedDelivery, Lane, WaitingEndpoint
 from tests.support.engine import Engine, add_endpoint, engine, running
 from tests.support.events import event_names, record_many
 from tests.support.servers.receiver import OK, Answer, Receiver
@@ -72,21 +74,21 @@ async def test_a_second_run_gives_out_slots_again(
 
 
 async def test_an_error_in_the_loop_keeps_attempts_and_slots(
-    database: Database, tenant: UUID, receiver: Receiver
+    database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The supervisor runs it again, and fan-out hands over deliveries as before."""
     endpoint_id = await add_endpoint(database, tenant, receiver.url)
     held = asyncio.Event()
     receiver.answer = lambda _request: Answer(held_by=held)
-    defects = [RuntimeError("a defect")]
+    defects, find = [RuntimeError("a defect")], deliveries.endpoints_waiting
 
-    def worker_id() -> int:
-        if defects and receiver.requests:
+    async def find_or_fail(*arguments: Any) -> list[WaitingEndpoint]:
+        if defects:
             raise defects.pop()
-        return 1
+        return await find(*arguments)
 
-    limits = DispatchLimits(audit_every=timedelta(0))
-    async with engine(database, worker_id=worker_id, limits=limits) as ours:
+    monkeypatch.setattr(deliveries, "endpoints_waiting", find_or_fail)
+    async with engine(database) as ours:
         await record_many(ours.pool, tenant, 3)
         await ours.submit_all()
         await receiver.requests.count(3)
