@@ -48,7 +48,10 @@ class ChildProcess:
             await self._process.stdin.drain()
 
     async def readline(self) -> bytes:
-        """Returns the next line of its standard output, or nothing after its end. Not together with `on_line`."""
+        """Returns the next line of its standard output, or nothing after its end.
+
+        Not together with `on_line`.
+        """
         assert self._process.stdout
         return await self._process.stdout.readline()
 

@@ -17,7 +17,10 @@ def accept_ctrl_c() -> None:
 
 
 def interrupt_on_any_signal() -> None:
-    """Makes SIGTERM and SIGHUP interrupt a command as Ctrl-C does. An ignored signal stays ignored, for nohup."""
+    """Makes SIGTERM and SIGHUP interrupt a command as Ctrl-C does.
+
+    An ignored signal stays ignored, for nohup.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL and current_thread() is main_thread():
             signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))

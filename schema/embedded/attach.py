@@ -54,7 +54,8 @@ Progress = Callable[[str], None]
 STOPPING_TIMEOUT: Final = 30.0  # a fast shutdown writes one checkpoint, seconds at most on a sound disk
 STARTING_TIMEOUT: Final = server.START_TIMEOUT + 30.0  # another process may have begun a start
 
-# In the embedded server's URLs, for other programs that read PGSSLMODE: it listens on loopback only, without TLS.
+# In the embedded server's URLs, for other programs that read PGSSLMODE: it listens on loopback only, without
+# TLS.
 _NO_TLS: Final = "sslmode=disable"
 
 
@@ -125,7 +126,10 @@ def ensure_secret_key(data_dir: Path) -> bytes:
 
 
 def wait_stopped(data_dir: Path, timeout: float) -> bool:
-    """Returns whether the server stops within `timeout` seconds. Returns False immediately if another process is attached."""
+    """Returns whether the server stops within `timeout` seconds.
+
+    Returns False immediately if another process is attached.
+    """
     data = DataDir(data_dir.resolve())
     stopped = False
 
@@ -184,6 +188,9 @@ def _start_lock(data: DataDir, progress: Progress) -> Iterator[None]:
 
 
 def _others_attached(data: DataDir) -> bool:
-    """Returns whether users.lock is shared. If it is exclusive, the keeper is stopping the server; if free, it soon will."""
+    """Returns whether users.lock is shared.
+
+    If it is exclusive, the keeper is stopping the server; if free, it soon will.
+    """
     with FileLock(data.users_lock) as users:
         return not users.try_exclusive() and users.try_shared()

@@ -125,7 +125,10 @@ ROWS: Final = (
 
 
 def select_rows(names: Sequence[str], *, quick: bool) -> list[Row]:
-    """Returns rows by name or pattern, in table order. Without names: all, or the quick ones. Raises InvalidInput."""
+    """Returns rows by name or pattern, in table order.
+
+    Without names: all, or the quick ones. Raises InvalidInput.
+    """
     for name in names:
         if not any(fnmatchcase(row.name, name) for row in ROWS):
             near = get_close_matches(name, [row.name for row in ROWS], 1)

@@ -1,4 +1,6 @@
-"""Chooses the demo's database: the configured one, a data directory, or a temporary one that is removed afterwards."""
+"""Chooses the demo's database: the configured one, a data directory, or a temporary one that is removed
+afterwards.
+"""
 
 import os
 import shutil
@@ -62,7 +64,10 @@ def _temporary(settings: Settings) -> Iterator[DemoDatabase]:
 
 
 def _remove(top: Path, data_dir: Path) -> None:
-    """Removes the directory. Ctrl-C is ignored during this, because it would leave the server's files behind."""
+    """Removes the directory.
+
+    Ctrl-C is ignored during this, because it would leave the server's files behind.
+    """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         if data_dir.exists():

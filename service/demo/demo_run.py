@@ -127,7 +127,10 @@ class DemoRun:
             )
 
     async def _run_while_processes_live(self, work: asyncio.Future[Any], within_s: float | None) -> None:
-        """Waits for the work. If a process ends first, or time runs out, it cancels the work and aborts the demo."""
+        """Waits for the work.
+
+        If a process ends first, or time runs out, it cancels the work and aborts the demo.
+        """
         needed = {"worker": self.worker.ended, "receiver": self.receiver.process.ended}
         await asyncio.wait({work, *needed.values()}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         if work.done():

@@ -74,7 +74,10 @@ class DemoTenant:
 
 
 async def create_tenants(database: Database, receiver_url: str) -> list[DemoTenant]:
-    """Creates the tenants and endpoints. Paths are unique to this run, so other webhooks are not mistaken for its own."""
+    """Creates the tenants and endpoints.
+
+    Paths are unique to this run, so other webhooks are not mistaken for its own.
+    """
     run = secrets.token_hex(8)
     async with endpoint_admin(Settings(egress_allow=parse_cidrs(EGRESS_ALLOW)), database) as admin:
         demo_tenants = []

@@ -57,7 +57,10 @@ class Figures:
     expected: int
     delivered: int
     verified: int
-    """Delivered with the committed content. A request that fails a signature check does not count as delivered."""
+    """Delivered with the committed content.
+
+    A request that fails a signature check does not count as delivered.
+    """
     retried: int
     duplicates: int
     lost: int
@@ -116,7 +119,9 @@ def percentile(ordered: Sequence[float], share: float) -> float | None:
 
 
 def _latencies(committed: Mapping[str, Committed], receipts: Iterable[Receipt]) -> Iterable[float]:
-    """Yields milliseconds from each timed commit to the first attempt at each endpoint, whatever its response."""
+    """Yields milliseconds from each timed commit to the first attempt at each endpoint, whatever its
+    response.
+    """
     first: dict[Pair, float] = {}
     for receipt in receipts:
         pair = (receipt.event_id, receipt.path)

@@ -1,4 +1,7 @@
-"""Decides how the receiver fails. It depends only on event id, path and attempt, so a run can be explained later."""
+"""Decides how the receiver fails.
+
+It depends only on event id, path and attempt, so a run can be explained later.
+"""
 
 from enum import StrEnum
 from hashlib import sha256

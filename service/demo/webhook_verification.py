@@ -46,7 +46,10 @@ def _check_standard_signature(headers: Mapping[str, str], body: bytes, secret: s
 
 
 def check_duro_signature(header: str, body: bytes, secret: str, now: float) -> None:
-    """`t=<unix seconds>,v1=<hex HMAC-SHA256 of "{t}.{body}">`. The key is the secret's text. One matching v1 is enough."""
+    """`t=<unix seconds>,v1=<hex HMAC-SHA256 of "{t}.{body}">`.
+
+    The key is the secret's text. One matching v1 is enough.
+    """
     fields = [part.partition("=") for part in header.split(",")]
     stamps = [value for name, _, value in fields if name == "t"]
     if len(stamps) != 1 or not (stamps[0].isascii() and stamps[0].isdigit()):

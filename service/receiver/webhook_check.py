@@ -49,7 +49,10 @@ def check_webhook(
     tolerance_s: float | None = DEFAULT_TOLERANCE_S,
     both: bool = False,
 ) -> Check:
-    """Checks the signatures that are present, or requires both. Raises InvalidInput if a secret is malformed."""
+    """Checks the signatures that are present, or requires both.
+
+    Raises InvalidInput if a secret is malformed.
+    """
     found = {name.lower(): value for name, value in headers.items()}
     duro = f"{prefix}-Signature"
     signatures = []

@@ -59,7 +59,9 @@ async def test_sigkill_during_1000_deliveries_loses_none(
 async def test_sigterm_drains_and_nothing_is_repeated(
     database: Database, db_url: str, key: bytes, tenant: UUID, receiver: Receiver
 ) -> None:
-    """Attempts in flight finish and are settled, pending deliveries stay for others, and the exit is clean and in time."""
+    """Attempts in flight finish and are settled, pending deliveries stay for others, and the exit is clean
+    and in time.
+    """
     pool = database.data(Mode.TEST)
     await add_endpoint(database, tenant, receiver.url)
     sent = await record_many(pool, tenant, 200)

@@ -54,7 +54,10 @@ class Network:
     hosts: tuple[Host, ...]
 
     def run_in_middle(self, work: Callable[[], T]) -> T:
-        """Runs `work` in the middle's namespace, in a separate thread. Sockets and processes it opens stay there."""
+        """Runs `work` in the middle's namespace, in a separate thread.
+
+        Sockets and processes it opens stay there.
+        """
         results: list[T] = []
 
         def run() -> None:

@@ -68,7 +68,10 @@ class Scenario:
     # Producing
 
     def produce(self, deliveries: int, connect: Connect | None = None) -> "asyncio.Task[None]":
-        """Records events for that many deliveries, with two producers per stream. Ends when all are committed."""
+        """Records events for that many deliveries, with two producers per stream.
+
+        Ends when all are committed.
+        """
         producers = [
             Producer(stream, connect or self.connect, Random(self.chance.random()), self._caught_up)
             for stream in self.streams
@@ -191,7 +194,10 @@ class Scenario:
 async def scenario(
     url: str, key: bytes, receiver: FaultReceiver, figures: Figures
 ) -> AsyncIterator[Scenario]:
-    """Creates a tenant with endpoints at the receiver in each mode of a migrated database. `url` is its owner's."""
+    """Creates a tenant with endpoints at the receiver in each mode of a migrated database.
+
+    `url` is its owner's.
+    """
     async with Database.open(url, key, max_per_role=1) as database:
         streams = [await _stream(database, mode, receiver) for mode in Mode]
     owner = await asyncpg.create_pool(url, min_size=0, max_size=4, timeout=5, command_timeout=30)

@@ -20,13 +20,15 @@ from tests.support.servers.tcp_proxy import Cut, TcpProxy, proxying
 DELIVERIES = length(1_500, 40_000)
 CUTS = length(12, 120)
 LATENCY_S = 0.003
-# What a connection sends when it is cut. A statement's text is sent when a connection prepares it, so a new connection
+# What a connection sends when it is cut. A statement's text is sent when a connection prepares it, so a new
+# connection
 # sends it again. COPY, for large batches, and COMMIT are sent as text each time.
 FAN_OUT = (b"INSERT INTO webhook_deliveries", b'COPY "webhook_deliveries"')
 CLAIM = b"FOR UPDATE SKIP LOCKED"
 SETTLE = (b"INSERT INTO webhook_attempts", b'COPY "webhook_attempts"')
 COMMIT = b"COMMIT"
-# If the answer to a commit is lost, the worker does not know the leases it got. Its audit finds them within a minute,
+# If the answer to a commit is lost, the worker does not know the leases it got. Its audit finds them within a
+# minute,
 # which only the full length waits for.
 WHERE = [Cut.BEFORE, Cut.AFTER] if FULL else [Cut.BEFORE]
 WORDS = [FAN_OUT, CLAIM, SETTLE, COMMIT, COMMIT]
@@ -84,7 +86,10 @@ async def test_cut_connections_lose_and_repeat_nothing(db_url: str, key: bytes, 
 async def test_a_silently_disconnected_worker_is_taken_over(
     db_url: str, key: bytes, figures: Figures
 ) -> None:
-    """No connection is reset. The silence starts during its fan-out, with the cursor locked, and ends later."""
+    """No connection is reset.
+
+    The silence starts during its fan-out, with the cursor locked, and ends later.
+    """
     async with (
         fault_receiver() as receiver,
         scenario(db_url, key, receiver, figures) as run,

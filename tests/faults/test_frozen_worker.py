@@ -1,4 +1,6 @@
-"""A worker is frozen for a while, like a paused virtual machine: its sockets stay open, but nothing reads them."""
+"""A worker is frozen for a while, like a paused virtual machine: its sockets stay open, but nothing reads
+them.
+"""
 
 import asyncio
 import signal

@@ -33,7 +33,8 @@ DUE = length(400, 10_000)
 KILLS = length(6, 60)
 WORKERS = length(2, 4)
 CARDS = (GOOD_CARD, GOOD_CARD, FLAKY_CARD, GOOD_CARD, POOR_CARD)
-"""A flaky card fails first and is charged by the first recovery; a card without funds waits for another day."""
+"""A flaky card fails first and is charged by the first recovery; a card without funds waits for another day.
+"""
 _SHORT_LEASES = """
 CREATE FUNCTION {schema}.short_lease() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

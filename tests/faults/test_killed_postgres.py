@@ -43,7 +43,10 @@ def kill_postmaster(cluster: Cluster) -> None:
 
 
 async def kill_backend(run: Scenario) -> None:
-    """Kills one session. The server then ends all others and recovers, because shared memory may be damaged."""
+    """Kills one session.
+
+    The server then ends all others and recovers, because shared memory may be damaged.
+    """
     os.kill(await run.owner.fetchval(_A_WORKERS_BACKEND), signal.SIGKILL)
 
 
@@ -58,14 +61,20 @@ async def accepts(run: Scenario) -> bool:
 
 
 async def back(run: Scenario, proxy: TcpProxy) -> None:
-    """Waits for the server, then reconnects the workers. In between no worker runs, so deliveries in flight are counted."""
+    """Waits for the server, then reconnects the workers.
+
+    In between no worker runs, so deliveries in flight are counted.
+    """
     await eventually(partial(accepts, run), "the server is back", _BACK_WITHIN_S)
     run.figures.in_flight += await run.leased()
     proxy.restore()
 
 
 async def test_a_killed_postgres_loses_no_confirmed_commit(own_cluster: Cluster, figures: Figures) -> None:
-    """A commit without an answer is delivered everywhere or nowhere. Every worker continues without a restart."""
+    """A commit without an answer is delivered everywhere or nowhere.
+
+    Every worker continues without a restart.
+    """
     async with own_cluster.fresh_database() as name:
         url, key = own_cluster.url(name), own_cluster.key
         async with (

@@ -41,7 +41,10 @@ def setup() -> Iterator[PartitionSetup]:
 
 
 async def test_a_disconnected_host_is_taken_over(setup: PartitionSetup, figures: Figures) -> None:
-    """Only its deliveries in flight may be repeated. After the reconnection it continues with a new worker id."""
+    """Only its deliveries in flight may be repeated.
+
+    After the reconnection it continues with a new worker id.
+    """
     url, key = setup.cluster.socket_url(), setup.cluster.key
     async with (
         fault_receiver(listens=setup.listens) as receiver,

@@ -42,7 +42,10 @@ async def stop_all(workers: WorkerGroup) -> float:
 
 
 async def test_workers_stopped_under_load_drain_in_time(db_url: str, key: bytes, figures: Figures) -> None:
-    """Deliveries that hang at the end of the drain are released and sent by the next worker. Answered ones are not."""
+    """Deliveries that hang at the end of the drain are released and sent by the next worker.
+
+    Answered ones are not.
+    """
     async with fault_receiver(hanging) as receiver, scenario(db_url, key, receiver, figures) as run:
         env = environment(run, DURO_ATTEMPT_TIMEOUT=ATTEMPT_TIMEOUT)
         async with worker_group(run, 2, env) as workers:

@@ -119,12 +119,17 @@ async def columns(connection: asyncpg.Connection, *schemas: str) -> list[asyncpg
 
 
 async def indexes(connection: asyncpg.Connection, schema: str, *tables: str) -> dict[str, asyncpg.Record]:
-    """Returns by name: the table, the columns in order, whether it is partial, and whether it enforces a constraint."""
+    """Returns by name: the table, the columns in order, whether it is partial, and whether it enforces a
+    constraint.
+    """
     return {row["name"]: row for row in await connection.fetch(_INDEXES, schema, tables)}
 
 
 async def foreign_keys(connection: asyncpg.Connection, schema: str, *tables: str) -> list[asyncpg.Record]:
-    """Returns the foreign keys of these tables. `parent_may_go`: the schema's role may delete referenced rows."""
+    """Returns the foreign keys of these tables.
+
+    `parent_may_go`: the schema's role may delete referenced rows.
+    """
     return await connection.fetch(_FOREIGN_KEYS, schema, tables)
 
 
@@ -137,7 +142,10 @@ async def describe(connection: asyncpg.Connection, schema: str) -> set[tuple[Any
 
 
 async def granted_to_public(connection: asyncpg.Connection) -> list[asyncpg.Record]:
-    """Returns PUBLIC's privileges in duro's schemas. Without an ACL the default applies, which allows EXECUTE."""
+    """Returns PUBLIC's privileges in duro's schemas.
+
+    Without an ACL the default applies, which allows EXECUTE.
+    """
     return await connection.fetch(
         """
         WITH ours AS (SELECT oid FROM pg_namespace WHERE nspname = ANY($1))

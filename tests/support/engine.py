@@ -1,4 +1,6 @@
-"""One mode's delivery engine around a real database and real sockets, put together as service/worker/composition.py does."""
+"""One mode's delivery engine around a real database and real sockets, put together as
+service/worker/composition.py does.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -10,7 +10,10 @@ import asyncpg
 async def rejecting_rows(
     owner: asyncpg.Connection, event: str, where: str, *, code: str = "raise_exception"
 ) -> AsyncIterator[None]:
-    """`event` as in "INSERT ON invoices"; `where` is a condition on NEW. The transaction fails with the error `code`."""
+    """`event` as in "INSERT ON invoices"; `where` is a condition on NEW.
+
+    The transaction fails with the error `code`.
+    """
     table = event.rpartition(" ")[2]
     await owner.execute(f"""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql

@@ -9,7 +9,10 @@ import asyncpg
 from schema.installation.migration import Kind, Migration
 
 BASELINE = {"core": "0099", "data": "0099"}
-"""Files up to these create a new database, where they block no one. The first release sets them to its last files."""
+"""Files up to these create a new database, where they block no one.
+
+The first release sets them to its last files.
+"""
 
 # Workers and producers use these tables all the time.
 HOT = frozenset(

@@ -59,7 +59,8 @@ def _system_account() -> Account:
     account = _find()
     if account is None:
         error = _useradd()
-        # Another process may be adding the user: then useradd fails because of its lock or because the user exists.
+        # Another process may be adding the user: then useradd fails because of its lock or because the user
+        # exists.
         wait_until(lambda: _find() is not None, 0 if error is None else 5)
         account = _find()
         if account is None:

@@ -49,7 +49,10 @@ SETTINGS: Final = (
 
 
 def write_configuration(data: DataDir, address: Address) -> None:
-    """Writes it readable for all, because the server's user differs when duro runs as root. It contains no secret."""
+    """Writes it readable for all, because the server's user differs when duro runs as root.
+
+    It contains no secret.
+    """
     write_atomically(data.configuration, render(data.pgdata, address), mode=0o644)
 
 

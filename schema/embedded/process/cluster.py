@@ -40,7 +40,10 @@ def check_version(data: DataDir) -> None:
 
 
 def create(installation: Installation) -> None:
-    """The caller holds start.lock. Builds in a temporary directory and renames it, so a kill leaves nothing incomplete."""
+    """The caller holds start.lock.
+
+    Builds in a temporary directory and renames it, so a kill leaves nothing incomplete.
+    """
     data = installation.data
     with FileLock(data.server_lock) as lock:
         if not wait_until(lock.try_exclusive, _TIMEOUT):

@@ -12,7 +12,8 @@ from schema.errors import Unavailable
 
 _REINSTALL: Final = "Reinstall duro-webhooks, or set DURO_DATABASE_URL to your own PostgreSQL 16"
 
-# This machine may need LD_LIBRARY_PATH and similar variables to find the C library. Other variables could change what
+# This machine may need LD_LIBRARY_PATH and similar variables to find the C library. Other variables could
+# change what
 # the programs do (PGOPTIONS, PGSSLMODE) or pass duro's secrets to the server.
 _KEPT_VARIABLES: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
 
@@ -43,7 +44,10 @@ def run(
     keep_fd: int | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
-    """Returns exit status and output (stdout and stderr together). The terminal's Ctrl-C does not reach the program."""
+    """Returns exit status and output (stdout and stderr together).
+
+    The terminal's Ctrl-C does not reach the program.
+    """
     name = Path(command[0]).name
     try:
         done = subprocess.run(

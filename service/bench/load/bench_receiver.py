@@ -68,7 +68,10 @@ class Arrivals:
 
 
 class ReceivingProtocol(asyncio.Protocol):
-    """One connection. Between requests `_head` holds the start of the next. Within one, `_missing` counts down."""
+    """One connection.
+
+    Between requests `_head` holds the start of the next. Within one, `_missing` counts down.
+    """
 
     def __init__(self, arrivals: Arrivals) -> None:
         self._arrivals = arrivals

@@ -1,4 +1,6 @@
-"""Fills the event log as a billing product would: the catalog's event types in the proportions of a business year."""
+"""Fills the event log as a billing product would: the catalog's event types in the proportions of a business
+year.
+"""
 
 import asyncio
 import time

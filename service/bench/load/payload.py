@@ -37,7 +37,10 @@ def data_for(body_bytes: int) -> str:
 
 
 def webhook(body_bytes: int) -> tuple[bytes, dict[str, str]]:
-    """Returns body and headers of the same sizes as duro's. The receiver does not verify, so signatures are random."""
+    """Returns body and headers of the same sizes as duro's.
+
+    The receiver does not verify, so signatures are random.
+    """
     event_id, timestamp = format_id(EVENT, new_id()), int(time.time())
     return _body(data_for(body_bytes).encode()), {
         "Content-Type": "application/json",

@@ -1,4 +1,7 @@
-"""A child process of the benchmark: one line of JSON in, one line of JSON out. The child runs child_requests.py."""
+"""A child process of the benchmark: one line of JSON in, one line of JSON out.
+
+The child runs child_requests.py.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence

@@ -100,7 +100,10 @@ async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @contextmanager
 def scratch_server(parent: Path | None, progress: Callable[[str], None]) -> Iterator[ScratchServer]:
-    """Blocks while it starts, so enter it before the event loop. `parent` defaults to the temporary directory."""
+    """Blocks while it starts, so enter it before the event loop.
+
+    `parent` defaults to the temporary directory.
+    """
     top = Path(tempfile.mkdtemp(prefix="duro-bench-", dir=parent))
     if os.geteuid() == 0:
         top.chmod(0o711)  # the server runs as another user and needs to enter it
@@ -114,7 +117,10 @@ def scratch_server(parent: Path | None, progress: Callable[[str], None]) -> Iter
 
 
 def _remove(top: Path, data_dir: Path) -> None:
-    """Removes the directory. Ctrl-C is ignored during this, because it would leave the server's files behind."""
+    """Removes the directory.
+
+    Ctrl-C is ignored during this, because it would leave the server's files behind.
+    """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         if data_dir.exists():

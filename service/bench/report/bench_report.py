@@ -1,4 +1,7 @@
-"""Reports a run as a table for people and as JSON for programs. JSON keys are camelCase, as everywhere in duro."""
+"""Reports a run as a table for people and as JSON for programs.
+
+JSON keys are camelCase, as everywhere in duro.
+"""
 
 from collections.abc import Mapping
 from typing import Any

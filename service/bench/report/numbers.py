@@ -7,7 +7,10 @@ __all__ = ["median", "percentile", "ratio", "ratios", "slope"]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Returns the smallest value that `percent` % of all do not exceed (nearest rank). Raises ValueError if empty."""
+    """Returns the smallest value that `percent` % of all do not exceed (nearest rank).
+
+    Raises ValueError if empty.
+    """
     if not values:
         raise ValueError("a percentile needs at least one value")
     ordered = sorted(values)

@@ -16,7 +16,9 @@ STEADY: Final = 500
 
 
 async def producers(setup: BenchSetup, row: str) -> list[Measurement]:
-    """Measures at full speed, where the worker competes for cores, and at a steady rate, where only locks can slow."""
+    """Measures at full speed, where the worker competes for cores, and at a steady rate, where only locks can
+    slow.
+    """
     return [
         await _compare(
             setup, row, None, f"commits/s of {CONNECTIONS} producers that do nothing else, a worker running"

@@ -77,7 +77,10 @@ async def _consumed(bench: BenchDatabase, worker: Process, events: int) -> Mappi
 
 
 async def rebuild(setup: BenchSetup, row: str) -> list[Measurement]:
-    """Compares deliveries with and without a rebuild at the default share. Then the rebuild finishes at full speed."""
+    """Compares deliveries with and without a rebuild at the default share.
+
+    Then the rebuild finishes at full speed.
+    """
     events = setup.scale.log_events
     without: list[Drain] = []
     with_it: list[Drain] = []
@@ -130,7 +133,10 @@ async def _position(bench: BenchDatabase) -> int:
 
 @asynccontextmanager
 async def _rebuilding(bench: BenchDatabase, share: int | None) -> AsyncIterator[Process]:
-    """Runs a rebuild and kills it at the end if it is unfinished. The next one continues from its position."""
+    """Runs a rebuild and kills it at the end if it is unfinished.
+
+    The next one continues from its position.
+    """
     arguments = ["-m", "service.cli", "consumers", "rebuild", REBUILT, "--mode", MODE.value, "--json"]
     if share is not None:
         arguments += ["--share", str(share)]

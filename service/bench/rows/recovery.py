@@ -1,4 +1,7 @@
-"""Measures how long the deliveries of a killed worker take to settle. SIGKILL hits one of two workers mid-backlog."""
+"""Measures how long the deliveries of a killed worker take to settle.
+
+SIGKILL hits one of two workers mid-backlog.
+"""
 
 import asyncio
 from datetime import datetime

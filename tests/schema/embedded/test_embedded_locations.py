@@ -1,4 +1,6 @@
-"""The server runs in any directory: long paths, special characters, private directories, as root or ordinary user."""
+"""The server runs in any directory: long paths, special characters, private directories, as root or ordinary
+user.
+"""
 
 import importlib.util
 import os
@@ -103,7 +105,7 @@ async def test_an_ordinary_user_can_run_it(directory: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     python = python_for(nobody)
     if python is None:
-        pytest.skip("nobody can run no Python 3.11 or newer here")
+        pytest.skip("the user nobody cannot run Python 3.11 or newer")
     home = directory / "home"
     home.mkdir(mode=0o700)
     os.chown(home, nobody.pw_uid, nobody.pw_gid)
@@ -124,7 +126,7 @@ def test_an_unwritable_directory_is_reported_to_an_ordinary_user(directory: Path
     nobody = pwd.getpwnam("nobody")
     python = python_for(nobody)
     if python is None:
-        pytest.skip("nobody can run no Python 3.11 or newer here")
+        pytest.skip("the user nobody cannot run Python 3.11 or newer")
     with AttachedProcess(
         directory / "data", command=(python,), cwd="/", env=search_path(), **identity(nobody)
     ) as attached:

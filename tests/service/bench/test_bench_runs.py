@@ -219,7 +219,10 @@ def running(place: Path, *rows: str) -> Iterator["subprocess.Popen[str]"]:
 
 @pytest.mark.drill
 def test_an_interrupted_run_leaves_only_its_results(own_tmp: Path) -> None:
-    """SIGTERM ends it like Ctrl-C, even as a background job. SIGHUP under nohup does not. No process remains."""
+    """SIGTERM ends it like Ctrl-C, even as a background job.
+
+    SIGHUP under nohup does not. No process remains.
+    """
     with running(own_tmp, "receiver", "pipeline") as process:
         assert process.stderr
         assert any("duro" in line and "deliveries" in line for line in process.stderr)  # a worker is running

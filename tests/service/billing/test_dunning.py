@@ -27,7 +27,8 @@ DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
 TRIAL_DAYS = 3
 DUE = START + TRIAL_DAYS * DAY
-"""The 3rd of December, 10:30: payday for the last time this month, so that nothing waits but what is to wait."""
+"""The 3rd of December, 10:30: payday for the last time this month, so that nothing waits but what is to wait.
+"""
 PAYDAY = datetime(2026, 12, 28, 9, tzinfo=UTC)
 PAST_DUE = ["subscription_payment_failed", "subscription_past_due"]
 RECOVERED = ["subscription_payment_recovered", "subscription_recovered"]

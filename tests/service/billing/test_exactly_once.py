@@ -1,4 +1,6 @@
-"""Two renewal scanners and two dunning workers run concurrently and charge thousands of subscriptions exactly once."""
+"""Two renewal scanners and two dunning workers run concurrently and charge thousands of subscriptions exactly
+once.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence

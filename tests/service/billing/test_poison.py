@@ -1,4 +1,7 @@
-"""A subscription or answer that always fails is held or requested again. It does not block the others in its batch."""
+"""A subscription or answer that always fails is held or requested again.
+
+It does not block the others in its batch.
+"""
 
 from datetime import timedelta
 from uuid import UUID

@@ -159,7 +159,10 @@ async def test_a_batch_of_answers_locks_subscriptions_in_order(
 async def test_a_release_locks_subscriptions_in_order(
     billing: TenantBilling, connect: Connect, owner: asyncpg.Connection
 ) -> None:
-    """Expired holds are released while their subscriptions are charged. That must not deadlock with a batch of answers."""
+    """Expired holds are released while their subscriptions are charged.
+
+    That must not deadlock with a batch of answers.
+    """
     subs = sorted(await due(billing, 3))
     for nth, sub in enumerate(subs[::-1]):  # the last one's is the oldest, in the table and by its end
         until = billing.clock.time - timedelta(hours=9 - nth)

@@ -59,7 +59,10 @@ async def paid_once(billing: TenantBilling, gateway: HeldGateway, sub: UUID) -> 
 async def test_a_late_answer_does_not_change_a_newer_charge(
     held: tuple[TenantBilling, HeldGateway],
 ) -> None:
-    """Another worker took over and got a failure. The slow worker's answers arrive after recovery has begun."""
+    """Another worker took over and got a failure.
+
+    The slow worker's answers arrive after recovery has begun.
+    """
     billing, gateway = held
     sub = await billing.subscribe()
     gateway.answers = lambda order: Outcome("processor_error") if order.number == 1 else None

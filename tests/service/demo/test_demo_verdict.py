@@ -27,7 +27,10 @@ def receipt(event_id: str, path: str = APP, at: float = 100.005, **other: Any) -
 
 
 def good_evidence(*more: Receipt, without: Sequence[tuple[str, str]] = (), **other: Any) -> Evidence:
-    """Two committed events and one rolled back. The first goes to two endpoints, to one at its second attempt."""
+    """Two committed events and one rolled back.
+
+    The first goes to two endpoints, to one at its second attempt.
+    """
     events = {"evt_1": committed(APP, LEDGER), "evt_2": committed(APP)}
     receipts = [
         receipt("evt_1", answer="server_error"),

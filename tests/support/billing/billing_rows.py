@@ -1,4 +1,6 @@
-"""One valid row of each billing table, written column by column, so that tests can write what repositories never would."""
+"""One valid row of each billing table, written column by column, so that tests can write what repositories
+never would.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,10 @@ FAILED: Final[Columns] = {"state": "failed", "failure_code": "card_declined"}
 
 
 def rows_of(tenant: UUID) -> Rows:
-    """Returns rows with new ids and names. A row refers to earlier ones. The invoice is paid and has a recovery."""
+    """Returns rows with new ids and names.
+
+    A row refers to earlier ones. The invoice is paid and has a recovery.
+    """
     plan, customer, promo, link, subscription, invoice, charge = (new_id() for _ in range(7))
     suffix = plan.hex[-12:]
     of_all: Columns = {"tenant_id": tenant}

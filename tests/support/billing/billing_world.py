@@ -61,7 +61,10 @@ def _set() -> asyncio.Event:
 
 @dataclass
 class CountingGateway:
-    """Counts charges by reference and repeats its answer for a known one, like a real gateway. `answers` overrides it."""
+    """Counts charges by reference and repeats its answer for a known one, like a real gateway.
+
+    `answers` overrides it.
+    """
 
     answers: Callable[[Order], Outcome | None] = lambda _order: None
     answered: dict[str, Outcome] = field(default_factory=dict)

@@ -51,7 +51,8 @@ PER_MONTH: Final = """CASE {interval}
     WHEN 'biannual' THEN round({amount}::numeric(60, 30) / 6)
     WHEN 'year' THEN round({amount}::numeric(60, 30) / 12) END"""
 
-# One row per event of a subscription, with its state before and after. `_n` numbers the periods in which a value stays
+# One row per event of a subscription, with its state before and after. `_n` numbers the periods in which a
+# value stays
 # the same.
 _LIVES: Final = f"""
 CREATE TEMPORARY TABLE lives AS
@@ -214,7 +215,10 @@ EXPECTED: Final = {
 async def differences(
     superuser: asyncpg.Connection, schema: str = "sandbox", *, without: list[int] | None = None
 ) -> dict[str, list[asyncpg.Record]]:
-    """Returns by view the rows that differ from the expected ones. `without`: positions of events that are left out."""
+    """Returns by view the rows that differ from the expected ones.
+
+    `without`: positions of events that are left out.
+    """
     found = {}
     async with superuser.transaction():
         await superuser.execute(f"SET LOCAL search_path = {schema}; SET LOCAL statement_timeout = 0")

@@ -71,7 +71,10 @@ _FAST_SETTINGS = "SET session_replication_role = replica; SET track_counts = off
 async def copied(
     cluster: Cluster, template: str, *, also: str = "", analyze: bool = False
 ) -> AsyncIterator[str]:
-    """Yields the name of a copy of the database after `also` ran in it. Without `analyze` it has no statistics on that."""
+    """Yields the name of a copy of the database after `also` ran in it.
+
+    Without `analyze` it has no statistics on that.
+    """
     async with cluster.fresh_database(template) as name:
         async with connections(cluster, name) as connect:
             superuser = await connect(SUPERUSER)

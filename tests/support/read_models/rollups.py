@@ -33,7 +33,9 @@ ZONES: Final = ("America/New_York", "Pacific/Kiritimati", "Mars/Olympus")
 
 
 async def simulate_weeks(database: Database, owner: asyncpg.Connection, days: int, signups: float) -> None:
-    """Simulates active customers in test mode, with plans in several currencies and tenants in several time zones."""
+    """Simulates active customers in test mode, with plans in several currencies and tenants in several time
+    zones.
+    """
     begins = await billing_cases.clock(database.core) - timedelta(days=days)
     await ensure_past_partitions(database.data(Mode.TEST), begins)
     merchants = []
@@ -80,7 +82,10 @@ class RollupsFollower:
             pass
 
     async def is_caught_up(self) -> bool:
-        """Runs to the end and returns whether the lag is 0. It is not, while another session holds the cursor."""
+        """Runs to the end and returns whether the lag is 0.
+
+        It is not, while another session holds the cursor.
+        """
         await self.run_to_end()
         return await log.backlog(self.pool, ROLLUPS) == 0
 

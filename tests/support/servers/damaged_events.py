@@ -1,4 +1,7 @@
-"""Creates events whose stored bytes cannot be read, as they happen in practice: SQL_ASCII accepts any bytes."""
+"""Creates events whose stored bytes cannot be read, as they happen in practice:
+
+SQL_ASCII accepts any bytes.
+"""
 
 from uuid import UUID
 

@@ -44,7 +44,9 @@ SELECT i.inhparent::regclass AS parent, c.oid::regclass AS partition
 class Cluster:
     server: EmbeddedServer
     key: bytes
-    """The key of every database in it, because the login roles are shared and their passwords derive from the key."""
+    """The key of every database in it, because the login roles are shared and their passwords derive from the
+    key.
+    """
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _left_over: list[str] = field(default_factory=list)
 
@@ -105,7 +107,9 @@ def _attached(data_dir: Path) -> EmbeddedServer:
 
 
 async def _trade_durability_for_speed(server: EmbeddedServer) -> None:
-    """Turns off fsync: flushing a new database takes a tenth of its creation in memory, and most of it on a disk."""
+    """Turns off fsync: flushing a new database takes a tenth of its creation in memory, and most of it on a
+    disk.
+    """
     superuser = await asyncpg.connect(server.superuser_url)
     for setting in ("fsync", "full_page_writes"):
         await superuser.execute(f"ALTER SYSTEM SET {setting} = off")

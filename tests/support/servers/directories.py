@@ -28,7 +28,10 @@ def new_directory(mode: int = 0o755, *, for_programs: bool = False) -> Path:
 
 @contextmanager
 def temporary_directory(mode: int = 0o755, *, for_programs: bool = False) -> Iterator[Path]:
-    """Yields a directory, and removes it after its embedded servers have stopped. Use `for_programs` to run programs in it."""
+    """Yields a directory, and removes it after its embedded servers have stopped.
+
+    Use `for_programs` to run programs in it.
+    """
     root = new_directory(mode, for_programs=for_programs)
     try:
         yield root

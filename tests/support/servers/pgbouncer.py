@@ -33,7 +33,10 @@ class PgBouncer:
 async def pgbouncer(
     cluster: Cluster, mode: str, *, database: str = "*", **settings: object
 ) -> AsyncIterator[PgBouncer]:
-    """`mode`: session, transaction or statement. `database`: the one it serves. Keywords set other settings."""
+    """`mode`: session, transaction or statement.
+
+    `database`: the one it serves. Keywords set other settings.
+    """
     assert PROGRAM is not None
     server = urlsplit(cluster.server.superuser_url)
     port = free_port()

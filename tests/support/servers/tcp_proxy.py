@@ -95,7 +95,10 @@ class TcpProxy:
         self._flows.set()
 
     def cut_at(self, words: bytes | tuple[bytes, ...], where: Cut) -> None:
-        """Cuts the next connection that sends `words`, or any of several, once. A statement's text is sent at its prepare."""
+        """Cuts the next connection that sends `words`, or any of several, once.
+
+        A statement's text is sent at its prepare.
+        """
         self.was_cut.clear()
         self._watched = (words if isinstance(words, tuple) else (words,), where)
 

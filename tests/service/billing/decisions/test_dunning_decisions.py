@@ -1,4 +1,6 @@
-"""The decision after a failed charge: rule by rule, and for any history there is exactly one that ends or continues."""
+"""The decision after a failed charge: rule by rule, and for any history there is exactly one that ends or
+continues.
+"""
 
 import re
 from collections.abc import Sequence
