@@ -21,15 +21,13 @@ DELIVERIES = length(1_500, 40_000)
 CUTS = length(12, 120)
 LATENCY_S = 0.003
 # What a connection sends when it is cut. A statement's text is sent when a connection prepares it, so a new
-# connection
-# sends it again. COPY, for large batches, and COMMIT are sent as text each time.
+# connection sends it again. COPY, for large batches, and COMMIT are sent as text each time.
 FAN_OUT = (b"INSERT INTO webhook_deliveries", b'COPY "webhook_deliveries"')
 CLAIM = b"FOR UPDATE SKIP LOCKED"
 SETTLE = (b"INSERT INTO webhook_attempts", b'COPY "webhook_attempts"')
 COMMIT = b"COMMIT"
 # If the answer to a commit is lost, the worker does not know the leases it got. Its audit finds them within a
-# minute,
-# which only the full length waits for.
+# minute, which only the full length waits for.
 WHERE = [Cut.BEFORE, Cut.AFTER] if FULL else [Cut.BEFORE]
 WORDS = [FAN_OUT, CLAIM, SETTLE, COMMIT, COMMIT]
 

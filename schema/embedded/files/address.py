@@ -20,8 +20,7 @@ from schema.errors import Unavailable
 HOST: Final = "127.0.0.1"
 
 # Below the ports that Linux (32768) and macOS (49152) use for outgoing connections. Otherwise an outgoing
-# connection
-# could take the server's port while the server is down.
+# connection could take the server's port while the server is down.
 PORTS: Final = range(20000, 30000)
 
 SOCKET_PATH_LIMIT: Final = 103  # bytes; macOS, Linux allows 107

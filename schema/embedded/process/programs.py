@@ -13,8 +13,7 @@ from schema.errors import Unavailable
 _REINSTALL: Final = "Reinstall duro-webhooks, or set DURO_DATABASE_URL to your own PostgreSQL 16"
 
 # This machine may need LD_LIBRARY_PATH and similar variables to find the C library. Other variables could
-# change what
-# the programs do (PGOPTIONS, PGSSLMODE) or pass duro's secrets to the server.
+# change what the programs do (PGOPTIONS, PGSSLMODE) or pass duro's secrets to the server.
 _KEPT_VARIABLES: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
 
 

@@ -52,8 +52,7 @@ PER_MONTH: Final = """CASE {interval}
     WHEN 'year' THEN round({amount}::numeric(60, 30) / 12) END"""
 
 # One row per event of a subscription, with its state before and after. `_n` numbers the periods in which a
-# value stays
-# the same.
+# value stays the same.
 _LIVES: Final = f"""
 CREATE TEMPORARY TABLE lives AS
 WITH steps AS (
