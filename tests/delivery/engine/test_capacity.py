@@ -296,6 +296,11 @@ def test_attempts_under_way_have_a_limit_of_their_own() -> None:
         pytest.param(2, 100, {}, [A, B, C], [(A, 1), (B, 1)], id="fewer slots than endpoints"),
         pytest.param(4, 100, {A: 4}, [A, B], [], id="nothing is free"),
         pytest.param(12, 5, {}, [A, B, D], [(A, 2), (B, 2), (D, 4)], id="equal shares within a tenant"),
+        pytest.param(12, 2, {}, [A, B, C], [(A, 1), (B, 1)], id="a tenant's limit for all its endpoints"),
+        pytest.param(
+            *(12, 4, {}, [retry(A), retry(B), retry(C)], [(retry(A), 1), (retry(B), 1)]),
+            id="half of a tenant's limit for retries",
+        ),
         pytest.param(12, 4, {A: 4}, [A, B, D], [(D, 2)], id="a tenant at its limit leaves slots to others"),
         pytest.param(6, 100, {}, [retry(A), retry(B)], [(retry(A), 1), (retry(B), 1)], id="half for retries"),
         pytest.param(
