@@ -192,3 +192,53 @@ async def test_a_living_worker_keeps_its_leases_through_a_long_outage(
     await owner.execute(over_for, orphan, timedelta(seconds=1))
     await presence.sweep()
     assert await held(owner) == {kept}
+
+
+async def test_a_worker_that_returned_is_no_longer_absent(
+    presence: Presence, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next absence begins with full patience."""
+    monkeypatch.setattr(presence_module, "PATIENCE_S", 60.0)
+    dead = await owner.fetchval(DIE)
+    await presence.check()
+    assert set(presence._absent_since) == {dead}
+    await owner.execute("DELETE FROM core.workers WHERE id = $1", dead)
+    await presence.check()
+    assert presence._absent_since == {}
+
+
+async def test_a_worker_that_leaves_closes_its_session(presence: Presence, owner: asyncpg.Connection) -> None:
+    stop = asyncio.Event()
+    stop.set()
+    await presence.run(stop)
+    assert presence._session is not None
+    assert presence._session.is_closed()
+    assert await registered(owner) == set()
+
+
+async def test_a_worker_whose_check_times_out_drops_its_session(
+    presence: Presence, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_module, "ANSWER_WITHIN_S", 0.1)
+    await other.execute("LOCK TABLE core.workers IN ACCESS EXCLUSIVE MODE")
+    with pytest.raises(TimeoutError):
+        await presence.check()
+    assert not presence.session_is_open
+
+
+async def test_a_worker_without_its_session_takes_over_from_nobody(
+    presence: Presence, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as absent itself."""
+    tried = []
+
+    async def lose_the_session(_session: asyncpg.Connection, worker: int) -> None:
+        tried.append(worker)
+        presence.close()
+
+    await owner.fetchval(DIE)
+    await owner.fetchval(DIE)
+    monkeypatch.setattr(presence, "_declare_dead", lose_the_session)
+    with pytest.raises(ConnectionResetError, match="presence session"):
+        await presence.check()
+    assert len(tried) == 1

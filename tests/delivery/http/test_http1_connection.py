@@ -229,3 +229,12 @@ async def test_headers_may_be_as_long_as_their_limit() -> None:
     assert not wire.aborted
     connection.data_received(b"Y")
     assert wire.aborted
+
+
+async def test_retry_after_in_a_trailer_is_ignored() -> None:
+    connection, _, _ = connected()
+    exchange = Exchange()
+    connection.send_request(b"", b"", exchange)
+    head = b"HTTP/1.1 503 Unavailable\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.data_received(head + b"0\r\nRetry-After: 5\r\n\r\n")
+    assert (exchange.status, exchange.retry_after) == (503, None)

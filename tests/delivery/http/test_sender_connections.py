@@ -377,3 +377,10 @@ async def test_an_attempt_cancelled_while_its_connection_opens_leaves_nothing_be
             await receiver.all_closed()
             await until(lambda: sender.in_use == 0)
         assert sender.idle == 0
+
+
+async def test_an_attempt_that_has_ended_leaves_no_deadline() -> None:
+    async with receiving() as receiver, sending() as sender:
+        await sender.send(to(f"http://127.0.0.1:{receiver.port}/"))
+        assert len(sender._deadlines) == 0
+    assert sender._deadlines._timer is None

@@ -91,6 +91,6 @@ def test_closing_leaves_no_timer() -> None:
     item = Item(clock)
     timeouts.start(item)
     timeouts.close()
-    assert not clock.timers
+    assert (len(timeouts), clock.timers) == (0, [])
     clock.advance(10.0)
     assert not item.expired_at

@@ -63,6 +63,24 @@ async def test_a_limit_cuts_at_whole_transactions(
     assert await differences(owner) == []
 
 
+async def test_a_limit_that_is_reached_exactly_forgets_nothing(
+    data: Pool, owner: asyncpg.Connection, whose: Whose
+) -> None:
+    for _ in range(3):
+        await record_attempts(data, whose, 2)
+    assert [await delivery_hours.fold(data, 2) for _ in range(4)] == [2, 2, 2, 0]
+    assert await differences(owner) == []
+
+
+@pytest.mark.parametrize(
+    ("ms", "bucket"), [(0.99, 0), (1, 1), (1.18, 1), (1.19, 2), (65535, 64), (65536, 65), (65537, 65)]
+)
+async def test_a_latency_is_in_the_bucket_that_begins_with_it(
+    owner: asyncpg.Connection, ms: float, bucket: int
+) -> None:
+    assert await owner.fetchval("SELECT latency_bucket($1::real)", ms) == bucket
+
+
 async def test_a_late_commit_is_counted_later_and_once(
     data: Pool, connect: Connect, owner: asyncpg.Connection, whose: Whose
 ) -> None:
