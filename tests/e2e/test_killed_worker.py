@@ -6,6 +6,7 @@ import time
 from uuid import UUID
 
 import asyncpg
+import pytest
 
 from schema.connections.database import Database
 from schema.ids import EVENT, format_id
@@ -14,6 +15,8 @@ from tests.support.engine import add_endpoint
 from tests.support.events import record_many
 from tests.support.servers.duro_process import duro, eventually, settings
 from tests.support.servers.receiver import OK, Answer, Received, Receiver
+
+pytestmark = pytest.mark.drill
 
 
 async def all_delivered(pool: asyncpg.Pool) -> bool:

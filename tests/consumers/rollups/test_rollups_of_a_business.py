@@ -24,6 +24,8 @@ from tests.support.servers.connections import SUPERUSER, Connect, connections
 from tests.support.servers.databases import OWNER, Cluster
 from tests.support.servers.duro_process import duro, eventually, settings
 
+pytestmark = pytest.mark.drill
+
 DAYS, SIGNUPS = length((62, 0.8), (365, 0.8))
 KILLS, KILLED_BATCH = length((6, 40), (60, 200))
 

@@ -21,7 +21,7 @@ from schema.secret_box import derive_role_password
 from tests.support.servers.databases import Cluster
 from tests.support.servers.pgbouncer import PgBouncer, needs_pgbouncer, pgbouncer
 
-pytestmark = needs_pgbouncer
+pytestmark = [needs_pgbouncer, pytest.mark.drill]
 
 SHARED = (
     "is behind a pooler in transaction or statement mode, .*: point DURO_DATABASE_URL to PostgreSQL itself"

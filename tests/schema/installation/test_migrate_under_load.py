@@ -23,6 +23,8 @@ from tests.support.servers.connections import Connect
 from tests.support.servers.databases import OWNER
 from tests.support.servers.receiver import receiving
 
+pytestmark = pytest.mark.drill
+
 INDEXES = ("webhook_deliveries_by_note", "activity_by_day", "customers_by_day")
 LEAVES_WITHOUT = """
 SELECT t.relid::regclass::text

@@ -23,6 +23,8 @@ from tests.support.servers.dumps import pg_dump, pg_restore, psql
 from tests.support.servers.duro_process import duro, settings
 from tests.support.servers.receiver import receiving
 
+pytestmark = pytest.mark.drill
+
 NEITHER = ("--no-owner", "--no-privileges")
 RIGHTS = """
 SELECT c.oid::regclass::text AS object, pg_get_userbyid(c.relowner)::text AS owner,

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from schema.embedded import attach
 from tests.schema.embedded.embedded_harness import query
 from tests.service.cli.duro_command import Duro
 from tests.support.servers.directories import temporary_directory
 from tests.support.servers.hostile_environment import hostile_environment
+
+pytestmark = pytest.mark.drill
 
 
 async def test_the_shells_variables_do_not_affect_the_embedded_database(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from tests.service.cli.duro_command import Duro
 from tests.support.servers.databases import Cluster
 from tests.support.servers.standby import standby, with_port
+
+pytestmark = pytest.mark.drill
 
 
 async def test_every_command_says_that_the_database_is_a_standby(

@@ -32,6 +32,8 @@ from tests.support.event_schemas import assert_conforms
 from tests.support.servers.databases import Cluster
 from tests.support.servers.receiver import receiving
 
+pytestmark = pytest.mark.drill
+
 DAYS = 45
 SIGNUPS = 1.2
 """Per day and merchant."""
