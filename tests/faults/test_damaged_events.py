@@ -180,7 +180,7 @@ async def test_a_delivery_of_a_damaged_event_blocks_no_other(
     assert {row["status"] for row in await ours.rows()} == {"delivered"}
 
 
-async def test_while_another_worker_has_it_a_healthy_delivery_is_sent_with_its_data(
+async def test_a_damaged_delivery_elsewhere_leaves_healthy_ones_intact(
     database: Database,
     ours: Engine,
     ascii_session: asyncpg.Connection,

@@ -76,7 +76,7 @@ async def ends(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def test_stages_start_in_order_and_each_stops_when_the_one_after_it_has(log: Log) -> None:
+async def test_stages_start_in_order_and_stop_in_reverse(log: Log) -> None:
     names = ("writes", "sends", "takes in")
     supervisor = Supervisor([[Part(name, Recorded(name, log))] for name in names])
     stop, task = start(supervisor)
@@ -107,7 +107,7 @@ async def test_parts_of_one_stage_drain_at_the_same_time(log: Log) -> None:
     await ends(task)
 
 
-async def test_a_part_that_fails_is_started_again_and_the_others_do_not_notice(log: Log, quick: None) -> None:
+async def test_a_failing_part_is_restarted_and_others_are_unaffected(log: Log, quick: None) -> None:
     quiet: Log = Arrivals()
     supervisor = Supervisor([[Part("q", Recorded("q", quiet)), Part("x", Crashing(3, log))]])
     stop, task = start(supervisor)
@@ -119,7 +119,7 @@ async def test_a_part_that_fails_is_started_again_and_the_others_do_not_notice(l
     await ends(task)
 
 
-async def test_restarts_come_ever_more_slowly_but_not_after_a_long_good_run(
+async def test_restart_backoff_grows_and_resets_after_a_long_run(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor_module, "_FIRST_BACKOFF_S", 1.0)
@@ -146,7 +146,7 @@ async def test_restarts_come_ever_more_slowly_but_not_after_a_long_good_run(
     await ends(task)
 
 
-async def test_a_part_that_ends_by_itself_is_started_again_without_spinning(quick: None) -> None:
+async def test_a_part_that_ends_is_restarted_with_backoff(quick: None) -> None:
     """A `run` that returns before its stop is a defect; it must not freeze everything else."""
     runs: Arrivals[None] = Arrivals()
 
@@ -202,9 +202,7 @@ async def test_what_does_not_even_end_when_cancelled_is_left_behind(log: Log, qu
     set_free.set()
 
 
-async def test_an_error_in_place_of_a_cancellation_does_not_start_the_part_again(
-    log: Log, quick: None
-) -> None:
+async def test_an_error_instead_of_a_cancellation_does_not_restart(log: Log, quick: None) -> None:
     """Its stop is not set yet, for the stage after it hangs."""
 
     class CleansUpBadly:

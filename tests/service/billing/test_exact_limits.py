@@ -103,7 +103,7 @@ async def test_a_subscription_is_held_until_the_exact_moment(billing: TenantBill
     assert counts == [0, 0, 1]
 
 
-async def test_a_gateway_is_taken_for_away_after_exactly_so_many_silent_attempts(
+async def test_a_gateway_counts_as_down_after_exactly_silent_after(
     billing: TenantBilling,
 ) -> None:
     charges = billing.engine.charges

@@ -66,7 +66,7 @@ def test_a_test_card_s_number_alone_decides_the_answer(
 
 
 @pytest.mark.parametrize("rail", list(Rail)[1:])
-def test_a_test_card_s_owner_can_pay_by_every_other_rail(rail: Rail) -> None:
+def test_a_test_cards_owner_can_pay_by_other_rails(rail: Rail) -> None:
     """Only the card fails, so tests can show that another rail helps."""
     assert not any(failure_of(replace(ORDER, token=number, rail=rail)) for number in TEST_CARDS)
 

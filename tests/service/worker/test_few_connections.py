@@ -103,7 +103,7 @@ async def record(superuser: asyncpg.Connection, tenant: UUID, count: int) -> Non
         )
 
 
-async def test_the_fewest_connections_do_for_both_modes_and_are_never_exceeded(
+async def test_the_minimum_of_connections_serves_both_modes(
     db_url: str, key: bytes, superuser: asyncpg.Connection, receiver: tuple[Receiver, UUID]
 ) -> None:
     """The server would refuse one more. Projections, counting and metrics go on beside the deliveries."""

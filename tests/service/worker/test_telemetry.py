@@ -131,7 +131,7 @@ async def run_until_settled(whole: Worker, count: int) -> None:
         await settled.count(count)
 
 
-async def test_attempts_are_counted_by_what_happened_and_by_what_it_means(
+async def test_attempts_are_counted_by_outcome_and_verdict(
     whole: Worker, database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     """One that answers, one that fails, one that hangs, one that refuses, one that the guard blocks."""
@@ -165,7 +165,7 @@ async def test_attempts_are_counted_by_what_happened_and_by_what_it_means(
     assert found("settlements_fenced_off_total", mode="test") == 0
 
 
-async def test_what_is_under_way_is_counted_by_lane_and_let_go(
+async def test_attempts_in_flight_are_counted_by_lane(
     whole: Worker, database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
     test, held = whole.modes[0], asyncio.Event()

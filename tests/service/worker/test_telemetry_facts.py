@@ -63,9 +63,7 @@ def held(found: Sequence[EndpointsDue]) -> dict[str, tuple[int, float]]:
 # Events
 
 
-async def test_a_consumer_that_lags_is_seen_in_events_and_in_seconds(
-    database: Database, tenant: UUID
-) -> None:
+async def test_lag_is_reported_in_events_and_seconds(database: Database, tenant: UUID) -> None:
     await record_many(database.data(Mode.LIVE), tenant, 3)
     await sequence_all(database.data(Mode.LIVE))
     await record_many(database.data(Mode.LIVE), tenant, 2)
@@ -89,7 +87,7 @@ async def test_the_lead_of_partitions_is_the_database_s(database: Database) -> N
 # Deliveries that wait
 
 
-async def test_what_waits_is_counted_by_lane_and_by_how_long_it_has_been_due(
+async def test_waiting_deliveries_are_counted_by_lane_and_age(
     database: Database, tenant: UUID, owner: asyncpg.Connection
 ) -> None:
     await wait_since(database, tenant, owner, -HOUR, -HOUR, 1, 2 * MINUTE)
@@ -101,7 +99,7 @@ async def test_what_waits_is_counted_by_lane_and_by_how_long_it_has_been_due(
     assert (await read(database, Mode.LIVE)).waiting == dict.fromkeys(Lane, WaitingDeliveries(0, 0, 0))
 
 
-async def test_a_dead_endpoint_s_backlog_is_counted_so_far_and_hides_nobody(
+async def test_a_dead_endpoints_backlog_hides_no_other_endpoint(
     database: Database, tenant: UUID, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "COUNTED", 5)
@@ -207,7 +205,7 @@ async def test_the_transaction_open_for_longest_is_told_with_its_pid(
     assert (await metrics.oldest_transaction(database.core)).seconds is None
 
 
-async def test_a_transaction_that_the_owner_may_not_see_is_counted_until_it_may(
+async def test_hidden_transactions_are_counted(
     database: Database, superuser: asyncpg.Connection, connect: Connect
 ) -> None:
     """The superuser's, for one. The service's own are short and do not count."""
@@ -230,7 +228,7 @@ async def test_a_transaction_that_the_owner_may_not_see_is_counted_until_it_may(
 # How often
 
 
-async def test_scrapes_at_once_share_a_reading_which_is_kept_for_a_while(
+async def test_concurrent_scrapes_share_a_cached_reading(
     reader: FactsReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *others = await asyncio.gather(*(reader.facts() for _ in range(20)))
@@ -249,7 +247,7 @@ async def test_who_stops_waiting_does_not_end_it_for_the_others(reader: FactsRea
     assert (await other).core is not None
 
 
-async def test_a_schema_that_does_not_answer_costs_its_own_facts_alone(
+async def test_a_silent_schema_loses_only_its_own_facts(
     reader: FactsReader, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_facts, "ANSWER_WITHIN_S", 0.5)
@@ -263,7 +261,7 @@ async def test_a_schema_that_does_not_answer_costs_its_own_facts_alone(
     assert (await reader.facts()).modes.keys() == set(Mode), "and it is not missing for longer than need be"
 
 
-def test_reading_takes_a_hundredth_of_the_time_at_most_and_once_a_minute_at_least() -> None:
+def test_reading_takes_at_most_one_percent_of_the_time() -> None:
     assert [kept_for_s(took, complete=True) for took in (0.001, 0.05, 0.2, 5)] == [5, 5, 20, 60]
 
 

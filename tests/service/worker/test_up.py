@@ -70,9 +70,7 @@ async def workers(database: Database) -> int:
     return count
 
 
-async def test_it_says_where_things_are_once_they_are_ready_and_stays_until_sigterm(
-    database: Database, db_url: str, key: bytes
-) -> None:
+async def test_up_prints_its_urls_and_runs_until_sigterm(database: Database, db_url: str, key: bytes) -> None:
     async with duro("up", "--port", "0", "--json", env=settings(db_url, key)) as up:
         said = await up.said()
         assert said.keys() == {"api", "database_url", "workers"}
@@ -87,7 +85,7 @@ async def test_it_says_where_things_are_once_they_are_ready_and_stays_until_sigt
         assert processes_in_group(up.pid) == []
 
 
-async def test_ctrl_c_stops_it_where_it_was_started_with_sigint_ignored(db_url: str, key: bytes) -> None:
+async def test_ctrl_c_stops_it_even_if_sigint_was_ignored(db_url: str, key: bytes) -> None:
     async with duro("up", "--port", "0", "--json", env=settings(db_url, key), prefix=SIGINT_IGNORED) as up:
         await up.said()
         up.send(signal.SIGINT)
@@ -132,7 +130,7 @@ async def fails(*arguments: str, env: dict[str, str]) -> tuple[int, str]:
     return status, lines[0]
 
 
-async def test_a_port_that_is_taken_is_one_line_and_leaves_nothing_behind(
+async def test_a_port_in_use_is_one_sentence_and_leaves_nothing(
     database: Database, db_url: str, key: bytes
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -142,7 +140,7 @@ async def test_a_port_that_is_taken_is_one_line_and_leaves_nothing_behind(
     assert await workers(database) == 0
 
 
-async def test_a_port_that_a_further_worker_needs_is_asked_for_before_anything_starts(
+async def test_every_workers_port_is_taken_before_anything_starts(
     database: Database, db_url: str, key: bytes
 ) -> None:
     first = free_ports(2)
@@ -154,7 +152,7 @@ async def test_a_port_that_a_further_worker_needs_is_asked_for_before_anything_s
     assert await workers(database) == 0
 
 
-async def test_every_worker_has_a_port_of_its_own_for_as_long_as_it_is_up(db_url: str, key: bytes) -> None:
+async def test_every_worker_keeps_its_own_port(db_url: str, key: bytes) -> None:
     """The one of a worker that died is served by the one that replaces it."""
     first = free_ports(3)
     arguments = ("--port", str(first), "--workers", "3", "--json")

@@ -21,9 +21,7 @@ async def test_a_worker_sends_through_the_egress_proxy_of_its_settings(db_url: s
     assert [head.split()[1] for head in heard] == [b"127.0.0.1:%d" % receiver.port]
 
 
-async def test_a_worker_without_a_proxy_connects_directly_and_only_where_it_may(
-    db_url: str, key: bytes
-) -> None:
+async def test_without_a_proxy_only_allowed_targets_are_dialled(db_url: str, key: bytes) -> None:
     async with receiving() as receiver:
         results = []
         for allow in (LOOPBACK, ()):
