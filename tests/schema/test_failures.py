@@ -8,6 +8,7 @@ import pytest
 
 from schema.errors import InvalidInput
 from schema.failures import (
+    REFUSED_FOR_S,
     Failures,
     PartFailures,
     carrying_on,
@@ -237,3 +238,14 @@ def server_error(kind: type[asyncpg.PostgresError], message: str, detail: str) -
 def test_a_reason_is_one_short_sentence_without_data_or_passwords(error: Exception, reason: str) -> None:
     assert reason_of(error) == reason
     assert len(reason_of(OSError("x" * 10_000))) == 300
+
+
+def test_a_refused_connection_is_reported_for_exactly_so_long(clock: Clock) -> None:
+    failures = Failures(clock)
+    part = failures.part("settler test")
+    part.failed("write", asyncpg.TooManyConnectionsError("too many clients"))
+    part.succeeded("write")
+    clock.now += REFUSED_FOR_S - 0.001
+    assert len(failures.reasons()) == 1
+    clock.now += 0.001
+    assert failures.reasons() == []

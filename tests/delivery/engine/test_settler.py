@@ -177,3 +177,12 @@ async def test_a_result_that_cannot_be_stored_is_settled_without_details(
     bare = stored.pop(claims[4].id)
     assert (bare["error"], bare["response_body"]) == ("ok; the details could not be stored", b"")
     assert {attempt["response_body"] for attempt in stored.values()} == {b"thanks"}
+
+
+async def test_of_two_results_only_the_faulty_one_loses_its_details(
+    ours: Engine, tenant: UUID, endpoint: UUID
+) -> None:
+    claims = await some_claims(ours, tenant, endpoint, 2)
+    await settle(ours, delivered(claims[0]), delivered(claims[1], error="\x00"))
+    stored = {attempt["delivery_id"]: attempt["response_body"] for attempt in await ours.attempts()}
+    assert stored == {claims[0].id: b"thanks", claims[1].id: b""}
