@@ -32,7 +32,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM tenants WHERE id = NEW.tenant_id) THEN
         RAISE EXCEPTION 'unknown tenant %', format_id('ten', NEW.tenant_id)
             USING ERRCODE = 'foreign_key_violation',
-                  HINT = 'Create it with duro tenant create, and check the id.';
+                  HINT = 'Check the id, or create the tenant with duro tenant create.';
     END IF;
     IF jsonb_typeof(NEW.data) <> 'object' THEN
         RAISE EXCEPTION 'event data must be a JSON object, not %', jsonb_typeof(NEW.data)
