@@ -81,7 +81,7 @@ def nested(depth: int) -> str:
                 "--data",
                 "{}",
             ],
-            "Create it with duro tenant create",
+            "or create the tenant with duro tenant create",
         ),
         (
             ["delivery", "replay", "--tenant", SOMEONE, "--mode", "test", "--since", "1h"],
