@@ -88,6 +88,7 @@ class Supervisor:
             try:
                 await _run(part, stop)
             except Exception as error:  # noqa: BLE001  every error is reported and the part restarted
+                well.cancel()  # a part that waits to start again is not well
                 failures.ended_by(error)
                 if loop.time() - started > _LONGEST_BACKOFF_S:
                     backoff = _FIRST_BACKOFF_S

@@ -245,6 +245,20 @@ async def test_a_supervisor_is_a_part_like_any_other(log: Log) -> None:
     ]
 
 
+async def test_a_part_that_waits_to_start_again_still_counts_as_failing(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time after which a running part counts as well does not run on."""
+    monkeypatch.setattr(supervisor_module, "WELL_AFTER_S", 0.01)
+    supervisor = Supervisor([[Part("crashing", Crashing(1, log))]])
+    stop, task = start(supervisor)
+    await log.count(1)
+    await asyncio.sleep(0.03)
+    assert [part.any for part in supervisor.failures] == [True]
+    stop.set()
+    await ends(task)
+
+
 # The contract, kept by every long-lived thing there is
 
 
