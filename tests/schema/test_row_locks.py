@@ -380,7 +380,7 @@ async def two_phones(world: World) -> tuple[Statement, Statement]:
 
 ORDERED: Mapping[str, Callable[[World], Awaitable[tuple[Statement, Statement]]]] = {
     "endpoint_health.note_health": health_of_two,
-    "wallet.enrol": two_phones,
+    "wallet.add_identities": two_phones,
 }
 
 

@@ -63,8 +63,8 @@ async def test_a_schedule_whose_charge_is_under_way_is_not_due(billing: TenantBi
     assert await found(billing, recoveries, under_way) == [0, 0, 0]
 
 
-async def test_a_charge_is_taken_over_from_the_exact_end_of_its_lease(idle_shop: TenantBilling) -> None:
-    billing = idle_shop
+async def test_a_charge_is_taken_over_from_the_exact_end_of_its_lease(idle_billing: TenantBilling) -> None:
+    billing = idle_billing
     await billing.checkout.subscribe(billing.contact(), (await billing.plan()).id, await billing.card())
     leased_until = await billing.pool.fetchval("SELECT leased_until FROM payment_attempts")
     for after, taken in zip(AROUND, (0, 1, 1), strict=True):
@@ -77,8 +77,8 @@ async def test_a_charge_is_taken_over_from_the_exact_end_of_its_lease(idle_shop:
             await transaction.rollback()
 
 
-async def test_a_charge_is_unanswered_from_the_exact_moment(idle_shop: TenantBilling) -> None:
-    billing = idle_shop
+async def test_a_charge_is_unanswered_from_the_exact_moment(idle_billing: TenantBilling) -> None:
+    billing = idle_billing
     await billing.checkout.subscribe(billing.contact(), (await billing.plan()).id, await billing.card())
     began = await billing.pool.fetchval("SELECT created_at FROM payment_attempts")
     counts = []
