@@ -24,4 +24,4 @@ async def test_every_command_says_that_the_database_is_a_standby(
             ["retention", "plan", "--attempts", "90d"],
         )
         for outcome in await asyncio.gather(*(duro.process(*command) for command in commands)):
-            assert "The database is read-only (a standby): name the primary" in outcome.refusal
+            assert "The database is a read-only standby: name the primary" in outcome.refusal
