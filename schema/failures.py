@@ -23,7 +23,7 @@ from typing import Final
 
 import asyncpg
 
-from schema.connections.error_kinds import is_transient, needs_operator
+from schema.connections.error_kinds import DATA_CLASSES, is_transient, needs_operator
 from schema.errors import DuroError
 from schema.timestamps import iso_millis
 
@@ -39,7 +39,6 @@ REFUSED_FOR_S: Final = 30.0
 RUN: Final = "run"
 """The operation name for errors outside any named operation."""
 _LONGEST_REASON: Final = 300
-_DATA_CLASSES: Final = ("22", "23")  # their messages contain row data
 _PASSWORD: Final = re.compile(r"//[^/@\s]*@")
 _logger = logging.getLogger(__name__)
 
@@ -227,7 +226,7 @@ def _words(error: BaseException) -> str:
         )
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
-        if state.startswith(_DATA_CLASSES):
+        if state.startswith(DATA_CLASSES):
             return f"the database refused the data ({name}, SQLSTATE {state})"
         advice = (
             ": run duro migrate with this DURO_SECRET_KEY"

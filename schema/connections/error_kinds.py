@@ -18,7 +18,8 @@ import asyncpg
 
 from schema.errors import Conflict, InvalidInput, NotFound
 
-_DATA_CLASSES: Final = ("22", "23")  # data exception, integrity constraint violation
+DATA_CLASSES: Final = ("22", "23")
+"""SQLSTATE classes: data exception, integrity constraint violation. Their messages contain row data."""
 _NOT_OF_THE_DATA: Final = frozenset({"2200H"})  # a sequence has reached its limit
 _LOOP_TABLES: Final = frozenset({"consumers", "cursors", "sequencer", "dead_events", "attempt_folds"})
 """Internal tables of the loops. They hold no event data, so a failed constraint there is not the data's
@@ -112,7 +113,7 @@ def _is_data_sqlstate(error: asyncpg.PostgresError) -> bool:
     state = error.sqlstate or ""
     if state == asyncpg.ProgramLimitExceededError.sqlstate:
         return error.server_source_function in _ROW_TOO_LARGE
-    if not state.startswith(_DATA_CLASSES) or state in _NOT_OF_THE_DATA or error.table_name in _LOOP_TABLES:
+    if not state.startswith(DATA_CLASSES) or state in _NOT_OF_THE_DATA or error.table_name in _LOOP_TABLES:
         return False
     return not _is_missing_partition(error)
 
