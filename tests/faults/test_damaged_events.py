@@ -188,7 +188,7 @@ async def test_a_damaged_delivery_elsewhere_leaves_healthy_ones_intact(
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two workers at the same damaged delivery: whoever comes second claims the one behind it, alone and without data."""
+    """Two workers claim the same damaged delivery: the second one claims the next delivery, alone and without data."""
     await add_endpoint(database, tenant, receiver.url)
     bad, good = [await record(ours.pool, tenant, n=n) for n in range(2)]
     await ours.leave_pending()

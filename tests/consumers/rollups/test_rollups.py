@@ -505,7 +505,7 @@ async def test_a_retried_dead_event_counts_in_its_own_hour(
     superuser: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A subscription's first month was dead-lettered: it has been told of since, and what it was then moves nothing any more."""
+    """A subscription's first month was dead-lettered and later events were applied: a retry then adds no movement."""
     monkeypatch.setattr(loop, "TRIES_PER_BATCH", 1)
     subscription, other = new_id(), new_id()
     for type_, told in [
