@@ -1,34 +1,21 @@
 """What retention leaves alone, at exact positions, and which of its locks keep whom out."""
 
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import asyncpg
 import pytest
 
-from schema.connections.database import Database, Pool
+from schema.connections.database import Pool
 from schema.ids import new_id
-from schema.modes import Mode
 from schema.queries import load
 from schema.retention.retention_rules import facts_of
 from schema.retention.retention_run import unseal_leftovers
 from tests.support.retention_history import OLD, OLDER, finished, past
 from tests.support.servers.connections import Connect
-from tests.support.servers.databases import OWNER, Cluster
+from tests.support.servers.databases import OWNER
 
 EVENTS = f"events_{OLD.suffix}"
 SOON = "SET LOCAL lock_timeout = '200ms'"
-
-
-@pytest.fixture
-async def db_name(cluster: Cluster, with_old_months: str) -> AsyncIterator[str]:
-    async with cluster.fresh_database(with_old_months) as name:
-        yield name
-
-
-@pytest.fixture
-def data(database: Database) -> Pool:
-    return database.data(Mode.TEST)
 
 
 async def note(owner: asyncpg.Connection, *, is_over: bool) -> None:

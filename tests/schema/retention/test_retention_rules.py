@@ -1,6 +1,6 @@
 """A month goes when it is old enough and nobody needs it, and each reason to keep it is told."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID
 
@@ -27,29 +27,9 @@ from tests.support.retention_history import (
     standing,
     summary,
 )
-from tests.support.servers.databases import Cluster
 
 Spoil = Callable[[Pool, asyncpg.Connection], Awaitable[object]]
 EVENTS = (str(OLD), "events")
-
-
-@pytest.fixture
-async def db_name(cluster: Cluster, with_old_months: str) -> AsyncIterator[str]:
-    async with cluster.fresh_database(with_old_months) as name:
-        yield name
-
-
-@pytest.fixture
-def data(database: Database) -> Pool:
-    return database.data(Mode.TEST)
-
-
-@pytest.fixture
-async def old(data: Pool, tenant: UUID) -> list[UUID]:
-    """Events of a month that may go."""
-    events = await past(data, tenant, OLD)
-    await finished(data)
-    return events
 
 
 async def count(owner: asyncpg.Connection, table: str) -> int:

@@ -38,28 +38,10 @@ from tests.support.retention_history import (
     summary,
 )
 from tests.support.servers.connections import LIVE, SANDBOX, Connect
-from tests.support.servers.databases import OWNER, Cluster
+from tests.support.servers.databases import OWNER
 
 EVENTS = (str(OLD), "events")
 CHANGES = ("execute", "fetchval", "fetchrow", "fetch")
-
-
-@pytest.fixture
-async def db_name(cluster: Cluster, with_old_months: str) -> AsyncIterator[str]:
-    async with cluster.fresh_database(with_old_months) as name:
-        yield name
-
-
-@pytest.fixture
-def data(database: Database) -> Pool:
-    return database.data(Mode.TEST)
-
-
-@pytest.fixture
-async def old(data: Pool, tenant: UUID) -> list[UUID]:
-    events = await past(data, tenant, OLD)
-    await finished(data)
-    return events
 
 
 class Dies(Exception):
